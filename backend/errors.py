@@ -1,0 +1,59 @@
+"""Every error that backend raises. An invalid graph is a list of diagnostics, not an exception.
+
+BackendError
+├── GraphFormatError       a graph file that cannot be read
+├── GraphInvalidError      asked to compile a graph that has errors; carries the diagnostics
+├── DatasetError           a data file that cannot be read or does not fit the graph
+├── ArchiveError           a .cyxmodel that is damaged or hostile
+├── CheckpointError        a checkpoint that does not belong to this graph or job
+└── WorkerError            a worker process refused, failed, died or outgrew its limits
+    ├── WorkerDiedError
+    └── WorkerFailedError
+"""
+
+from __future__ import annotations
+
+
+class BackendError(Exception):
+    """Base of all errors of this package."""
+
+
+class GraphFormatError(BackendError):
+    """A graph file that cannot be read as a graph of a known format version."""
+
+
+class GraphInvalidError(BackendError):
+    """The graph has errors; ``diagnostics`` says which and where."""
+
+    def __init__(self, diagnostics: tuple[object, ...]) -> None:
+        super().__init__("; ".join(str(diagnostic) for diagnostic in diagnostics))
+        self.diagnostics = diagnostics
+
+
+class DatasetError(BackendError):
+    """A data file that cannot be read, or does not fit the graph."""
+
+
+class ArchiveError(BackendError):
+    """A .cyxmodel that is damaged, hostile, or of an unknown version."""
+
+
+class CheckpointError(BackendError):
+    """A checkpoint that does not belong to this graph, dataset or position."""
+
+
+class WorkerError(BackendError):
+    """Base of what can go wrong with a worker process."""
+
+
+class WorkerDiedError(WorkerError):
+    """The process ended without being asked: killed, crashed, or over its memory or time."""
+
+
+class WorkerFailedError(WorkerError):
+    """The worker answered that it could not do what was asked; it is still usable."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text

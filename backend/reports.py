@@ -1,0 +1,204 @@
+"""What a supervisor and a worker process tell each other. Pure data.
+
+Both directions are frames of ``u32 message length | u32 body length | message | body`` on a
+socket pair; the messages are the msgpack of these structs. File names are plain names inside
+the worker's own directory: no separators, so a worker cannot be asked to look elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", max_length=128)]
+
+
+class WorkerMessage(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of both directions."""
+
+
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One point of the training curve; fields that do not apply are None."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    loss: float
+    accuracy: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+    learning_rate: float | None = None
+    samples_per_s: float | None = None
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    """-1 for the batch dimension."""
+
+
+# -- supervisor to worker ------------------------------------------------------------------------
+
+
+class Train(WorkerMessage, frozen=True):
+    """Starts training; the body is the graph's canonical JSON.
+
+    Training is cut into ``segments`` of equal numbers of steps (the last may be longer by the
+    remainder). It begins at ``first_segment``, from ``checkpoint`` if that is above 0, and stops
+    at the end of every segment that ``AllowSegments`` does not cover.
+    """
+
+    dataset: FileName
+    checkpoint: FileName | None
+    segments: int
+    first_segment: int
+    allowed_segments: int
+    """Segments with an index below this may run without asking again."""
+    device: str
+    """As torch names it: cpu, cuda:0."""
+    report_every_s: float = 0.25
+    prepare_only: bool = False
+    """Load data, build the model and run nothing until AllowSegments arrives."""
+
+
+class AllowSegments(WorkerMessage, frozen=True):
+    upto: int
+
+
+class Pause(WorkerMessage, frozen=True):
+    pass
+
+
+class Resume(WorkerMessage, frozen=True):
+    pass
+
+
+class Cancel(WorkerMessage, frozen=True):
+    """Ends training; answered by Cancelled."""
+
+
+class LoadModel(WorkerMessage, frozen=True):
+    """Opens a .cyxmodel under a name of the caller's choice (its BLAKE3); answered by ModelLoaded."""
+
+    model: str
+    file: FileName
+    device: str
+
+
+class Predict(WorkerMessage, frozen=True):
+    """The body is the input, C order, little-endian. Answered by Predicted or Failed with the id."""
+
+    id: int
+    model: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class UnloadModel(WorkerMessage, frozen=True):
+    model: str
+
+
+Command = Train | AllowSegments | Pause | Resume | Cancel | LoadModel | Predict | UnloadModel
+
+
+# -- worker to supervisor ------------------------------------------------------------------------
+
+
+class Ready(WorkerMessage, frozen=True):
+    """Runtime imported, sandbox closed, waiting. ``sandbox`` names the protections in force."""
+
+    sandbox: tuple[str, ...]
+    runtime: str
+
+
+class TrainingPrepared(WorkerMessage, frozen=True):
+    total_steps: int
+    parameters: int
+    training_samples: int
+    device: str
+
+
+class Progress(WorkerMessage, frozen=True):
+    metrics: Metrics
+
+
+class SegmentSaved(WorkerMessage, frozen=True):
+    """A checkpoint from which training goes on bit-exactly is in ``file``."""
+
+    segment: int
+    file: FileName
+    metrics: Metrics
+
+
+class WaitingForPermission(WorkerMessage, frozen=True):
+    """Stopped before ``segment`` until AllowSegments covers it."""
+
+    segment: int
+
+
+class Paused(WorkerMessage, frozen=True):
+    step: int
+
+
+class Resumed(WorkerMessage, frozen=True):
+    step: int
+
+
+class Finished(WorkerMessage, frozen=True):
+    """The trained model is in ``file``."""
+
+    file: FileName
+    metrics: Metrics
+
+
+class Cancelled(WorkerMessage, frozen=True):
+    step: int
+
+
+class ModelLoaded(WorkerMessage, frozen=True):
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Predicted(WorkerMessage, frozen=True):
+    """The body is the output."""
+
+    id: int
+    dtype: str
+    shape: tuple[int, ...]
+    duration_s: float
+
+
+class Failed(WorkerMessage, frozen=True):
+    """``code``: graph, dataset, checkpoint, model, input, memory, diverged, internal.
+
+    ``id`` is that of the Predict that failed, ``None`` for training.
+    """
+
+    code: str
+    text: str
+    id: int | None = None
+
+
+Event = (
+    Ready
+    | TrainingPrepared
+    | Progress
+    | SegmentSaved
+    | WaitingForPermission
+    | Paused
+    | Resumed
+    | Finished
+    | Cancelled
+    | ModelLoaded
+    | Predicted
+    | Failed
+)
+
+COMMAND_DECODER = msgspec.msgpack.Decoder(Command)
+EVENT_DECODER = msgspec.msgpack.Decoder(Event)

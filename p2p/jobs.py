@@ -1,0 +1,106 @@
+"""What a job is, as all three programs see it. Pure data; the state machine is the coordinator's."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+from msgspec import Meta
+
+from p2p.codec import Part
+from p2p.identifiers import Amount, Count, Hash, JobIdField, Label, PeerIdField, Wallet
+
+MAX_SEGMENTS = 1000
+MAX_GRAPH_BYTES = 1 << 20
+
+
+class JobState(Enum):
+    """Where a job stands. The coordinator alone decides it."""
+
+    SUBMITTED = "submitted"
+    MATCHED = "matched"
+    AWAITING_FUNDS = "awaiting funds"
+    FUNDED = "funded"
+    RUNNING = "running"
+    RESULT_READY = "result ready"
+    SETTLED = "settled"
+    WAITING_FOR_USER = "waiting for user"
+    RETRYING = "retrying"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    REFUNDED = "refunded"
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        return self in _FINAL
+
+
+_FINAL = frozenset({JobState.SETTLED, JobState.CANCELLED, JobState.REFUNDED, JobState.EXPIRED})
+
+
+class DeviceKind(Enum):
+    """Device kinds as torch.accelerator names them."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+    XPU = "xpu"
+
+
+class FileRef(Part, frozen=True):
+    """A content-addressed file: ``manifest`` is checked before any chunk, ``blake3`` at the end."""
+
+    blake3: Hash
+    manifest: Hash
+    size: Count
+
+
+class DataSummary(Part, frozen=True):
+    """What the coordinator and the estimate may know about a dataset: never a sample."""
+
+    file: FileRef
+    samples: Annotated[int, Meta(ge=1, le=2**40)]
+    sample_shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=2**20)], ...], Meta(max_length=8)]
+    dtype: Label
+    classes: Count = 0
+    """0 for a regression target."""
+
+
+class Requirements(Part, frozen=True):
+    """What a peer must have. Empty fields do not filter."""
+
+    device: DeviceKind | None = None
+    memory_bytes: Count = 0
+    price_ceiling: Amount = 2**63 - 1
+    """Units per device-hour."""
+    allow: Annotated[tuple[PeerIdField, ...], Meta(max_length=256)] = ()
+    deny: Annotated[tuple[PeerIdField, ...], Meta(max_length=256)] = ()
+
+
+class JobSpec(Part, frozen=True):
+    """What a user wants done. The graph travels beside it, as the body of the message."""
+
+    job_id: JobIdField
+    graph_hash: Hash
+    """BLAKE3 of the graph's canonical JSON."""
+    data: DataSummary
+    budget: Amount
+    user_wallet: Wallet
+    segments: Annotated[int, Meta(ge=1, le=MAX_SEGMENTS)]
+    requirements: Requirements = Requirements()
+
+
+class JobMetrics(Part, frozen=True):
+    """One point of a training curve; fields that do not apply are None."""
+
+    step: Count
+    total_steps: Count
+    epoch: Count
+    loss: float
+    accuracy: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+    learning_rate: float | None = None
+    samples_per_s: float | None = None

@@ -1,0 +1,32 @@
+"""Runs ``async def`` tests under trio, on a virtual clock where a test asks for it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import pytest
+import trio
+import trio.testing
+
+TEST_DEADLINE_S = 120
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    virtual = pyfuncitem.get_closest_marker("virtual_clock") is not None
+    clock = trio.testing.MockClock(autojump_threshold=0) if virtual else None
+
+    async def run() -> None:
+        if virtual:
+            await pyfuncitem.obj(**arguments)
+            return
+        with trio.fail_after(TEST_DEADLINE_S):
+            await pyfuncitem.obj(**arguments)
+
+    trio.run(functools.partial(run), clock=clock, strict_exception_groups=True)
+    return True
