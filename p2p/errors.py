@@ -14,6 +14,9 @@ P2PError
 ├── TokenRefusedError         an access token that does not hold here
 ├── RecordRefusedError        a signed record that does not hold
 ├── KeystoreError             the key file is missing, unsafe or locked
+├── DataDirLockedError        another process holds the data directory
+├── PortInUseError            another process holds the port
+├── ControlUnavailableError   no program listens on this control socket
 └── ChainError                see p2p.chain.errors
 """
 
@@ -79,6 +82,18 @@ class RecordRefusedError(P2PError):
 
 class KeystoreError(P2PError):
     """The key file is missing, readable by others, damaged, or needs a passphrase."""
+
+
+class DataDirLockedError(P2PError):
+    """Another process works in this data directory."""
+
+
+class PortInUseError(P2PError):
+    """Another process listens at this address."""
+
+
+class ControlUnavailableError(P2PError):
+    """No program listens on this control socket."""
 
 
 class ChainError(P2PError):

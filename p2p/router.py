@@ -1,0 +1,161 @@
+"""Answers calls: the serving side of a protocol of requests and responses.
+
+One stream carries many calls at once, answered by id in any order. A caller can lose its own
+stream, never the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+import trio
+
+from p2p.channel import Channel
+from p2p.codec import Codec
+from p2p.errors import (
+    DeadlineError,
+    LocalProtocolError,
+    MessageInvalidError,
+    RemoteFailureError,
+    RemoteProtocolError,
+    StreamClosedError,
+    StreamResetError,
+)
+from p2p.framing import Frame, FrameLimits
+from p2p.identifiers import PeerId
+from p2p.network import Network, Stream
+from p2p.protocols import Failure, Request, Response
+
+C = TypeVar("C")
+A = TypeVar("A")
+
+CallHandler = Callable[[PeerId, C, bytes], Awaitable[A | tuple[A, bytes]]]
+
+log = structlog.get_logger(__name__)
+
+
+class _Numbered(msgspec.Struct, tag="Request"):
+    """As much of a bad request as is needed to refuse it by its number."""
+
+    id: int
+
+
+_NUMBERED = msgspec.msgpack.Decoder(_Numbered)
+
+
+def serve_calls(
+    network: Network,
+    protocol_id: str,
+    requests: Codec[Request[C]],
+    responses: Codec[Response[Any]],
+    limits: FrameLimits,
+    handler: CallHandler[C, A],
+    *,
+    max_in_flight: int = 64,
+) -> None:
+    """Answers every call of ``protocol_id`` with what ``handler`` returns: an answer, or it and a body.
+
+    A RemoteFailureError of the handler is answered as the Failure it names, any other error as an
+    internal one. Of one stream at most ``max_in_flight`` calls run; the rest wait in the stream.
+    """
+
+    async def serve(stream: Stream) -> None:
+        channel: Channel[Response[Any], Request[C]] = Channel(stream, responses, requests, limits)
+        await _Session(channel, requests, handler, max_in_flight, protocol_id).run()
+
+    network.set_handler(protocol_id, serve)
+
+
+class _Session:
+    """The calls of one stream."""
+
+    def __init__(
+        self,
+        channel: Channel[Response[Any], Any],
+        requests: Codec[Any],
+        handler: CallHandler[Any, Any],
+        max_in_flight: int,
+        protocol_id: str,
+    ) -> None:
+        self._channel = channel
+        self._requests = requests
+        self._handler = handler
+        self._slots = trio.Semaphore(max_in_flight)
+        self._log = log.bind(protocol=protocol_id, peer_id=channel.remote_peer_id)
+
+    async def run(self) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._read_calls(nursery)
+        except* (StreamResetError, DeadlineError) as lost:
+            self._log.debug("caller lost", reason=str(lost.exceptions[0]))
+            await self._channel.reset()
+        except* RemoteProtocolError as fault:
+            self._log.warning("caller broke the protocol", reason=str(fault.exceptions[0]))
+            await self._channel.reset()
+        else:
+            await self._channel.aclose()
+
+    async def _read_calls(self, nursery: trio.Nursery) -> None:
+        while True:
+            # No deadline: a kept-open stream may be idle, and the host notices a dead caller.
+            try:
+                frame = await self._channel.receive_frame()
+            except StreamClosedError:
+                return
+            await self._slots.acquire()
+            nursery.start_soon(self._answer_frame, frame)
+
+    async def _answer_frame(self, frame: Frame) -> None:
+        try:
+            try:
+                request = self._requests.decode(frame.message)
+            except MessageInvalidError as error:
+                await self._send(_number_of(frame, error), Failure("invalid", str(error)[:4096]))
+                return
+            answer, body = await self._answer(request, frame.body)
+            await self._send(request.id, answer, body)
+        finally:
+            self._slots.release()
+
+    async def _answer(self, request: Request[Any], body: bytes) -> tuple[Any, bytes]:
+        try:
+            result = await self._handler(self._channel.remote_peer_id, request.call, body)
+        except Exception as error:  # the boundary of the call's task
+            return self._failure(request, error), b""
+        return result if isinstance(result, tuple) else (result, b"")
+
+    def _failure(self, request: Request[Any], error: Exception) -> Failure:
+        refusal = _refusal_in(error)
+        if refusal is not None:
+            return Failure(refusal.code[:128], refusal.message[:4096])
+        call = type(request.call).__name__
+        self._log.error("call failed", call=call, exc_info=error)
+        return Failure("internal", f"{call} failed: {type(error).__name__}")
+
+    async def _send(self, number: int, answer: Any, body: bytes = b"") -> None:
+        try:
+            await self._channel.send(Response(number, answer), body)
+        except LocalProtocolError as error:
+            self._log.error("answer over the limits", reason=str(error))
+            await self._channel.send(Response(number, Failure("internal", str(error)[:4096])))
+
+
+def _refusal_in(error: BaseException) -> RemoteFailureError | None:
+    """The refusal that a handler raised, also from inside its own nursery."""
+    if isinstance(error, RemoteFailureError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_refusal_in, error.exceptions)), None)
+    return None
+
+
+def _number_of(frame: Frame, error: MessageInvalidError) -> int:
+    """Raises ``error`` where not even the number of the request can be read."""
+    try:
+        return _NUMBERED.decode(frame.message).id
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
+        raise error from None

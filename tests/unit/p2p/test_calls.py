@@ -1,0 +1,257 @@
+"""Channel, router and client together, over the in-memory network."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from p2p.channel import Channel
+from p2p.client import CallClient, open_client
+from p2p.codec import Codec, Message
+from p2p.errors import (
+    DeadlineError,
+    FrameTooLargeError,
+    LocalProtocolError,
+    RemoteFailureError,
+    StreamClosedError,
+    StreamResetError,
+)
+from p2p.framing import FrameLimits
+from p2p.identifiers import PeerId
+from p2p.identity import Identity
+from p2p.network import Stream
+from p2p.protocols import Done, Failure, Request, Response
+from p2p.router import serve_calls
+from p2p.testing import MemoryNet, MemoryNetwork
+
+PROTOCOL = "/test/echo/1"
+LIMITS = FrameLimits(message_bytes=1000, body_bytes=100_000)
+
+
+class Echo(Message, frozen=True):
+    text: str
+    wait_s: float = 0.0
+
+
+class Refuse(Message, frozen=True):
+    code: str
+
+
+class Break(Message, frozen=True):
+    pass
+
+
+Call = Echo | Refuse | Break
+REQUESTS: Codec[Request[Call]] = Codec(Request[Call])
+RESPONSES: Codec[Response[Echo | Done | Failure]] = Codec(Response[Echo | Done | Failure])
+
+
+async def answer(caller: PeerId, call: Call, body: bytes) -> Any:
+    match call:
+        case Echo():
+            await trio.sleep(call.wait_s)
+            return call, body
+        case Refuse():
+            async with trio.open_nursery():
+                raise RemoteFailureError(call.code, "because")
+    raise RuntimeError("secret detail")
+
+
+@asynccontextmanager
+async def echo_service(
+    **options: Any,
+) -> AsyncIterator[tuple[CallClient[Any, Any], MemoryNet, MemoryNetwork]]:
+    async with MemoryNet(seed=1) as net:
+        server, caller = net.join(Identity.generate()), net.join(Identity.generate())
+        serve_calls(server, PROTOCOL, REQUESTS, RESPONSES, LIMITS, answer, **options)
+        async with open_client(
+            caller, server.peer_id, PROTOCOL, REQUESTS, RESPONSES, LIMITS, addresses=server.addresses()
+        ) as client:
+            yield client, net, server
+
+
+@pytest.mark.virtual_clock
+async def test_a_call_returns_answer_and_body() -> None:
+    async with echo_service() as (client, _, _):
+        assert await client.call(Echo("hello"), b"bytes") == (Echo("hello"), b"bytes")
+
+
+@pytest.mark.virtual_clock
+async def test_answers_come_back_in_any_order() -> None:
+    async with echo_service() as (client, _, _):
+        finished = []
+
+        async def call(text: str, wait_s: float) -> None:
+            await client.call(Echo(text, wait_s))
+            finished.append(text)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, "slow", 2.0)
+            nursery.start_soon(call, "fast", 1.0)
+        assert finished == ["fast", "slow"]
+
+
+@pytest.mark.virtual_clock
+async def test_a_stream_runs_no_more_calls_at_once_than_allowed() -> None:
+    async with echo_service(max_in_flight=2) as (client, _, _):
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(client.call, Echo("x", 1.0))
+        assert trio.current_time() - start == pytest.approx(3.0)
+
+
+@pytest.mark.virtual_clock
+async def test_a_refusal_names_its_code_also_from_inside_a_nursery() -> None:
+    async with echo_service() as (client, _, _):
+        with pytest.raises(RemoteFailureError, match="refused: because") as caught:
+            await client.call(Refuse("refused"))
+        assert caught.value.code == "refused"
+
+
+@pytest.mark.virtual_clock
+async def test_a_handler_that_breaks_fails_its_call_only_and_tells_no_detail() -> None:
+    async with echo_service() as (client, _, _):
+        with pytest.raises(RemoteFailureError, match="internal: Break failed: RuntimeError") as caught:
+            await client.call(Break())
+        assert "secret detail" not in str(caught.value)
+        await client.call(Echo("still here"))
+
+
+@pytest.mark.virtual_clock
+async def test_a_late_answer_is_a_deadline_error_and_harms_no_other_call() -> None:
+    async with echo_service() as (client, _, _):
+        with pytest.raises(DeadlineError, match=r"Echo to .* within 1 s"):
+            await client.call(Echo("slow", 5.0), timeout_s=1.0)
+        assert (await client.call(Echo("next", 6.0)))[0] == Echo("next", 6.0)
+
+
+@pytest.mark.virtual_clock
+async def test_calls_in_flight_fail_when_the_peer_dies_and_the_next_call_reconnects() -> None:
+    async with echo_service() as (client, net, server):
+
+        async def crash() -> None:
+            await trio.sleep(1.0)
+            net.crash(server)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crash)
+            with pytest.raises(StreamResetError):
+                await client.call(Echo("lost", 5.0))
+        again = net.join(server._identity)
+        serve_calls(again, PROTOCOL, REQUESTS, RESPONSES, LIMITS, answer)
+        client.addresses = again.addresses()
+        assert (await client.call(Echo("back")))[0] == Echo("back")
+
+
+@pytest.mark.virtual_clock
+async def test_what_is_over_the_limits_is_refused_on_either_side() -> None:
+    async with echo_service() as (client, _, _):
+        with pytest.raises(LocalProtocolError, match="body of 100001 bytes, limit 100000"):
+            await client.call(Echo("big"), bytes(100_001))
+        await client.call(Echo("fits"), bytes(100_000))
+
+
+@pytest.mark.virtual_clock
+async def test_an_unknown_call_is_refused_by_its_number() -> None:
+    class Unknown(Message, frozen=True):
+        text: str
+
+    async with echo_service() as (client, net, server):
+        await client.call(Echo("connected"))
+        caller = next(node for node in net._nodes.values() if node is not server)
+        stream = await caller.open_stream(server.peer_id, PROTOCOL)
+        codec: Codec[Any] = Codec(Any)
+        channel: Channel[Any, Any] = Channel(stream, codec, RESPONSES, LIMITS)
+        await channel.send(Request(7, Unknown("?")))
+        response, _ = await channel.receive(1.0)
+        assert response.id == 7
+        assert response.answer.code == "invalid"
+
+
+@asynccontextmanager
+async def two_channels() -> AsyncIterator[tuple[Channel[Any, Any], Channel[Any, Any], Stream]]:
+    """Both ends of one stream, and the raw stream of the first."""
+    codec: Codec[Any] = Codec(Any)
+    async with MemoryNet() as net:
+        one, other = net.join(Identity.generate()), net.join(Identity.generate())
+        ready, arrived = trio.open_memory_channel[Stream](1)
+
+        async def accept(stream: Stream) -> None:
+            await ready.send(stream)
+            await trio.sleep_forever()
+
+        other.set_handler("/test/1", accept)
+        await one.connect(other.peer_id, other.addresses())
+        near = await one.open_stream(other.peer_id, "/test/1")
+        far = await arrived.receive()
+        yield Channel(near, codec, codec, LIMITS), Channel(far, codec, codec, LIMITS), near
+
+
+@pytest.mark.virtual_clock
+async def test_a_clean_end_and_a_reset_are_different_errors() -> None:
+    async with two_channels() as (near, far, _):
+        await near.send("last")
+        await near.aclose()
+        assert await far.receive() == ("last", b"")
+        with pytest.raises(StreamClosedError):
+            await far.receive()
+    async with two_channels() as (near, far, _):
+        await near.reset()
+        with pytest.raises(StreamResetError):
+            await far.receive()
+
+
+@pytest.mark.virtual_clock
+async def test_an_end_inside_a_frame_is_a_reset() -> None:
+    async with two_channels() as (near, far, raw):
+        await raw.send_all(near.encode("cut in two")[:-1])
+        await raw.send_eof()
+        with pytest.raises(StreamResetError, match="inside a frame"):
+            await far.receive()
+
+
+@pytest.mark.virtual_clock
+async def test_a_cancelled_receive_loses_nothing() -> None:
+    async with two_channels() as (near, far, raw):
+        frame = near.encode("whole", b"body")
+        for cut in range(len(frame) - 1):
+            await raw.send_all(frame[cut : cut + 1])
+            with pytest.raises(DeadlineError):
+                await far.receive(0.1)
+        await raw.send_all(frame[-1:])
+        assert await far.receive(0.1) == ("whole", b"body")
+
+
+@pytest.mark.virtual_clock
+async def test_a_send_that_times_out_halfway_resets_the_stream() -> None:
+    limits = FrameLimits(body_bytes=1 << 20)
+    async with two_channels() as (_, far, raw):
+        codec: Codec[Any] = Codec(Any)
+        near: Channel[Any, Any] = Channel(raw, codec, codec, limits)
+        with pytest.raises(DeadlineError):
+            await near.send("big", bytes(1 << 20), timeout_s=1.0)
+        with pytest.raises(StreamResetError):
+            await near.send("after")
+        with pytest.raises(StreamResetError):
+            await far.receive()
+
+
+@pytest.mark.virtual_clock
+async def test_an_oversized_frame_is_refused_by_its_header() -> None:
+    async with two_channels() as (_, far, raw):
+        await raw.send_all((1001).to_bytes(4, "big") + bytes(4))
+        with pytest.raises(FrameTooLargeError, match="message of 1001 bytes, limit 1000"):
+            await far.receive(1.0)
+
+
+def test_a_failure_is_a_message_of_every_protocol() -> None:
+    assert (
+        msgspec.msgpack.decode(RESPONSES.encode(Response(1, Failure("busy", "later"))))["answer"]["code"]
+        == "busy"
+    )

@@ -1,0 +1,42 @@
+"""What a log line may show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from p2p.logs import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def test_a_secret_is_hidden_and_the_rest_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", json=True)
+    structlog.get_logger("test").info("job matched", job_id="a1", token="abc", refresh_token="abc", tokens=7)
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["job_id"], line["tokens"]) == ("job matched", "a1", 7)
+    assert line["token"] == line["refresh_token"] == "(hidden)"
+
+
+def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("WARNING")
+    log = structlog.get_logger("test")
+    log.info("quiet")
+    log.warning("loud", code=5)
+    text = capsys.readouterr().err
+    assert "quiet" not in text
+    assert "loud" in text
+    assert "code=5" in text
+
+
+def test_an_unknown_level_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'chatty', allowed debug"):
+        configure_logging("chatty")
