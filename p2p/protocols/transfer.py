@@ -12,10 +12,10 @@ from p2p.identifiers import Count, Hash
 from p2p.protocols import Failure, Request, Response
 
 PROTOCOL_ID = "/cyxwiz/transfer/1"
-CHUNK_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 40
-MAX_MANIFEST_BYTES = 32 * (MAX_FILE_BYTES // CHUNK_BYTES) + 4096
-LIMITS = FrameLimits(message_bytes=64 << 10, body_bytes=max(CHUNK_BYTES, 16 << 20))
+MAX_PART_BYTES = 1 << 20
+"""The most of a manifest or chunk that one answer carries."""
+LIMITS = FrameLimits(message_bytes=64 << 10, body_bytes=MAX_PART_BYTES)
 
 
 class GetManifest(Message, frozen=True):
@@ -26,10 +26,12 @@ class GetManifest(Message, frozen=True):
 
 
 class GetChunk(Message, frozen=True):
-    """The answer's body is the chunk."""
+    """The answer's body is ``length`` bytes of one chunk, from ``offset`` within it."""
 
     manifest: Hash
-    index: Annotated[int, Meta(ge=0)]
+    index: Count
+    offset: Count
+    length: Annotated[int, Meta(ge=1, le=MAX_PART_BYTES)]
 
 
 class ManifestPart(Message, frozen=True):
@@ -38,6 +40,7 @@ class ManifestPart(Message, frozen=True):
 
 class Chunk(Message, frozen=True):
     index: Count
+    offset: Count
 
 
 TransferCall = GetManifest | GetChunk
