@@ -102,7 +102,11 @@ class UnloadModel(WorkerMessage, frozen=True):
     model: str
 
 
-Command = Train | AllowSegments | Pause | Resume | Cancel | LoadModel | Predict | UnloadModel
+class Ping(WorkerMessage, frozen=True):
+    """Asks for a sign of life; answered by Pong."""
+
+
+Command = Train | AllowSegments | Pause | Resume | Cancel | LoadModel | Predict | UnloadModel | Ping
 
 
 # -- worker to supervisor ------------------------------------------------------------------------
@@ -185,6 +189,13 @@ class Failed(WorkerMessage, frozen=True):
     id: int | None = None
 
 
+class Pong(WorkerMessage, frozen=True):
+    """The supervisor keeps it to itself. ``stalled_s``: how long the training that should run has
+    not taken a step; 0 while it waits, is paused or does not exist."""
+
+    stalled_s: float
+
+
 Event = (
     Ready
     | TrainingPrepared
@@ -198,6 +209,7 @@ Event = (
     | ModelLoaded
     | Predicted
     | Failed
+    | Pong
 )
 
 COMMAND_DECODER = msgspec.msgpack.Decoder(Command)

@@ -1,0 +1,127 @@
+"""Starts a worker process: its command line, its bare environment, its end of the socket pair.
+
+Linux kills the process when the *thread* that started it ends, so ``start_process`` must be
+called from a thread that lives as long as the pool: trio's own, not one of its thread cache.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import WorkerError
+from backend.workers.sandbox import SandboxMode, landlock_abi, library_directories
+
+_PASSED_ON = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TZ")
+_READ_ONLY_FOR_BWRAP = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What one worker process may use. ``threads`` None: all usable cores but one."""
+
+    sandbox: SandboxMode
+    memory_bytes: int
+    file_bytes: int
+    device: str
+    threads: int | None
+
+
+def choose_sandbox(wanted: SandboxMode) -> SandboxMode:
+    """What ``wanted`` means on this machine. Raises WorkerError where it cannot be had."""
+    has_landlock = landlock_abi() > 0
+    has_bwrap = shutil.which("bwrap") is not None
+    match wanted:
+        case SandboxMode.AUTO if has_landlock:
+            return SandboxMode.LANDLOCK
+        case SandboxMode.AUTO | SandboxMode.BWRAP if has_bwrap:
+            return SandboxMode.BWRAP
+        case SandboxMode.LANDLOCK if has_landlock:
+            return wanted
+        case SandboxMode.NONE:
+            return wanted
+    raise WorkerError(f"sandbox {wanted.value}: this machine has neither landlock nor bubblewrap for it")
+
+
+def start_process(config: WorkerConfig, directory: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Starts a worker in ``directory`` and returns it with our end of the connection."""
+    ours, theirs = socket.socketpair()
+    try:
+        process = subprocess.Popen(
+            _command_line(config, directory, theirs.fileno()),
+            cwd=directory,
+            env=_environment(directory),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a worker holds, with its children where it runs inside bubblewrap; 0 once gone."""
+    total = 0
+    pids = [pid]
+    while pids:
+        process = Path("/proc") / str(pids.pop())
+        try:
+            total += int((process / "statm").read_text().split()[1])
+            pids += [
+                int(child) for child in (process / "task" / process.name / "children").read_text().split()
+            ]
+        except (OSError, IndexError):
+            continue
+    return total * os.sysconf("SC_PAGESIZE")
+
+
+def _command_line(config: WorkerConfig, directory: Path, descriptor: int) -> list[str]:
+    inside_bwrap = config.sandbox is SandboxMode.BWRAP
+    # -P and -s: neither the working directory, which holds a stranger's files, nor the user's
+    # packages may shadow a module.
+    command = [sys.executable, "-P", "-s", "-m", "backend.workers"]
+    command += ["--descriptor", str(descriptor), "--directory", str(directory)]
+    command += ["--sandbox", config.sandbox.value, "--device", config.device]
+    command += ["--memory-bytes", str(config.memory_bytes), "--file-bytes", str(config.file_bytes)]
+    command += ["--threads", str(config.threads or 0)]
+    command += ["--parent", "0" if inside_bwrap else str(os.getpid())]
+    return [*_bwrap(directory), *command] if inside_bwrap else command
+
+
+def _bwrap(directory: Path) -> list[str]:
+    arguments = ["bwrap", "--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
+    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    for name in _READ_ONLY_FOR_BWRAP:
+        arguments += ["--ro-bind-try", name, name]
+    for path in (Path(sys.prefix), Path(sys.base_prefix), *library_directories()):
+        arguments += ["--ro-bind", str(path), str(path)]
+    return [*arguments, "--bind", str(directory), str(directory), "--chdir", str(directory), "--"]
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return environment | {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "ORT_DISABLE_TELEMETRY": "1",
+        # One thread until the sandbox is closed; main raises it then.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }

@@ -1,0 +1,179 @@
+"""The system calls that a closed worker may not make, as a seccomp filter. Linux only.
+
+A filter denies by returning an error number, so library code that merely tries carries on. It
+covers what landlock does not see: sockets, programs, other processes' signals and limits, file
+modes and owners, kernel interfaces. Every thread of the process is covered at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+
+_SET_MODE_FILTER = 1
+_FLAG_TSYNC = 1
+_ALLOW = 0x7FFF0000
+_KILL_PROCESS = 0x80000000
+_ERROR = 0x00050000
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_AT = 0, 4, 16
+_X32_CALLS = 0x40000000
+_CLONE_THREAD = 0x10000
+
+_AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_COLUMN = {"x86_64": 0, "aarch64": 1}
+
+_ABSENT = -1
+_DENIED: dict[str, tuple[int, int]] = {
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "listen": (50, 201),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "fork": (57, _ABSENT),
+    "vfork": (58, _ABSENT),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424),
+    "pidfd_getfd": (438, 438),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "setpriority": (141, 140),
+    "sched_setscheduler": (144, 119),
+    "chmod": (90, _ABSENT),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, _ABSENT),
+    "lchown": (94, _ABSENT),
+    "fchownat": (260, 54),
+    "utime": (132, _ABSENT),
+    "utimes": (235, _ABSENT),
+    "futimesat": (261, _ABSENT),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "open_by_handle_at": (304, 265),
+    "chroot": (161, 51),
+    "pivot_root": (155, 41),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "swapon": (167, 224),
+    "reboot": (169, 142),
+    "clock_settime": (227, 112),
+    "settimeofday": (164, 170),
+}
+_CLONE = (56, 220)
+_CLONE3 = 435
+_KILL = (62, 129)
+_TGKILL = (234, 131)
+_PRLIMIT = (302, 261)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def machine() -> str | None:
+    """This machine's name if the filter knows its system calls."""
+    name = platform.machine()
+    return name if name in _AUDIT else None
+
+
+def build_filter(machine_name: str, pid: int) -> bytes:
+    """The filter's instructions for a process that may signal only ``pid``, itself."""
+    column = _COLUMN[machine_name]
+    parts = [
+        _load(_ARCHITECTURE_AT),
+        _jump(_EQUAL, _AUDIT[machine_name], 1, 0),
+        _return(_KILL_PROCESS),
+        _load(_NUMBER_AT),
+    ]
+    if machine_name == "x86_64":
+        parts += [_jump(_AT_LEAST, _X32_CALLS, 0, 1), _denied()]
+    for numbers in _DENIED.values():
+        if numbers[column] != _ABSENT:
+            parts += [_jump(_EQUAL, numbers[column], 0, 1), _denied()]
+    # glibc falls back from clone3 to clone, whose flags a filter can see.
+    parts += [_jump(_EQUAL, _CLONE3, 0, 1), _return(_ERROR | errno.ENOSYS)]
+    parts += _only_if(_CLONE[column], _ANY_BIT, _CLONE_THREAD)
+    parts += _only_if(_KILL[column], _EQUAL, pid)
+    parts += _only_if(_TGKILL[column], _EQUAL, pid)
+    parts += _only_if(_PRLIMIT[column], _EQUAL, 0)
+    parts.append(_return(_ALLOW))
+    return b"".join(parts)
+
+
+def install() -> None:
+    """Closes this process, all threads of it. Raises OSError; needs no_new_privs to be set."""
+    name = machine()
+    if name is None:
+        raise OSError(errno.ENOSYS, f"no system call table for {platform.machine()}")
+    instructions = build_filter(name, os.getpid())
+    buffer = ctypes.create_string_buffer(instructions, len(instructions))
+    program = _Program(len(instructions) // 8, ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.syscall(_SECCOMP[name], _SET_MODE_FILTER, _FLAG_TSYNC, ctypes.byref(program))
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"seccomp: {os.strerror(code)}")
+
+
+def _only_if(number: int, comparison: int, value: int) -> list[bytes]:
+    """Allows call ``number`` only where its first argument compares so with ``value``."""
+    return [
+        _jump(_EQUAL, number, 0, 4),
+        _load(_ARGUMENT_AT),
+        _jump(comparison, value, 1, 0),
+        _denied(),
+        _return(_ALLOW),
+    ]
+
+
+def _load(offset: int) -> bytes:
+    return struct.pack("<HBBI", _LOAD, 0, 0, offset)
+
+
+def _jump(comparison: int, value: int, if_true: int, if_false: int) -> bytes:
+    return struct.pack("<HBBI", comparison, if_true, if_false, value)
+
+
+def _return(value: int) -> bytes:
+    return struct.pack("<HBBI", _RETURN, 0, 0, value)
+
+
+def _denied() -> bytes:
+    return _return(_ERROR | errno.EACCES)
