@@ -18,11 +18,7 @@ def configure_logging(level: str = "info", json: bool = False) -> None:
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ValueError(f"log level {level!r}, allowed debug, info, warning, error, critical")
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
-    )
+    renderer: Any = structlog.processors.JSONRenderer() if json else _console()
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -38,6 +34,14 @@ def configure_logging(level: str = "info", json: bool = False) -> None:
         cache_logger_on_first_use=False,
     )
     _quiet_libraries(number)
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    # Its own choice of traceback shows local variables: keys, prompts and tensors among them.
+    plain = structlog.dev.plain_traceback
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=plain
+    )
 
 
 def redact_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -40,3 +40,16 @@ def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) 
 def test_an_unknown_level_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'chatty', allowed debug"):
         configure_logging("chatty")
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_a_traceback_shows_no_local_variable(capsys: pytest.CaptureFixture[str], json_lines: bool) -> None:
+    configure_logging("info", json=json_lines)
+    hidden = "".join(("pass", "word"))
+    try:
+        raise ValueError(len(hidden))
+    except ValueError:
+        structlog.get_logger("test").exception("failed")
+    text = capsys.readouterr().err
+    assert "ValueError: 8" in text
+    assert "password" not in text

@@ -1,0 +1,355 @@
+"""The real network: a py-libp2p host over TCP, Noise and Yamux, behind ``p2p.network``.
+
+py-libp2p listens, shakes hands, negotiates incoming protocols and answers ping and identify.
+Records and streams are ours (``p2p.noise``, ``p2p.yamux``), and so are dialing and the opening
+of streams, where its own have traps: one address tried of many, a minute's ban after a failed
+dial, 250 ms lost per connection, handlers that take the whole host down with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import trio
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import _IdentifyNotifee
+from libp2p.network.config import ConnectionConfig
+from libp2p.peer.id import ID
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.transport.tcp.tcp import TCP
+from multiaddr import Multiaddr
+from multiaddr.exceptions import MultiaddrError
+
+from p2p.errors import ConnectionFailedError, LocalProtocolError, P2PError, PortInUseError, StreamResetError
+from p2p.identifiers import PeerId
+from p2p.identity import Identity, public_key_of
+from p2p.multistream import select_protocol
+from p2p.muxer import ConnectionObserver, MuxedConnection, OwnYamux
+from p2p.network import Network, StreamHandler
+from p2p.noise import NoiseTransport
+from p2p.tasks import background_tasks, deadline
+from p2p.yamux import YamuxLimits, YamuxStream
+
+_MAX_ADDRESSES = 32
+_DIAL_STAGGER_S = 0.15
+_DIALED = ("ip4", "ip6", "dns", "dns4", "dns6")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """What strangers may cost this host."""
+
+    connections: int = 4096
+    connections_per_peer: int = 8
+    handshake_timeout_s: float = 10.0
+    streams: YamuxLimits = YamuxLimits()  # noqa: RUF009 - frozen
+
+
+@asynccontextmanager
+async def open_host(
+    identity: Identity,
+    listen: Sequence[str],
+    limits: HostLimits = HostLimits(),
+) -> AsyncIterator[Network]:
+    """A running host that listens at the multiaddresses ``listen`` (none: it only dials).
+
+    Raises PortInUseError when another process listens there, LocalProtocolError for an address
+    that is none or not TCP. On leaving, what was sent is flushed and every connection closed.
+    """
+    addresses = [_listen_address(text) for text in listen]
+    async with background_tasks():
+        network = Libp2pNetwork(identity, limits)
+        async with network.running(addresses):
+            yield network
+
+
+class Libp2pNetwork(ConnectionObserver):
+    """A ``p2p.network.Network``; made by ``open_host``."""
+
+    def __init__(self, identity: Identity, limits: HostLimits) -> None:
+        self._identity = identity
+        self._host = _new_host(identity, limits, self)
+        self._swarm: Any = self._host.get_network()
+        self._swarm.set_stream_handler(self._negotiate_incoming)
+        self._connections: dict[PeerId, list[MuxedConnection]] = {}
+        self._dialing: weakref.WeakValueDictionary[PeerId, trio.Lock] = weakref.WeakValueDictionary()
+        self._addresses: tuple[str, ...] = ()
+
+    @asynccontextmanager
+    async def running(self, listen: Sequence[Multiaddr]) -> AsyncIterator[None]:
+        for address in listen:
+            _refuse_used_port(address)
+        async with self._host.run(listen_addrs=list(listen)):
+            listening = self._host.get_transport_addrs()
+            if len(listening) < len(listen):
+                raise PortInUseError(f"cannot listen at all of {', '.join(map(str, listen))}")
+            self._addresses = tuple(f"{a}/p2p/{self.peer_id}" for a in _reachable(listening))
+            try:
+                yield
+            finally:
+                await self._close_connections()
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._identity.peer_id
+
+    def addresses(self) -> Sequence[str]:
+        return self._addresses
+
+    def sign(self, data: bytes) -> bytes:
+        return self._identity.sign(data)
+
+    # -- connections -------------------------------------------------------------------------
+
+    def is_connected(self, peer_id: PeerId) -> bool:
+        return self._connection(peer_id) is not None
+
+    async def connect(self, peer_id: PeerId, addresses: Sequence[str], timeout_s: float = 10.0) -> None:
+        """Tries exactly these addresses; what was known of the peer before plays no part."""
+        await trio.lowlevel.checkpoint()
+        lock = self._dialing.setdefault(peer_id, trio.Lock())
+        with deadline(timeout_s, f"connecting to {peer_id}"):
+            async with lock:
+                if not self.is_connected(peer_id):
+                    await self._dial(peer_id, _dialable(peer_id, addresses))
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        await trio.lowlevel.checkpoint()
+        for connection in tuple(self._connections.get(peer_id, ())):
+            await connection.close()
+
+    def connection_started(self, connection: MuxedConnection) -> None:
+        self._connections.setdefault(_peer_id(connection), []).append(connection)
+
+    def connection_ended(self, connection: MuxedConnection) -> None:
+        peer_id = _peer_id(connection)
+        remaining = [other for other in self._connections.get(peer_id, ()) if other is not connection]
+        if remaining:
+            self._connections[peer_id] = remaining
+        else:
+            self._connections.pop(peer_id, None)
+        log.debug("connection ended", peer_id=peer_id, reason=connection.session.lost)
+
+    def _connection(self, peer_id: PeerId) -> MuxedConnection | None:
+        """The newest that lives: an older one may be dead without knowing it yet."""
+        alive = (c for c in reversed(self._connections.get(peer_id, ())) if not c.is_closed)
+        return next(alive, None)
+
+    async def _dial(self, peer_id: PeerId, addresses: Sequence[Multiaddr]) -> None:
+        """One address after the other, each a moment after the last or at its failure; the first wins."""
+        reasons: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            async def attempt(address: Multiaddr, failed: trio.Event) -> None:
+                try:
+                    await self._dial_address(peer_id, address)
+                except Exception as error:  # the boundary of the attempt's task
+                    reasons.append(f"{address}: {error}")
+                    failed.set()
+                else:
+                    nursery.cancel_scope.cancel()
+
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(_DIAL_STAGGER_S):
+                    await failed.wait()
+        if not self.is_connected(peer_id):
+            raise ConnectionFailedError(f"no connection to {peer_id}: {'; '.join(reasons) or 'lost at once'}")
+
+    async def _dial_address(self, peer_id: PeerId, address: Multiaddr) -> None:
+        raw = await TCP().dial(address)
+        try:
+            await self._swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer_id))
+        except BaseException:
+            with trio.CancelScope(deadline=trio.current_time() + 1.0, shield=True):
+                await raw.close()
+            raise
+
+    async def _close_connections(self) -> None:
+        with trio.CancelScope(shield=True):  # each close has its own deadline
+            async with trio.open_nursery() as nursery:
+                for connections in self._connections.values():
+                    for connection in connections:
+                        nursery.start_soon(connection.close)
+
+    # -- streams -----------------------------------------------------------------------------
+
+    def set_handler(self, protocol: str, handler: StreamHandler) -> None:
+        async def accept(net_stream: Any) -> None:
+            stream = HostStream(PeerId(str(net_stream.muxed_conn.peer_id)), net_stream.muxed_stream.stream)
+            await _handle(handler, stream, protocol)
+
+        self._host.set_stream_handler(TProtocol(protocol), accept)
+
+    async def open_stream(self, peer_id: PeerId, protocol: str, timeout_s: float = 10.0) -> HostStream:
+        await trio.lowlevel.checkpoint()
+        connection = self._connection(peer_id)
+        if connection is None:
+            raise ConnectionFailedError(f"not connected to {peer_id}")
+        with deadline(timeout_s, f"opening {protocol} at {peer_id}"):
+            stream = connection.session.open_stream()
+            try:
+                await select_protocol(stream, protocol)
+            except StreamResetError as error:
+                raise ConnectionFailedError(f"opening {protocol} at {peer_id}: {error}") from error
+            except BaseException:
+                stream.refuse()
+                raise
+        return HostStream(peer_id, stream)
+
+    async def _negotiate_incoming(self, net_stream: Any) -> None:
+        try:
+            await self._host._swarm_stream_handler(net_stream)
+        except Exception as error:  # nothing that one stream does may end the host
+            log.debug("incoming stream failed", peer_id=str(net_stream.muxed_conn.peer_id), exc_info=error)
+            await net_stream.muxed_stream.reset()
+
+
+class HostStream:
+    """A ``p2p.network.Stream``."""
+
+    def __init__(self, remote_peer_id: PeerId, stream: YamuxStream) -> None:
+        self._remote_peer_id = remote_peer_id
+        self._stream = stream
+        self.send_all = stream.send_all
+        self.receive_some = stream.receive_some
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+        self.reset = stream.reset
+
+    @property
+    def remote_peer_id(self) -> PeerId:
+        return self._remote_peer_id
+
+
+async def _handle(handler: StreamHandler, stream: HostStream, protocol: str) -> None:
+    """Runs a handler to its end: a clean one closes the stream, any other resets it."""
+    try:
+        await handler(stream)
+        await stream.aclose()
+    except BaseException as error:  # the boundary of the handler's task
+        with trio.CancelScope(shield=True):
+            await stream.reset()
+        if not isinstance(error, Exception):
+            raise
+        bound = log.bind(protocol=protocol, peer_id=stream.remote_peer_id)
+        if isinstance(error, P2PError):
+            bound.debug("stream lost", reason=str(error))
+        else:
+            bound.error("stream handler failed", exc_info=error)
+
+
+def _new_host(identity: Identity, limits: HostLimits, observer: ConnectionObserver) -> Any:
+    key_pair = create_new_key_pair(identity.secret_bytes())
+    host = new_host(
+        key_pair=key_pair,
+        # Named, since the default accepts plaintext as well.
+        sec_opt={NOISE_PROTOCOL: NoiseTransport(key_pair)},
+        connection_config=ConnectionConfig(
+            max_connections=limits.connections,
+            max_connections_per_peer=limits.connections_per_peer,
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=limits.connections,
+            inbound_upgrade_timeout=limits.handshake_timeout_s,
+        ),
+        disable_identify_address_discovery=True,
+    )
+    swarm: Any = host.get_network()
+    swarm.upgrader.muxer_multistream = OwnYamux(limits.streams, observer)
+    swarm.set_resource_manager(None)  # its counts leak and refuse; the limits above and Yamux's hold
+    # Asking each new connection who it is runs in trio's system tasks, where one error ends the
+    # program. Noise has said it already; the host still answers others that ask.
+    for notifee in tuple(swarm.notifees):
+        if isinstance(notifee, _IdentifyNotifee):
+            swarm.remove_notifee(notifee)
+    return host
+
+
+def _peer_id(connection: MuxedConnection) -> PeerId:
+    return PeerId(str(connection.peer_id))
+
+
+def _parse(text: str) -> tuple[Multiaddr, list[str]]:
+    try:
+        address = Multiaddr(text)
+        return address, [protocol.name for protocol in address.protocols()]
+    except (MultiaddrError, ValueError) as error:
+        raise LocalProtocolError(f"{text[:256]!r} is no multiaddress: {error}") from error
+
+
+def _listen_address(text: str) -> Multiaddr:
+    address, names = _parse(text)
+    if len(names) != 2 or names[0] not in ("ip4", "ip6") or names[1] != "tcp":
+        raise LocalProtocolError(f"cannot listen at {text}, allowed /ip4|ip6/ADDRESS/tcp/PORT")
+    return address
+
+
+def _dialable(peer_id: PeerId, addresses: Sequence[str]) -> list[Multiaddr]:
+    """The addresses of TCP among those given, without the peer id, each once."""
+    public_key_of(peer_id)
+    dialable: dict[str, Multiaddr] = {}
+    for text in addresses[:_MAX_ADDRESSES]:
+        with contextlib.suppress(LocalProtocolError):
+            address, names = _parse(text)
+            if names[2:] == ["p2p"]:
+                if address.value_for_protocol("p2p") != peer_id:
+                    continue
+                address, names = address.decapsulate(Multiaddr(f"/p2p/{peer_id}")), names[:2]
+            if len(names) == 2 and names[0] in _DIALED and names[1] == "tcp":
+                dialable[str(address)] = address
+    if not dialable:
+        raise ConnectionFailedError(f"no TCP address of {peer_id} among {list(addresses[:_MAX_ADDRESSES])}")
+    return list(dialable.values())
+
+
+def _refuse_used_port(address: Multiaddr) -> None:
+    """py-libp2p listens with SO_REUSEPORT, so that a second host on a port would start and steal."""
+    port = int(address.value_for_protocol("tcp"))
+    if port == 0:
+        return
+    version = next(iter(address.protocols())).name
+    family = socket.AF_INET6 if version == "ip6" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Permits a port whose last owner just died, not one that is listened at.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.value_for_protocol(version), port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(f"another process listens at {address}") from error
+            raise ConnectionFailedError(f"cannot listen at {address}: {error}") from error
+
+
+def _reachable(listening: Sequence[Multiaddr]) -> list[str]:
+    """Addresses that others can dial: for "all interfaces" the loopback and the outward one."""
+    reachable: list[str] = []
+    for address in map(str, listening):
+        if address.startswith("/ip4/0.0.0.0/"):
+            reachable += (address.replace("0.0.0.0", ip, 1) for ip in _own_addresses())
+        elif address.startswith("/ip6/::/"):
+            reachable.append(address.replace("::", "::1", 1))
+        else:
+            reachable.append(address)
+    return reachable
+
+
+def _own_addresses() -> list[str]:
+    addresses = ["127.0.0.1"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # sends nothing: asks for the way out
+        addresses.append(probe.getsockname()[0])
+    return list(dict.fromkeys(addresses))
