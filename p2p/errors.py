@@ -10,7 +10,8 @@ P2PError
 ├── StreamClosedError         ended cleanly, but before what was expected
 ├── DeadlineError             no answer in time
 ├── RemoteFailureError        the other side answered that it refuses or failed
-├── TransferError             a source lied or no source has the file
+├── TransferError             a source lied about a file, or it may not or does not come here
+│   └── SourceRefusedError    it does not have the file, or does not give it to us
 ├── TokenRefusedError         an access token that does not hold here
 ├── RecordRefusedError        a signed record that does not hold
 ├── KeystoreError             the key file is missing, unsafe or locked
@@ -69,7 +70,11 @@ class RemoteFailureError(P2PError):
 
 
 class TransferError(P2PError):
-    """A source lied about a file, or no source has it."""
+    """A source lied about a file, or the file is larger than what is allowed here."""
+
+
+class SourceRefusedError(TransferError):
+    """The source does not have the file, or does not give it to us; it did not lie."""
 
 
 class TokenRefusedError(P2PError):

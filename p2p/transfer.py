@@ -161,6 +161,11 @@ class ManifestAssembler:
     def is_complete(self) -> bool:
         return self._total == len(self._data)
 
+    @property
+    def encoded(self) -> bytes:
+        """What has been collected; only ``finish`` says whether it is right."""
+        return bytes(self._data)
+
     def add(self, total_bytes: int, part: bytes) -> None:
         """Raises TransferError for a part that cannot belong to the manifest asked for."""
         limit = max_manifest_bytes(self._size)

@@ -1,0 +1,329 @@
+"""Files by content, on disk, within a quota: what a program has and may give to others.
+
+    files/HASH        whole files, by the BLAKE3 of their content
+    manifests/HASH    their manifests, by the BLAKE3 of the manifest
+    partial/HASH      files that are still arriving, by manifest, with HASH.manifest beside them
+    pins/HASH.OWNER   empty: the file must not be evicted
+    tmp/              what a crash may leave behind; emptied at the start
+
+A name is given only to what has been checked, by a rename, so whatever a crash leaves in
+``files`` is whole. Long disk work runs in threads; indexes change on the trio thread only, in the
+same step as the rename they stand for. Two programs never share a directory: their data
+directory's lock sees to that.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+import trio
+from blake3 import blake3
+
+from p2p.datadir import sync_directory, write_atomic
+from p2p.disk import copy_file, hash_file, plain_file_size, read_at, same_filesystem, write_file
+from p2p.errors import LocalProtocolError, TransferError
+from p2p.incoming import MANIFEST_SUFFIX, Incoming
+from p2p.jobs import FileRef
+from p2p.transfer import (
+    Manifest,
+    chunk_size,
+    decode_manifest,
+    encode_manifest,
+    manifest_of,
+)
+
+log = structlog.get_logger(__name__)
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+_OWNER = re.compile(r"[0-9A-Za-z_-]{0,64}")
+
+
+@dataclass(slots=True)
+class _Held:
+    """A whole file; ``manifests`` are the hashes and chunk sizes under which it can be served."""
+
+    size: int
+    manifests: dict[str, int] = field(default_factory=dict)
+
+
+class FileStore:
+    """Content-addressed files. ``bytes_sent`` and ``bytes_received`` count what transfers moved."""
+
+    def __init__(self, directory: Path, quota_bytes: int) -> None:
+        """Opens or makes the store; blocking, and quick: no content is read."""
+        self.quota_bytes = quota_bytes
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._files = directory / "files"
+        self._manifests = directory / "manifests"
+        self._partial = directory / "partial"
+        self._pin_files = directory / "pins"
+        self._temporary = directory / "tmp"
+        self._held: dict[str, _Held] = {}
+        """By BLAKE3, least recently used first."""
+        self._by_manifest: dict[str, str] = {}
+        self._pins: dict[str, set[str]] = {}
+        self._resting: dict[str, int] = {}
+        """Partial files that nobody is fetching, by manifest, oldest first, with their sizes."""
+        self._reserved = 0
+        self._settling: list[str] = []
+        """Files that their bringer has had no chance to pin yet."""
+        self._locks: dict[str, trio.Lock] = {}
+        self._scan()
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes on disk, and those that running transfers will need."""
+        return sum(held.size for held in self._held.values()) + sum(self._resting.values()) + self._reserved
+
+    def path(self, blake3: str) -> Path | None:
+        """Where the whole file is, or None. Valid until the file is evicted: pin it first."""
+        held = self._held.pop(blake3, None)
+        if held is None:
+            return None
+        self._held[blake3] = held  # most recently used
+        return self._files / blake3
+
+    def ref(self, blake3: str) -> FileRef | None:
+        """How others can ask for the file."""
+        held = self._held.get(blake3)
+        return FileRef(blake3, next(iter(held.manifests)), held.size) if held else None
+
+    def manifest(self, manifest_hash: str) -> Manifest | None:
+        """The manifest of a whole file, or None. Reads a file of some KB."""
+        if manifest_hash not in self._by_manifest:
+            return None
+        return decode_manifest((self._manifests / manifest_hash).read_bytes())
+
+    # -- putting in and taking out -----------------------------------------------------------------
+
+    async def add(self, path: Path, *, move: bool = False) -> FileRef:
+        """Takes in a copy of a file; or, with ``move``, the file itself, which nobody may be writing to.
+
+        Raises TransferError when it does not fit the quota or is no plain file.
+        """
+        size = plain_file_size(path)
+        with self._room_for(size):
+            if move and same_filesystem(path, self._files):
+                return await self._take_in(path, await trio.to_thread.run_sync(hash_file, path, size))
+            with self._new_file() as copy:
+                manifest = await trio.to_thread.run_sync(copy_file, path, copy, size)
+                ref = await self._take_in(copy, manifest)
+            if move:
+                await trio.to_thread.run_sync(path.unlink)
+            return ref
+
+    async def add_bytes(self, data: bytes) -> FileRef:
+        """Raises TransferError when ``data`` does not fit the quota."""
+        with self._room_for(len(data)), self._new_file() as path:
+            await trio.to_thread.run_sync(write_file, path, data)
+            return await self._take_in(path, await trio.to_thread.run_sync(manifest_of, data))
+
+    def remove(self, blake3: str) -> None:
+        """Forgets a file, its manifests and its pins; no error if it is not there."""
+        held = self._held.pop(blake3, None)
+        if held is None:
+            return
+        for owner in self._pins.pop(blake3, set()):
+            self._pin_file(blake3, owner).unlink(missing_ok=True)
+        for manifest in held.manifests:
+            del self._by_manifest[manifest]
+            (self._manifests / manifest).unlink(missing_ok=True)
+        (self._files / blake3).unlink(missing_ok=True)
+
+    def pin(self, blake3: str, owner: str = "") -> None:
+        """Keeps a file from eviction, also over a restart, until each of its owners unpins it.
+
+        ``owner`` is a word, such as a job id. Raises LocalProtocolError for a file not held.
+        """
+        if blake3 not in self._held:
+            raise LocalProtocolError(f"file {blake3} is not in the store: nothing to pin")
+        self._pin_file(blake3, owner).touch(0o600)
+        self._pins.setdefault(blake3, set()).add(owner)
+
+    def unpin(self, blake3: str, owner: str = "") -> None:
+        """No error if it was not pinned."""
+        owners = self._pins.get(blake3, set())
+        if owner in owners:
+            self._pin_file(blake3, owner).unlink(missing_ok=True)
+            owners.discard(owner)
+        if not owners:
+            self._pins.pop(blake3, None)
+
+    # -- giving to others ----------------------------------------------------------------------------
+
+    async def read_manifest(self, manifest_hash: str) -> bytes | None:
+        """The encoded manifest of a whole file, or None."""
+        if manifest_hash not in self._by_manifest:
+            return None
+        try:
+            return await trio.to_thread.run_sync((self._manifests / manifest_hash).read_bytes)
+        except FileNotFoundError:  # evicted while the thread was starting
+            return None
+
+    async def read_chunk(self, manifest_hash: str, index: int, offset: int, length: int) -> bytes | None:
+        """Part of a chunk, or None for a file that is not here. Raises IndexError outside of it."""
+        file_hash = self._by_manifest.get(manifest_hash)
+        if file_hash is None:
+            return None
+        held = self._held[file_hash]
+        chunk_bytes = held.manifests[manifest_hash]
+        within = chunk_size(held.size, chunk_bytes, index)
+        if offset + length > within:
+            raise IndexError(f"bytes {offset} to {offset + length} of chunk {index}, which has {within}")
+        at = index * chunk_bytes + offset
+        try:
+            return await trio.to_thread.run_sync(read_at, self._files / file_hash, at, length)
+        except FileNotFoundError:  # evicted while the thread was starting
+            return None
+
+    # -- taking from others --------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def receiving(self, ref: FileRef) -> AsyncIterator[Incoming]:
+        """The file as far as it is here. One at a time for each manifest; others wait."""
+        if not (_HASH.fullmatch(ref.blake3) and _HASH.fullmatch(ref.manifest)):
+            raise LocalProtocolError(f"{ref.manifest!r} of {ref.blake3!r} are no BLAKE3 hashes")
+        async with self._only(ref.manifest):
+            held = self._held.get(ref.blake3)
+            whole = self.path(ref.blake3) if held is not None and held.size == ref.size else None
+            incoming = Incoming(ref, whole, self._partial, self._take_in)
+            if whole is not None:
+                yield incoming
+                return
+            self._resting.pop(ref.manifest, None)
+            try:
+                with self._room_for(ref.size):
+                    await incoming.resume()
+                    yield incoming
+            finally:
+                incoming.close()
+                if (left := incoming.bytes_left()) is not None:
+                    self._resting[ref.manifest] = left
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    async def _take_in(self, path: Path, manifest: Manifest) -> FileRef:
+        """Gives a durable file of checked content its name."""
+        encoded = encode_manifest(manifest)
+        ref = FileRef(manifest.blake3.hex(), blake3(encoded).hexdigest(), manifest.size)
+        await trio.to_thread.run_sync(write_atomic, self._manifests / ref.manifest, encoded)
+        path.replace(self._files / ref.blake3)  # noqa: ASYNC240 - in one step with the index
+        held = self._held.pop(ref.blake3, None) or _Held(manifest.size)
+        held.manifests[ref.manifest] = manifest.chunk_bytes
+        self._held[ref.blake3] = held
+        self._by_manifest[ref.manifest] = ref.blake3
+        self._settling.append(ref.blake3)
+        try:
+            await trio.to_thread.run_sync(sync_directory, self._files)
+        finally:
+            self._settling.remove(ref.blake3)
+        return ref
+
+    @contextmanager
+    def _room_for(self, size: int) -> Iterator[None]:
+        while self.used_bytes + size > self.quota_bytes:
+            if not self._evict_one():
+                raise TransferError(
+                    f"file of {size} bytes does not fit: quota of {self.quota_bytes} bytes, "
+                    f"{self.used_bytes} of them pinned or in use"
+                )
+        self._reserved += size
+        try:
+            yield
+        finally:
+            self._reserved -= size
+
+    @contextmanager
+    def _new_file(self) -> Iterator[Path]:
+        path = self._temporary / secrets.token_hex(16)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _evict_one(self) -> bool:
+        if self._resting:
+            self._discard_partial(next(iter(self._resting)))
+            return True
+        for file_hash in self._held:
+            if file_hash not in self._pins and file_hash not in self._settling:
+                log.info("file evicted", blake3=file_hash, size_bytes=self._held[file_hash].size)
+                self.remove(file_hash)
+                return True
+        return False
+
+    def _discard_partial(self, manifest_hash: str) -> None:
+        del self._resting[manifest_hash]
+        (self._partial / manifest_hash).unlink(missing_ok=True)
+        (self._partial / (manifest_hash + MANIFEST_SUFFIX)).unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def _only(self, manifest_hash: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(manifest_hash, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and not lock.statistics().tasks_waiting:
+                self._locks.pop(manifest_hash, None)
+
+    def _pin_file(self, file_hash: str, owner: str) -> Path:
+        if not _OWNER.fullmatch(owner):
+            raise LocalProtocolError(f"pin owner {owner!r}, must be up to 64 letters, digits, - or _")
+        return self._pin_files / f"{file_hash}.{owner}"
+
+    def _scan(self) -> None:
+        for directory in (self._files, self._manifests, self._partial, self._pin_files, self._temporary):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in self._temporary.iterdir():
+            leftover.unlink()
+        self._scan_files()
+        self._scan_partials()
+        for pin in self._pin_files.iterdir():
+            file_hash, _, owner = pin.name.partition(".")
+            if file_hash in self._held:
+                self._pins.setdefault(file_hash, set()).add(owner)
+            else:
+                pin.unlink()
+
+    def _scan_files(self) -> None:
+        for path in sorted(self._files.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+            self._held[path.name] = _Held(path.stat().st_size)
+        for path in self._manifests.iterdir():
+            manifest = _stored_manifest(path)
+            held = self._held.get(manifest.blake3.hex()) if manifest else None
+            if manifest is None or held is None or held.size != manifest.size:
+                path.unlink()
+                continue
+            held.manifests[path.name] = manifest.chunk_bytes
+            self._by_manifest[path.name] = manifest.blake3.hex()
+        for file_hash in [name for name, held in self._held.items() if not held.manifests]:
+            self.remove(file_hash)
+
+    def _scan_partials(self) -> None:
+        for path in sorted(self._partial.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+            name = path.name.removesuffix(MANIFEST_SUFFIX)
+            data, manifest = self._partial / name, self._partial / (name + MANIFEST_SUFFIX)
+            if not (_HASH.fullmatch(name) and data.exists() and manifest.exists()):
+                path.unlink(missing_ok=True)
+            elif path == data:
+                self._resting[name] = path.stat().st_size
+
+
+def _stored_manifest(path: Path) -> Manifest | None:
+    """None for anything that a crash left."""
+    if not _HASH.fullmatch(path.name):
+        return None
+    try:
+        return decode_manifest(path.read_bytes())
+    except TransferError:
+        return None
