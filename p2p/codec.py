@@ -36,6 +36,6 @@ class Codec(Generic[T]):
         """Raises MessageInvalidError, naming the field and what was expected of it."""
         try:
             message: T = self._decoder.decode(data)
-        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MessageInvalidError(f"message of {len(data)} bytes: {error}") from error
         return message

@@ -45,7 +45,7 @@ def decode_event(data: bytes | bytearray | memoryview) -> Event:
     """Raises WorkerError."""
     try:
         event: Event = EVENT_DECODER.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WorkerError(f"event of {len(data)} bytes: {error}") from error
     return event
 
@@ -54,6 +54,6 @@ def decode_command(data: bytes | bytearray | memoryview) -> Command:
     """Raises WorkerError."""
     try:
         command: Command = COMMAND_DECODER.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WorkerError(f"command of {len(data)} bytes: {error}") from error
     return command

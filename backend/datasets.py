@@ -1,0 +1,192 @@
+"""Datasets as arrays: loading, conversion to the one file format, splits, normalization. No torch.
+
+The file format is described in ``backend.facts``, which reads what needs no arrays.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backend.errors import ArchiveError, DatasetError
+from backend.facts import MAX_CLASSES, DataFacts, facts_of, read_data_header, read_facts
+from backend.formats.tensors import Array, load_tensor, pack_tensors
+
+__all__ = ["DataFacts", "Dataset", "Scaling", "Split", "convert", "load_dataset", "read_facts", "split"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    x: Array
+    y: Array
+    facts: DataFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Indices of the samples of each part."""
+
+    train: Array
+    validation: Array
+    test: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Inputs become ``(x - offset) * factor`` per channel; float32."""
+
+    offset: Array
+    factor: Array
+
+    def apply(self, x: Array) -> Array:
+        """A float32 array of the shape of ``x`` (N, channel, ...)."""
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        scaled: Array = (x.astype(np.float32) - self.offset.reshape(shape)) * self.factor.reshape(shape)
+        return scaled
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Reads all of it. Raises DatasetError."""
+    header = read_data_header(path)
+    facts = facts_of(path, header)
+    try:
+        x, y = load_tensor(path, header, "x"), load_tensor(path, header, "y")
+    except (OSError, ArchiveError) as error:
+        raise DatasetError(f"data file cannot be read: {error}") from error
+    for name, array in (("x", x), ("y", y)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DatasetError(f"{name} holds NaN or infinity")
+    return Dataset(x, y, facts)
+
+
+def split_sizes(samples: int, validation: float, test: float) -> tuple[int, int, int]:
+    """Samples for training, validation and test; training gets what rounding leaves."""
+    for_validation = int(samples * validation + 1e-9)
+    for_test = int(samples * test + 1e-9)
+    return samples - for_validation - for_test, for_validation, for_test
+
+
+def split(y: Array, validation: float, test: float, seed: int, *, stratified: bool) -> Split:
+    """The same for equal arguments on every machine; each part in random order.
+
+    Stratified: every part gets its share of each class, to within rounding.
+    """
+    # RandomState's stream is frozen by NumPy's policy; Generator's is not.
+    order = np.random.RandomState(seed).permutation(len(y))
+    if stratified and y.ndim == 1 and y.dtype.kind == "i":
+        order = order[np.argsort(_position_in_class(y[order]), kind="stable")]
+    _, for_validation, for_test = split_sizes(len(y), validation, test)
+    held_out = for_validation + for_test
+    return Split(train=order[held_out:], validation=order[for_test:held_out], test=order[:for_test])
+
+
+def mean_std_scaling(x: Array) -> Scaling:
+    """Zero mean and unit deviation per channel; only ever of training samples."""
+    axes = (0, *range(2, x.ndim))
+    mean = x.mean(axis=axes, dtype=np.float64)
+    deviation = x.std(axis=axes, dtype=np.float64)
+    factor = 1.0 / np.where(deviation > 1e-8, deviation, 1.0)
+    return Scaling(mean.astype(np.float32), factor.astype(np.float32))
+
+
+def range_scaling(x: Array) -> Scaling:
+    """To 0..1 per channel: bytes by 255, floats by the training samples' range."""
+    if x.dtype == np.uint8:
+        return Scaling(np.zeros(x.shape[1], np.float32), np.full(x.shape[1], 1 / 255, np.float32))
+    axes = (0, *range(2, x.ndim))
+    low, high = x.min(axis=axes).astype(np.float64), x.max(axis=axes).astype(np.float64)
+    factor = 1.0 / np.where(high - low > 1e-8, high - low, 1.0)
+    return Scaling(low.astype(np.float32), factor.astype(np.float32))
+
+
+def convert(source: Path, target: Path, labels: Path | None = None) -> DataFacts:
+    """Writes ``source`` as a dataset file, atomically. Raises DatasetError.
+
+    ``source`` is .safetensors or .npz with ``x`` and ``y``, .npy with ``labels`` another .npy, or
+    .csv of numbers whose last column is the target.
+    """
+    x, y = _read_source(source, labels)
+    data = pack_tensors({"x": _as_input(np.asarray(x)), "y": _as_target(np.asarray(y))})
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        facts = read_facts(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return facts
+
+
+def _position_in_class(labels: Array) -> Array:
+    """For each sample, how far along its class it stands, 0 to 1, in the order given."""
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    sizes = counts[labels[by_class]]
+    position = np.empty(len(labels), np.float64)
+    position[by_class] = (np.arange(len(labels)) - starts[labels[by_class]] + 0.5) / sizes
+    return position
+
+
+def _read_source(source: Path, labels: Path | None) -> tuple[Array, Array]:
+    try:
+        match source.suffix.lower():
+            case ".safetensors":
+                dataset = load_dataset(source)
+                return dataset.x, dataset.y
+            case ".npz":
+                with np.load(source, allow_pickle=False) as arrays:
+                    return arrays["x"], arrays["y"]
+            case ".npy" if labels is not None:
+                return np.load(source, allow_pickle=False), np.load(labels, allow_pickle=False)
+            case ".npy":
+                raise DatasetError(f"{source.name} holds one array, the labels' .npy is needed too")
+            case ".csv":
+                return _read_table(source)
+            case suffix:
+                raise DatasetError(f"file type {suffix!r}, readable are .safetensors, .npz, .npy and .csv")
+    except KeyError as error:
+        raise DatasetError(f"{source.name}: no array {error}, needed are x and y") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{source.name} cannot be read: {error}") from error
+
+
+def _read_table(source: Path) -> tuple[Array, Array]:
+    """Numbers separated by commas; a first line that is no numbers is a heading."""
+    with source.open(encoding="utf-8", newline="") as file:
+        first = file.readline()
+    heading = not all(_is_number(cell) for cell in first.split(","))
+    table = np.loadtxt(source, delimiter=",", skiprows=int(heading), ndmin=2, dtype=np.float64)
+    if table.shape[1] < 2:
+        raise DatasetError(f"{table.shape[1]} columns, at least one input and the target needed")
+    target = table[:, -1]
+    whole = bool((target == np.floor(target)).all() and (target >= 0).all() and (target < MAX_CLASSES).all())
+    return table[:, :-1], target.astype(np.int64) if whole else target
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_input(x: Array) -> Array:
+    if x.dtype.kind not in "fiub":
+        raise DatasetError(f"x is {x.dtype}, allowed are numbers")
+    return x.astype(np.uint8) if x.dtype.kind == "b" or x.dtype == np.uint8 else x.astype(np.float32)
+
+
+def _as_target(y: Array) -> Array:
+    if y.dtype.kind not in "fiub":
+        raise DatasetError(f"y is {y.dtype}, allowed are numbers")
+    if y.dtype.kind == "f" or y.ndim > 1:
+        return y.astype(np.float32)
+    return y.astype(np.int64)

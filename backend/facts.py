@@ -1,0 +1,82 @@
+"""What a dataset file holds, read without loading it. Standard library only.
+
+On the wire and on disk a dataset is one safetensors file with ``x`` (N, ...) float32 or uint8 and
+``y``: (N,) int64 class numbers, or (N, ...) float32 targets.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import ArchiveError, DatasetError
+from backend.formats.tensor_header import TensorHeader, TensorInfo, read_tensor_header
+
+MAX_CLASSES = 1 << 20
+_INPUT_DTYPES = {"F32": "float32", "U8": "uint8"}
+_CHUNK_VALUES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What may be told about a dataset without showing a sample."""
+
+    samples: int
+    sample_shape: tuple[int, ...]
+    dtype: str
+    """float32 or uint8."""
+    classes: int
+    """0 for a regression target."""
+    target_shape: tuple[int, ...] = ()
+    """Shape of one target; () for class numbers."""
+
+
+def read_facts(path: Path) -> DataFacts:
+    """Reads the header, and the labels for their range. Raises DatasetError."""
+    header = read_data_header(path)
+    return facts_of(path, header)
+
+
+def read_data_header(path: Path) -> TensorHeader:
+    """Raises DatasetError."""
+    try:
+        with path.open("rb") as file:
+            return read_tensor_header(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise DatasetError(f"data file cannot be read: {error.strerror}") from error
+    except ArchiveError as error:
+        raise DatasetError(f"not a dataset file: {error}") from error
+
+
+def facts_of(path: Path, header: TensorHeader) -> DataFacts:
+    """Checks that the tensors are a dataset. Raises DatasetError."""
+    if header.tensors.keys() != {"x", "y"}:
+        raise DatasetError(f"tensors {', '.join(sorted(header.tensors))[:200]!r}, expected x and y")
+    x, y = header.tensors["x"], header.tensors["y"]
+    if x.dtype not in _INPUT_DTYPES:
+        raise DatasetError(f"x is {x.dtype}, allowed are F32 and U8")
+    if len(x.shape) < 2 or 0 in x.shape:
+        raise DatasetError(f"x is shaped {x.shape}, expected (samples, values, ...), none of them 0")
+    if not y.shape or y.shape[0] != x.shape[0]:
+        raise DatasetError(f"y is shaped {y.shape}, expected {x.shape[0]} targets like x")
+    if y.dtype == "I64" and len(y.shape) == 1:
+        classes = _count_classes(path, header.data_at, y)
+    elif y.dtype == "F32":
+        classes = 0
+    else:
+        raise DatasetError(f"y is {y.dtype} shaped {y.shape}, allowed are I64 (samples,) and F32")
+    return DataFacts(x.shape[0], x.shape[1:], _INPUT_DTYPES[x.dtype], classes, y.shape[1:])
+
+
+def _count_classes(path: Path, data_at: int, labels: TensorInfo) -> int:
+    lowest, highest = 0, 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        step = _CHUNK_VALUES * 8
+        for begin in range(data_at + labels.begin, data_at + labels.end, step):
+            values = memoryview(mapped[begin : min(begin + step, data_at + labels.end)]).cast("q")
+            lowest, highest = min(lowest, min(values)), max(highest, max(values))
+    if lowest < 0 or highest >= MAX_CLASSES:
+        raise DatasetError(f"class numbers from {lowest} to {highest}, allowed are 0 to {MAX_CLASSES - 1}")
+    return highest + 1

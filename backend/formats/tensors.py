@@ -1,0 +1,82 @@
+"""numpy arrays to and from safetensors bytes. Deterministic: equal arrays give equal bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import ArchiveError
+from backend.formats.tensor_header import ITEM_BYTES, LENGTH, TensorHeader, read_tensor_header
+
+Array = npt.NDArray[Any]
+
+_NUMPY = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+_NAMES = {np.dtype(code): name for name, code in _NUMPY.items()}
+_ALIGNMENT = 8
+
+
+def pack_tensors(tensors: Mapping[str, Array]) -> bytes:
+    """Raises ArchiveError for a dtype that the format does not know."""
+    header: dict[str, object] = {}
+    chunks = []
+    position = 0
+    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        dtype = _NAMES.get(array.dtype)
+        if dtype is None:
+            raise ArchiveError(f"tensor {name!r}: dtype {array.dtype}, allowed are {', '.join(ITEM_BYTES)}")
+        end = position + array.nbytes
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [position, end]}
+        # reshape keeps the shape of scalars, which ascontiguousarray would make a vector.
+        chunks.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return b"".join((LENGTH.pack(len(text)), text, *chunks))
+
+
+def unpack_tensors(data: bytes) -> dict[str, Array]:
+    """Raises ArchiveError. The arrays are writable copies."""
+    header = read_tensor_header(io.BytesIO(data), len(data))
+    tensors = {}
+    for name, info in header.tensors.items():
+        flat = np.frombuffer(data, np.uint8, info.end - info.begin, header.data_at + info.begin)
+        tensors[name] = flat.copy().view(_NUMPY[info.dtype]).reshape(info.shape)
+    return tensors
+
+
+def load_tensor(path: Path, header: TensorHeader, name: str) -> Array:
+    """Reads one tensor of a file whose header has been checked. Raises OSError, ArchiveError."""
+    info = header.tensors[name]
+    dtype = np.dtype(_NUMPY[info.dtype])
+    count = (info.end - info.begin) // dtype.itemsize
+    array = np.fromfile(path, dtype, count, offset=header.data_at + info.begin)
+    if array.size != count:
+        raise ArchiveError(f"tensor {name!r}: {array.size} values in the file, {count} announced")
+    return array.reshape(info.shape)
+
+
+def first_not_finite(tensors: Mapping[str, Array]) -> str | None:
+    """The name of a tensor that holds NaN or an infinity, if there is one."""
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return name
+    return None
