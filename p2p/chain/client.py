@@ -26,7 +26,6 @@ from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 from solders.transaction_status import (
     InstructionErrorCustom,
-    TransactionConfirmationStatus,
     TransactionErrorInstructionError,
 )
 
@@ -235,16 +234,11 @@ def describe(error: Any) -> str:
 
 
 def _status(item: Any) -> TransactionStatus:
-    commits = {
-        TransactionConfirmationStatus.Processed: Commit.PROCESSED,
-        TransactionConfirmationStatus.Confirmed: Commit.CONFIRMED,
-        TransactionConfirmationStatus.Finalized: Commit.FINALIZED,
-    }
     known = item.confirmation_status
     if known is None:
         commit = Commit.FINALIZED if item.confirmations is None else Commit.PROCESSED
     else:
-        commit = next(value for key, value in commits.items() if key == known)
+        commit = Commit(int(known) + 1)
     return TransactionStatus(commit, None if item.err is None else describe(item.err))
 
 
