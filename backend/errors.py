@@ -3,9 +3,12 @@
 BackendError
 ├── GraphFormatError       a graph file that cannot be read
 ├── GraphInvalidError      asked to compile a graph that has errors; carries the diagnostics
+├── ShapeMismatchError     a layer cannot take these inputs; becomes a diagnostic
 ├── DatasetError           a data file that cannot be read or does not fit the graph
 ├── ArchiveError           a .cyxmodel that is damaged or hostile
 ├── CheckpointError        a checkpoint that does not belong to this graph or job
+├── TrainingDivergedError  the loss is no number any more
+├── InputError             values that a model cannot be asked about
 └── WorkerError            a worker process refused, failed, died or outgrew its limits
     ├── WorkerDiedError
     └── WorkerFailedError
@@ -30,6 +33,10 @@ class GraphInvalidError(BackendError):
         self.diagnostics = diagnostics
 
 
+class ShapeMismatchError(BackendError):
+    """Raised by a catalogue rule for inputs it cannot take; the caller makes a diagnostic of it."""
+
+
 class DatasetError(BackendError):
     """A data file that cannot be read, or does not fit the graph."""
 
@@ -40,6 +47,14 @@ class ArchiveError(BackendError):
 
 class CheckpointError(BackendError):
     """A checkpoint that does not belong to this graph, dataset or position."""
+
+
+class TrainingDivergedError(BackendError):
+    """The loss has become infinite or no number at all."""
+
+
+class InputError(BackendError):
+    """An input that does not fit the model that it was sent to."""
 
 
 class WorkerError(BackendError):

@@ -1,0 +1,132 @@
+"""The graph document: nodes, links and training settings, as plain frozen data.
+
+A graph says what is wanted; whether that makes sense is the business of ``backend.validate``.
+Nothing here checks meaning, and nothing is ever changed in place: use ``dataclasses.replace``.
+Node types this program does not know, and fields it does not know (``extra``), are kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+FORMAT_VERSION = 1
+"""1: first public form. 0: nodes keyed by id, links as strings (see ``backend.serialize``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One box. ``parameters`` holds only what was set; the catalogue knows the defaults."""
+
+    id: str
+    type: str
+    version: int = 1
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A connection from an output port to an input port."""
+
+    source_node: str
+    source_port: str
+    target_node: str
+    target_port: str
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    epochs: int = 1
+    seed: int = 0
+    """Of weight initialization, shuffling and dropout."""
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A whole document. Links into a variadic port count in the order of ``links``."""
+
+    name: str
+    nodes: tuple[Node, ...] = ()
+    links: tuple[Link, ...] = ()
+    training: TrainingSettings = TrainingSettings()
+    view: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Where things are on the screen: no meaning for training."""
+    format_version: int = FORMAT_VERSION
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    def node(self, node_id: str) -> Node:
+        """Raises KeyError."""
+        for node in self.nodes:
+            if node.id == node_id:
+                return node
+        raise KeyError(node_id)
+
+    def incoming(self) -> dict[str, list[Link]]:
+        """The links into every node, in document order."""
+        found: dict[str, list[Link]] = {node.id: [] for node in self.nodes}
+        for link in self.links:
+            if link.target_node in found:
+                found[link.target_node].append(link)
+        return found
+
+    def outgoing(self) -> dict[str, list[Link]]:
+        """The links out of every node, in document order."""
+        found: dict[str, list[Link]] = {node.id: [] for node in self.nodes}
+        for link in self.links:
+            if link.source_node in found:
+                found[link.source_node].append(link)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``nodes`` so that sources come first; ``stuck`` are the ids on a cycle or behind one."""
+
+    nodes: tuple[Node, ...]
+    stuck: frozenset[str]
+
+
+def topological_order(graph: Graph) -> Order:
+    """Kahn's algorithm; ties fall in document order, so the result is deterministic."""
+    by_id = {node.id: node for node in graph.nodes}
+    outgoing = graph.outgoing()
+    missing = dict.fromkeys(by_id, 0)
+    for link in graph.links:
+        if link.source_node in by_id and link.target_node in by_id:
+            missing[link.target_node] += 1
+    ready = deque(node_id for node_id in by_id if missing[node_id] == 0)
+    ordered: list[Node] = []
+    while ready:
+        node_id = ready.popleft()
+        ordered.append(by_id.pop(node_id))
+        for link in outgoing[node_id]:
+            if link.target_node in missing:
+                missing[link.target_node] -= 1
+                if missing[link.target_node] == 0:
+                    ready.append(link.target_node)
+    return Order(tuple(ordered), frozenset(by_id))
+
+
+def cycle_members(graph: Graph) -> frozenset[str]:
+    """The ids that lie on a cycle, without those that merely come after one."""
+    stuck = set(topological_order(graph).stuck)
+    outgoing = graph.outgoing()
+    leaving = {node_id: sum(link.target_node in stuck for link in outgoing[node_id]) for node_id in stuck}
+    incoming = graph.incoming()
+    ends = deque(node_id for node_id in stuck if leaving[node_id] == 0)
+    while ends:
+        node_id = ends.popleft()
+        stuck.discard(node_id)
+        for link in incoming[node_id]:
+            if link.source_node in stuck:
+                leaving[link.source_node] -= 1
+                if leaving[link.source_node] == 0:
+                    ends.append(link.source_node)
+    return frozenset(stuck)
