@@ -9,6 +9,7 @@ import click
 import trio
 
 from coordinator.chain.server import ChainConfig, run_chain
+from p2p.logs import configure_logging
 
 
 @click.command()
@@ -19,6 +20,7 @@ from coordinator.chain.server import ChainConfig, run_chain
 @click.option("--platform-wallet", default=None, help="Gets a token account for the platform's share.")
 def main(data_dir: Path, host: str, port: int, slot_ms: int, platform_wallet: str | None) -> None:
     """Run CyxWiz's own Solana chain."""
+    configure_logging("info", json=False)
     config = ChainConfig(data_dir, host, port, slot_ms, platform_wallet)
     try:
         trio.run(_main, config)

@@ -116,10 +116,7 @@ class ChainClient:
         return [await self._entry(account, wallet, item) for item in answer.value]
 
     async def _entry(self, account: Pubkey, wallet: str, item: Any) -> HistoryEntry:
-        call = self._rpc.get_transaction(
-            item.signature, "base64", commitment=Confirmed, max_supported_transaction_version=0
-        )
-        found = (await self._call(call)).value
+        found = await self._transaction(item.signature)
         before = after = 0
         if found is not None and found.transaction.meta is not None:
             meta = found.transaction.meta
@@ -127,6 +124,18 @@ class ChainClient:
             after = _owned(meta.post_token_balances, wallet, self.info.mint)
         error = None if item.err is None else describe(item.err)
         return HistoryEntry(str(item.signature), item.slot, item.block_time, error, after - before, after)
+
+    async def compute_units(self, signature: str) -> int | None:
+        """What a confirmed transaction used; None where the node does not know."""
+        found = await self._transaction(Signature.from_string(signature))
+        meta = None if found is None else found.transaction.meta
+        return None if meta is None else meta.compute_units_consumed
+
+    async def _transaction(self, signature: Signature) -> Any:
+        call = self._rpc.get_transaction(
+            signature, "base64", commitment=Confirmed, max_supported_transaction_version=0
+        )
+        return (await self._call(call)).value
 
     async def last_signature(self, address: str) -> str | None:
         """Of the newest successful transaction that named the account."""
