@@ -8,7 +8,7 @@ Node types this program does not know, and fields it does not know (``extra``), 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -112,6 +112,31 @@ def topological_order(graph: Graph) -> Order:
                 if missing[link.target_node] == 0:
                     ready.append(link.target_node)
     return Order(tuple(ordered), frozenset(by_id))
+
+
+def upstream(graph: Graph, starts: Iterable[str]) -> frozenset[str]:
+    """The starts, and all that something flows from to them."""
+    incoming = graph.incoming()
+    seen: set[str] = set()
+    waiting = list(starts)
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in seen and node_id in incoming:
+            seen.add(node_id)
+            waiting += [link.source_node for link in incoming[node_id]]
+    return frozenset(seen)
+
+
+def model_nodes(graph: Graph) -> tuple[Node, ...]:
+    """The nodes that the model's output depends on, sources first, from the Input on."""
+    used = upstream(graph, (node.id for node in graph.nodes if node.type == "Output"))
+    fed = upstream(graph, (node.id for node in graph.nodes if node.type == "Input"))
+    entries = {node.id for node in graph.nodes if node.type == "Input"}
+    return tuple(
+        node
+        for node in topological_order(graph).nodes
+        if node.id in used and (node.id in entries or node.id not in fed)
+    )
 
 
 def cycle_members(graph: Graph) -> frozenset[str]:

@@ -131,7 +131,6 @@ TYPES = (
         (
             integer("batch_size", 32, "Samples in a batch", 1, 1 << 20),
             boolean("shuffle", True, "Another order in every epoch"),
-            boolean("drop_last", False, "Leaves out a last batch that is not full"),
         ),
         _load,
         _nothing,

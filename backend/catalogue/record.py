@@ -81,6 +81,14 @@ class OptimizerType:
 PortType: TypeAlias = TensorType | LabelsType | DatasetType | LossType | OptimizerType
 """What is known of the value at a port."""
 
+KIND_OF: Mapping[type[PortType], PortKind] = {
+    TensorType: PortKind.TENSOR,
+    LabelsType: PortKind.LABELS,
+    DatasetType: PortKind.DATASET,
+    LossType: PortKind.LOSS,
+    OptimizerType: PortKind.OPTIMIZER,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Port:

@@ -1,0 +1,78 @@
+"""What a training will take, before anything runs. Pure integers, the same on every machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from backend.catalogue.optimizer import state_slots
+from backend.catalogue.record import TensorType, elements
+from backend.errors import GraphInvalidError
+from backend.graph import Graph, model_nodes
+from backend.pipeline import read_pipeline
+from backend.shapes import Inference, infer_shapes
+from backend.validate import Severity, diagnose
+
+BYTES_PER_NUMBER = 4
+BACKWARD_FACTOR = 2
+"""Gradients of inputs and of weights take as many operations each as the forward pass."""
+UPDATE_FLOPS = 4
+"""Of an optimizer, for each weight: the step itself, and as much again for each number it keeps."""
+ARCHIVE_BYTES = 1 << 16
+"""Of a checkpoint, beside its tensors: graph, manifest, headers, history."""
+MAX_FLOPS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    parameters: int
+    flops_per_sample: int
+    """Forward."""
+    training_flops: int
+    """Forward, backward, updates and validation, over all epochs."""
+    memory_bytes: int
+    """Weights, gradients, optimizer state, activations of a batch and the data; not the runtime itself."""
+    steps: int
+    checkpoint_bytes: int
+
+
+def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estimate:
+    """Raises GraphInvalidError for a graph with errors, or one that takes more than 2^62 operations."""
+    errors = tuple(each for each in diagnose(graph) if each.severity is Severity.ERROR)
+    if errors:
+        raise GraphInvalidError(errors)
+    pipeline = read_pipeline(graph)
+    shapes = infer_shapes(graph)
+    nodes = [shapes.nodes[node.id] for node in model_nodes(graph)]
+    parameters = sum(node.counts.parameters for node in nodes)
+    buffers = sum(node.counts.buffers for node in nodes)
+    forward = sum(node.counts.flops for node in nodes)
+    training, validation, test = pipeline.split_sizes(samples)
+    steps = pipeline.epochs * pipeline.steps_per_epoch(samples)
+    slots = state_slots(pipeline.optimizer.type, pipeline.optimizer.parameters)
+    passes = pipeline.epochs * (training * (1 + BACKWARD_FACTOR) + validation) + test
+    flops = passes * forward + steps * parameters * UPDATE_FLOPS * (1 + slots)
+    if flops > MAX_FLOPS:
+        raise GraphInvalidError((f"training takes {flops} floating-point operations, limit {MAX_FLOPS}",))
+    saved = parameters * (1 + slots) + buffers
+    batch = min(pipeline.batch_size, max(1, training))
+    working = saved + parameters + 2 * batch * _activations(nodes) + samples * math.prod(sample_shape)
+    return Estimate(
+        parameters=parameters,
+        flops_per_sample=forward,
+        training_flops=flops,
+        memory_bytes=working * BYTES_PER_NUMBER,
+        steps=steps,
+        checkpoint_bytes=saved * BYTES_PER_NUMBER + ARCHIVE_BYTES,
+    )
+
+
+def _activations(nodes: Iterable[Inference]) -> int:
+    """Numbers that one sample leaves behind for the backward pass."""
+    return sum(
+        elements(value.shape)
+        for node in nodes
+        for value in node.outputs.values()
+        if isinstance(value, TensorType)
+    )
