@@ -15,7 +15,7 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
@@ -23,6 +23,7 @@ from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import _IdentifyNotifee
+from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.network.config import ConnectionConfig
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
@@ -40,8 +41,12 @@ from p2p.noise import NoiseTransport
 from p2p.tasks import background_tasks, deadline
 from p2p.yamux import YamuxLimits, YamuxStream
 
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
 _MAX_ADDRESSES = 32
 _DIAL_STAGGER_S = 0.15
+_STOP_TIMEOUT_S = 10.0
 _DIALED = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 log = structlog.get_logger(__name__)
@@ -69,10 +74,19 @@ async def open_host(
     that is none or not TCP. On leaving, what was sent is flushed and every connection closed.
     """
     addresses = [_listen_address(text) for text in listen]
-    async with background_tasks():
-        network = Libp2pNetwork(identity, limits)
-        async with network.running(addresses):
+    for address in addresses:
+        _refuse_used_port(address)
+    network = Libp2pNetwork(identity, limits)
+    # In a task of its own: an error of the caller's block leaves without the host's nurseries
+    # around it.
+    async with background_tasks() as nursery:
+        await nursery.start(network.run, addresses)
+        if len(network.addresses()) < len(listen):
+            raise PortInUseError(f"cannot listen at all of {', '.join(listen)}")
+        try:
             yield network
+        finally:
+            await network.stop()
 
 
 class Libp2pNetwork(ConnectionObserver):
@@ -80,26 +94,34 @@ class Libp2pNetwork(ConnectionObserver):
 
     def __init__(self, identity: Identity, limits: HostLimits) -> None:
         self._identity = identity
+        self._limits = limits
         self._host = _new_host(identity, limits, self)
         self._swarm: Any = self._host.get_network()
         self._swarm.set_stream_handler(self._negotiate_incoming)
         self._connections: dict[PeerId, list[MuxedConnection]] = {}
         self._dialing: weakref.WeakValueDictionary[PeerId, trio.Lock] = weakref.WeakValueDictionary()
         self._addresses: tuple[str, ...] = ()
+        self._stopping = trio.Event()
+        self._stopped = trio.Event()
 
-    @asynccontextmanager
-    async def running(self, listen: Sequence[Multiaddr]) -> AsyncIterator[None]:
-        for address in listen:
-            _refuse_used_port(address)
-        async with self._host.run(listen_addrs=list(listen)):
-            listening = self._host.get_transport_addrs()
-            if len(listening) < len(listen):
-                raise PortInUseError(f"cannot listen at all of {', '.join(map(str, listen))}")
-            self._addresses = tuple(f"{a}/p2p/{self.peer_id}" for a in _reachable(listening))
-            try:
-                yield
-            finally:
-                await self._close_connections()
+    async def run(self, listen: Sequence[Multiaddr], task_status: TaskStatus[None]) -> None:
+        """Started once it listens where it can."""
+        try:
+            async with self._host.run(listen_addrs=list(listen)):
+                listening = self._host.get_transport_addrs()
+                self._addresses = tuple(f"{a}/p2p/{self.peer_id}" for a in _reachable(listening))
+                task_status.started()
+                try:
+                    await self._stopping.wait()
+                finally:
+                    await self._close()
+        finally:
+            self._stopped.set()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        with trio.CancelScope(deadline=trio.current_time() + _STOP_TIMEOUT_S, shield=True):
+            await self._stopped.wait()
 
     @property
     def peer_id(self) -> PeerId:
@@ -131,7 +153,10 @@ class Libp2pNetwork(ConnectionObserver):
             await connection.close()
 
     def connection_started(self, connection: MuxedConnection) -> None:
-        self._connections.setdefault(_peer_id(connection), []).append(connection)
+        connections = self._connections.setdefault(_peer_id(connection), [])
+        connections.append(connection)
+        if len(connections) > self._limits.connections_per_peer:
+            connections[0].session.abandon("replaced by newer connections of the same peer")
 
     def connection_ended(self, connection: MuxedConnection) -> None:
         peer_id = _peer_id(connection)
@@ -140,7 +165,8 @@ class Libp2pNetwork(ConnectionObserver):
             self._connections[peer_id] = remaining
         else:
             self._connections.pop(peer_id, None)
-        log.debug("connection ended", peer_id=peer_id, reason=connection.session.lost)
+        if not self._stopping.is_set():
+            log.debug("connection ended", peer_id=peer_id, reason=connection.session.lost)
 
     def _connection(self, peer_id: PeerId) -> MuxedConnection | None:
         """The newest that lives: an older one may be dead without knowing it yet."""
@@ -178,8 +204,11 @@ class Libp2pNetwork(ConnectionObserver):
                 await raw.close()
             raise
 
-    async def _close_connections(self) -> None:
-        with trio.CancelScope(shield=True):  # each close has its own deadline
+    async def _close(self) -> None:
+        with trio.CancelScope(shield=True):  # every part has its own deadline
+            # The host forgets its listeners when it is cancelled: they would go on accepting.
+            for listener in tuple(self._swarm.listeners.values()):
+                await listener.close()
             async with trio.open_nursery() as nursery:
                 for connections in self._connections.values():
                     for connection in connections:
@@ -260,7 +289,7 @@ def _new_host(identity: Identity, limits: HostLimits, observer: ConnectionObserv
         sec_opt={NOISE_PROTOCOL: NoiseTransport(key_pair)},
         connection_config=ConnectionConfig(
             max_connections=limits.connections,
-            max_connections_per_peer=limits.connections_per_peer,
+            max_connections_per_peer=limits.connections,  # ours is kept in connection_started
             min_connections=0,
             low_watermark=0,
             high_watermark=limits.connections,
@@ -271,12 +300,19 @@ def _new_host(identity: Identity, limits: HostLimits, observer: ConnectionObserv
     swarm: Any = host.get_network()
     swarm.upgrader.muxer_multistream = OwnYamux(limits.streams, observer)
     swarm.set_resource_manager(None)  # its counts leak and refuse; the limits above and Yamux's hold
+    # It would dial whatever addresses strangers told it, whenever a connection ends.
+    swarm.auto_connector.maybe_connect = _dial_nobody
+    host.remove_stream_handler(ID_PUSH)
     # Asking each new connection who it is runs in trio's system tasks, where one error ends the
     # program. Noise has said it already; the host still answers others that ask.
     for notifee in tuple(swarm.notifees):
         if isinstance(notifee, _IdentifyNotifee):
             swarm.remove_notifee(notifee)
     return host
+
+
+async def _dial_nobody() -> None:
+    await trio.lowlevel.checkpoint()
 
 
 def _peer_id(connection: MuxedConnection) -> PeerId:

@@ -28,6 +28,8 @@ _MAX_BATCH_BYTES = 512 * 1024
 _MAX_OUTGOING_BYTES = 1024 * 1024
 _MAX_CONTROL_FRAMES = 4096
 _FLUSH_TIMEOUT_S = 2.0
+_FAREWELL_TIMEOUT_S = 0.5
+_DRAIN_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +87,7 @@ class YamuxSession:
         self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._flushed = trio.lowlevel.ParkingLot()
+        self._ended = trio.Event()
         self._last_received = 0.0
         self._scope = trio.CancelScope()
 
@@ -127,8 +130,15 @@ class YamuxSession:
                 with trio.move_on_after(_FLUSH_TIMEOUT_S):
                     while self.lost is None and (self._queue or self._control or self._writing):
                         await self._flushed.park()
+                # Closing first would make TCP drop what the other side has not read yet.
+                with trio.move_on_after(_FAREWELL_TIMEOUT_S):
+                    await self._ended.wait()
         finally:
             self._end("closed")
+
+    def abandon(self, reason: str) -> None:
+        """Ends the connection at once, without a farewell."""
+        self._end(reason)
 
     def _end(self, reason: str) -> None:
         if self.lost is None:
@@ -138,6 +148,7 @@ class YamuxSession:
             self._streams.clear()
             self._room.unpark_all()
             self._flushed.unpark_all()
+            self._ended.set()
         self._scope.cancel()
 
     def _check_alive(self) -> None:
@@ -172,9 +183,12 @@ class YamuxSession:
                 self._flushed.unpark_all()
                 await self._work.park()
                 continue
-            batch = self._take_batch()
             self._writing = True
-            await self._transport.send(batch)
+            try:
+                await self._transport.send(self._take_batch())
+            except StreamResetError:
+                await trio.sleep(_DRAIN_S)  # what the other side sent before it went is still read
+                raise
             self._writing = False
 
     def _take_batch(self) -> bytes:
@@ -305,11 +319,17 @@ class YamuxSession:
 
     def _refuse(self, stream_id: int) -> None:
         self._check_reading()
-        self._put_control(WINDOW, RST, stream_id, 0)
+        self._put_reset(stream_id)
+
+    def _put_reset(self, stream_id: int) -> None:
+        # Among the data, not before it: it must overtake neither the frame that opened the
+        # stream nor the bytes and the end that were sent on it.
+        if self.lost is None:
+            self._put(HEADER.pack(0, WINDOW, RST, stream_id, 0))
 
     def _check_reading(self) -> None:
-        if len(self._control) > _MAX_CONTROL_FRAMES:
-            raise RemoteProtocolError(f"over {_MAX_CONTROL_FRAMES} answers that the other side does not read")
+        if len(self._control) > _MAX_CONTROL_FRAMES or self._outgoing_bytes > 2 * _MAX_OUTGOING_BYTES:
+            raise RemoteProtocolError("the other side goes on asking and does not read the answers")
 
     def _forget(self, stream: YamuxStream) -> None:
         if self._streams.pop(stream.id, None) is not None and stream._incoming:
@@ -371,11 +391,13 @@ class YamuxStream:
         self._end_sending()
 
     async def aclose(self) -> None:
-        """Ends sending, and drops what is received from now on: its sender sees a reset."""
+        """Ends sending, and drops what is not read yet: its sender sees a reset."""
         self._end_sending()
-        self._drop_unread()
         if self._reset_reason is None:
             self._reset_reason = "closed on this side"
+            if self._chunks and not self._received_end:
+                self._session._put_reset(self.id)  # a sender without window would wait for ever
+        self._drop_unread()
         self._wake()
         self._session._forget(self)
 
@@ -384,9 +406,8 @@ class YamuxStream:
 
     def refuse(self) -> None:
         """``reset`` for callers that cannot await."""
-        if self._reset_reason is None and self._session.lost is None:
-            # Among the data, not before it: it must not overtake the frame that opened the stream.
-            self._session._put(HEADER.pack(0, WINDOW, RST, self.id, 0))
+        if self._reset_reason is None:
+            self._session._put_reset(self.id)
         self._reset_by("reset on this side")
 
     def _end_sending(self) -> None:
