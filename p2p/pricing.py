@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2p.identifiers import Units
+from p2p.identifiers import UNITS_PER_TOKEN, Units
 
 MILLISECONDS_PER_HOUR = 3_600_000
 STARTUP_MS = 2_000
@@ -37,3 +37,27 @@ def split(amount: int) -> tuple[Units, Units]:
     """(to the node, to the platform), as the escrow program splits it."""
     platform = amount // PLATFORM_DIVISOR
     return Units(amount - platform), Units(platform)
+
+
+def remaining_amount(quote: int, first_segment: int, segments: int) -> Units:
+    """What the segments from ``first_segment`` on cost of a quote for all of them, rounded up."""
+    if not 0 <= first_segment < segments:
+        raise ValueError(f"first segment {first_segment}, must be between 0 and {segments - 1}")
+    return Units(-(-quote * (segments - first_segment) // segments))
+
+
+def format_tokens(units: int) -> str:
+    """``1.5 CYXWIZ``: exact, without trailing zeros."""
+    whole, rest = divmod(abs(units), UNITS_PER_TOKEN)
+    decimals = f"{rest:09d}".rstrip("0")
+    sign = "-" if units < 0 else ""
+    return f"{sign}{whole}{'.' if decimals else ''}{decimals} CYXWIZ"
+
+
+def parse_tokens(text: str) -> Units:
+    """Units of a decimal number of tokens. Raises ValueError for anything but a plain positive number."""
+    whole, _, decimals = text.strip().partition(".")
+    digits = whole + decimals
+    if not digits.isascii() or not digits.isdigit() or len(decimals) > 9 or len(whole) > 9:
+        raise ValueError(f"{text!r} is no amount, allowed a number with at most 9 decimals, such as 2.5")
+    return Units(int(whole or "0") * UNITS_PER_TOKEN + int(decimals.ljust(9, "0") or "0"))

@@ -1,0 +1,268 @@
+"""Jobs from Python, for scripts and notebooks: submit, follow, fetch, infer.
+
+    async with open_engine("~/.cyxwiz/engine", coordinator=address) as engine:
+        job = await engine.submit(Path("graph.json"), Path("digits.npz"), tokens("2"))
+        async for news in engine.follow(job):
+            print(news.text)
+        path = await engine.fetch(job, Path("digits.cyxmodel"))
+        y = await engine.infer(peer, model, x)
+
+``Engine`` is the same without async. Only one program at a time works on a data directory; its
+commands (``cyxwiz pause`` and so on) reach an engine that is open here through its control socket.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import structlog
+import trio
+
+from p2p.chain.client import open_chain
+from p2p.chain.payer import open_payer
+from p2p.chain.wallet import Wallet
+from p2p.control import serve_control
+from p2p.datadir import DataDir
+from p2p.files import FileStore
+from p2p.host import open_host
+from p2p.identifiers import JobId, Units
+from p2p.identity import load_or_create_identity
+from p2p.jobs import Requirements
+from p2p.pricing import parse_tokens
+from p2p.protocols.coordinator import ChainInfo, Estimate
+from p2p.session.arrays import to_array, to_tensor
+from p2p.session.blocking import TrioThread
+from p2p.session.checks import Checks, Prepared
+from p2p.session.control import Control, summary
+from p2p.session.coordinator_link import LOST, CoordinatorLink, open_coordinator
+from p2p.session.engine import DEFAULT_SEGMENTS, JobEngine, run_engine
+from p2p.session.errors import SetupError
+from p2p.session.news import News
+from p2p.session.places import Places, coordinator_peer
+from p2p.session.steps import Engine as EngineParts
+from p2p.session.steps import Limits
+from p2p.session.store import open_store
+from p2p.session.treasury import Balance, ChainTreasury, NoTreasury, Treasury
+
+__all__ = ["AsyncEngine", "Engine", "Limits", "News", "open_engine", "tokens"]
+
+DEFAULT_DATA_DIR = "~/.cyxwiz/engine"
+DEFAULT_CHECKS = "engine_app.checks:BackendChecks"
+"""Loaded by name, and only when the caller brings no checks: p2p itself knows no graph."""
+STORE_QUOTA_BYTES = 1 << 42
+SOFTWARE = "cyxwiz"
+
+log = structlog.get_logger(__name__)
+tokens = parse_tokens
+
+
+class AsyncEngine:
+    """Use ``open_engine``."""
+
+    def __init__(self, jobs: JobEngine, treasury: Treasury) -> None:
+        self._jobs = jobs
+        self._treasury = treasury
+        self.control = Control(jobs)
+        """What the control socket answers with, for callers in the same process."""
+
+    async def submit(
+        self,
+        graph: bytes | Path,
+        data: Path,
+        budget: int,
+        *,
+        segments: int = DEFAULT_SEGMENTS,
+        requirements: Requirements | None = None,
+    ) -> JobId:
+        """``graph`` is a document or its file, ``data`` a .safetensors, .npz or .csv, ``budget`` in units.
+
+        Raises JobRefusedError, SetupError, RemoteFailureError.
+        """
+        return await self._jobs.submit(graph, data, budget, segments=segments, requirements=requirements)
+
+    async def estimate(
+        self, graph: bytes | Path, data: Path, *, segments: int = DEFAULT_SEGMENTS
+    ) -> tuple[Prepared, Estimate]:
+        document = graph if isinstance(graph, bytes) else await trio.Path(graph).read_bytes()
+        return await self._jobs.estimate(document, data, segments=segments)
+
+    def follow(self, job: str, after: int = 0) -> AsyncIterator[News]:
+        """The job's story from line ``after`` on, until it is over; goes on with the job if need be."""
+        return self._jobs.follow(job, after)
+
+    async def pause(self, job: str) -> None:
+        await self._jobs.pause(job)
+
+    async def resume(self, job: str) -> None:
+        await self._jobs.resume(job)
+
+    async def cancel(self, job: str) -> None:
+        await self._jobs.cancel(job)
+
+    async def fetch(self, job: str, target: Path | None = None) -> Path:
+        """The trained and checked .cyxmodel. Raises JobEndedError."""
+        return await self._jobs.fetch(job, target)
+
+    async def infer(self, peer: str, model: str, x: Any) -> Any:
+        """``x`` and the answer are numpy arrays, the first dimension the batch."""
+        return to_array(await self._jobs.predict(peer, model, to_tensor(x)))
+
+    def job(self, job: str) -> dict[str, Any]:
+        """What is known of a job, by its id or the beginning of it; see ``p2p.session.control.summary``."""
+        return summary(self._jobs.job(job))
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Newest first."""
+        return [summary(job) for job in self._jobs.jobs()]
+
+    async def balance(self) -> Balance:
+        """Of the wallet. Raises ChainError."""
+        return await self._treasury.balance()
+
+    @property
+    def bytes_moved(self) -> tuple[int, int]:
+        """Bytes of files (sent, received) in this session."""
+        files = self._jobs.engine.files
+        return files.bytes_sent, files.bytes_received
+
+
+@asynccontextmanager
+async def open_engine(
+    data_dir: str | Path = DEFAULT_DATA_DIR,
+    *,
+    coordinator: str | None = None,
+    checks: Checks | None = None,
+    listen: Sequence[str] = (),
+    passphrase: str | None = None,
+    limits: Limits | None = None,
+    now: Callable[[], float] = time.time,
+) -> AsyncIterator[AsyncEngine]:
+    """An Engine on its data directory, which it locks.
+
+    ``coordinator`` is a multiaddress with /p2p/ at the end; without it the last one is used.
+    ``passphrase`` opens an encrypted wallet. Raises DataDirLockedError, SetupError, KeystoreError.
+    """
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(DataDir.open(Path(data_dir), SOFTWARE))
+        places = Places(directory.path)
+        address = coordinator or places.remembered_coordinator()
+        if address is None:
+            raise SetupError("no coordinator is known yet: name its address once")
+        peer_id = coordinator_peer(address)
+        store = stack.enter_context(open_store(places.jobs))
+        identity = load_or_create_identity(places.identity)
+        network = await stack.enter_async_context(open_host(identity, listen))
+        link = await stack.enter_async_context(open_coordinator(network, peer_id, (address,), SOFTWARE, now))
+        chain = await find_chain(link, places, address)
+        treasury = await _open_treasury(stack, places, chain, passphrase)
+        parts = EngineParts(
+            network=network,
+            coordinator=link,
+            treasury=treasury,
+            files=FileStore(places.files, STORE_QUOTA_BYTES),
+            checks=checks or load_checks(),
+            store=store,
+            now=now,
+            chain=chain,
+            limits=limits or Limits(),
+        )
+        jobs = await stack.enter_async_context(run_engine(parts, places.workspace))
+        engine = AsyncEngine(jobs, treasury)
+        await jobs.background(serve_control, places.control, engine.control)
+        yield engine
+
+
+async def find_chain(link: CoordinatorLink, places: Places, address: str) -> ChainInfo:
+    """As the coordinator says; while it is away, as it said last. Raises what ``greet`` does."""
+    try:
+        welcome = await link.greet()
+    except LOST as error:
+        known = places.remembered_chain(address)
+        if known is None:
+            raise SetupError(f"the coordinator does not answer: {error}") from error
+        log.warning("coordinator does not answer, going on without it", reason=str(error))
+        return known
+    places.remember_coordinator(address)
+    places.remember_chain(address, welcome.chain)
+    return welcome.chain
+
+
+async def _open_treasury(
+    stack: AsyncExitStack, places: Places, info: ChainInfo, passphrase: str | None
+) -> Treasury:
+    if not places.wallet.exists():
+        return NoTreasury(places.wallet)
+    wallet = Wallet.load(places.wallet, passphrase)
+    chain = await stack.enter_async_context(open_chain(info))
+    payer = await stack.enter_async_context(open_payer(places.payments, chain, wallet))
+    return ChainTreasury(chain, payer, wallet)
+
+
+def load_checks() -> Checks:
+    """Raises SetupError where the Engine is not installed."""
+    module, _, name = DEFAULT_CHECKS.partition(":")
+    try:
+        checks: Checks = getattr(importlib.import_module(module), name)()
+    except ImportError as error:
+        raise SetupError(f"the Engine's checks are not installed: {error}") from error
+    return checks
+
+
+class Engine:
+    """``open_engine`` for code without async, such as notebooks: it runs in a thread of its own.
+
+    with Engine("~/.cyxwiz/engine", coordinator=address) as engine:
+        job = engine.submit(Path("graph.json"), Path("digits.npz"), tokens("2"))
+    """
+
+    def __init__(self, data_dir: str | Path = DEFAULT_DATA_DIR, **options: Any) -> None:
+        """``options`` are those of ``open_engine``."""
+        self._thread: TrioThread[AsyncEngine] = TrioThread(lambda: open_engine(data_dir, **options))
+        self._engine = self._thread.start()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the session; jobs wait for the next one."""
+        self._thread.close()
+
+    def submit(self, graph: bytes | Path, data: Path, budget: int, **options: Any) -> JobId:
+        """As ``AsyncEngine.submit``."""
+        return self._thread.call(lambda: self._engine.submit(graph, data, Units(budget), **options))
+
+    def follow(self, job: str, after: int = 0) -> Iterator[News]:
+        """As ``AsyncEngine.follow``."""
+        return self._thread.iterate(lambda: self._engine.follow(job, after))
+
+    def pause(self, job: str) -> None:
+        self._thread.call(lambda: self._engine.pause(job))
+
+    def resume(self, job: str) -> None:
+        self._thread.call(lambda: self._engine.resume(job))
+
+    def cancel(self, job: str) -> None:
+        self._thread.call(lambda: self._engine.cancel(job))
+
+    def fetch(self, job: str, target: Path | None = None) -> Path:
+        return self._thread.call(lambda: self._engine.fetch(job, target))
+
+    def infer(self, peer: str, model: str, x: Any) -> Any:
+        return self._thread.call(lambda: self._engine.infer(peer, model, x))
+
+    def job(self, job: str) -> dict[str, Any]:
+        return self._engine.job(job)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return self._engine.jobs()

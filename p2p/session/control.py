@@ -1,0 +1,138 @@
+"""What a running Engine answers to commands of the same data directory. JSON-like in and out.
+
+The commands of a program call this too when no Engine runs yet and they open one themselves, so
+both ways do the same. Paths are absolute: the caller may stand elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from p2p.errors import P2PError, RemoteFailureError
+from p2p.jobs import JobState
+from p2p.session.arrays import predict_file
+from p2p.session.engine import DEFAULT_SEGMENTS, JobEngine
+from p2p.session.errors import JobUnknownError, SessionError
+from p2p.session.job import Job
+from p2p.session.news import NewsKind
+
+
+class Control:
+    """The handler of a control socket; each method is an async generator of answers."""
+
+    def __init__(self, engine: JobEngine) -> None:
+        self._engine = engine
+        self._methods: dict[str, Callable[..., AsyncIterator[Any]]] = {
+            "jobs": self._jobs,
+            "estimate": self._estimate,
+            "submit": self._submit,
+            "follow": self._follow,
+            "pause": self._pause,
+            "resume": self._resume,
+            "cancel": self._cancel,
+            "fetch": self._fetch,
+            "infer": self._infer,
+        }
+
+    async def __call__(self, method: str, parameters: dict[str, Any]) -> AsyncIterator[Any]:
+        """Raises RemoteFailureError, so that it reaches the other side of a socket as itself."""
+        known = self._methods.get(method)
+        if known is None:
+            raise RemoteFailureError("invalid", f"no method {method!r}")
+        return self._named(known(**parameters))
+
+    async def _named(self, answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        try:
+            async for answer in answers:
+                yield answer
+        except RemoteFailureError:
+            raise
+        except (P2PError, OSError) as error:
+            raise RemoteFailureError(_code(error), str(error)) from error
+
+    async def _jobs(self) -> AsyncIterator[Any]:
+        yield [summary(job) for job in self._engine.jobs()]
+
+    async def _estimate(self, graph: str, data: str, segments: int = DEFAULT_SEGMENTS) -> AsyncIterator[Any]:
+        document = Path(graph).read_bytes()  # noqa: ASYNC240 - a small local file
+        prepared, answer = await self._engine.estimate(document, Path(data), segments=segments)
+        fields: dict[str, Any] = msgspec.to_builtins(answer)
+        yield {**fields, "name": prepared.name, "samples": prepared.samples}
+
+    async def _submit(
+        self, graph: str, data: str, budget: int, segments: int = DEFAULT_SEGMENTS
+    ) -> AsyncIterator[Any]:
+        job_id = await self._engine.submit(Path(graph), Path(data), budget, segments=segments)
+        yield summary(self._engine.job(job_id))
+
+    async def _follow(self, job: str, after: int = 0, until_training: bool = False) -> AsyncIterator[Any]:
+        """The story, then the job's summary. ``until_training`` ends it at the first trained batch."""
+        async for news in self._engine.follow(job, after):
+            yield news.to_json()
+            trained = (NewsKind.PROGRESS, NewsKind.CHECKPOINT, NewsKind.RESULT)
+            if until_training and news.kind in trained:
+                break
+        yield summary(self._engine.job(job))
+
+    async def _pause(self, job: str) -> AsyncIterator[Any]:
+        yield summary(await self._engine.pause(job))
+
+    async def _resume(self, job: str) -> AsyncIterator[Any]:
+        yield summary(await self._engine.resume(job))
+
+    async def _cancel(self, job: str) -> AsyncIterator[Any]:
+        yield summary(await self._engine.cancel(job))
+
+    async def _fetch(self, job: str, target: str | None = None) -> AsyncIterator[Any]:
+        path = await self._engine.fetch(job, Path(target) if target else None)
+        yield {**summary(self._engine.job(job)), "path": str(path)}
+
+    async def _infer(self, peer: str, model: str, source: str, target: str) -> AsyncIterator[Any]:
+        yield await predict_file(self._engine, peer, model, Path(source), Path(target))
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """One job for a listing, a table or a program. Amounts are units."""
+    escrows = [
+        {
+            "address": escrow.address,
+            "peer_id": escrow.peer_id,
+            "amount": escrow.amount,
+            "earned": escrow.earned,
+            "create_signature": escrow.signature,
+        }
+        for escrow in job.escrows
+        if not escrow.dropped
+    ]
+    return {
+        "job_id": job.job_id,
+        "name": job.name,
+        "state": job.state.value,
+        "text": job.text,
+        "created_at": job.created_at,
+        "budget": job.spec.budget,
+        "segments": job.spec.segments,
+        "segments_done": job.spec.segments if job.result else job.segments_done,
+        "peer_id": job.peer_id,
+        "paused": job.paused,
+        "dataset": msgspec.to_builtins(job.spec.data.file),
+        "checkpoint_bytes": sum(checkpoint.file.size for checkpoint in job.checkpoints),
+        "result": msgspec.to_builtins(job.result) if job.result else None,
+        "metrics": msgspec.to_builtins(job.metrics) if job.metrics else None,
+        "escrows": escrows,
+        "settle_signature": job.settlement if job.state is JobState.SETTLED else None,
+    }
+
+
+def _code(error: Exception) -> str:
+    match error:
+        case JobUnknownError():
+            return "not_found"
+        case SessionError():
+            return "refused"
+        case _:
+            return "internal"

@@ -1,0 +1,314 @@
+"""The jobs of one Engine: submit, follow, pause, cancel, fetch, and calls to the trained models.
+
+Wires records, runners and stores together; everything that touches the world comes in from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import trio
+
+from p2p.files import serve_transfers
+from p2p.identifiers import JobId, PeerId, Units
+from p2p.jobs import DataSummary, JobSpec, Requirements
+from p2p.pricing import format_tokens
+from p2p.protocols.coordinator import Estimate, EstimateJob
+from p2p.session import job as events
+from p2p.session import plan
+from p2p.session.checks import Prepared
+from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
+from p2p.session.inference import ModelClient, Tensor, reachable_addresses
+from p2p.session.job import WITH_PEER, Job
+from p2p.session.live import LiveJob
+from p2p.session.news import News
+from p2p.session.runner import JobRunner
+from p2p.session.steps import Engine, reclaim_all
+from p2p.tasks import background_tasks, deadline
+
+DEFAULT_SEGMENTS = 4
+ANY_BUDGET = Units(2**63 - 1)
+NOBODY = "1" * 32
+"""The wallet of an estimate: Solana's address of all zeros."""
+TOLD_TIMEOUT_S = 30.0
+CANCEL_TIMEOUT_S = 10.0
+
+
+class JobEngine:
+    """Open it with ``run_engine``, or through ``p2p.api.open_engine``."""
+
+    def __init__(self, engine: Engine, workspace: Path, nursery: trio.Nursery) -> None:
+        self.engine = engine
+        self._workspace = workspace
+        self._nursery = nursery
+        self._lives: dict[str, LiveJob] = {}
+        self._running: set[str] = set()
+        self._models: dict[tuple[str, str], ModelClient] = {}
+
+    async def start(self) -> None:
+        """Loads what earlier sessions left; serves files; asks back what nobody counts."""
+        for job in await self.engine.store.jobs():
+            length = await self.engine.store.story_length(job.job_id)
+            self._lives[job.job_id] = LiveJob(job, length, self.engine.store, self.engine.now)
+        serve_transfers(self.engine.network, self.engine.files, self._may_fetch)
+        self._nursery.start_soon(reclaim_all, self.engine, list(self._lives.values()))
+
+    async def background(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Starts a service that ends with this engine; returns once it runs."""
+        await self._nursery.start(task, *arguments)
+
+    def _may_fetch(self, peer_id: PeerId, manifest: str) -> bool:
+        return any(manifest in plan.files_for(live.job, peer_id) for live in self._lives.values())
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def jobs(self) -> list[Job]:
+        """Newest first."""
+        found = [live.job for live in self._lives.values()]
+        return sorted(found, key=lambda job: job.created_at, reverse=True)
+
+    def job(self, name: str) -> Job:
+        """By id or the unique beginning of one. Raises JobUnknownError."""
+        return self._live(name).job
+
+    def _live(self, name: str) -> LiveJob:
+        found = [live for job_id, live in self._lives.items() if name and job_id.startswith(name)]
+        if len(found) != 1:
+            what = "no job" if not found else f"{len(found)} jobs"
+            raise JobUnknownError(f"{what} here with an id that begins with {name!r}")
+        return found[0]
+
+    # -- submitting ----------------------------------------------------------------------------
+
+    async def estimate(
+        self, graph: bytes, data: Path, *, segments: int = DEFAULT_SEGMENTS
+    ) -> tuple[Prepared, Estimate]:
+        """What it would cost where. Raises JobRefusedError, RemoteFailureError."""
+        with self._workspace_directory() as workspace:
+            prepared = await self._prepare(graph, data, workspace)
+            spec = await self._spec(prepared, ANY_BUDGET, segments, Requirements(), NOBODY)
+            answer = await self.engine.coordinator.ask(EstimateJob(spec), Estimate, prepared.graph)
+        return prepared, answer
+
+    async def submit(
+        self,
+        graph: bytes | Path,
+        data: Path,
+        budget: int,
+        *,
+        segments: int = DEFAULT_SEGMENTS,
+        requirements: Requirements | None = None,
+    ) -> JobId:
+        """Returns once the coordinator has the job; this Engine now works on it.
+
+        ``budget`` is in units. Raises JobRefusedError when graph, data, wallet or budget do not do,
+        SetupError without a wallet.
+        """
+        if budget < 1:
+            raise JobRefusedError(f"budget of {format_tokens(budget)}, must be positive")
+        document = graph if isinstance(graph, bytes) else await _read(graph)
+        with self._workspace_directory() as workspace:
+            prepared = await self._prepare(document, data, workspace)
+            await self._check_wallet(budget)
+            needs = requirements or Requirements()
+            spec = await self._spec(prepared, Units(budget), segments, needs, self.engine.treasury.address)
+            self.engine.files.pin(spec.data.file.blake3, spec.job_id)
+        job = Job(
+            spec=spec,
+            name=prepared.name,
+            coordinator=self.engine.coordinator.peer_id,
+            training_flops=prepared.training_flops,
+            created_at=self.engine.now(),
+        )
+        await self.engine.store.create(job, prepared.graph)
+        live = self._lives[job.job_id] = LiveJob(job, 0, self.engine.store, self.engine.now)
+        await self._accepted(live)
+        return JobId(job.job_id)
+
+    async def _accepted(self, live: LiveJob) -> None:
+        self._run(live)
+        await _until(live, lambda job: job.accepted)
+        if live.failure is not None and not live.job.accepted:
+            await self.engine.store.remove(live.job.job_id)
+            del self._lives[live.job.job_id]
+            self.engine.files.unpin(live.job.spec.data.file.blake3, live.job.job_id)
+            raise live.failure
+
+    async def _prepare(self, graph: bytes, data: Path, workspace: Path) -> Prepared:
+        return await trio.to_thread.run_sync(self.engine.checks.prepare, graph, data, workspace)
+
+    async def _check_wallet(self, budget: int) -> None:
+        treasury = self.engine.treasury
+        address, balance = treasury.address, await treasury.balance()
+        if balance.tokens == 0:
+            raise JobRefusedError(
+                f"wallet {address} is empty: holds {format_tokens(0)}, the budget is {format_tokens(budget)}"
+            )
+        if balance.lamports == 0:
+            raise JobRefusedError(f"wallet {address} holds 0 SOL, a little is needed for fees")
+
+    async def _spec(
+        self, prepared: Prepared, budget: Units, segments: int, needs: Requirements, wallet: str
+    ) -> JobSpec:
+        file = await self.engine.files.add(prepared.data, move=True)
+        summary = DataSummary(
+            file=file,
+            samples=prepared.samples,
+            sample_shape=prepared.sample_shape,
+            dtype=prepared.dtype,
+            classes=prepared.classes,
+        )
+        return JobSpec(
+            job_id=secrets.token_hex(32),
+            graph_hash=prepared.graph_hash,
+            data=summary,
+            budget=budget,
+            user_wallet=wallet,
+            segments=segments,
+            requirements=needs,
+        )
+
+    @contextmanager
+    def _workspace_directory(self) -> Iterator[Path]:
+        self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._workspace) as name:
+            yield Path(name)
+
+    # -- following -----------------------------------------------------------------------------
+
+    def _run(self, live: LiveJob) -> None:
+        if live.job.job_id in self._running or plan.is_finished(live.job):
+            if plan.is_finished(live.job):
+                live.end()
+            return
+        self._running.add(live.job.job_id)
+        live.begin()
+        self._nursery.start_soon(self._run_to_end, live)
+
+    async def _run_to_end(self, live: LiveJob) -> None:
+        try:
+            await JobRunner(self.engine, live).run()
+        finally:
+            self._running.discard(live.job.job_id)
+
+    async def follow(self, name: str, after: int = 0) -> AsyncIterator[News]:
+        """Goes on with the job; yields its story from line ``after`` on until it is over.
+
+        Raises JobUnknownError, and whatever this session gives the job up for.
+        """
+        live = self._live(name)
+        self._run(live)
+        async for news in live.follow(after):
+            yield news
+
+    async def pause(self, name: str) -> Job:
+        """Returns when the peer was told, if there is one."""
+        return await self._set_paused(self._live(name), True)
+
+    async def resume(self, name: str) -> Job:
+        return await self._set_paused(self._live(name), False)
+
+    async def _set_paused(self, live: LiveJob, paused: bool) -> Job:
+        if live.job.state.is_final:
+            raise JobEndedError(f"job {live.job.job_id[:8]} is {live.job.state.value}")
+        await live.apply(events.PauseChanged(paused))
+        self._run(live)
+        if live.job.state in WITH_PEER:
+            with deadline(TOLD_TIMEOUT_S, "telling the peer"):
+                await _until(live, lambda job: live.told.paused == paused or job.state not in WITH_PEER)
+        return live.job
+
+    async def cancel(self, name: str) -> Job:
+        """Returns when the coordinator has been told; what is vouchered stays the peer's."""
+        live = self._live(name)
+        if live.job.state.is_final:
+            raise JobEndedError(f"job {live.job.job_id[:8]} is {live.job.state.value}")
+        await live.apply(events.CancelAsked())
+        self._run(live)
+        with deadline(CANCEL_TIMEOUT_S, "telling the coordinator"):
+            await _until(live, lambda job: job.cancel_sent or job.state.is_final)
+        return live.job
+
+    # -- results -------------------------------------------------------------------------------
+
+    async def fetch(self, name: str, target: Path | None = None) -> Path:
+        """The checked model; a copy of it at ``target`` if given. Waits for a job that still runs.
+
+        Raises JobEndedError for a job that is over without one.
+        """
+        live = self._live(name)
+        if live.job.result is None:
+            self._run(live)
+            await _until(live, lambda job: job.result is not None)
+        result = live.job.result
+        path = self.engine.files.path(result.blake3) if result is not None else None
+        if path is None:
+            raise live.failure or JobEndedError(
+                f"job {live.job.job_id[:8]} is {live.job.state.value} and has no model: {live.job.text}"
+            )
+        return path if target is None else await trio.to_thread.run_sync(_copy, path, target)
+
+    async def predict(self, peer: str, model: str, tensor: Tensor) -> Tensor:
+        """The model's answer, from the peer. ``model`` is the hash of a model that a job here made.
+
+        Raises JobUnknownError, RemoteFailureError, ConnectionFailedError, DeadlineError.
+        """
+        return await (await self._model_client(peer, model)).predict(model, tensor)
+
+    async def _model_client(self, peer: str, model: str) -> ModelClient:
+        if (peer, model) not in self._models:
+            job = next((job for job in self.jobs() if job.result and job.result.blake3 == model), None)
+            if job is None:
+                raise JobUnknownError(f"no job here made model {model[:16]}: only its owner may call it")
+            known = next((e.addresses for e in reversed(job.escrows) if e.peer_id == peer), ())
+            addresses = await reachable_addresses(self.engine, PeerId(peer), known)
+            client = ModelClient(self.engine, PeerId(peer), job.job_id, addresses, self._nursery)
+            self._models[peer, model] = client
+        return self._models[peer, model]
+
+
+async def _until(live: LiveJob, condition: Callable[[Job], bool]) -> None:
+    """Also returns when the session ends the job."""
+    await live.wait_for(lambda job: live.ended or condition(job))
+
+
+async def _read(path: Path) -> bytes:
+    try:
+        return await trio.Path(path).read_bytes()
+    except OSError as error:
+        raise JobRefusedError(f"{path}: {error.strerror}") from error
+
+
+def sync_file(path: Path) -> None:
+    """Returns once the file's bytes are on disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _copy(path: Path, target: Path) -> Path:
+    """Atomic: ``target`` is whole or as it was."""
+    target = target.absolute()
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        shutil.copyfile(path, temporary)
+        sync_file(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+@asynccontextmanager
+async def run_engine(engine: Engine, workspace: Path) -> AsyncIterator[JobEngine]:
+    """``workspace`` is a directory for files under way; what is in it is thrown away."""
+    shutil.rmtree(workspace, ignore_errors=True)
+    async with background_tasks() as nursery:
+        jobs = JobEngine(engine, workspace, nursery)
+        await jobs.start()
+        yield jobs

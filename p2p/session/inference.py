@@ -1,0 +1,120 @@
+"""Calls to a model on a peer: one kept-open stream per peer, authorized and authorized again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from p2p.client import CallClient
+from p2p.errors import ConnectionFailedError, RemoteFailureError, RemoteProtocolError
+from p2p.identifiers import PeerId
+from p2p.jobs import Requirements
+from p2p.network import Network
+from p2p.protocols import Done
+from p2p.protocols.coordinator import FindPeers, Peers
+from p2p.protocols.inference import (
+    LIMITS,
+    PROTOCOL_ID,
+    REQUESTS,
+    RESPONSES,
+    Authorize,
+    DescribeModel,
+    InferenceAnswer,
+    InferenceCall,
+    ModelDescription,
+    Predict,
+    Prediction,
+)
+from p2p.records import open_record
+from p2p.session.coordinator_link import LOST
+from p2p.session.steps import Engine
+
+PREDICT_TIMEOUT_S = 60.0
+SCOPE = "infer"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """C order, little-endian."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class ModelClient:
+    """One model's peer; ``job_id`` is the job that made the model and gives the right to call it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        peer_id: PeerId,
+        job_id: str,
+        addresses: Sequence[str],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._engine = engine
+        self._job_id = job_id
+        self._client: CallClient[InferenceCall, InferenceAnswer] = CallClient(
+            engine.network, peer_id, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, addresses, nursery
+        )
+        self._authorized_until = 0.0
+        self._authorizing = trio.Lock()
+
+    async def describe(self, model: str) -> ModelDescription:
+        """Raises as ``predict``."""
+        answer, _ = await self._call(DescribeModel(model))
+        if not isinstance(answer, ModelDescription):
+            raise RemoteProtocolError(f"peer answered {type(answer).__name__} to DescribeModel")
+        return answer
+
+    async def predict(self, model: str, tensor: Tensor) -> Tensor:
+        """Raises RemoteFailureError when the peer refuses, ConnectionFailedError, DeadlineError."""
+        call = Predict(model, tensor.dtype, tensor.shape)  # type: ignore[arg-type]
+        answer, body = await self._call(call, tensor.data)
+        if not isinstance(answer, Prediction):
+            raise RemoteProtocolError(f"peer answered {type(answer).__name__} to Predict")
+        return Tensor(answer.dtype, answer.shape, body)
+
+    async def _call(self, call: InferenceCall, body: bytes = b"") -> tuple[InferenceAnswer, bytes]:
+        """Asks again once over a new stream or with a new token: a prediction may be repeated."""
+        try:
+            await self._authorize()
+            return await self._client.call(call, body, PREDICT_TIMEOUT_S)
+        except LOST:
+            self._authorized_until = 0.0
+        except RemoteFailureError as error:
+            if error.code != "unauthorized":
+                raise
+            self._authorized_until = 0.0
+            self._engine.coordinator.forget_token(self._job_id, SCOPE)
+        await self._authorize()
+        return await self._client.call(call, body, PREDICT_TIMEOUT_S)
+
+    async def _authorize(self) -> None:
+        async with self._authorizing:
+            if self._engine.now() < self._authorized_until:
+                return
+            token = await self._engine.coordinator.token(self._job_id, SCOPE)
+            answer, _ = await self._client.call(Authorize(token.token))
+            if not isinstance(answer, Done):
+                raise RemoteProtocolError(f"peer answered {type(answer).__name__} to Authorize")
+            self._authorized_until = token.expires_at - 60.0
+
+
+async def reachable_addresses(engine: Engine, peer_id: PeerId, known: Sequence[str]) -> Sequence[str]:
+    """Connects, by ``known`` or by what the coordinator has; the addresses that worked."""
+    network: Network = engine.network
+    try:
+        await network.connect(peer_id, known)
+        return known
+    except LOST:
+        answer = await engine.coordinator.ask(FindPeers(Requirements(allow=(peer_id,))), Peers)
+    signed = next((peer.record for peer in answer.peers if peer.peer_id == peer_id), None)
+    if signed is None:
+        raise ConnectionFailedError(f"peer {peer_id} answers nowhere, and the coordinator does not know it")
+    addresses = open_record(signed, engine.now(), peer_id).addresses
+    await network.connect(peer_id, addresses)
+    return addresses

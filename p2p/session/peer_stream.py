@@ -1,0 +1,223 @@
+"""The Engine's end of a job stream, for one lease: opens it, listens, tells, and opens it again.
+
+What to tell is ``plan.things_to_tell``. A peer out of reach for too long is accused, once.
+"""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from p2p.channel import Channel
+from p2p.errors import P2PError, RemoteFailureError, RemoteProtocolError
+from p2p.identifiers import PeerId
+from p2p.protocols import Failure
+from p2p.protocols.coordinator import Lease
+from p2p.protocols.job import (
+    FROM_ENGINE,
+    FROM_PEER,
+    LIMITS,
+    PROTOCOL_ID,
+    Acknowledge,
+    FromEngine,
+    FromPeer,
+    JobClosed,
+    JobFailed,
+    JobOpened,
+    JobProgress,
+    JobStage,
+    OpenJob,
+    RefreshToken,
+    ResultReady,
+    SegmentFinished,
+)
+from p2p.session import job as events
+from p2p.session.coordinator_link import FIRST_PAUSE_S, LONGEST_PAUSE_S, LOST
+from p2p.session.job import Checkpoint, Escrow, lease_ref
+from p2p.session.live import LiveJob
+from p2p.session.news import News, NewsKind
+from p2p.session.plan import Told, things_to_tell
+from p2p.session.steps import Engine
+from p2p.tasks import background_tasks
+
+log = structlog.get_logger(__name__)
+
+ANSWER_TIMEOUT_S = 15.0
+ACKNOWLEDGE_EVERY = 32
+"""Progress messages; well below the peer's credit."""
+REFRESH_BEFORE_S = 120.0
+SCOPE = "job"
+
+
+class PeerTalk:
+    """``run`` it for as long as the lease holds; cancel it when that is over."""
+
+    def __init__(self, engine: Engine, live: LiveJob, lease: Lease, escrow: Escrow) -> None:
+        self._engine = engine
+        self._live = live
+        self._lease = lease
+        self._escrow = escrow
+        self._peer_id = PeerId(lease.peer_id)
+        self._closed = False
+        self._heard_at = trio.current_time()
+        self._heard = live.job.messages
+        """Newest number received, durable or not."""
+
+    async def run(self) -> None:
+        """Returns once the peer has closed the job, or is accused."""
+        self._engine.coordinator.forget_token(self._live.job.job_id, SCOPE)
+        pause_s = FIRST_PAUSE_S
+        while not self._closed:
+            tried_at = trio.current_time()
+            reason = await self._try_once()
+            if self._closed:
+                return
+            if self._heard_at >= tried_at:
+                pause_s = FIRST_PAUSE_S
+            if await self._give_up(reason):
+                return
+            log.info("job stream lost", job_id=self._live.job.job_id, reason=str(reason), pause_s=pause_s)
+            await trio.sleep(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+
+    async def _try_once(self) -> P2PError:
+        try:
+            await self._converse()
+        except (*LOST, RemoteProtocolError) as error:
+            return error
+        except RemoteFailureError as error:
+            if error.code == "unauthorized":
+                self._engine.coordinator.forget_token(self._live.job.job_id, SCOPE)
+            return error
+        raise AssertionError("a conversation ends by an error")
+
+    async def _give_up(self, reason: P2PError) -> bool:
+        silent_s = trio.current_time() - self._heard_at
+        broken = isinstance(reason, RemoteProtocolError)
+        if not broken and silent_s < self._engine.limits.peer_patience_s:
+            return False
+        code = "protocol" if broken else "unreachable"
+        text = f"{reason}" if broken else f"out of reach for {silent_s:.0f} s: {reason}"
+        await self._live.apply(events.PeerAccused(lease_ref(self._lease), code, text[:4000]))
+        return True
+
+    async def _converse(self) -> None:
+        """One stream, from its opening to its loss."""
+        engine, job = self._engine, self._live.job
+        token = await engine.coordinator.token(job.job_id, SCOPE)
+        await engine.network.connect(self._peer_id, self._escrow.addresses)
+        stream = await engine.network.open_stream(self._peer_id, PROTOCOL_ID)
+        channel: Channel[FromEngine, FromPeer] = Channel(stream, FROM_ENGINE, FROM_PEER, LIMITS)
+        try:
+            await self._open(channel, token.token)
+            async with background_tasks() as nursery:
+                ended = _Ended(nursery.cancel_scope)
+                nursery.start_soon(ended.guard, self._tell, channel)
+                nursery.start_soon(ended.guard, self._refresh, channel, token.expires_at)
+                await ended.guard(self._listen, channel)
+            if ended.reason is not None:
+                raise ended.reason
+        finally:
+            with trio.CancelScope(shield=True):
+                await channel.reset()
+
+    async def _open(self, channel: Channel[FromEngine, FromPeer], token: str) -> None:
+        job, first = self._live.job, self._escrow.first_segment
+        start = job.checkpoint_before(first)
+        call = OpenJob(
+            token=token,
+            job=job.spec,
+            lease=self._escrow.lease,
+            first_segment=first,
+            checkpoint=start.file if start is not None and first > 0 else None,
+            after=self._heard,
+        )
+        await channel.send(call, await self._engine.store.graph(job.job_id))
+        answer, _ = await channel.receive(ANSWER_TIMEOUT_S)
+        if isinstance(answer, Failure):
+            raise RemoteFailureError(answer.code, answer.message)
+        if not isinstance(answer, JobOpened):
+            raise RemoteProtocolError(f"peer answered {type(answer).__name__} to OpenJob")
+        # A peer that began its count anew, after a restart, has less than we heard of.
+        self._heard = min(self._heard, answer.latest)
+        self._heard_at = trio.current_time()
+
+    async def _tell(self, channel: Channel[FromEngine, FromPeer]) -> None:
+        told = Told()
+        while True:
+            change = self._live.change()
+            job = self._live.job
+            if job.escrow is not None and job.escrow.address == self._escrow.address:
+                messages, told = things_to_tell(job, told)
+                for message in messages:
+                    await channel.send(message)
+                if messages:
+                    self._live.told = told
+                    self._live.touch()
+            await change.wait()
+
+    async def _refresh(self, channel: Channel[FromEngine, FromPeer], expires_at: float) -> None:
+        while True:
+            left_s = expires_at - self._engine.now()
+            await trio.sleep(max(left_s - REFRESH_BEFORE_S, left_s / 2, 1.0))
+            try:
+                token = await self._engine.coordinator.token(self._live.job.job_id, SCOPE)
+            except (*LOST, RemoteFailureError) as error:
+                # An expired token ends nothing that runs; the next stream needs a new one.
+                log.info("no new token", job_id=self._live.job.job_id, reason=str(error))
+                await trio.sleep(LONGEST_PAUSE_S)
+                continue
+            expires_at = token.expires_at
+            await channel.send(RefreshToken(token.token))
+
+    async def _listen(self, channel: Channel[FromEngine, FromPeer]) -> None:
+        acknowledged = self._heard
+        while True:
+            # No deadline: a peer that waits or is paused says nothing, and the host notices a dead one.
+            message, _ = await channel.receive()
+            landmark = await self._hear(message)
+            self._heard_at = trio.current_time()
+            if landmark or self._heard - acknowledged >= ACKNOWLEDGE_EVERY:
+                acknowledged = self._heard
+                await channel.send(Acknowledge(acknowledged))
+            if self._closed:
+                return
+
+    async def _hear(self, message: FromPeer) -> bool:
+        """True for what is durable now and may be acknowledged at once."""
+        lease, live = self._escrow.lease, self._live
+        match message:
+            case Failure(code, text):
+                raise RemoteFailureError(code, text)
+            case JobOpened():
+                raise RemoteProtocolError("peer opened the job twice")
+            case JobProgress(metrics=metrics):
+                live.mention(News(NewsKind.PROGRESS, metrics=metrics))
+            case JobStage(stage=stage, text=text):
+                await live.tell(News(NewsKind.STAGE, f"{stage}: {text}" if text else stage))
+            case SegmentFinished(sequence, segment, file, metrics):
+                await live.apply(events.SegmentAnnounced(lease, sequence, Checkpoint(segment, file), metrics))
+            case ResultReady(sequence, result, metrics):
+                await live.apply(events.ResultAnnounced(lease, sequence, result, metrics))
+            case JobFailed(sequence, code, text, _):
+                await live.apply(events.PeerSaid(lease, sequence, f"the peer failed: {code}: {text}"))
+            case JobClosed(sequence, text):
+                await live.apply(events.PeerSaid(lease, sequence, f"the peer closed the job: {text}"))
+                self._closed = True
+        self._heard = max(self._heard, message.sequence)
+        return not isinstance(message, JobProgress)
+
+
+class _Ended:
+    """The first of a conversation's tasks to end ends them all; its error is kept."""
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.reason: P2PError | None = None
+        self._scope = scope
+
+    async def guard(self, task: object, *arguments: object) -> None:
+        try:
+            await task(*arguments)  # type: ignore[operator]
+        except P2PError as error:
+            self.reason = self.reason or error
+        self._scope.cancel()

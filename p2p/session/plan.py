@@ -1,0 +1,226 @@
+"""What an Engine has to do now, from what it knows of a job. Pure: one small rule each.
+
+Every step may be begun again after a crash: it either shows in the record once it is done, or doing
+it twice is harmless. Steps of one answer are independent and run side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from p2p.identifiers import Hash
+from p2p.jobs import FileRef, JobState
+from p2p.protocols.coordinator import Lease, LeaseRef
+from p2p.protocols.job import FromEngine, GiveVoucher, PauseJob, ResumeJob, StartJob, StopJob
+from p2p.session.job import WITH_PEER, Checkpoint, Escrow, Job, lease_ref
+from p2p.vouchers import Voucher
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Ask the coordinator to take the job, or to take it up again (``attempt`` tells the times apart)."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCancel:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLease:
+    """Check what the coordinator arranged and fix the escrow for it."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportEscrow:
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """Ask back the money of an escrow that nobody counts."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProveSegment:
+    """Fetch the checkpoint, check it, sign for it."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ProveResult:
+    result: FileRef
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverVoucher:
+    address: str
+    voucher: Voucher
+
+
+@dataclass(frozen=True, slots=True)
+class SendComplaint:
+    """Report the peer of the lease to the coordinator."""
+
+    lease: LeaseRef
+    code: str
+
+
+Step = (
+    Submit
+    | SendCancel
+    | TakeLease
+    | Pay
+    | ReportEscrow
+    | Reclaim
+    | ProveSegment
+    | ProveResult
+    | DeliverVoucher
+    | SendComplaint
+)
+
+
+def next_steps(job: Job) -> tuple[Step, ...]:
+    """Everything that should be under way now."""
+    return tuple(step for rule in _RULES for step in rule(job))
+
+
+def is_finished(job: Job) -> bool:
+    """Nothing is left that follows from the job being followed; its money may still be on its way back."""
+    return job.state.is_final and all(escrow.delivered for escrow in job.escrows)
+
+
+def peer_to_talk_to(job: Job) -> Lease | None:
+    """The lease whose peer the job stream should be open to."""
+    if job.lease is None or job.state not in WITH_PEER or job.escrow is None:
+        return None
+    return None if job.complained == lease_ref(job.lease) else job.lease
+
+
+def files_for(job: Job, peer_id: str) -> frozenset[Hash]:
+    """Manifests of the files that this peer may fetch for the job: its data, and where to go on from."""
+    if job.lease is None or job.lease.peer_id != peer_id or job.state not in WITH_PEER:
+        return frozenset()
+    start = job.checkpoint_before(job.lease.first_segment)
+    files = [job.spec.data.file] + ([start.file] if start is not None else [])
+    return frozenset(file.manifest for file in files)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the peer was told on the stream that is open now."""
+
+    started: bool = False
+    voucher: Voucher | None = None
+    paused: bool = False
+    stopped: bool = False
+
+
+def things_to_tell(job: Job, told: Told) -> tuple[tuple[FromEngine, ...], Told]:
+    """What to send to the peer now, in order, and what it knows after that."""
+    messages: list[FromEngine] = []
+    escrow = job.escrow
+    if escrow is not None and escrow.signature is not None and not told.started:
+        messages.append(StartJob(escrow.address, escrow.deadline, escrow.signature))
+        told = replace(told, started=True)
+    if escrow is not None and escrow.voucher is not None and escrow.voucher.supersedes(told.voucher):
+        messages.append(_given(escrow.voucher))
+        told = replace(told, voucher=escrow.voucher)
+    if job.cancelling and not told.stopped:
+        messages.append(StopJob())
+        told = replace(told, stopped=True)
+    if job.paused != told.paused:
+        messages.append(PauseJob() if job.paused else ResumeJob())
+        told = replace(told, paused=job.paused)
+    return tuple(messages), told
+
+
+def _given(voucher: Voucher) -> GiveVoucher:
+    return GiveVoucher(
+        voucher.escrow, voucher.segments_done, voucher.earned, voucher.final, voucher.signature
+    )
+
+
+def out_of_order(job: Job, segments_done: int) -> str | None:
+    """Why what the peer announced cannot come next; ``segments_done`` is what it would prove, or None."""
+    if job.escrow is None:
+        return "no escrow of the current lease"
+    allowed = job.escrow.segments_done + 1
+    if segments_done == allowed:
+        return None
+    return f"announced segment {segments_done} of {job.spec.segments}, allowed {allowed}"
+
+
+def _submit(job: Job) -> Iterator[Step]:
+    if not job.cancelling and (not job.accepted or job.revive):
+        yield Submit(job.updates)
+
+
+def _cancel(job: Job) -> Iterator[Step]:
+    if job.cancelling and not job.cancel_sent and not job.state.is_final:
+        yield SendCancel()
+
+
+def _take_lease(job: Job) -> Iterator[Step]:
+    wanted = job.state is JobState.AWAITING_FUNDS and not job.cancelling
+    if wanted and job.lease is not None and job.escrow is None:
+        yield TakeLease(job.lease)
+
+
+def _pay(job: Job) -> Iterator[Step]:
+    for escrow in job.escrows:
+        if escrow.signature is None and not escrow.dropped:
+            yield Pay(escrow.address)
+
+
+def _report_escrow(job: Job) -> Iterator[Step]:
+    for escrow in job.escrows:
+        if escrow.signature is not None and not escrow.reported and escrow.refused is None:
+            yield ReportEscrow(escrow.address)
+
+
+def _reclaim(job: Job) -> Iterator[Step]:
+    for escrow in job.escrows:
+        if owed_back(escrow):
+            yield Reclaim(escrow.address)
+
+
+def owed_back(escrow: Escrow) -> bool:
+    """The coordinator does not count this escrow, so its user asks the money back."""
+    return escrow.refused is not None and not escrow.reclaimed
+
+
+def _prove(job: Job) -> Iterator[Step]:
+    if job.complaint is not None:
+        return
+    if job.announced is not None:
+        yield ProveSegment(job.announced)
+    elif job.announced_result is not None:
+        yield ProveResult(job.announced_result)
+
+
+def _deliver(job: Job) -> Iterator[Step]:
+    for escrow in job.escrows:
+        if escrow.voucher is not None and not escrow.delivered:
+            yield DeliverVoucher(escrow.address, escrow.voucher)
+
+
+def _complain(job: Job) -> Iterator[Step]:
+    if job.complaint is not None and job.lease is not None and job.state in WITH_PEER:
+        yield SendComplaint(lease_ref(job.lease), job.complaint[0])
+
+
+_RULES = (_submit, _cancel, _take_lease, _pay, _report_escrow, _reclaim, _prove, _deliver, _complain)

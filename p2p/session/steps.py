@@ -1,0 +1,330 @@
+"""Does one step of a job: asks, pays, fetches, checks, signs. What to do is ``plan``'s decision.
+
+Each step either ends in an event that is on disk, or may be done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import base58
+import structlog
+import trio
+
+from p2p.chain.errors import PaymentRefusedError
+from p2p.errors import P2PError, RemoteFailureError, SourceRefusedError, TransferError
+from p2p.files import FileStore, fetch
+from p2p.identifiers import PeerId
+from p2p.jobs import FileRef, JobState
+from p2p.network import Network
+from p2p.pricing import format_tokens
+from p2p.protocols import Done
+from p2p.protocols.coordinator import (
+    CancelJob,
+    ChainInfo,
+    DeliverVoucher,
+    EscrowCreated,
+    Lease,
+    ReportPeer,
+    SubmitJob,
+    Submitted,
+)
+from p2p.session import job as events
+from p2p.session import plan
+from p2p.session.checks import Checks, ExpectedModel
+from p2p.session.coordinator_link import CoordinatorLink
+from p2p.session.errors import JobRefusedError, ModelRefusedError
+from p2p.session.job import Checkpoint, Escrow, Job
+from p2p.session.lease import check_lease, earned_by
+from p2p.session.live import LiveJob
+from p2p.session.news import News, NewsKind
+from p2p.session.store import JobStore
+from p2p.session.treasury import Treasury, creation, refund, refund_request
+from p2p.vouchers import Voucher, voucher_bytes
+
+log = structlog.get_logger(__name__)
+
+FUNDING_MARGIN_S = 5.0
+"""An escrow is not paid when the coordinator would hardly see it before it gives the lease away."""
+REVIVE_PAUSE_S = 1.0
+"""Before a job that waits for its user is submitted again, so that the two never race."""
+NOT_COUNTED = frozenset({"conflict", "refused", "invalid", "not_found", "unauthorized"})
+"""Codes by which a coordinator says that it will not count an escrow or a voucher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one session; times in seconds, sizes in bytes."""
+
+    peer_patience_s: float = 30.0
+    """How long a peer may be out of reach before the coordinator is told."""
+    max_model_bytes: int = 4 << 30
+    chunk_timeout_s: float = 30.0
+    poll_ms: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What every job of one Engine shares."""
+
+    network: Network
+    coordinator: CoordinatorLink
+    treasury: Treasury
+    files: FileStore
+    checks: Checks
+    store: JobStore
+    now: Callable[[], float]
+    chain: ChainInfo
+    limits: Limits = Limits()
+
+
+class Steps:
+    """The steps of one job."""
+
+    def __init__(self, engine: Engine, live: LiveJob) -> None:
+        self._engine = engine
+        self._live = live
+
+    @property
+    def _job(self) -> Job:
+        return self._live.job
+
+    async def perform(self, step: plan.Step) -> None:
+        """Raises SessionError where the job cannot go on, and what passes (see ``until_done``)."""
+        match step:
+            case plan.Submit():
+                await self._submit()
+            case plan.SendCancel():
+                await self._cancel()
+            case plan.TakeLease(lease):
+                await self._take_lease(lease)
+            case plan.Pay(address):
+                await self._pay(self._escrow(address))
+            case plan.ReportEscrow(address):
+                await self._report_escrow(self._escrow(address))
+            case plan.Reclaim(address):
+                await self._reclaim(self._escrow(address))
+            case plan.ProveSegment(checkpoint):
+                await self._prove_segment(checkpoint)
+            case plan.ProveResult(result):
+                await self._prove_result(result)
+            case plan.DeliverVoucher(address, voucher):
+                await self._deliver(address, voucher)
+            case plan.SendComplaint():
+                await self._complain()
+
+    def _escrow(self, address: str) -> Escrow:
+        return next(escrow for escrow in self._job.escrows if escrow.address == address)
+
+    # -- the coordinator -----------------------------------------------------------------------
+
+    async def _submit(self) -> None:
+        if self._job.revive:
+            await trio.sleep(REVIVE_PAUSE_S)
+        graph = await self._engine.store.graph(self._job.job_id)
+        try:
+            await self._engine.coordinator.ask(SubmitJob(self._job.spec), Submitted, graph)
+        except RemoteFailureError as error:
+            if error.code in ("busy", "internal"):
+                raise
+            raise JobRefusedError(f"the coordinator refuses the job: {error.message}") from error
+        await self._live.apply(events.JobAccepted())
+
+    async def _cancel(self) -> None:
+        if self._job.accepted:
+            try:
+                await self._engine.coordinator.ask(CancelJob(self._job.job_id), Done)
+            except RemoteFailureError as error:
+                if error.code not in ("not_found", "conflict"):
+                    raise
+                await self._live.tell(News(NewsKind.NOTE, f"not cancelled: {error.message}"))
+        await self._live.apply(events.CancelSent())
+
+    async def _complain(self) -> None:
+        job = self._job
+        if job.complaint is None or job.lease is None:
+            return
+        lease, (code, text) = events.lease_ref(job.lease), job.complaint
+        try:
+            await self._engine.coordinator.ask(ReportPeer(job.job_id, lease, code, text), Done)
+        except RemoteFailureError as error:
+            if error.code not in NOT_COUNTED:
+                raise
+            log.info("report of the peer refused", job_id=job.job_id, reason=str(error))
+        await self._live.apply(events.PeerReported(lease))
+
+    async def _deliver(self, address: str, voucher: Voucher) -> None:
+        call = DeliverVoucher(
+            job_id=self._job.job_id,
+            escrow=address,
+            segments_done=voucher.segments_done,
+            earned=voucher.earned,
+            final=voucher.final,
+            signature=voucher.signature,
+        )
+        try:
+            await self._engine.coordinator.ask(call, Done)
+        except RemoteFailureError as error:
+            if error.code not in NOT_COUNTED:
+                raise
+            # The peer has it too and can present it itself.
+            await self._live.tell(News(NewsKind.NOTE, f"the coordinator refuses a voucher: {error.message}"))
+        await self._live.apply(events.VoucherDelivered(address, voucher))
+
+    # -- money ---------------------------------------------------------------------------------
+
+    async def _take_lease(self, lease: Lease) -> None:
+        escrow = check_lease(self._job, lease, self._engine.chain, self._engine.now())
+        balance = await self._engine.treasury.balance()
+        if balance.tokens < escrow.amount:
+            raise JobRefusedError(
+                f"wallet {self._engine.treasury.address} holds {format_tokens(balance.tokens)}, "
+                f"the escrow needs {format_tokens(escrow.amount)}"
+            )
+        await self._live.apply(events.LeaseTaken(escrow))
+
+    async def _pay(self, escrow: Escrow) -> None:
+        if not escrow.sent:
+            reason = self._too_late(escrow)
+            if reason is not None:
+                await self._live.apply(events.PaymentDropped(escrow.address, reason))
+                return
+            await self._live.apply(events.PaymentStarted(escrow.address))
+        try:
+            signature = await self._engine.treasury.pay(*creation(escrow, self._job.job_id))
+        except PaymentRefusedError as error:
+            await self._live.apply(events.PaymentDropped(escrow.address, str(error)))
+            raise JobRefusedError(f"the escrow cannot be created: {error}") from error
+        await self._live.apply(events.EscrowPaid(escrow.address, signature))
+
+    def _too_late(self, escrow: Escrow) -> str | None:
+        job = self._job
+        if job.lease is None or job.escrow is None or job.escrow.address != escrow.address:
+            return "its lease is over"
+        if job.state is not JobState.AWAITING_FUNDS:
+            return f"the job is {job.state.value}"
+        left_s = job.lease.fund_before - self._engine.now()
+        if left_s < FUNDING_MARGIN_S:
+            return f"{left_s:.0f} s are left to fund it, {FUNDING_MARGIN_S:.0f} s are needed"
+        return "the job is cancelled" if job.cancelling else None
+
+    async def _report_escrow(self, escrow: Escrow) -> None:
+        assert escrow.signature is not None
+        call = EscrowCreated(
+            self._job.job_id, escrow.lease, escrow.address, escrow.deadline, escrow.signature
+        )
+        try:
+            await self._engine.coordinator.ask(call, Done)
+        except RemoteFailureError as error:
+            if error.code not in NOT_COUNTED:
+                raise
+            await self._live.apply(events.EscrowRefused(escrow.address, error.message))
+        else:
+            await self._live.apply(events.EscrowReported(escrow.address))
+
+    async def _reclaim(self, escrow: Escrow) -> None:
+        try:
+            await self._engine.treasury.pay(*refund_request(escrow))
+            signature = await self._engine.treasury.pay(*refund(escrow))
+        except PaymentRefusedError as error:
+            # Settled or refunded by somebody else: nothing is left in it.
+            log.info("nothing to ask back", escrow=escrow.address, reason=str(error))
+            signature = ""
+        await self._live.apply(events.EscrowReclaimed(escrow.address, signature))
+
+    # -- proof ---------------------------------------------------------------------------------
+
+    async def _prove_segment(self, checkpoint: Checkpoint) -> None:
+        done = checkpoint.segment + 1
+        escrow = await self._fetch_checked(checkpoint.file, done, "corrupt_checkpoint")
+        if escrow is None:
+            return
+        self._engine.files.pin(checkpoint.file.blake3, self._job.job_id)
+        voucher = self._sign(escrow, done)
+        await self._live.apply(events.SegmentProven(escrow.address, checkpoint, voucher))
+        self._release_old(done)
+
+    async def _prove_result(self, result: FileRef) -> None:
+        escrow = await self._fetch_checked(result, self._job.spec.segments, "corrupt_result")
+        if escrow is None:
+            return
+        self._engine.files.pin(result.blake3, self._job.job_id)
+        voucher = self._sign(escrow, self._job.spec.segments)
+        await self._live.apply(events.ResultProven(escrow.address, result, voucher))
+
+    async def _fetch_checked(self, file: FileRef, done: int, code: str) -> Escrow | None:
+        """The escrow that owes for it; None when the peer was caught and will be reported."""
+        job = self._job
+        escrow = job.escrow
+        if escrow is None:
+            return None
+        fault = plan.out_of_order(job, done)
+        if fault is None and escrow.signature is None:
+            fault = "work before the escrow was paid"
+        if fault is not None:
+            await self._live.apply(events.PeerAccused(escrow.lease, "protocol", fault))
+            return None
+        try:
+            path = await self._fetch(file, escrow)
+            await trio.to_thread.run_sync(self._engine.checks.check_model, path, self._expected(job, done))
+        except SourceRefusedError as error:
+            await self._live.apply(events.PeerAccused(escrow.lease, "protocol", str(error)[:4000]))
+            return None
+        except (TransferError, ModelRefusedError) as error:
+            self._engine.files.remove(file.blake3)
+            await self._live.apply(events.PeerAccused(escrow.lease, code, str(error)[:4000]))
+            return None
+        current = self._job.escrow
+        if current is None or current.address != escrow.address:
+            return None  # the lease ended while the file travelled
+        return current
+
+    async def _fetch(self, file: FileRef, escrow: Escrow) -> Path:
+        def progress(done: int, total: int) -> None:
+            self._live.mention(News(NewsKind.TRANSFER, "fetching the model", done=done, total=total))
+
+        return await fetch(
+            self._engine.network,
+            PeerId(escrow.peer_id),
+            file,
+            self._engine.files,
+            addresses=escrow.addresses,
+            progress=progress,
+            max_bytes=self._engine.limits.max_model_bytes,
+            timeout_s=self._engine.limits.chunk_timeout_s,
+        )
+
+    def _expected(self, job: Job, done: int) -> ExpectedModel:
+        return ExpectedModel(
+            graph_hash=job.spec.graph_hash,
+            samples=job.spec.data.samples,
+            sample_shape=job.spec.data.sample_shape,
+            segments_done=done,
+            segments=job.spec.segments,
+        )
+
+    def _sign(self, escrow: Escrow, done: int) -> Voucher:
+        earned = earned_by(escrow, done, self._job.spec.segments)
+        final = done == self._job.spec.segments
+        address, node = base58.b58decode(escrow.address), base58.b58decode(escrow.node)
+        signature = self._engine.treasury.sign(voucher_bytes(address, node, earned, final))
+        return Voucher(escrow.address, earned, final, signature, segments_done=done)
+
+    def _release_old(self, done: int) -> None:
+        """Two checkpoints are kept: a retry may start before a voucher that the coordinator never got."""
+        for checkpoint in self._job.checkpoints:
+            if checkpoint.segment < done - 2:
+                self._engine.files.unpin(checkpoint.file.blake3, self._job.job_id)
+
+
+async def reclaim_all(engine: Engine, lives: list[LiveJob]) -> None:
+    """Asks back whatever earlier sessions left in escrows that nobody counts."""
+    for live in lives:
+        for escrow in live.job.escrows:
+            if plan.owed_back(escrow):
+                try:
+                    await Steps(engine, live).perform(plan.Reclaim(escrow.address))
+                except P2PError as error:
+                    log.info("not refunded yet", escrow=escrow.address, reason=str(error))

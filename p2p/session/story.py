@@ -1,0 +1,88 @@
+"""What each event of a job reads like. Pure."""
+
+from __future__ import annotations
+
+from p2p.jobs import JobMetrics, JobState
+from p2p.pricing import format_tokens
+from p2p.protocols.coordinator import JobUpdate
+from p2p.session import job as events
+from p2p.session.job import Event, Job
+from p2p.session.news import News, NewsKind
+from p2p.vouchers import Voucher
+
+
+def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
+    """Not yet numbered or dated; nothing for an event that changed nothing."""
+    if before == after:
+        return ()
+    match event:
+        case events.JobUpdated(update):
+            return _about_update(update, before)
+        case events.SegmentAnnounced(_, _, checkpoint, metrics):
+            text = f"segment {checkpoint.segment + 1} of {after.spec.segments} trained{_measured(metrics)}"
+            return (News(NewsKind.CHECKPOINT, text, metrics=metrics),)
+        case events.ResultAnnounced(_, _, result, metrics):
+            text = f"trained; the model has {result.size} bytes{_measured(metrics)}"
+            return (News(NewsKind.RESULT, text, metrics=metrics),)
+        case events.PeerSaid(_, _, text):
+            return (News(NewsKind.STAGE, text),)
+        case events.ResultProven(_, result, voucher):
+            text = f"model {result.blake3[:16]} fetched and checked; final voucher over {_tokens(voucher)}"
+            return (News(NewsKind.RESULT, text, result=result),)
+        case events.SegmentProven(_, checkpoint, voucher):
+            text = f"checkpoint of segment {checkpoint.segment + 1} fetched and checked; voucher over "
+            return (News(NewsKind.CHECKPOINT, text + _tokens(voucher)),)
+        case events.PeerAccused(_, code, text):
+            return (News(NewsKind.NOTE, f"reporting the peer to the coordinator: {code}: {text}"),)
+        case events.CancelAsked():
+            return (News(NewsKind.NOTE, "cancelling"),)
+        case events.PauseChanged(paused):
+            return (News(NewsKind.NOTE, "pausing" if paused else "resuming"),)
+        case _:
+            return _about_money(event, after)
+
+
+def _about_update(update: JobUpdate, before: Job) -> tuple[News, ...]:
+    if update.metrics is not None and update.state is before.state and not update.text:
+        return ()  # the peer tells its own progress
+    if update.state is JobState.AWAITING_FUNDS and update.lease is not None:
+        text = f"{update.text} ({format_tokens(update.lease.amount)})"
+    else:
+        text = update.text
+    return (
+        News(
+            NewsKind.STATE,
+            text,
+            state=update.state,
+            metrics=update.metrics,
+            result=update.result,
+            signature=update.signature,
+        ),
+    )
+
+
+def _about_money(event: Event, after: Job) -> tuple[News, ...]:
+    match event:
+        case events.LeaseTaken(escrow):
+            text = f"price checked; locking {format_tokens(escrow.amount)} in escrow {escrow.address}"
+        case events.PaymentDropped(_, reason):
+            text = f"not paid: {reason}"
+        case events.EscrowPaid(address, signature):
+            return (News(NewsKind.MONEY, f"escrow {address} is on the chain", signature=signature),)
+        case events.EscrowRefused(address, reason):
+            text = f"the coordinator does not count escrow {address} ({reason}); asking the money back"
+        case events.EscrowReclaimed(address, signature):
+            return (News(NewsKind.MONEY, f"escrow {address} is refunded", signature=signature),)
+        case _:
+            return ()
+    return (News(NewsKind.MONEY, text),)
+
+
+def _tokens(voucher: Voucher) -> str:
+    return format_tokens(voucher.earned)
+
+
+def _measured(metrics: JobMetrics) -> str:
+    accuracy = metrics.test_accuracy if metrics.test_accuracy is not None else metrics.validation_accuracy
+    found = "" if accuracy is None else f", accuracy {accuracy:.3f}"
+    return f": loss {metrics.loss:.4f}{found}"
