@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -25,7 +26,7 @@ from p2p.chain.errors import (
     PaymentRefusedError,
 )
 from p2p.chain.escrow_codec import PROGRAM_ERRORS
-from p2p.chain.journal import Journal, open_journal
+from p2p.chain.journal import open_journal
 from p2p.chain.outbox import (
     Concluded,
     CreateEscrow,
@@ -87,6 +88,11 @@ class Payment:
     state: PaymentState
 
 
+class AppendOnly(Protocol):
+    async def append(self, record: bytes) -> None:
+        """Returns once the record survives a crash."""
+
+
 class Payer:
     """Use ``open_payer``."""
 
@@ -94,7 +100,7 @@ class Payer:
         self,
         chain: ChainClient,
         wallet: Wallet,
-        journal: Journal,
+        journal: AppendOnly,
         records: dict[str, PaymentRecord],
         nursery: trio.Nursery,
         options: PayerOptions,
@@ -303,8 +309,24 @@ async def open_payer(
     db_path: Path, chain: ChainClient, wallet: Wallet, options: PayerOptions | None = None
 ) -> AsyncIterator[Payer]:
     """Opens the outbox file (one program at a time) and goes on with what it left unfinished."""
-    async with open_journal(db_path, _compact) as (journal, kept), trio.open_nursery() as nursery:
-        payer = Payer(chain, wallet, journal, _replay(kept), nursery, options or PayerOptions())
+    async with (
+        open_journal(db_path, _compact) as (journal, entries),
+        run_payer(journal, entries, chain, wallet, options) as payer,
+    ):
+        yield payer
+
+
+@asynccontextmanager
+async def run_payer(
+    journal: AppendOnly,
+    entries: Iterable[bytes],
+    chain: ChainClient,
+    wallet: Wallet,
+    options: PayerOptions | None = None,
+) -> AsyncIterator[Payer]:
+    """The same over a journal that is open already and the entries that it holds."""
+    async with trio.open_nursery() as nursery:
+        payer = Payer(chain, wallet, journal, _replay(entries), nursery, options or PayerOptions())
         await payer.resume()
         yield payer
         nursery.cancel_scope.cancel()
