@@ -1,0 +1,72 @@
+"""Which offers and graphs this peer takes, and its own price for them. Pure but for parsing the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backend.estimate import estimate
+from backend.validate import Severity, diagnose
+from blake3 import blake3
+
+from backend.errors import BackendError
+from backend.graph import Graph
+from backend.serialize import load_graph
+from p2p.jobs import FileRef
+from p2p.pricing import estimated_duration_ms, price_of
+from p2p.protocols.coordinator import OfferJob
+from peer.errors import JobError, OfferRefusedError
+
+MAX_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """This peer's own price and time for the segments that are left."""
+
+    quote: int
+    duration_s: int
+
+
+def check_offer(offer: OfferJob, device_count: int, max_data_bytes: int) -> None:
+    """What can be said before the graph is here. Raises OfferRefusedError."""
+    if not 0 <= offer.device < device_count:
+        raise OfferRefusedError(f"device {offer.device}, offered 0 to {device_count - 1}")
+    size = offer.job.data.file.size
+    if size > max_data_bytes:
+        raise OfferRefusedError(f"dataset of {size} bytes, limit {max_data_bytes}")
+    if not 0 <= offer.first_segment < offer.job.segments:
+        raise OfferRefusedError(f"first segment {offer.first_segment} of {offer.job.segments}")
+
+
+def check_checkpoint(offer: OfferJob, checkpoint: FileRef | None) -> None:
+    """Raises JobError."""
+    if (checkpoint is not None) != (offer.first_segment > 0):
+        found = "none" if checkpoint is None else "one"
+        text = f"checkpoint: found {found} for first segment {offer.first_segment}"
+        raise JobError("checkpoint", text, retryable=False)
+
+
+def judge_graph(graph: bytes, offer: OfferJob, flops_per_s: int, price_per_hour: int) -> Verdict:
+    """Raises JobError for a graph that is not the one submitted, or that has errors."""
+    found = blake3(graph).hexdigest()
+    if found != offer.job.graph_hash:
+        text = f"graph hash: found {found}, allowed {offer.job.graph_hash}"
+        raise JobError("graph", text, retryable=False)
+    try:
+        parsed = load_graph(graph)
+        _check_graph(parsed)
+        data = offer.job.data
+        flops = estimate(parsed, data.samples, data.sample_shape).training_flops
+    except BackendError as error:
+        raise JobError("graph", str(error), retryable=False) from error
+    duration_ms = estimated_duration_ms(flops, flops_per_s)
+    whole = price_of(duration_ms, price_per_hour)
+    segments, remaining = offer.job.segments, offer.job.segments - offer.first_segment
+    return Verdict(-(-whole * remaining // segments), -(-duration_ms * remaining // (segments * 1000)))
+
+
+def _check_graph(graph: Graph) -> None:
+    errors = [item for item in diagnose(graph) if item.severity is Severity.ERROR]
+    if errors:
+        shown = "; ".join(f"{item.node_id}: {item.text}" for item in errors[:MAX_SHOWN])
+        raise JobError("graph", f"{len(errors)} errors in the graph: {shown}", retryable=False)

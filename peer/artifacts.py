@@ -1,0 +1,107 @@
+"""The files that this peer holds for jobs: who may fetch which, and when a result may go.
+
+Files are content-addressed and live in the file store. A job's Engine alone may fetch its
+checkpoints and result; nobody learns whether any other file is here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from p2p.files import FileStore
+from p2p.identifiers import PeerId
+from p2p.jobs import FileRef
+from peer.job import Job
+from peer.store import Store
+
+log = structlog.get_logger(__name__)
+
+KEEP_FETCHED_S = 3600.0
+"""A result stays at least this long after its Engine has proved that it has it."""
+KEEP_UNFETCHED_S = 7 * 24 * 3600.0
+
+
+class Artifacts:
+    """Use after ``load``: what a killed predecessor held is held again."""
+
+    def __init__(self, files: FileStore, store: Store) -> None:
+        self.files = files
+        self._store = store
+        self._allowed: dict[str, set[PeerId]] = {}
+        """Manifest hash to those who may fetch it."""
+        self._checkpoints: dict[str, list[FileRef]] = {}
+        self._results: dict[str, set[str]] = {}
+        """Model to the jobs that made it."""
+
+    async def load(self) -> None:
+        for result in await self._store.results():
+            if self.files.path(result.file.blake3) is None:
+                log.warning("result is missing on disk", blake3=result.file.blake3)
+                await self._store.forget_result(result.file.blake3)
+                continue
+            self._results.setdefault(result.file.blake3, set()).add(result.job_id)
+            self._hold(result.file, result.engine_id)
+
+    def may_fetch(self, caller: PeerId, manifest: str) -> bool:
+        return caller in self._allowed.get(manifest, ())
+
+    def is_result_of(self, model: str, job_id: str) -> bool:
+        return job_id in self._results.get(model, ())
+
+    def has_result(self, model: str) -> bool:
+        return model in self._results
+
+    async def add_checkpoint(self, job: Job, path: Path) -> FileRef:
+        """Keeps a copy of the worker's file, for the job's Engine."""
+        file = await self.files.add(path)
+        self._checkpoints.setdefault(job.lease.lease_id, []).append(file)
+        self._hold(file, job.engine_id)
+        return file
+
+    async def add_result(self, job: Job, path: Path, now: float) -> FileRef:
+        """Keeps a copy of the trained model, durably noted, for the job's Engine."""
+        file = await self.files.add(path)
+        self.files.pin(file.blake3, job.job_id)
+        self._hold(file, job.engine_id)
+        await self._store.save_result(job, file, now)
+        self._results.setdefault(file.blake3, set()).add(job.job_id)
+        return file
+
+    def drop_checkpoints(self, job: Job, keep: int = 0) -> None:
+        """Lets go of all but the newest ``keep``: the Engine has proved that it holds the others."""
+        held = self._checkpoints.pop(job.lease.lease_id, [])
+        dropped, kept = held[: len(held) - keep], held[len(held) - keep :]
+        if kept:
+            self._checkpoints[job.lease.lease_id] = kept
+        still_held = {file.blake3 for files in self._checkpoints.values() for file in files}
+        for file in dropped:
+            if file.blake3 not in self._results and file.blake3 not in still_held:
+                self._let_go(file)
+
+    async def mark_fetched(self, job: Job, now: float) -> None:
+        await self._store.mark_fetched(job.job_id, now)
+
+    async def drop_old_results(self, now: float) -> None:
+        """Those fetched an hour ago, and those that nobody came for in a week."""
+        results = await self._store.results()
+        kept = {
+            result.file.blake3 for result in results if not _is_over(result.made_at, result.fetched_at, now)
+        }
+        for result in results:
+            if result.file.blake3 not in kept and self._results.pop(result.file.blake3, None) is not None:
+                log.info("result dropped", job_id=result.job_id, blake3=result.file.blake3)
+                self._let_go(result.file)
+                await self._store.forget_result(result.file.blake3)
+
+    def _hold(self, file: FileRef, engine_id: PeerId) -> None:
+        self._allowed.setdefault(file.manifest, set()).add(engine_id)
+
+    def _let_go(self, file: FileRef) -> None:
+        self._allowed.pop(file.manifest, None)
+        self.files.remove(file.blake3)
+
+
+def _is_over(made_at: float, fetched_at: float | None, now: float) -> bool:
+    return now > made_at + KEEP_UNFETCHED_S if fetched_at is None else now > fetched_at + KEEP_FETCHED_S

@@ -1,0 +1,158 @@
+"""``cyxpeer``: starts a peer, or asks one that runs. Imports nothing heavy before it must."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+DATA_DIR = "~/.cyxwiz/peer"
+
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DATA_DIR,
+    show_default=True,
+    envvar="CYXPEER_DATA_DIR",
+    help="Where keys, jobs and files are; one program at a time.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CYXPEER"})
+@click.version_option(package_name="cyxwiz", prog_name="cyxpeer")
+def cli() -> None:
+    """Offers this machine's devices for training, for a price, and serves what it trained."""
+
+
+def _use_config_file(context: click.Context, _: click.Parameter, value: Path) -> Path:
+    """Lines of DATA_DIR/config.toml, such as ``price = "0.5"``, stand in for flags that are not given."""
+    from peer.config import CONFIG_NAME, read_config_file
+
+    value = value.expanduser()
+    file = read_config_file(value / CONFIG_NAME)
+    context.default_map = {name.replace("-", "_"): setting for name, setting in file.items()}
+    return value
+
+
+@cli.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DATA_DIR,
+    show_default=True,
+    is_eager=True,
+    callback=_use_config_file,
+    help="Where keys, jobs and files are; one program at a time.",
+)
+@click.option("--coordinator", required=True, envvar="CYXWIZ_COORDINATOR", help="Its address, with /p2p/ID.")
+@click.option("--price", required=True, help="CYXWIZ per device-hour, such as 0.5.")
+@click.option("--gpus", default="all", show_default=True, help="all, none, or numbers such as 0,2.")
+@click.option("--payout", default="", help="Solana wallet that is paid. [default: the peer's own]")
+@click.option("--listen", multiple=True, help="Multiaddress to listen at. [default: /ip4/0.0.0.0/tcp/0]")
+@click.option("--prewarmed", default=1, show_default=True, help="Workers kept ready for the next job.")
+@click.option("--sandbox", default="auto", show_default=True, help="auto, landlock, bwrap or none.")
+@click.option(
+    "--engine-patience", default=900.0, show_default=True, help="Seconds to wait for a silent Engine."
+)
+@click.option(
+    "--settle-grace", default=20.0, show_default=True, help="Seconds the coordinator has to settle."
+)
+@click.option("--log-level", default="info", show_default=True)
+@click.option("--log-json", is_flag=True, help="One JSON object a line.")
+def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
+    """Runs a peer until interrupted."""
+    from p2p.logs import configure_logging
+    from peer.config import DEFAULT_LISTEN, Config, check_config, parse_price
+    from peer.daemon import run
+
+    configure_logging(log_level, log_json)
+    config = Config(
+        data_dir=data_dir,
+        coordinator=flags["coordinator"],
+        price_per_hour=parse_price(str(flags["price"])),
+        gpus=flags["gpus"],
+        payout=flags["payout"],
+        listen=tuple(flags["listen"]) or DEFAULT_LISTEN,
+        prewarmed=flags["prewarmed"],
+        sandbox=flags["sandbox"],
+        engine_patience_s=flags["engine_patience"],
+        settle_grace_s=flags["settle_grace"],
+    )
+    run(check_config(config))
+
+
+@cli.command()
+@_data_dir
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(data_dir: Path, as_json: bool) -> None:
+    """What the peer that runs on the data directory is doing."""
+    from p2p.control import call_control_blocking
+    from peer.config import CONTROL_NAME
+
+    answer = call_control_blocking(data_dir.expanduser() / CONTROL_NAME, "status", {}, timeout_s=15.0)
+    click.echo(_as_json(answer) if as_json else _as_text(answer))
+
+
+def _as_json(answer: Any) -> str:
+    import json
+
+    return json.dumps(answer, indent=2)
+
+
+def _as_text(answer: dict[str, Any]) -> str:
+    from p2p.identifiers import UNITS_PER_TOKEN
+
+    lines = [
+        f"peer         {answer['peer_id']}",
+        f"coordinator  {'connected' if answer['registered'] else 'not connected'}",
+        f"wallet       {answer['node_wallet']}, paid to {answer['payout_wallet']}",
+        f"price        {answer['price_per_hour'] / UNITS_PER_TOKEN:g} CYXWIZ per device-hour",
+        *(f"listens at   {address}" for address in answer["addresses"]),
+        *(f"device {number}     {device['name']}" for number, device in enumerate(answer["devices"])),
+        *(f"model        {model}" for model in answer["models"]),
+        *(
+            f"job {job['job_id'][:12]}  {job['phase']}, {job['done']} of {job['segments']} segments, "
+            f"{job['earned'] / UNITS_PER_TOKEN:g} CYXWIZ vouchered"
+            for job in answer["jobs"]
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Console entry: an error is one clear line and an exit code, never a traceback."""
+    code = _guarded(lambda: cli(standalone_mode=False))
+    sys.exit(code)
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    try:
+        result = command()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except Exception as error:
+        known = _known_error(error)
+        if known is None:
+            raise
+        click.echo(f"cyxpeer: {known}", err=True)
+        return 1
+
+
+def _known_error(error: BaseException) -> str | None:
+    """The text of an error that a user can understand, also from inside a group."""
+    from backend.errors import BackendError
+    from p2p.errors import P2PError
+    from peer.errors import PeerError
+
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, PeerError | P2PError | BackendError | OSError):
+        return str(error)
+    return None

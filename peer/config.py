@@ -1,0 +1,78 @@
+"""What a peer is told at its start: flags over environment over a TOML file, checked once."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from p2p.identifiers import UNITS_PER_TOKEN, PeerId
+from peer.errors import ConfigError
+
+DEFAULT_DATA_DIR = "~/.cyxwiz/peer"
+DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0",)
+CONFIG_NAME = "config.toml"
+CONTROL_NAME = "control.sock"
+MAX_PREWARMED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """``price_per_hour`` in units per device-hour; an empty ``payout`` means the peer's own wallet."""
+
+    data_dir: Path
+    coordinator: str
+    price_per_hour: int
+    gpus: str = "all"
+    payout: str = ""
+    listen: tuple[str, ...] = DEFAULT_LISTEN
+    prewarmed: int = 1
+    sandbox: str = "auto"
+    engine_patience_s: float = 900.0
+    settle_grace_s: float = 20.0
+    worker_memory_bytes: int = 0
+    """0: the machine's memory, shared out over the devices."""
+    storage_bytes: int = 64 << 30
+
+    @property
+    def coordinator_id(self) -> PeerId:
+        return PeerId(self.coordinator.rpartition("/p2p/")[2])
+
+
+def check_config(config: Config) -> Config:
+    """Raises ConfigError."""
+    address, separator, peer_id = config.coordinator.rpartition("/p2p/")
+    if not (separator and address.startswith("/") and peer_id):
+        raise ConfigError(
+            f"coordinator {config.coordinator!r}, expected an address such as /ip4/127.0.0.1/tcp/4001/p2p/ID"
+        )
+    if config.price_per_hour < 0:
+        raise ConfigError(f"price of {config.price_per_hour} units per hour, must not be negative")
+    if not 0 <= config.prewarmed <= MAX_PREWARMED:
+        raise ConfigError(f"{config.prewarmed} pre-warmed workers, allowed 0 to {MAX_PREWARMED}")
+    if config.payout and not 32 <= len(config.payout) <= 44:
+        raise ConfigError(f"payout wallet {config.payout!r}, expected a Solana address in base58")
+    return config
+
+
+def parse_price(text: str) -> int:
+    """Units from CYXWIZ per hour as a decimal. Raises ConfigError."""
+    try:
+        units = Decimal(text) * UNITS_PER_TOKEN
+    except InvalidOperation:
+        raise ConfigError(f"price {text!r}, expected CYXWIZ per hour such as 0.5") from None
+    if not units.is_finite() or units != units.to_integral_value() or not 0 <= units < 2**63:
+        raise ConfigError(f"price {text!r}, expected 0 or more CYXWIZ per hour with 9 decimals at most")
+    return int(units)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The flags that a TOML file sets, by their names; none where there is no file. Raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error

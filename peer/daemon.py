@@ -1,0 +1,292 @@
+"""The running peer: wires keys, host, workers, store and chain together and keeps them going.
+
+Holds no decisions about jobs. ``run`` is the only place that starts trio.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from backend.workers.supervisor import PoolConfig, open_pool
+from p2p.chain.wallet import Wallet
+from p2p.control import serve_control
+from p2p.datadir import DataDir
+from p2p.errors import RemoteFailureError
+from p2p.files import FileStore, serve_transfers
+from p2p.host import open_host
+from p2p.identity import Identity, load_or_create_identity
+from p2p.network import Network
+from p2p.protocols.coordinator import ChainInfo
+from p2p.protocols.job import PROTOCOL_ID as JOB_PROTOCOL
+from peer.artifacts import Artifacts
+from peer.config import CONTROL_NAME, Config
+from peer.deployments import Deployments, DeviceWorkers
+from peer.devices import Machine, OfferedDevice, select_devices
+from peer.errors import ConfigError
+from peer.inference import InferenceService
+from peer.link import CoordinatorLink
+from peer.measure import measured_speed
+from peer.money import Treasury
+from peer.nvml import look_at_machine
+from peer.plan import Patience
+from peer.registration import Offer, Registration
+from peer.services import Services, Terms
+from peer.store import Store, open_store
+from peer.streams import JobStreams
+from peer.table import JobTable, describe_job
+
+log = structlog.get_logger(__name__)
+
+HOUSEKEEPING_S = 60.0
+READY_WAIT_S = 5.0
+"""How long the ready file waits for the first registration; a peer is ready without coordinator too."""
+WORKER_MEMORY_SHARE = 0.75
+CHAIN_FACT = "chain"
+
+
+def run(config: Config) -> None:
+    """Until interrupted. Raises PeerError, P2PError, BackendError."""
+    with DataDir.open(config.data_dir, "cyxpeer") as data_dir:
+        identity = load_or_create_identity(data_dir.path / "identity.key")
+        wallet = _load_or_create_wallet(data_dir.path / "wallet.json")
+        trio.run(_serve_until_signal, config, data_dir, identity, wallet)
+
+
+async def _serve_until_signal(config: Config, data_dir: DataDir, identity: Identity, wallet: Wallet) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, config, data_dir, identity, wallet)
+            number = await anext(signals)
+            log.info("stopping", signal=signal.Signals(number).name)
+            nursery.cancel_scope.cancel()
+
+
+async def serve(config: Config, data_dir: DataDir, identity: Identity, wallet: Wallet) -> None:
+    """The peer on a real host."""
+    async with open_host(identity, config.listen) as network:
+        await serve_on(network, config, data_dir, wallet)
+
+
+async def serve_on(
+    network: Network,
+    config: Config,
+    data_dir: DataDir,
+    wallet: Wallet,
+    now: Callable[[], float] = time.time,
+) -> None:
+    """The peer on any network."""
+    machine = await trio.to_thread.run_sync(look_at_machine)
+    selection = select_devices(config.gpus, machine)
+    log.info("devices", offer=selection.text)
+    memory_bytes = config.worker_memory_bytes or worker_memory(machine, len(selection.devices))
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(data_dir.path / "peer.sqlite"))
+        workers = [
+            await _open_workers(stack, config, data_dir.path, device, number, memory_bytes)
+            for number, device in enumerate(selection.devices)
+        ]
+        devices = tuple(
+            replace(device, memory_bytes=min(device.memory_bytes, memory_bytes))
+            if device.torch_name == "cpu"
+            else device
+            for device in selection.devices
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        daemon = Daemon(network, config, data_dir, wallet, store, tuple(workers), nursery, now)
+        await daemon.run(devices, machine)
+
+
+class Daemon:
+    """The parts of one running peer."""
+
+    def __init__(
+        self,
+        network: Network,
+        config: Config,
+        data_dir: DataDir,
+        wallet: Wallet,
+        store: Store,
+        workers: tuple[DeviceWorkers, ...],
+        nursery: trio.Nursery,
+        now: Callable[[], float],
+    ) -> None:
+        self._network = network
+        self._config = config
+        self._data_dir = data_dir
+        self._store = store
+        self._workers = workers
+        self._nursery = nursery
+        self._now = now
+        self._wallet = wallet
+        self._version = importlib.metadata.version("cyxwiz")
+        address = config.coordinator
+        self._link = CoordinatorLink(network, config.coordinator_id, (address,), f"cyxpeer {self._version}")
+        self._treasury = Treasury(data_dir.path / "payments", wallet)
+        self._artifacts = Artifacts(FileStore(data_dir.path / "store", config.storage_bytes), store)
+
+    async def run(self, devices: tuple[OfferedDevice, ...], machine: Machine) -> None:
+        """Never returns on its own."""
+        speeds = [
+            await measured_speed(device, workers, self._store)
+            for device, workers in zip(devices, self._workers, strict=True)
+        ]
+        terms = self._terms(tuple(speeds))
+        services, table = await self._open_jobs(terms)
+        offer = Offer(devices, machine.ram_bytes, self._version)
+        registration = Registration(services, table, offer, self._use_chain)
+        self._nursery.start_soon(self._treasury.run)
+        self._nursery.start_soon(self._link.run, registration.run)
+        await self._nursery.start(
+            serve_control, self._data_dir.path / CONTROL_NAME, self._control(services, table, offer)
+        )
+        self._nursery.start_soon(self._keep_house)
+        for workers in self._workers:
+            if self._config.prewarmed:
+                await workers.pool.wait_warm()
+        await self._announce_ready(terms)
+
+    def _terms(self, speeds: tuple[int, ...]) -> Terms:
+        return Terms(
+            price_per_hour=self._config.price_per_hour,
+            node_wallet=self._wallet.address,
+            payout_wallet=self._config.payout or self._wallet.address,
+            flops_per_s=speeds,
+            max_data_bytes=self._config.storage_bytes // 2,
+            patience=Patience(engine_s=self._config.engine_patience_s),
+            settle_grace_s=self._config.settle_grace_s,
+        )
+
+    async def _open_jobs(self, terms: Terms) -> tuple[Services, JobTable]:
+        await self._artifacts.load()
+        deployments = Deployments(
+            self._workers, lambda: self._idlest(table), self._artifacts.files.path, self._nursery
+        )
+        services = Services(
+            self._network,
+            self._link,
+            self._treasury.money,
+            self._store,
+            self._artifacts,
+            self._workers,
+            deployments,
+            self._nursery,
+            self._now,
+            terms,
+        )
+        table = JobTable(services, self._nursery)
+        await self._remembered_chain()
+        await table.recover()
+        self._network.set_handler(JOB_PROTOCOL, JobStreams(services, table).handle)
+        serve_transfers(self._network, self._artifacts.files, self._artifacts.may_fetch)
+        InferenceService(
+            self._network, self._link.coordinator_id, self._artifacts, deployments, self._now
+        ).serve()
+        return services, table
+
+    def _idlest(self, table: JobTable) -> int:
+        return table.devices.least_utilized([0.0] * table.devices.count)
+
+    async def _remembered_chain(self) -> None:
+        """Payments left unfinished go on even while the coordinator is away."""
+        stored = await self._store.fact(CHAIN_FACT)
+        if stored is not None:
+            self._treasury.use(msgspec.msgpack.decode(stored, type=ChainInfo))
+
+    async def _use_chain(self, info: ChainInfo) -> None:
+        await self._store.remember(CHAIN_FACT, msgspec.msgpack.encode(info))
+        self._treasury.use(info)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await self._artifacts.drop_old_results(self._now())
+            await self._store.forget_retired()
+            await trio.sleep(HOUSEKEEPING_S)
+
+    async def _announce_ready(self, terms: Terms) -> None:
+        with trio.move_on_after(READY_WAIT_S):
+            await self._link.attempted.wait()
+        self._data_dir.write_ready(
+            {
+                "peer_id": self._network.peer_id,
+                "addresses": list(self._network.addresses()),
+                "node_wallet": terms.node_wallet,
+                "payout_wallet": terms.payout_wallet,
+                "registered": self._link.is_up,
+            }
+        )
+        log.info("peer ready", peer_id=self._network.peer_id, addresses=list(self._network.addresses()))
+
+    def _control(
+        self, services: Services, table: JobTable, offer: Offer
+    ) -> Callable[[str, dict[str, Any]], Any]:
+        async def answer(method: str, _: dict[str, Any]) -> dict[str, Any]:
+            if method != "status":
+                raise RemoteFailureError("invalid", f"method {method!r}, allowed is status")
+            return {
+                "peer_id": self._network.peer_id,
+                "addresses": list(self._network.addresses()),
+                "registered": self._link.is_up,
+                "coordinator": self._config.coordinator,
+                "node_wallet": services.terms.node_wallet,
+                "payout_wallet": services.terms.payout_wallet,
+                "price_per_hour": services.terms.price_per_hour,
+                "devices": [
+                    {
+                        "name": device.name,
+                        "kind": device.kind.value,
+                        "memory_bytes": device.memory_bytes,
+                        "flops_per_s": speed,
+                        "job": table.devices.holders.get(number),
+                    }
+                    for number, (device, speed) in enumerate(
+                        zip(offer.devices, services.terms.flops_per_s, strict=True)
+                    )
+                ],
+                "idle_workers": sum(workers.pool.idle for workers in self._workers),
+                "models": list(services.deployments.models),
+                "bytes_sent": self._artifacts.files.bytes_sent,
+                "bytes_received": self._artifacts.files.bytes_received,
+                "jobs": [describe_job(job) for job in table.jobs()],
+            }
+
+        return answer
+
+
+def worker_memory(machine: Machine, devices: int) -> int:
+    """What one worker may hold: the machine's memory but for a quarter, shared out."""
+    return int(machine.ram_bytes * WORKER_MEMORY_SHARE) // max(1, devices)
+
+
+async def _open_workers(
+    stack: AsyncExitStack,
+    config: Config,
+    directory: Path,
+    device: OfferedDevice,
+    number: int,
+    memory_bytes: int,
+) -> DeviceWorkers:
+    pool_config = PoolConfig(
+        directory=directory / "workers" / str(number),
+        prewarmed=config.prewarmed,
+        memory_bytes=memory_bytes,
+        sandbox=config.sandbox,
+        device=device.torch_name,
+    )
+    return DeviceWorkers(device.torch_name, await stack.enter_async_context(open_pool(pool_config)))
+
+
+def _load_or_create_wallet(path: Path) -> Wallet:
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory, expected a wallet file")
+    return Wallet.load(path) if path.exists() else Wallet.create(path)

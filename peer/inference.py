@@ -1,0 +1,164 @@
+"""/cyxwiz/infer/1 on the peer: checks who asks and for what, and passes tensors to a worker.
+
+Never logs a tensor. A caller may use the models of the job that its token names, and no others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import get_args
+
+import trio
+
+from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
+from backend.reports import ModelLoaded, TensorSpec
+from p2p.auth import SCOPE_INFER, verify_token
+from p2p.errors import RemoteFailureError, TokenRefusedError
+from p2p.identifiers import PeerId
+from p2p.network import Network
+from p2p.protocols import Done
+from p2p.protocols.inference import (
+    LIMITS,
+    PROTOCOL_ID,
+    REQUESTS,
+    RESPONSES,
+    Authorize,
+    DescribeModel,
+    Dtype,
+    InferenceAnswer,
+    InferenceCall,
+    ModelDescription,
+    Predict,
+    Prediction,
+    TensorInfo,
+)
+from p2p.router import serve_calls
+from peer.artifacts import Artifacts
+from peer.deployments import Deployments
+
+MAX_CALLERS = 1024
+MAX_JOBS_OF_CALLER = 64
+ITEM_BYTES = {
+    "float32": 4,
+    "float64": 8,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "uint8": 1,
+    "bool": 1,
+}
+_CODES = {"input": "invalid", "model": "invalid", "busy": "busy", "memory": "refused"}
+
+
+class InferenceService:
+    """Answers calls of authorised Engines."""
+
+    def __init__(
+        self,
+        network: Network,
+        coordinator_id: PeerId,
+        artifacts: Artifacts,
+        deployments: Deployments,
+        now: Callable[[], float],
+    ) -> None:
+        self._network = network
+        self._coordinator_id = coordinator_id
+        self._artifacts = artifacts
+        self._deployments = deployments
+        self._now = now
+        self._callers: OrderedDict[PeerId, dict[str, float]] = OrderedDict()
+        """Caller to the jobs it may use, each with the end of its token."""
+
+    def serve(self) -> None:
+        serve_calls(self._network, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, self.answer)
+
+    async def answer(
+        self, caller: PeerId, call: InferenceCall, body: bytes
+    ) -> InferenceAnswer | tuple[InferenceAnswer, bytes]:
+        try:
+            match call:
+                case Authorize(token):
+                    return self._authorize(caller, token)
+                case DescribeModel(model):
+                    self._check_allowed(caller, model)
+                    return await self._describe(model)
+                case Predict():
+                    self._check_allowed(caller, call.model)
+                    return await self._predict(call, body)
+        except WorkerFailedError as error:
+            raise RemoteFailureError(_CODES.get(error.code, "internal"), error.text) from error
+        except WorkerDiedError as error:
+            raise RemoteFailureError("internal", f"the worker ended: {error}") from error
+        except (WorkerError, trio.TooSlowError) as error:
+            raise RemoteFailureError("busy", f"no worker: {error}") from error
+
+    def _authorize(self, caller: PeerId, token: str) -> Done:
+        try:
+            claims = verify_token(
+                token,
+                coordinator_id=self._coordinator_id,
+                subject=caller,
+                audience=self._network.peer_id,
+                scope=SCOPE_INFER,
+                now=self._now(),
+            )
+        except TokenRefusedError as error:
+            raise RemoteFailureError("unauthorized", str(error)) from error
+        jobs = self._callers.setdefault(caller, {})
+        jobs[claims.job] = float(claims.exp)
+        self._callers.move_to_end(caller)
+        while len(jobs) > MAX_JOBS_OF_CALLER:
+            del jobs[min(jobs, key=lambda job_id: jobs[job_id])]
+        while len(self._callers) > MAX_CALLERS:
+            self._callers.popitem(last=False)
+        return Done()
+
+    def _check_allowed(self, caller: PeerId, model: str) -> None:
+        now = self._now()
+        jobs = [job_id for job_id, expires_at in self._callers.get(caller, {}).items() if expires_at > now]
+        if not jobs:
+            raise RemoteFailureError(
+                "unauthorized", "no valid token on this connection: send Authorize first"
+            )
+        if any(self._artifacts.is_result_of(model, job_id) for job_id in jobs):
+            return
+        if not self._artifacts.has_result(model):
+            raise RemoteFailureError("not_found", f"no model {model} here")
+        raise RemoteFailureError("unauthorized", f"the token is not for the job that made model {model}")
+
+    async def _describe(self, model: str) -> ModelDescription:
+        was_loaded = self._deployments.is_loaded(model)
+        loaded = await self._deployments.describe(model)
+        return ModelDescription(model, "cyxmodel", *_tensors(loaded), was_loaded)
+
+    async def _predict(self, call: Predict, body: bytes) -> tuple[Prediction, bytes]:
+        wanted = math.prod(call.shape) * ITEM_BYTES[call.dtype]
+        if len(body) != wanted:
+            raise RemoteFailureError(
+                "invalid", f"body of {len(body)} bytes, {call.dtype} of shape {call.shape} has {wanted}"
+            )
+        predicted, output = await self._deployments.predict(call.model, call.dtype, call.shape, body)
+        dtype = _dtype(predicted.dtype)
+        if len(output) > LIMITS.body_bytes:
+            raise RemoteFailureError(
+                "refused", f"output of {len(output)} bytes, limit {LIMITS.body_bytes}: send a smaller batch"
+            )
+        return Prediction(dtype, predicted.shape, predicted.duration_s), output
+
+
+def _tensors(loaded: ModelLoaded) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    return tuple(map(_tensor, loaded.inputs)), tuple(map(_tensor, loaded.outputs))
+
+
+def _tensor(spec: TensorSpec) -> TensorInfo:
+    return TensorInfo(spec.name, _dtype(spec.dtype), spec.shape)
+
+
+def _dtype(name: str) -> Dtype:
+    """A dtype that the protocol knows. Raises WorkerError."""
+    for known in get_args(Dtype):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise WorkerError(f"the worker answered with dtype {name!r}, allowed {', '.join(ITEM_BYTES)}")

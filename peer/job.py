@@ -1,0 +1,521 @@
+"""One job as its peer sees it: frozen facts, events that add to them, and the phase they amount to. Pure.
+
+``transition`` takes no decision about what to do next; that is ``peer.plan``. What the Engine must
+be told of an event is returned beside the new state, numbered later by the progress log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+from p2p.identifiers import JobId, PeerId
+from p2p.jobs import FileRef, JobMetrics
+from p2p.pricing import earned_after
+from p2p.progress import Numbered
+from p2p.protocols.coordinator import LeaseRef, OfferJob
+from p2p.protocols.job import (
+    JobClosed,
+    JobFailed,
+    JobProgress,
+    JobStage,
+    ResultReady,
+    SegmentFinished,
+    StartJob,
+)
+from p2p.vouchers import Voucher
+from peer.errors import IllegalTransitionError
+from peer.vouchers import segments_covered
+
+_TEXT_LIMIT = 4000
+
+
+class Phase(Enum):
+    """Where a job stands on this peer; follows from its facts."""
+
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+    PREFETCHING = "prefetching"
+    OPENED = "warming a worker"
+    PREPARED = "prepared"
+    CHECKING_ESCROW = "checking escrow"
+    RUNNING = "running a segment"
+    WAITING_FOR_VOUCHER = "waiting for voucher"
+    PAUSED = "paused"
+    RESULT_HELD = "result held"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class EndingKind(Enum):
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    REVOKED = "revoked"
+    FAILED = "failed"
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """Why the job is over. ``code`` and ``retryable`` matter to FAILED only."""
+
+    kind: EndingKind
+    text: str
+    code: str = ""
+    retryable: bool = False
+
+
+class Job(msgspec.Struct, frozen=True):
+    """All facts. Everything here survives a restart; a worker and a stream do not: see ``recovered``."""
+
+    offer: OfferJob
+    waiting_since: float | None = None
+    """Since when the peer can do nothing without its Engine."""
+    accepted: bool = False
+    graph: bytes | None = None
+    quote: int = 0
+    duration_s: int = 0
+    checkpoint: FileRef | None = None
+    data_held: bool = False
+    checkpoint_held: bool = False
+    prepared: bool = False
+    start: StartJob | None = None
+    escrow_checked: bool = False
+    start_reported: bool = False
+    allowed: int = 0
+    """Segments below this may run or have run."""
+    done: int = 0
+    """Segments below this are finished, by this peer or the one before it."""
+    voucher: Voucher | None = None
+    pause_wanted: bool = False
+    worker_paused: bool = False
+    result: FileRef | None = None
+    metrics: JobMetrics | None = None
+    """The newest that came with a segment or the result."""
+    result_reported: bool = False
+    ending: Ending | None = None
+    failure_reported: bool = False
+    collected: bool = False
+    """The newest voucher is paid, or there is none."""
+    returned: bool = False
+    """What was not earned is on its way back, as far as it is this peer's to send."""
+
+    @property
+    def job_id(self) -> JobId:
+        return JobId(self.offer.job.job_id)
+
+    @property
+    def lease(self) -> LeaseRef:
+        return self.offer.lease
+
+    @property
+    def engine_id(self) -> PeerId:
+        return PeerId(self.offer.engine_id)
+
+    @property
+    def segments(self) -> int:
+        return self.offer.job.segments
+
+    @property
+    def covered(self) -> int:
+        """Segments below this are finished and vouchered for."""
+        first = self.offer.first_segment
+        if self.voucher is None:
+            return first
+        remaining = self.segments - first
+        return first + segments_covered(
+            self.voucher.earned, self.offer.amount, remaining, max(0, self.done - first)
+        )
+
+    @property
+    def owed(self) -> int:
+        """Units that all finished segments are worth."""
+        first = self.offer.first_segment
+        return earned_after(self.offer.amount, max(0, self.done - first), self.segments - first)
+
+    @property
+    def is_retired(self) -> bool:
+        """Nothing is left to do."""
+        if self.ending is None or not (self.collected and self.returned):
+            return False
+        return self.ending.kind is not EndingKind.FAILED or self.failure_reported
+
+    @property
+    def holds_lease(self) -> bool:
+        """True while heartbeats must renew the lease."""
+        if not self.accepted:
+            return False
+        return self.ending is None or (self.ending.kind is EndingKind.COMPLETED and not self.collected)
+
+    @property
+    def phase(self) -> Phase:
+        if self.ending is not None:
+            return Phase.FAILED if self.ending.kind is EndingKind.FAILED else Phase.CLOSED
+        if self.result is not None:
+            return Phase.RESULT_HELD
+        if self.graph is None:
+            return Phase.ACCEPTED if self.accepted else Phase.OFFERED
+        if self.pause_wanted:
+            return Phase.PAUSED
+        return self._working_phase()
+
+    def _working_phase(self) -> Phase:
+        if not self.prepared:
+            return Phase.OPENED if self.has_files else Phase.PREFETCHING
+        if not self.escrow_checked:
+            return Phase.PREPARED if self.start is None else Phase.CHECKING_ESCROW
+        return Phase.RUNNING if self.covered >= self.done else Phase.WAITING_FOR_VOUCHER
+
+    @property
+    def has_files(self) -> bool:
+        return self.data_held and (self.checkpoint is None or self.checkpoint_held)
+
+
+# -- events ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAccepted:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOpened:
+    """The Engine's first OpenJob, its token, graph and price checked."""
+
+    graph: bytes
+    quote: int
+    duration_s: int
+    checkpoint: FileRef | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataFetched:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFetched:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPrepared:
+    total_steps: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    start: StartJob
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowChecked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class StartReported:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentAllowed:
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    metrics: JobMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStored:
+    segment: int
+    checkpoint: FileRef
+    metrics: JobMetrics
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResultStored:
+    result: FileRef
+    metrics: JobMetrics
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResultReported:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherReceived:
+    """A voucher that ``peer.vouchers.check_voucher`` found good."""
+
+    voucher: Voucher
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequested:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPaused:
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResumed:
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRevoked:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFailed:
+    code: str
+    text: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReported:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherCollected:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RestReturned:
+    pass
+
+
+Event = (
+    OfferAccepted
+    | EngineOpened
+    | DataFetched
+    | CheckpointFetched
+    | WorkerPrepared
+    | StartRequested
+    | EscrowChecked
+    | StartReported
+    | SegmentAllowed
+    | Progressed
+    | SegmentStored
+    | ResultStored
+    | ResultReported
+    | VoucherReceived
+    | PauseRequested
+    | ResumeRequested
+    | WorkerPaused
+    | WorkerResumed
+    | StopRequested
+    | LeaseRevoked
+    | WorkFailed
+    | FailureReported
+    | VoucherCollected
+    | RestReturned
+)
+_AFTERMATH = (
+    VoucherReceived | FailureReported | VoucherCollected | RestReturned | StartReported | ResultReported
+)
+
+Step = tuple[Job, tuple[Numbered, ...]]
+_replace = msgspec.structs.replace
+
+
+def new_job(offer: OfferJob) -> Job:
+    """A job of which nothing is known but the offer."""
+    return Job(offer, done=offer.first_segment, allowed=offer.first_segment)
+
+
+def transition(job: Job, event: Event) -> Step:
+    """The job after the event, and what the Engine is to be told.
+
+    A late event of a job that is over changes nothing. Raises IllegalTransitionError.
+    """
+    if job.ending is not None:
+        return _after_the_end(job, event)
+    match event:
+        case OfferAccepted() | EngineOpened() | DataFetched() | CheckpointFetched() | WorkerPrepared():
+            return _before_work(job, event)
+        case StartRequested() | EscrowChecked() | SegmentAllowed() | SegmentStored() | ResultStored():
+            return _at_work(job, event)
+        case VoucherReceived(voucher, at):
+            return _vouchered(job, voucher, at)
+        case PauseRequested() | ResumeRequested() | WorkerPaused() | WorkerResumed():
+            return _paused(job, event)
+        case Progressed(metrics):
+            return job, (JobProgress(0, metrics),)
+        case StopRequested():
+            return _ended(job, Ending(EndingKind.STOPPED, _paid_text("stopped by the user", job)))
+        case LeaseRevoked(reason):
+            return _ended(job, Ending(EndingKind.REVOKED, _paid_text(f"lease over: {reason}", job)))
+        case WorkFailed(code, text, retryable):
+            return _ended(job, Ending(EndingKind.FAILED, text[:_TEXT_LIMIT], code, retryable))
+        case StartReported():
+            return _replace(job, start_reported=True), ()
+        case ResultReported():
+            return _replace(job, result_reported=True), ()
+        case FailureReported() | VoucherCollected() | RestReturned():
+            raise _illegal(job, event)
+
+
+def recovered(job: Job) -> Job:
+    """The job after a restart of the peer, from its stored facts.
+
+    A finished result still waits for its Engine; anything else that ran is lost here and may be
+    tried again elsewhere.
+    """
+    lost = _replace(job, prepared=False, worker_paused=False, pause_wanted=False)
+    if job.ending is not None or job.result is not None:
+        return lost
+    text = f"the peer restarted; {job.done} of {job.segments} segments were finished"
+    return _replace(lost, ending=Ending(EndingKind.FAILED, text, "restarted", True))
+
+
+def ending_announcement(job: Job) -> Numbered | None:
+    """What a follower must hear who comes after a restart: the last word about the job."""
+    if job.ending is not None:
+        return _last_word(job.ending)
+    if job.result is not None and job.metrics is not None:
+        return ResultReady(0, job.result, job.metrics)
+    return None
+
+
+def _before_work(job: Job, event: Event) -> Step:
+    match job.phase, event:
+        case Phase.OFFERED, OfferAccepted(at):
+            return _replace(job, accepted=True, waiting_since=at), ()
+        case Phase.ACCEPTED, EngineOpened(graph, quote, duration_s, checkpoint, at):
+            opened = _replace(
+                job, graph=graph, quote=quote, duration_s=duration_s, checkpoint=checkpoint, waiting_since=at
+            )
+            size = job.offer.job.data.file.size
+            return opened, (JobStage(0, "fetching data", f"{size} bytes from the Engine"),)
+        case Phase.PREFETCHING | Phase.PAUSED, DataFetched():
+            return _files_changed(_replace(job, data_held=True))
+        case Phase.PREFETCHING | Phase.PAUSED, CheckpointFetched():
+            return _files_changed(_replace(job, checkpoint_held=True))
+        case Phase.OPENED | Phase.PAUSED, WorkerPrepared(total_steps, device):
+            text = f"ready: {total_steps} steps on {device}"
+            return _replace(job, prepared=True), (JobStage(0, "prepared", text),)
+        case _:
+            raise _illegal(job, event)
+
+
+def _files_changed(job: Job) -> Step:
+    return job, (JobStage(0, "warming", "data is here, building the model"),) if job.has_files else ()
+
+
+def _at_work(job: Job, event: Event) -> Step:
+    match event:
+        case StartRequested(start) if job.graph is not None and job.start in (None, start):
+            if job.start == start:
+                return job, ()
+            return _replace(job, start=start), (JobStage(0, "checking escrow", f"escrow {start.escrow}"),)
+        case EscrowChecked() if job.start is not None and not job.escrow_checked:
+            text = "the escrow holds what was promised"
+            return _replace(job, escrow_checked=True, waiting_since=None), (JobStage(0, "training", text),)
+        case SegmentAllowed(segment) if job.escrow_checked and segment == job.done == job.covered:
+            return _replace(job, allowed=segment + 1), ()
+        case SegmentStored(segment, checkpoint, metrics, at) if segment == job.done < job.allowed:
+            done = _replace(job, done=segment + 1, metrics=metrics, waiting_since=at)
+            stage = JobStage(0, "waiting for voucher", f"segment {segment + 1} of {job.segments} is finished")
+            return done, (SegmentFinished(0, segment, checkpoint, metrics), stage)
+        case ResultStored(result, metrics, at) if job.done == job.segments - 1 < job.allowed:
+            held = _replace(job, done=job.segments, result=result, metrics=metrics, waiting_since=at)
+            return held, (ResultReady(0, result, metrics),)
+        case _:
+            raise _illegal(job, event)
+
+
+def _vouchered(job: Job, voucher: Voucher, at: float) -> Step:
+    if not voucher.supersedes(job.voucher):
+        return job, ()
+    paid = _replace(job, voucher=voucher, waiting_since=at)
+    if voucher.final:
+        return _ended(paid, Ending(EndingKind.COMPLETED, f"paid in full: {voucher.earned} units"))
+    if paid.covered < paid.done or paid.result is not None:
+        return paid, ()
+    return _replace(paid, waiting_since=None), (
+        JobStage(0, "training", f"segment {paid.done + 1} of {paid.segments}"),
+    )
+
+
+def _paused(job: Job, event: Event) -> Step:
+    match event:
+        case PauseRequested(at) if job.graph is not None and job.result is None:
+            return _replace(job, pause_wanted=True, waiting_since=at), (JobStage(0, "paused", "by the user"),)
+        case ResumeRequested(at) if job.pause_wanted:
+            waiting_since = at if job.covered < job.done or not job.escrow_checked else None
+            resumed = _replace(job, pause_wanted=False, waiting_since=waiting_since)
+            return resumed, (JobStage(0, "training", "resumed by the user"),)
+        case WorkerPaused():
+            return _replace(job, worker_paused=True), ()
+        case WorkerResumed():
+            return _replace(job, worker_paused=False), ()
+        case _:
+            return job, ()  # a pause of what cannot pause any more
+
+
+def _after_the_end(job: Job, event: Event) -> Step:
+    match event:
+        case VoucherReceived(voucher):
+            if not voucher.supersedes(job.voucher):
+                return job, ()
+            return _replace(job, voucher=voucher, collected=False), ()
+        case FailureReported():
+            return _replace(job, failure_reported=True), ()
+        case VoucherCollected():
+            return _replace(job, collected=True), ()
+        case RestReturned():
+            return _replace(job, returned=True), ()
+        case StartReported():
+            return _replace(job, start_reported=True), ()
+        case ResultReported():
+            return _replace(job, result_reported=True), ()
+        case LeaseRevoked() if job.ending is not None and job.ending.kind is EndingKind.FAILED:
+            return _replace(job, failure_reported=True), ()  # nobody is left who wants the report
+        case _:
+            return job, ()
+
+
+def _ended(job: Job, ending: Ending) -> Step:
+    return _replace(job, ending=ending, waiting_since=None), (_last_word(ending),)
+
+
+def _last_word(ending: Ending) -> Numbered:
+    if ending.kind is EndingKind.FAILED:
+        return JobFailed(0, ending.code, ending.text, ending.retryable)
+    return JobClosed(0, ending.text)
+
+
+def _paid_text(reason: str, job: Job) -> str:
+    text = f"{reason}; {job.covered - job.offer.first_segment} segments are paid"
+    return text[:_TEXT_LIMIT]
+
+
+def _illegal(job: Job, event: Event) -> IllegalTransitionError:
+    return IllegalTransitionError(f"{type(event).__name__} while {job.phase.value}")
