@@ -11,12 +11,34 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, TypeVar, TypeVarTuple
+
+import trio
 
 from p2p.errors import TransferError
 from p2p.transfer import Manifest, ManifestBuilder, chunk_bytes_for
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 _READ_BYTES = 1 << 20
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class RunBlocking(Protocol):
+    """How blocking disk work is run: ``run_in_thread``, or ``run_inline`` in simulations."""
+
+    async def __call__(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T: ...
+
+
+async def run_in_thread(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    return await trio.to_thread.run_sync(function, *arguments)
+
+
+async def run_inline(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Runs it here and now: a virtual clock cannot see that a thread is still at work."""
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
 
 
 def plain_file_size(path: Path) -> int:

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import structlog
-import trio
 
 from p2p.datadir import write_atomic
+from p2p.disk import RunBlocking
 from p2p.errors import LocalProtocolError, TransferError
 from p2p.jobs import FileRef
 from p2p.partial import PartialFile
@@ -29,11 +29,14 @@ TakeIn = Callable[[Path, Manifest], Awaitable[FileRef]]
 class Incoming:
     """Made by ``FileStore.receiving``."""
 
-    def __init__(self, ref: FileRef, whole: Path | None, directory: Path, take_in: TakeIn) -> None:
+    def __init__(
+        self, ref: FileRef, whole: Path | None, directory: Path, take_in: TakeIn, run: RunBlocking
+    ) -> None:
         self.whole = whole
         """Where the whole file is, when it is here already."""
         self._ref = ref
         self._take_in = take_in
+        self._run = run
         self._manifest: Manifest | None = None
         self._file: PartialFile | None = None
         self._data_path = directory / ref.manifest
@@ -51,10 +54,10 @@ class Incoming:
 
     async def resume(self) -> None:
         """Finds what an earlier attempt left, and checks it."""
-        if not await trio.Path(self._manifest_path).exists():
-            return
         try:
-            await self.begin(await trio.Path(self._manifest_path).read_bytes())
+            await self.begin(await self._run(self._manifest_path.read_bytes))
+        except FileNotFoundError:
+            return
         except TransferError as error:
             log.warning("partial file discarded", manifest=self._ref.manifest, reason=str(error))
             self._discard()
@@ -64,13 +67,13 @@ class Incoming:
         assembler = ManifestAssembler(self._ref.manifest, self._ref.blake3, self._ref.size)
         assembler.add(len(encoded), encoded)
         manifest = assembler.finish()
-        await trio.to_thread.run_sync(write_atomic, self._manifest_path, encoded)
-        self._file = await trio.to_thread.run_sync(PartialFile, self._data_path, manifest)
+        await self._run(write_atomic, self._manifest_path, encoded)
+        self._file = await self._run(PartialFile, self._data_path, manifest)
         self._manifest = manifest
 
     async def append(self, pieces: Sequence[bytes]) -> int:
         """As PartialFile.append."""
-        return await trio.to_thread.run_sync(self._opened.append, pieces)
+        return await self._run(self._opened.append, pieces)
 
     async def finish(self) -> None:
         """Checks the whole and gives it its name.
@@ -80,7 +83,7 @@ class Incoming:
         file, manifest = self._opened, self._manifest
         assert manifest is not None
         try:
-            await trio.to_thread.run_sync(file.finish)
+            await self._run(file.finish)
         except TransferError:
             self._discard()
             raise

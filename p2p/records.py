@@ -50,7 +50,7 @@ def open_record(signed: SignedRecord, now: float, expected: PeerId | None = None
 def _decode(payload: bytes) -> PeerRecord:
     try:
         return _DECODER.decode(payload)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordRefusedError(f"record of {len(payload)} bytes: {error}") from error
 
 

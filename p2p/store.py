@@ -26,7 +26,16 @@ import trio
 from blake3 import blake3
 
 from p2p.datadir import sync_directory, write_atomic
-from p2p.disk import copy_file, hash_file, plain_file_size, read_at, same_filesystem, write_file
+from p2p.disk import (
+    RunBlocking,
+    copy_file,
+    hash_file,
+    plain_file_size,
+    read_at,
+    run_in_thread,
+    same_filesystem,
+    write_file,
+)
 from p2p.errors import LocalProtocolError, TransferError
 from p2p.incoming import MANIFEST_SUFFIX, Incoming
 from p2p.jobs import FileRef
@@ -55,8 +64,9 @@ class _Held:
 class FileStore:
     """Content-addressed files. ``bytes_sent`` and ``bytes_received`` count what transfers moved."""
 
-    def __init__(self, directory: Path, quota_bytes: int) -> None:
+    def __init__(self, directory: Path, quota_bytes: int, run_blocking: RunBlocking = run_in_thread) -> None:
         """Opens or makes the store; blocking, and quick: no content is read."""
+        self._run = run_blocking
         self.quota_bytes = quota_bytes
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -113,19 +123,19 @@ class FileStore:
         size = plain_file_size(path)
         with self._room_for(size):
             if move and same_filesystem(path, self._files):
-                return await self._take_in(path, await trio.to_thread.run_sync(hash_file, path, size))
+                return await self._take_in(path, await self._run(hash_file, path, size))
             with self._new_file() as copy:
-                manifest = await trio.to_thread.run_sync(copy_file, path, copy, size)
+                manifest = await self._run(copy_file, path, copy, size)
                 ref = await self._take_in(copy, manifest)
             if move:
-                await trio.to_thread.run_sync(path.unlink)
+                await self._run(path.unlink)
             return ref
 
     async def add_bytes(self, data: bytes) -> FileRef:
         """Raises TransferError when ``data`` does not fit the quota."""
         with self._room_for(len(data)), self._new_file() as path:
-            await trio.to_thread.run_sync(write_file, path, data)
-            return await self._take_in(path, await trio.to_thread.run_sync(manifest_of, data))
+            await self._run(write_file, path, data)
+            return await self._take_in(path, await self._run(manifest_of, data))
 
     def remove(self, blake3: str) -> None:
         """Forgets a file, its manifests and its pins; no error if it is not there."""
@@ -165,7 +175,7 @@ class FileStore:
         if manifest_hash not in self._by_manifest:
             return None
         try:
-            return await trio.to_thread.run_sync((self._manifests / manifest_hash).read_bytes)
+            return await self._run((self._manifests / manifest_hash).read_bytes)
         except FileNotFoundError:  # evicted while the thread was starting
             return None
 
@@ -181,7 +191,7 @@ class FileStore:
             raise IndexError(f"bytes {offset} to {offset + length} of chunk {index}, which has {within}")
         at = index * chunk_bytes + offset
         try:
-            return await trio.to_thread.run_sync(read_at, self._files / file_hash, at, length)
+            return await self._run(read_at, self._files / file_hash, at, length)
         except FileNotFoundError:  # evicted while the thread was starting
             return None
 
@@ -195,7 +205,7 @@ class FileStore:
         async with self._only(ref.manifest):
             held = self._held.get(ref.blake3)
             whole = self.path(ref.blake3) if held is not None and held.size == ref.size else None
-            incoming = Incoming(ref, whole, self._partial, self._take_in)
+            incoming = Incoming(ref, whole, self._partial, self._take_in, self._run)
             if whole is not None:
                 yield incoming
                 return
@@ -215,7 +225,7 @@ class FileStore:
         """Gives a durable file of checked content its name."""
         encoded = encode_manifest(manifest)
         ref = FileRef(manifest.blake3.hex(), blake3(encoded).hexdigest(), manifest.size)
-        await trio.to_thread.run_sync(write_atomic, self._manifests / ref.manifest, encoded)
+        await self._run(write_atomic, self._manifests / ref.manifest, encoded)
         path.replace(self._files / ref.blake3)  # noqa: ASYNC240 - in one step with the index
         held = self._held.pop(ref.blake3, None) or _Held(manifest.size)
         held.manifests[ref.manifest] = manifest.chunk_bytes
@@ -223,7 +233,7 @@ class FileStore:
         self._by_manifest[ref.manifest] = ref.blake3
         self._settling.append(ref.blake3)
         try:
-            await trio.to_thread.run_sync(sync_directory, self._files)
+            await self._run(sync_directory, self._files)
         finally:
             self._settling.remove(ref.blake3)
         return ref

@@ -77,6 +77,12 @@ def test_a_record_that_does_not_hold_says_why(change: dict[str, object], text: s
         open_record(signed, NOW)
 
 
+def test_text_that_is_no_utf8_is_refused() -> None:
+    payload = msgspec.msgpack.encode(RECORD).replace(b"0.1.0", b"0.1.\xff")
+    with pytest.raises(RecordRefusedError, match="utf-8"):
+        open_record(SignedRecord(payload, PEER.sign(RECORD_TAG + payload)), NOW)
+
+
 @pytest.mark.parametrize(
     "payload", [b"", b"\xc1", b"\x80", b"\x91" * 5000, msgspec.msgpack.encode({"peer_id": 1})]
 )
