@@ -25,6 +25,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import _IdentifyNotifee
 from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.transport.tcp.tcp import TCP
@@ -58,6 +59,8 @@ class HostLimits:
 
     connections: int = 4096
     connections_per_peer: int = 8
+    handshakes: int = 256
+    """Strangers that may be shaking hands at once; more wait, unread."""
     handshake_timeout_s: float = 10.0
     streams: YamuxLimits = YamuxLimits()  # noqa: RUF009 - frozen
 
@@ -98,6 +101,8 @@ class Libp2pNetwork(ConnectionObserver):
         self._host = _new_host(identity, limits, self)
         self._swarm: Any = self._host.get_network()
         self._swarm.set_stream_handler(self._negotiate_incoming)
+        self._swarm._handle_inbound_connection = self._accept
+        self._handshakes = trio.Semaphore(limits.handshakes)
         self._connections: dict[PeerId, list[MuxedConnection]] = {}
         self._dialing: weakref.WeakValueDictionary[PeerId, trio.Lock] = weakref.WeakValueDictionary()
         self._addresses: tuple[str, ...] = ()
@@ -167,6 +172,20 @@ class Libp2pNetwork(ConnectionObserver):
             self._connections.pop(peer_id, None)
         if not self._stopping.is_set():
             log.debug("connection ended", peer_id=peer_id, reason=connection.session.lost)
+
+    async def _accept(self, stream: Any, address: Multiaddr) -> None:
+        """Serves one incoming connection to its end; returning closes it.
+
+        The swarm's own way holds a task and one of the allowed connections for each that ever
+        came, until it is itself stopped.
+        """
+        raw = RawConnection(stream, False)
+        try:
+            async with self._handshakes:
+                connection = await self._swarm.upgrade_inbound_raw_conn(raw, address)
+            await connection.event_ended.wait()
+        except Exception as error:  # the boundary of the connection's task
+            log.debug("incoming connection refused", remote=raw.get_remote_address(), reason=repr(error))
 
     def _connection(self, peer_id: PeerId) -> MuxedConnection | None:
         """The newest that lives: an older one may be dead without knowing it yet."""

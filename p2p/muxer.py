@@ -38,6 +38,7 @@ class MuxedConnection(IMuxedConn):
     ) -> None:
         self.peer_id = peer_id
         self.event_started = trio.Event()
+        self.event_ended = trio.Event()
         self.on_close: Callable[[], Awaitable[None]] | None = None
         self.secured_conn = conn
         self._observer = observer
@@ -60,6 +61,7 @@ class MuxedConnection(IMuxedConn):
             await self.session.run()
         finally:
             self._accepted.close()
+            self.event_ended.set()
             self._observer.connection_ended(self)
 
     async def close(self) -> None:

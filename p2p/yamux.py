@@ -88,6 +88,10 @@ class YamuxSession:
         self._room = trio.lowlevel.ParkingLot()
         self._flushed = trio.lowlevel.ParkingLot()
         self._ended = trio.Event()
+        self._gone_away = False
+        self._partial_header = b""
+        self._body_stream: YamuxStream | None = None
+        self._body_bytes = self._body_flags = 0
         self._last_received = 0.0
         self._scope = trio.CancelScope()
 
@@ -227,39 +231,38 @@ class YamuxSession:
     # -- reading -----------------------------------------------------------------------------
 
     async def _read_frames(self) -> None:
-        rest = b""
-        stream: YamuxStream | None = None
-        missing = flags = 0
-        while pieces := await self._transport.receive():
+        """Returns when the other side closes the connection or says that it will."""
+        while not self._gone_away and (pieces := await self._transport.receive()):
             self._last_received = trio.current_time()
             for piece in pieces:
-                data = rest + piece if rest else piece
-                rest = b""
-                view, at, size = memoryview(data), 0, len(data)
-                while at < size:
-                    if missing:
-                        taken = min(missing, size - at)
-                        if stream is not None:
-                            self._take_body(stream, view[at : at + taken])
-                        at += taken
-                        missing -= taken
-                        if not missing and stream is not None and flags:
-                            self._take_flags(stream, flags)
-                        continue
-                    if size - at < HEADER.size:
-                        rest = data[at:]
-                        break
-                    version, kind, flags, stream_id, value = HEADER.unpack_from(data, at)
-                    at += HEADER.size
-                    if version != 0 or kind > GO_AWAY:
-                        raise RemoteProtocolError(f"yamux frame of version {version} and type {kind}")
-                    if kind == DATA:
-                        stream = self._data_announced(stream_id, flags, value)
-                        missing = value
-                    elif kind == GO_AWAY:
-                        return
-                    else:
-                        self._take_control(kind, flags, stream_id, value)
+                self._take_bytes(self._partial_header + piece if self._partial_header else piece)
+
+    def _take_bytes(self, data: bytes) -> None:
+        """Frames and parts of frames, cut anywhere; bodies are not copied."""
+        self._partial_header = b""
+        view, at, size = memoryview(data), 0, len(data)
+        while at < size and not self._gone_away:
+            if self._body_bytes:
+                taken = min(self._body_bytes, size - at)
+                self._take_body(view[at : at + taken])
+                at += taken
+            elif size - at < HEADER.size:
+                self._partial_header = data[at:]
+                return
+            else:
+                self._take_header(*HEADER.unpack_from(data, at))
+                at += HEADER.size
+
+    def _take_header(self, version: int, kind: int, flags: int, stream_id: int, value: int) -> None:
+        if version != 0 or kind > GO_AWAY:
+            raise RemoteProtocolError(f"yamux frame of version {version} and type {kind}")
+        if kind == DATA:
+            self._body_stream = self._data_announced(stream_id, flags, value)
+            self._body_bytes, self._body_flags = value, flags
+        elif kind == GO_AWAY:
+            self._gone_away = True
+        else:
+            self._take_control(kind, flags, stream_id, value)
 
     def _data_announced(self, stream_id: int, flags: int, size: int) -> YamuxStream | None:
         """The stream that the body belongs to, or None where it is to be dropped."""
@@ -275,14 +278,19 @@ class YamuxSession:
             self._take_flags(stream, flags)
         return stream
 
-    def _take_body(self, stream: YamuxStream, body: memoryview) -> None:
-        if stream._reset_reason is not None:
+    def _take_body(self, part: memoryview) -> None:
+        self._body_bytes -= len(part)
+        stream = self._body_stream
+        if stream is None:
             return
-        if self._unread_bytes + len(body) > self.limits.unread_bytes:
-            self._refuse(stream.id)
-            stream._reset_by(f"over {self.limits.unread_bytes} unread bytes on one connection")
-            return
-        stream._take_body(body)
+        if stream._reset_reason is None:
+            if self._unread_bytes + len(part) > self.limits.unread_bytes:
+                self._refuse(stream.id)
+                stream._reset_by(f"over {self.limits.unread_bytes} unread bytes on one connection")
+            else:
+                stream._take_body(part)
+        if not self._body_bytes:
+            self._take_flags(stream, self._body_flags)
 
     def _take_control(self, kind: int, flags: int, stream_id: int, value: int) -> None:
         if kind == PING:

@@ -331,6 +331,32 @@ async def test_a_second_connection_of_the_same_peer_works_beside_the_first() -> 
             await ping(other, one.peer_id)
 
 
+async def test_ended_connections_make_room_for_new_ones() -> None:
+    async with open_host(Identity.generate(), LOOPBACK, HostLimits(connections=2)) as server:
+        server.set_handler("/test/echo", echo)
+        for _ in range(6):
+            async with open_host(Identity.generate(), []) as caller:
+                await caller.connect(server.peer_id, server.addresses())
+                await ping(caller, server.peer_id)
+
+
+async def test_connections_over_the_limit_are_refused_and_harm_nobody() -> None:
+    async with open_host(Identity.generate(), LOOPBACK, HostLimits(connections=2)) as server:
+        server.set_handler("/test/echo", echo)
+        async with AsyncExitStack() as stack:
+            first, second, third = [
+                await stack.enter_async_context(open_host(Identity.generate(), [])) for _ in range(3)
+            ]
+            await first.connect(server.peer_id, server.addresses())
+            await second.connect(server.peer_id, server.addresses())
+            with pytest.raises(ConnectionFailedError):
+                await third.connect(server.peer_id, server.addresses())
+            await ping(first, server.peer_id)
+            await first.disconnect(server.peer_id)
+            await third.connect(server.peer_id, server.addresses())
+            await ping(third, server.peer_id)
+
+
 async def test_connections_beyond_the_limit_of_one_peer_replace_the_oldest() -> None:
     identity = Identity.generate()
     lost, losses = trio.open_memory_channel[int](5)
