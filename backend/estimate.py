@@ -43,15 +43,16 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
     if errors:
         raise GraphInvalidError(errors)
     pipeline = read_pipeline(graph)
+    epochs, optimizer = pipeline.epochs, pipeline.optimizer
     shapes = infer_shapes(graph)
     nodes = [shapes.nodes[node.id] for node in model_nodes(graph)]
     parameters = sum(node.counts.parameters for node in nodes)
     buffers = sum(node.counts.buffers for node in nodes)
     forward = sum(node.counts.flops for node in nodes)
     training, validation, test = pipeline.split_sizes(samples)
-    steps = pipeline.epochs * pipeline.steps_per_epoch(samples)
-    slots = state_slots(pipeline.optimizer.type, pipeline.optimizer.parameters)
-    passes = pipeline.epochs * (training * (1 + BACKWARD_FACTOR) + validation) + test
+    steps = epochs * pipeline.steps_per_epoch(samples)
+    slots = state_slots(optimizer.type, optimizer.parameters)
+    passes = epochs * (training * (1 + BACKWARD_FACTOR) + validation) + test
     flops = passes * forward + steps * parameters * UPDATE_FLOPS * (1 + slots)
     if flops > MAX_FLOPS:
         raise GraphInvalidError((f"training takes {flops} floating-point operations, limit {MAX_FLOPS}",))

@@ -39,6 +39,7 @@ class Pipeline:
     """mean_std, scale or none."""
     batch_size: int
     shuffle: bool
+    drop_last: bool
     epochs: int
     seed: int
     loss: Setting
@@ -51,8 +52,9 @@ class Pipeline:
         return samples - for_validation - for_test, for_validation, for_test
 
     def steps_per_epoch(self, samples: int) -> int:
-        """Of a dataset of so many samples, before its split."""
-        return -(-self.split_sizes(samples)[0] // self.batch_size)
+        """Of a dataset of so many samples, before its split; 0 if they do not fill a batch."""
+        whole, rest = divmod(self.split_sizes(samples)[0], self.batch_size)
+        return whole if self.drop_last or not rest else whole + 1
 
 
 def read_pipeline(graph: Graph) -> Pipeline:
@@ -73,6 +75,7 @@ def read_pipeline(graph: Graph) -> Pipeline:
         normalization=normalize.parameters["method"] if normalize else "none",
         batch_size=loader["batch_size"],
         shuffle=loader["shuffle"],
+        drop_last=loader["drop_last"],
         epochs=graph.training.epochs,
         seed=graph.training.seed,
         loss=read_loss(graph),

@@ -265,9 +265,12 @@ def _check_data(graph: Graph, pipeline: Pipeline, shapes: Shapes, data: DataFact
             f"set it to {data.classes}",
         )
     training = pipeline.split_sizes(data.samples)[0]
+    last = training % pipeline.batch_size or pipeline.batch_size
     if training < 1:
         yield _error(source, f"{data.samples} samples leave none to train on")
-    elif 1 in (training % pipeline.batch_size, pipeline.batch_size):
+    elif pipeline.steps_per_epoch(data.samples) < 1:
+        yield _error(source, f"{training} training samples do not fill a batch of {pipeline.batch_size}")
+    elif pipeline.batch_size == 1 or (last == 1 and not pipeline.drop_last):
         yield from _check_single_samples(graph, shapes, training)
 
 
@@ -278,6 +281,6 @@ def _check_single_samples(graph: Graph, shapes: Shapes, training: int) -> Iterat
         if node.type == "BatchNorm" and shape is not None and all(extent == 1 for extent in shape[1:]):
             yield _error(
                 node.id,
-                f"of {training} training samples the last batch has 1, at least 2 are needed here",
-                "change the batch_size of the DataLoader",
+                f"of {training} training samples a batch has only 1, at least 2 are needed here",
+                "change batch_size or set drop_last of the DataLoader",
             )

@@ -131,6 +131,7 @@ TYPES = (
         (
             integer("batch_size", 32, "Samples in a batch", 1, 1 << 20),
             boolean("shuffle", True, "Another order in every epoch"),
+            boolean("drop_last", False, "Leaves out a last batch that is not full"),
         ),
         _load,
         _nothing,
