@@ -60,6 +60,7 @@ def serve_calls(
 
     A RemoteFailureError of the handler is answered as the Failure it names, any other error as an
     internal one. Of one stream at most ``max_in_flight`` calls run; the rest wait in the stream.
+    A caller that is lost cancels its running calls: what must outlive it belongs elsewhere.
     """
 
     async def serve(stream: Stream) -> None:
