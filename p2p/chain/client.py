@@ -18,8 +18,9 @@ from solana.exceptions import SolanaRpcException
 from solana.rpc.async_api import AsyncClient
 from solana.rpc.commitment import Commitment, Confirmed, Finalized
 from solana.rpc.core import RPCException
-from solana.rpc.jsonrpc import JsonRpcRequest
+from solana.rpc.jsonrpc import JsonRpcRequest, SolanaJsonRpcError
 from solana.rpc.models import TxOpts
+from solders.errors import SerdeJSONError
 from solders.hash import Hash
 from solders.pubkey import Pubkey
 from solders.signature import Signature
@@ -201,9 +202,9 @@ class ChainClient:
             raise ChainUnavailableError(
                 f"{self.info.rpc_url}: {type(cause).__name__} {cause}".rstrip()
             ) from error
-        except RPCException as error:
+        except (RPCException, SolanaJsonRpcError) as error:
             raise ChainRefusedError(_refusal(error)) from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, SerdeJSONError) as error:
             raise ChainUnavailableError(f"{self.info.rpc_url} sent an unreadable answer: {error}") from error
 
 
@@ -251,7 +252,7 @@ def _status(item: Any) -> TransactionStatus:
     return TransactionStatus(commit, None if item.err is None else describe(item.err))
 
 
-def _refusal(error: RPCException) -> str:
+def _refusal(error: Exception) -> str:
     detail = error.args[0] if error.args else error
     return str(getattr(detail, "message", detail))
 

@@ -1,0 +1,119 @@
+"""What the client makes of a node's answers, good and bad."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+import trio
+
+from p2p.chain.client import ChainClient, open_chain
+from p2p.chain.errors import ChainRefusedError, ChainUnavailableError, EscrowInvalidError
+from p2p.chain.wallet import Wallet
+from p2p.protocols.coordinator import ChainInfo
+
+INFO = ChainInfo(
+    rpc_url="http://chain",
+    program_id=Wallet.generate().address,
+    mint=Wallet.generate().address,
+    platform_account=Wallet.generate().address,
+    arbiter=Wallet.generate().address,
+    embedded=True,
+    claim_window_s=60,
+)
+
+
+class Node(httpx2.AsyncBaseTransport):
+    """Answers every request with ``answer(method)``: bytes as they are, else as the result."""
+
+    def __init__(self, answer: Callable[[str], Any]) -> None:
+        self._answer = answer
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(await request.aread())
+        answer = self._answer(body["method"])
+        if answer is None:
+            await trio.sleep_forever()
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, int):
+            return httpx2.Response(answer)
+        if not isinstance(answer, bytes):
+            answer = json.dumps({"jsonrpc": "2.0", "id": body["id"], **answer}).encode()
+        return httpx2.Response(200, content=answer)
+
+
+def client(answer: Callable[[str], Any]) -> Any:
+    return open_chain(INFO, timeout_s=5, transport=Node(answer))
+
+
+REFUSAL = {"error": {"code": -32602, "message": "no"}}
+CALLS: list[Callable[[ChainClient], Any]] = [
+    lambda chain: chain.token_balance(INFO.arbiter),
+    lambda chain: chain.lamports(INFO.arbiter),
+    lambda chain: chain.escrow(INFO.arbiter),
+    lambda chain: chain.airdrop(INFO.arbiter, 1),
+    lambda chain: chain.history(INFO.arbiter),
+    lambda chain: chain.latest_blockhash(),
+    lambda chain: chain.finalized_height(),
+    lambda chain: chain.statuses([]),
+    lambda chain: chain.health(),
+]
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        httpx2.ConnectError("refused"),
+        httpx2.ReadError("reset"),
+        503,
+        b"",
+        b"{",
+        b"[]",
+        {"result": 7.5},
+        REFUSAL,
+    ],
+    ids=str,
+)
+async def test_a_node_that_does_not_answer_well_is_unavailable(
+    call: Callable[[ChainClient], Any], answer: Any
+) -> None:
+    async with client(lambda _: answer) as chain:
+        with pytest.raises((ChainUnavailableError, ChainRefusedError)):
+            await call(chain)
+
+
+async def test_an_error_of_the_node_is_told_in_its_words() -> None:
+    refusal = {
+        "error": {"code": -32005, "message": "Node is behind by 42 slots", "data": {"numSlotsBehind": 42}}
+    }
+    async with client(lambda _: refusal) as chain:
+        with pytest.raises((ChainRefusedError, ChainUnavailableError), match=r"behind|Behind|unhealthy"):
+            await chain.lamports(INFO.arbiter)
+
+
+async def test_an_account_of_another_program_is_no_escrow() -> None:
+    value = {
+        "lamports": 1,
+        "owner": INFO.mint,
+        "executable": False,
+        "rentEpoch": 0,
+        "space": 360,
+        "data": ["AAAA", "base64"],
+    }
+    answer = {"result": {"context": {"slot": 1}, "value": value}}
+    async with client(lambda _: answer) as chain:
+        with pytest.raises(EscrowInvalidError, match="belongs to program"):
+            await chain.escrow(INFO.arbiter)
+
+
+async def test_a_wallet_without_a_token_account_has_nothing() -> None:
+    async with client(lambda _: {"result": {"context": {"slot": 1}, "value": None}}) as chain:
+        assert await chain.token_balance(INFO.arbiter) == 0
+        assert await chain.escrow(INFO.arbiter) is None
