@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from cryptography.exceptions import InvalidTag
@@ -38,10 +38,10 @@ class NoiseTransport(StockNoise):
         super().__init__(key_pair, noise_privkey=create_new_key_pair().private_key)
 
     async def secure_inbound(self, conn: IRawConnection) -> NoiseSession:
-        return NoiseSession(await super().secure_inbound(conn), conn)
+        return NoiseSession(await super().secure_inbound(_whole_reads(conn)), conn)
 
     async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> NoiseSession:
-        return NoiseSession(await super().secure_outbound(conn, peer_id), conn)
+        return NoiseSession(await super().secure_outbound(_whole_reads(conn), peer_id), conn)
 
 
 class NoiseSession(BaseSession):
@@ -138,6 +138,25 @@ class NoiseSession(BaseSession):
 
     def get_connection_type(self) -> Any:
         return self._raw.get_connection_type()
+
+
+class _WholeReads:
+    """A raw connection for the handshake, which gives up after a hundred short reads."""
+
+    def __init__(self, raw: IRawConnection) -> None:
+        self.write, self.close = raw.write, raw.close
+        self.get_remote_address = raw.get_remote_address
+        self._read = raw.read
+
+    async def read(self, n: int) -> bytes:
+        data = b""
+        while len(data) < n and (more := await self._read(n - len(data))):
+            data += more
+        return data
+
+
+def _whole_reads(raw: IRawConnection) -> IRawConnection:
+    return cast("IRawConnection", _WholeReads(raw))
 
 
 class _Cipher:
