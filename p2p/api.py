@@ -50,7 +50,7 @@ from p2p.session.steps import Limits
 from p2p.session.store import open_store
 from p2p.session.treasury import Balance, ChainTreasury, NoTreasury, Treasury
 
-__all__ = ["AsyncEngine", "Engine", "Limits", "News", "open_engine", "tokens"]
+__all__ = ["AsyncEngine", "Engine", "Limits", "News", "ask_chain", "open_engine", "tokens"]
 
 DEFAULT_DATA_DIR = "~/.cyxwiz/engine"
 DEFAULT_CHECKS = "engine_app.checks:BackendChecks"
@@ -151,9 +151,7 @@ async def open_engine(
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(DataDir.open(Path(data_dir), SOFTWARE))
         places = Places(directory.path)
-        address = coordinator or places.remembered_coordinator()
-        if address is None:
-            raise SetupError("no coordinator is known yet: name its address once")
+        address = _coordinator_address(places, coordinator)
         peer_id = coordinator_peer(address)
         store = stack.enter_context(open_store(places.jobs))
         identity = load_or_create_identity(places.identity)
@@ -191,6 +189,31 @@ async def find_chain(link: CoordinatorLink, places: Places, address: str) -> Cha
     places.remember_coordinator(address)
     places.remember_chain(address, welcome.chain)
     return welcome.chain
+
+
+async def ask_chain(
+    data_dir: str | Path, coordinator: str | None = None, now: Callable[[], float] = time.time
+) -> ChainInfo:
+    """Which chain the coordinator pays on, without opening an engine.
+
+    Raises DataDirLockedError, SetupError.
+    """
+    with DataDir.open(Path(data_dir), SOFTWARE) as directory:
+        places = Places(directory.path)
+        address = _coordinator_address(places, coordinator)
+        identity = load_or_create_identity(places.identity)
+        async with (
+            open_host(identity, ()) as network,
+            open_coordinator(network, coordinator_peer(address), (address,), SOFTWARE, now) as link,
+        ):
+            return await find_chain(link, places, address)
+
+
+def _coordinator_address(places: Places, coordinator: str | None) -> str:
+    address = coordinator or places.remembered_coordinator()
+    if address is None:
+        raise SetupError("no coordinator is known yet: name its address with --coordinator")
+    return address
 
 
 async def _open_treasury(

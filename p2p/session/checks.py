@@ -26,6 +26,9 @@ class Prepared:
     classes: int
     training_flops: int
     memory_bytes: int
+    parameters: int
+    steps: int
+    """Of the whole training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,12 @@ class ExpectedModel:
     sample_shape: tuple[int, ...]
     segments_done: int
     segments: int
+    steps: int
+
+    @property
+    def step(self) -> int:
+        """Segments are equal; the last is longer by what is left."""
+        return self.steps if self.is_result else self.segments_done * (self.steps // self.segments)
 
     @property
     def is_result(self) -> bool:

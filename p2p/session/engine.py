@@ -107,8 +107,8 @@ class JobEngine:
     ) -> JobId:
         """Returns once the coordinator has the job; this Engine now works on it.
 
-        ``budget`` is in units. Raises JobRefusedError when graph, data, wallet or budget do not do,
-        SetupError without a wallet.
+        ``budget`` is in units; there are at most as many segments as training steps.
+        Raises JobRefusedError when graph, data, wallet or budget do not do, SetupError without a wallet.
         """
         if budget < 1:
             raise JobRefusedError(f"budget of {format_tokens(budget)}, must be positive")
@@ -124,6 +124,7 @@ class JobEngine:
             name=prepared.name,
             coordinator=self.engine.coordinator.peer_id,
             training_flops=prepared.training_flops,
+            steps=prepared.steps,
             created_at=self.engine.now(),
         )
         await self.engine.store.create(job, prepared.graph)
@@ -170,7 +171,7 @@ class JobEngine:
             data=summary,
             budget=budget,
             user_wallet=wallet,
-            segments=segments,
+            segments=min(segments, prepared.steps),
             requirements=needs,
         )
 
@@ -221,7 +222,7 @@ class JobEngine:
         self._run(live)
         if live.job.state in WITH_PEER:
             with deadline(TOLD_TIMEOUT_S, "telling the peer"):
-                await _until(live, lambda job: live.told.paused == paused or job.state not in WITH_PEER)
+                await _until(live, lambda job: live.told.paused is paused or job.state not in WITH_PEER)
         return live.job
 
     async def cancel(self, name: str) -> Job:

@@ -75,6 +75,8 @@ class Job(Part, frozen=True):
     name: Label
     coordinator: PeerIdField
     training_flops: Annotated[int, Meta(ge=0)]
+    steps: Annotated[int, Meta(ge=1)]
+    """Of the whole training."""
     created_at: Seconds
     accepted: bool = False
     """The coordinator has it."""
@@ -218,6 +220,13 @@ class PeerSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class CountRestarted:
+    """The peer lost its count, in a restart: its next messages have small numbers."""
+
+    lease: LeaseRef
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentProven:
     address: str
     checkpoint: Checkpoint
@@ -279,6 +288,7 @@ Event = (
     | SegmentAnnounced
     | ResultAnnounced
     | PeerSaid
+    | CountRestarted
     | SegmentProven
     | ResultProven
     | VoucherDelivered
@@ -302,6 +312,9 @@ def advance(job: Job, event: Event) -> Job:
             return replace(job, escrows=(*job.escrows, escrow), checkpoints=kept)
         case SegmentAnnounced() | ResultAnnounced() | PeerSaid():
             return _heard(job, event)
+        case CountRestarted(lease):
+            current = job.lease is not None and lease == lease_ref(job.lease)
+            return replace(job, messages=0) if current else job
         case SegmentProven() | ResultProven():
             return _proven(job, event)
         case PeerAccused(lease, code, text):
@@ -337,7 +350,7 @@ def _updated(job: Job, update: JobUpdate) -> Job:
         messages=messages,
         revive=update.state is JobState.WAITING_FOR_USER,
         metrics=update.metrics or job.metrics,
-        settlement=update.signature if update.state.is_final else job.settlement,
+        settlement=job.settlement or (update.signature if update.state is JobState.SETTLED else None),
     )
     if lease is job.lease:
         return after

@@ -64,7 +64,7 @@ class PeerTalk:
         """Newest number received, durable or not."""
 
     async def run(self) -> None:
-        """Returns once the peer has closed the job, or is accused."""
+        """Returns after the peer's last word, or once it is accused."""
         self._engine.coordinator.forget_token(self._live.job.job_id, SCOPE)
         pause_s = FIRST_PAUSE_S
         while not self._closed:
@@ -88,8 +88,14 @@ class PeerTalk:
         except RemoteFailureError as error:
             if error.code == "unauthorized":
                 self._engine.coordinator.forget_token(self._live.job.job_id, SCOPE)
+            if error.code == "invalid" and self._heard > 0:
+                await self._recount()
             return error
         raise AssertionError("a conversation ends by an error")
+
+    async def _recount(self) -> None:
+        self._heard = 0
+        await self._live.apply(events.CountRestarted(self._escrow.lease))
 
     async def _give_up(self, reason: P2PError) -> bool:
         silent_s = trio.current_time() - self._heard_at
@@ -138,8 +144,8 @@ class PeerTalk:
             raise RemoteFailureError(answer.code, answer.message)
         if not isinstance(answer, JobOpened):
             raise RemoteProtocolError(f"peer answered {type(answer).__name__} to OpenJob")
-        # A peer that began its count anew, after a restart, has less than we heard of.
-        self._heard = min(self._heard, answer.latest)
+        if answer.latest < self._heard:
+            await self._recount()
         self._heard_at = trio.current_time()
 
     async def _tell(self, channel: Channel[FromEngine, FromPeer]) -> None:
@@ -201,6 +207,7 @@ class PeerTalk:
                 await live.apply(events.ResultAnnounced(lease, sequence, result, metrics))
             case JobFailed(sequence, code, text, _):
                 await live.apply(events.PeerSaid(lease, sequence, f"the peer failed: {code}: {text}"))
+                self._closed = True
             case JobClosed(sequence, text):
                 await live.apply(events.PeerSaid(lease, sequence, f"the peer closed the job: {text}"))
                 self._closed = True

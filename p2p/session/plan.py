@@ -125,7 +125,8 @@ class Told:
 
     started: bool = False
     voucher: Voucher | None = None
-    paused: bool = False
+    paused: bool | None = None
+    """None before anything was said: the peer may remember a pause of an earlier stream."""
     stopped: bool = False
 
 

@@ -20,7 +20,7 @@ from p2p.session.coordinator_link import (
     TEMPORARY_CODES,
     until_done,
 )
-from p2p.session.errors import JobUnknownError
+from p2p.session.errors import SessionError
 from p2p.session.live import LiveJob
 from p2p.session.peer_stream import PeerTalk
 from p2p.session.steps import Engine, Steps
@@ -70,7 +70,7 @@ class JobRunner:
         except P2PError as error:
             self._fail(error)
         except OSError as error:
-            self._fail(JobUnknownError(f"this machine's disk refuses: {error}"))
+            self._fail(SessionError(f"this machine's disk refuses: {error}"))
 
     def _fail(self, error: P2PError) -> None:
         self._failure = self._failure or error
@@ -98,7 +98,7 @@ class JobRunner:
     async def _poll(self) -> None:
         """Every update of the coordinator, in order, each on disk before the next."""
         await self._live.wait_for(lambda job: job.accepted)
-        while True:
+        while not self._live.job.state.is_final:
             await until_done(self._poll_once, "PollJob")
 
     async def _poll_once(self) -> None:

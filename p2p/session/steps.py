@@ -303,6 +303,7 @@ class Steps:
             sample_shape=job.spec.data.sample_shape,
             segments_done=done,
             segments=job.spec.segments,
+            steps=job.steps,
         )
 
     def _sign(self, escrow: Escrow, done: int) -> Voucher:

@@ -1,0 +1,289 @@
+"""The ``cyxwiz`` command. Each subcommand loads what it needs when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
+as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
+coordinator_option = click.option(
+    "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."
+)
+data_option = click.option(
+    "--data", required=True, type=FILE, help="Samples and targets: .safetensors, .npz or .csv."
+)
+
+
+def _version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"cyxwiz {version('cyxwiz')}")
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version."
+)
+@click.option("--data-dir", metavar="DIR", help="Default: ~/.cyxwiz/engine.")
+@click.pass_context
+def main(context: click.Context, data_dir: str | None) -> None:
+    """Train a neural network on a stranger's device and pay only for proven work."""
+    context.obj = data_dir
+
+
+def _config(context: click.Context, coordinator: str | None = None) -> Any:
+    from engine_app.config import ConfigError, read_config
+    from engine_app.entry import report
+
+    try:
+        return read_config(context.obj, coordinator)
+    except ConfigError as error:
+        report(error)
+
+
+# -- graphs ------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("graph", type=FILE)
+@click.option("--data", type=FILE, help="Check the graph against this data too.")
+@as_json
+def check(graph: Path, data: Path | None, as_json: bool) -> None:
+    """Say what is wrong with GRAPH, and how large it is."""
+    from engine_app.graphs import check_graph
+
+    check_graph(graph, data, as_json)
+
+
+@main.command()
+@click.argument("graph", type=FILE)
+@data_option
+@click.option("-o", "--output", type=NEW_FILE, help="Default: GRAPH with the ending .cyxmodel.")
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0.")
+@as_json
+@click.pass_context
+def train(
+    context: click.Context, graph: Path, data: Path, output: Path | None, device: str, as_json: bool
+) -> None:
+    """Train GRAPH on this machine. Ctrl-C pauses; a second Ctrl-C cancels."""
+    from engine_app.local_training import train_here
+
+    train_here(_config(context), graph, data, output or graph.with_suffix(".cyxmodel"), device, as_json)
+
+
+# -- jobs --------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("graph", type=FILE)
+@data_option
+@coordinator_option
+@click.option("--segments", type=click.IntRange(1, 1000), default=4, show_default=True)
+@as_json
+@click.pass_context
+def estimate(
+    context: click.Context, graph: Path, data: Path, coordinator: str | None, segments: int, as_json: bool
+) -> None:
+    """What training GRAPH would cost, at which peer."""
+    from engine_app import jobs
+
+    jobs.estimate(_config(context, coordinator), graph, data, segments, as_json)
+
+
+@main.command()
+@click.argument("graph", type=FILE)
+@data_option
+@click.option("--budget", required=True, metavar="CYXWIZ", help="The most it may cost, such as 2.5.")
+@coordinator_option
+@click.option(
+    "--segments",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    help="Work is paid for in so many parts; neither side ever risks more than one.",
+)
+@click.option("--follow", is_flag=True, help="Stay until the job is over.")
+@as_json
+@click.pass_context
+def submit(
+    context: click.Context,
+    graph: Path,
+    data: Path,
+    budget: str,
+    coordinator: str | None,
+    segments: int,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """Have GRAPH trained by a peer, on data that this machine sends to it.
+
+    Without --follow it stays until the peer is training; the peer then pauses after one segment
+    until `cyxwiz follow` checks and pays it.
+    """
+    from engine_app import jobs
+
+    order = jobs.Order(graph, data, budget, segments)
+    jobs.submit(_config(context, coordinator), order, follow=follow, as_json=as_json)
+
+
+@main.command("jobs")
+@coordinator_option
+@as_json
+@click.pass_context
+def list_jobs(context: click.Context, coordinator: str | None, as_json: bool) -> None:
+    """List the jobs of this data directory, newest first."""
+    from engine_app import jobs
+
+    jobs.list_jobs(_config(context, coordinator), as_json)
+
+
+@main.command()
+@click.argument("job")
+@coordinator_option
+@as_json
+@click.pass_context
+def follow(context: click.Context, job: str, coordinator: str | None, as_json: bool) -> None:
+    """Tell JOB's story from its beginning and go on with it until it is over."""
+    from engine_app import jobs
+
+    jobs.follow(_config(context, coordinator), job, as_json)
+
+
+def _order(name: str, help_text: str) -> None:
+    @main.command(name, help=help_text)
+    @click.argument("job")
+    @coordinator_option
+    @as_json
+    @click.pass_context
+    def command(context: click.Context, job: str, coordinator: str | None, as_json: bool) -> None:
+        from engine_app import jobs
+
+        jobs.order(_config(context, coordinator), name, job, as_json)
+
+
+_order("cancel", "Stop JOB; what is proven stays paid, the rest comes back.")
+_order("pause", "Stop JOB's training for now; the peer keeps its place.")
+_order("resume", "Let JOB's training go on.")
+
+
+@main.command()
+@click.argument("job")
+@click.option("-o", "--output", type=NEW_FILE, help="Default: JOB's name with the ending .cyxmodel.")
+@coordinator_option
+@as_json
+@click.pass_context
+def fetch(
+    context: click.Context, job: str, output: Path | None, coordinator: str | None, as_json: bool
+) -> None:
+    """Write JOB's trained model, checked, to a file. Waits for a job that still runs."""
+    from engine_app import jobs
+
+    jobs.fetch(_config(context, coordinator), job, output, as_json)
+
+
+@main.command()
+@click.option("--peer", required=True, metavar="PEER", help="The peer that trained the model.")
+@click.option("--model", required=True, metavar="HASH", help="BLAKE3 of the model, as follow shows it.")
+@click.option("--input", "source", required=True, type=FILE, help="A .npy, first dimension the batch.")
+@click.option("-o", "--output", type=NEW_FILE, help="A .npy; default: print.")
+@coordinator_option
+@as_json
+@click.pass_context
+def infer(
+    context: click.Context,
+    peer: str,
+    model: str,
+    source: Path,
+    output: Path | None,
+    coordinator: str | None,
+    as_json: bool,
+) -> None:
+    """Call a trained model on the peer that holds it."""
+    from engine_app import jobs
+
+    jobs.infer(_config(context, coordinator), jobs.Question(peer, model, source, output), as_json)
+
+
+# -- wallet ------------------------------------------------------------------------------------
+
+
+@main.group()
+def wallet() -> None:
+    """The key that pays for jobs."""
+
+
+@wallet.command("new")
+@click.option("--encrypt", is_flag=True, help="Ask for a passphrase (or take CYXWIZ_PASSPHRASE).")
+@as_json
+@click.pass_context
+def wallet_new(context: click.Context, encrypt: bool, as_json: bool) -> None:
+    """Make a wallet in the data directory. Never overwrites one."""
+    from engine_app import wallets
+
+    wallets.create(_config(context), encrypt, as_json)
+
+
+@wallet.command("show")
+@coordinator_option
+@as_json
+@click.pass_context
+def wallet_show(context: click.Context, coordinator: str | None, as_json: bool) -> None:
+    """Show the wallet's address and what it holds."""
+    from engine_app import wallets
+
+    wallets.show(_config(context, coordinator), as_json)
+
+
+@wallet.command("airdrop")
+@click.argument("amount", default="100")
+@coordinator_option
+@as_json
+@click.pass_context
+def wallet_airdrop(context: click.Context, amount: str, coordinator: str | None, as_json: bool) -> None:
+    """Take AMOUNT test tokens, and SOL for fees, from an embedded chain."""
+    from engine_app import wallets
+
+    wallets.airdrop(_config(context, coordinator), amount, as_json)
+
+
+@wallet.command("history")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@coordinator_option
+@as_json
+@click.pass_context
+def wallet_history(context: click.Context, limit: int, coordinator: str | None, as_json: bool) -> None:
+    """List the wallet's newest transactions."""
+    from engine_app import wallets
+
+    wallets.history(_config(context, coordinator), limit, as_json)
+
+
+@wallet.command("backup")
+@click.argument("file", type=NEW_FILE)
+@click.pass_context
+def wallet_backup(context: click.Context, file: Path) -> None:
+    """Write a copy of the wallet to FILE (mode 0600; sealed if CYXWIZ_PASSPHRASE is set)."""
+    from engine_app import wallets
+
+    wallets.backup(_config(context), file)
+
+
+@wallet.command("restore")
+@click.argument("file", type=FILE)
+@as_json
+@click.pass_context
+def wallet_restore(context: click.Context, file: Path, as_json: bool) -> None:
+    """Install the wallet that FILE is a copy of. Never overwrites one."""
+    from engine_app import wallets
+
+    wallets.restore(_config(context), file, as_json)
+
+
+if __name__ == "__main__":
+    main()

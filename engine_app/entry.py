@@ -1,0 +1,59 @@
+"""Where commands enter trio and come back: one clear line for an error, nothing left behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from engine_app.config import Config, ConfigError
+
+INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """What a command has to say instead of a result."""
+
+
+def run(main: Callable[[], Awaitable[None]], config: Config, interrupted: str = "interrupted") -> None:
+    """Ends the process with status 1 and a line on stderr when ``main`` raises an expected error."""
+    import trio
+
+    from p2p.logs import configure_logging
+
+    configure_logging(config.log_level)
+    try:
+        trio.run(main)
+    except BaseException as error:
+        _leave(error, interrupted)
+
+
+def report(error: Exception) -> NoReturn:
+    """For commands that run no trio."""
+    _leave(error, "interrupted")
+
+
+def _leave(error: BaseException, interrupted: str) -> NoReturn:
+    cause = _cause(error)
+    if isinstance(cause, KeyboardInterrupt):
+        print(f"\ncyxwiz: {interrupted}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    if isinstance(cause, SystemExit):
+        raise cause
+    if not _is_expected(cause):
+        raise error
+    print(f"cyxwiz: {cause}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _cause(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _is_expected(error: BaseException) -> bool:
+    from backend.errors import BackendError
+    from p2p.errors import P2PError
+
+    return isinstance(error, P2PError | BackendError | ConfigError | CommandError | OSError)

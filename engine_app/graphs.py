@@ -1,0 +1,69 @@
+"""``cyxwiz check``: reads a graph and says what is wrong with it. Loads no runtime."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from backend.errors import BackendError
+from backend.estimate import estimate
+from backend.facts import DataFacts
+from backend.graph import Graph
+from backend.serialize import graph_hash, load_graph
+from backend.validate import Diagnostic, diagnose, has_errors
+from engine_app.entry import report
+from engine_app.show import print_json
+
+
+def check_graph(path: Path, data: Path | None, as_json: bool) -> None:
+    """Ends with status 1 if the graph has errors."""
+    try:
+        graph = load_graph(path.read_bytes())
+        facts = _facts(data) if data is not None else None
+    except (BackendError, OSError) as error:
+        report(error)
+    found = diagnose(graph, facts)
+    size = None
+    if facts is not None and not has_errors(found):
+        size = asdict(estimate(graph, facts.samples, facts.sample_shape))
+    if as_json:
+        print_json(_as_json(graph, found, size))
+    else:
+        _print(graph, found, size)
+    sys.exit(1 if has_errors(found) else 0)
+
+
+def _facts(data: Path) -> DataFacts:
+    from backend.datasets import convert
+
+    with TemporaryDirectory() as directory:
+        return convert(data, Path(directory) / "dataset.safetensors")
+
+
+def _as_json(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, int] | None) -> dict[str, Any]:
+    diagnostics = [
+        {"severity": item.severity.value, "node": item.node_id, "text": item.text, "fix": item.fix}
+        for item in found
+    ]
+    return {
+        "name": graph.name,
+        "graph_hash": graph_hash(graph),
+        "nodes": len(graph.nodes),
+        "links": len(graph.links),
+        "valid": not has_errors(found),
+        "diagnostics": diagnostics,
+        "estimate": size,
+    }
+
+
+def _print(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, int] | None) -> None:
+    for item in found:
+        print(item)
+    verdict = "has errors" if has_errors(found) else "can be trained"
+    print(f"{graph.name}: {len(graph.nodes)} nodes, {len(graph.links)} links, {verdict}")
+    if size is not None:
+        gflop = size["training_flops"] / 1e9
+        print(f"{size['parameters']} parameters, {size['steps']} steps, {gflop:.2f} GFLOP")

@@ -1,0 +1,197 @@
+"""The commands about jobs: ask an Engine, show what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from engine_app.config import Config
+from engine_app.entry import CommandError, report, run
+from engine_app.sessions import Session, open_session
+from engine_app.show import open_story, print_job, print_jobs, print_json, print_table
+from p2p.pricing import format_tokens, parse_tokens
+
+LEFT = "stopped following; the job waits, the peer pauses after one segment: cyxwiz follow"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    graph: Path
+    data: Path
+    budget: str
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    peer: str
+    model: str
+    source: Path
+    target: Path | None
+
+
+def _with_session(
+    config: Config, use: Callable[[Session], Awaitable[None]], interrupted: str = "interrupted"
+) -> None:
+    async def main() -> None:
+        async with open_session(config) as session:
+            await use(session)
+
+    run(main, config, interrupted)
+
+
+def submit(config: Config, order: Order, *, follow: bool, as_json: bool) -> None:
+    try:
+        budget = parse_tokens(order.budget)
+    except ValueError as error:
+        report(CommandError(str(error)))
+
+    async def use(session: Session) -> None:
+        with open_story(as_json) as story:
+            job = await session.ask(
+                "submit",
+                graph=str(order.graph),
+                data=str(order.data),
+                budget=budget,
+                segments=order.segments,
+            )
+            story.line(f"job {job['job_id']} submitted, budget {format_tokens(budget)}")
+            job = await session.ask("follow", story.tell, job=job["job_id"], until_training=not follow)
+        _close(job, as_json, over=follow)
+
+    _with_session(config, use, LEFT)
+
+
+def follow(config: Config, job: str, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        with open_story(as_json) as story:
+            answer = await session.ask("follow", story.tell, job=job)
+        _close(answer, as_json, over=True)
+
+    _with_session(config, use, LEFT)
+
+
+def _close(job: dict[str, Any], as_json: bool, *, over: bool) -> None:
+    """Raises CommandError for a job that is over without a model."""
+    if as_json:
+        print_json(job)
+    else:
+        print_job(job)
+    if not over:
+        if not as_json:
+            short = job["job_id"][:12]
+            print(f"The peer trains, and pauses after one segment until: cyxwiz follow {short}")
+    elif job["result"] is None:
+        raise CommandError(f"job {job['job_id'][:12]} is {job['state']} and has no model")
+
+
+def list_jobs(config: Config, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        jobs = await session.ask("jobs")
+        if as_json:
+            print_json(jobs)
+        else:
+            print_jobs(jobs)
+
+    _with_session(config, use)
+
+
+def order(config: Config, name: str, job: str, as_json: bool) -> None:
+    """pause, resume or cancel."""
+
+    async def use(session: Session) -> None:
+        answer = await session.ask(name, job=job)
+        if as_json:
+            print_json(answer)
+        else:
+            print_job(answer)
+
+    _with_session(config, use)
+
+
+def fetch(config: Config, job: str, output: Path | None, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        target = output
+        if target is None:
+            known = [item for item in await session.ask("jobs") if item["job_id"].startswith(job)]
+            name = known[0]["name"] if len(known) == 1 else ""
+            target = Path.cwd() / f"{_file_name(name) or 'model'}.cyxmodel"
+        answer = await session.ask("fetch", job=job, target=str(target))
+        if as_json:
+            print_json(answer)
+        else:
+            print(f"{answer['path']}  {answer['result']['blake3']}")
+
+    _with_session(config, use)
+
+
+def _file_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in text).strip("-")[:64]
+
+
+def estimate(config: Config, graph: Path, data: Path, segments: int, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        answer = await session.ask("estimate", graph=str(graph), data=str(data), segments=segments)
+        if as_json:
+            print_json(answer)
+        else:
+            _print_estimate(answer)
+
+    _with_session(config, use)
+
+
+def _print_estimate(answer: dict[str, Any]) -> None:
+    print(f"{answer['name']}: {answer['parameters']} parameters, {answer['samples']} samples, ", end="")
+    print(f"{answer['training_flops'] / 1e9:.2f} GFLOP, {answer['memory_bytes'] / 1e6:.0f} MB")
+    rows = [
+        (
+            quote["peer_id"],
+            format_tokens(quote["amount"]),
+            f"{quote['duration_ms'] / 1000:.1f} s",
+            format_tokens(quote["price_per_hour"]),
+            f"{quote['reputation']:.2f}",
+        )
+        for quote in answer["quotes"]
+    ]
+    if rows:
+        print_table(("peer", "cost", "time", "an hour", "reputation"), rows)
+    else:
+        print("no peer fits now")
+    for refused in answer["rejected"]:
+        print(f"not {refused['peer_id']}: {refused['reason']}")
+
+
+def infer(config: Config, question: Question, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        with TemporaryDirectory() as directory:
+            target = question.target or Path(directory) / "output.npy"
+            answer = await session.ask(
+                "infer",
+                peer=question.peer,
+                model=question.model,
+                source=str(question.source),
+                target=str(target),
+            )
+            _show_output(answer, target, question.target is None, as_json)
+
+    _with_session(config, use)
+
+
+def _show_output(answer: dict[str, Any], target: Path, inline: bool, as_json: bool) -> None:
+    import numpy
+
+    if not inline:
+        if as_json:
+            print_json(answer)
+        else:
+            print(f"{target}  {answer['dtype']} {tuple(answer['shape'])} in {answer['duration_s']:.3f} s")
+        return
+    values = numpy.load(target, allow_pickle=False)
+    if as_json:
+        shown = {name: value for name, value in answer.items() if name != "output"}
+        print_json({**shown, "values": values.tolist()})
+    else:
+        print(numpy.array2string(values, precision=4, threshold=200))

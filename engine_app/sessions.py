@@ -1,0 +1,87 @@
+"""One way to an Engine for every command: the one that runs on the data directory, or a new one.
+
+Both are asked the same questions and give the same answers; see ``p2p.session.control``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Protocol
+
+from engine_app.config import Config
+from p2p.control import call_control, stream_control
+from p2p.errors import ControlUnavailableError, RemoteFailureError
+from p2p.session.errors import SessionError
+from p2p.session.places import Places
+
+PROBE_TIMEOUT_S = 5.0
+
+Tell = Callable[[Any], None]
+
+
+class Session(Protocol):
+    async def ask(self, method: str, tell: Tell | None = None, /, **parameters: Any) -> Any:
+        """The last answer; ``tell`` gets those before it as they come."""
+
+
+class _Running:
+    """An Engine in another process."""
+
+    def __init__(self, places: Places) -> None:
+        self._path = places.control
+
+    async def ask(self, method: str, tell: Tell | None = None, /, **parameters: Any) -> Any:
+        async with aclosing(stream_control(self._path, method, parameters)) as answers:
+            return await _last(answers, tell)
+
+
+class _Own:
+    """An Engine in this process."""
+
+    def __init__(self, control: Callable[[str, dict[str, Any]], Any]) -> None:
+        self._control = control
+
+    async def ask(self, method: str, tell: Tell | None = None, /, **parameters: Any) -> Any:
+        async with aclosing(await self._control(method, parameters)) as answers:
+            return await _last(answers, tell)
+
+
+async def _last(answers: AsyncIterator[Any], tell: Tell | None) -> Any:
+    """Raises SessionError with the plain text of what the Engine refused."""
+    held: list[Any] = []
+    try:
+        async for answer in answers:
+            if held and tell is not None:
+                tell(held[0])
+            held = [answer]
+    except RemoteFailureError as error:
+        if held and tell is not None:
+            tell(held[0])
+        raise SessionError(error.message) from error
+    return held[0] if held else None
+
+
+@asynccontextmanager
+async def open_session(config: Config) -> AsyncIterator[Session]:
+    """Raises what ``p2p.api.open_engine`` raises."""
+    places = Places(config.data_dir)
+    if await _is_running(places):
+        yield _Running(places)
+        return
+    from p2p.api import open_engine
+
+    async with open_engine(
+        config.data_dir, coordinator=config.coordinator, passphrase=config.passphrase
+    ) as engine:
+        yield _Own(engine.control)
+
+
+async def _is_running(places: Places) -> bool:
+    if not places.control.exists():
+        return False
+    try:
+        await call_control(places.control, "jobs", timeout_s=PROBE_TIMEOUT_S)
+    except ControlUnavailableError:
+        return False
+    return True

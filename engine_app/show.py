@@ -1,0 +1,131 @@
+"""How answers look: lines and bars for people on stderr, JSON lines on stdout for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from p2p.pricing import format_tokens
+
+COLORS = {"money": "yellow", "result": "green", "checkpoint": "cyan", "state": "bold", "note": "magenta"}
+
+
+def print_json(answer: Any) -> None:
+    print(json.dumps(answer, separators=(",", ":")), flush=True)
+
+
+class Story:
+    """Shows a job's news. Use ``open_story``."""
+
+    def __init__(self, progress: Progress, as_json: bool) -> None:
+        self._progress = progress
+        self._as_json = as_json
+        self._bars: dict[str, TaskID] = {}
+
+    def tell(self, news: dict[str, Any]) -> None:
+        """One answer of ``follow``."""
+        if self._as_json:
+            print_json(news)
+            return
+        match news.get("kind"):
+            case "progress":
+                self._show_metrics(news["metrics"])
+            case "transfer":
+                self._move("fetching", news["done"], news["total"], f"{news['done'] >> 10} KiB")
+            case kind:
+                self.line(str(news.get("text", "")), str(kind), news)
+
+    def line(self, text: str, kind: str = "note", news: dict[str, Any] | None = None) -> None:
+        if self._as_json:
+            return
+        news = news or {}
+        at = time.strftime("%H:%M:%S", time.localtime(news.get("at", time.time())))
+        label = str(news.get("state") or kind)
+        line = f"{at}  {label:<15} {text}"
+        if news.get("signature"):
+            line += f"  [{news['signature'][:16]}]"
+        self._progress.console.print(line, style=COLORS.get(kind), markup=False, highlight=False)
+
+    def _show_metrics(self, metrics: dict[str, Any]) -> None:
+        found = [f"loss {metrics['loss']:.4f}"]
+        for name in ("accuracy", "validation_accuracy", "test_accuracy"):
+            if metrics.get(name) is not None:
+                found.append(f"{name.replace('_', ' ')} {metrics[name]:.3f}")
+        if metrics.get("samples_per_s"):
+            found.append(f"{metrics['samples_per_s']:.0f} samples/s")
+        self._move("training", metrics["step"], metrics["total_steps"], "  ".join(found))
+
+    def _move(self, name: str, done: int, total: int, text: str) -> None:
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=total, text="")
+        self._progress.update(self._bars[name], completed=done, total=total, text=text)
+
+
+@contextmanager
+def open_story(as_json: bool) -> Iterator[Story]:
+    """Bars live as long as the block, and only on a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    disable = as_json or not console.is_terminal
+    with Progress(*columns, console=console, disable=disable) as progress:
+        yield Story(progress, as_json)
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)
+
+
+def print_jobs(jobs: list[dict[str, Any]]) -> None:
+    if not jobs:
+        print("no jobs yet")
+        return
+    rows = [
+        (
+            job["job_id"][:12],
+            job["name"],
+            job["state"] + (" (paused)" if job["paused"] else ""),
+            f"{job['segments_done']}/{job['segments']}",
+            format_tokens(paid(job)),
+            job["text"],
+        )
+        for job in jobs
+    ]
+    print_table(("job", "name", "state", "segments", "vouchered", "last"), rows)
+
+
+def paid(job: dict[str, Any]) -> int:
+    """Units that the user's vouchers promise."""
+    return sum(escrow["earned"] for escrow in job["escrows"])
+
+
+def print_job(job: dict[str, Any]) -> None:
+    """The closing lines of a command about one job."""
+    print(f"job        {job['job_id']}")
+    print(f"state      {job['state']}" + (f": {job['text']}" if job["text"] else ""))
+    if job["peer_id"]:
+        print(f"peer       {job['peer_id']}")
+    if job["escrows"]:
+        print(f"vouchered  {format_tokens(paid(job))} of {format_tokens(job['budget'])} budget")
+    if job["result"]:
+        print(f"model      {job['result']['blake3']} ({job['result']['size']} bytes)")
+    metrics = job["metrics"] or {}
+    if metrics.get("test_accuracy") is not None:
+        print(f"test       accuracy {metrics['test_accuracy']:.4f}")
