@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backend.estimate import estimate
-from backend.validate import Severity, diagnose
 from blake3 import blake3
 
 from backend.errors import BackendError
+from backend.estimate import estimate
 from backend.graph import Graph
 from backend.serialize import load_graph
-from p2p.jobs import FileRef
+from backend.validate import Severity, diagnose
+from p2p.jobs import DataSummary, FileRef
 from p2p.pricing import estimated_duration_ms, price_of
 from p2p.protocols.coordinator import OfferJob
 from peer.errors import JobError, OfferRefusedError
@@ -54,7 +54,7 @@ def judge_graph(graph: bytes, offer: OfferJob, flops_per_s: int, price_per_hour:
         raise JobError("graph", text, retryable=False)
     try:
         parsed = load_graph(graph)
-        _check_graph(parsed)
+        _check_graph(parsed, offer.job.data)
         data = offer.job.data
         flops = estimate(parsed, data.samples, data.sample_shape).training_flops
     except BackendError as error:
@@ -65,8 +65,8 @@ def judge_graph(graph: bytes, offer: OfferJob, flops_per_s: int, price_per_hour:
     return Verdict(-(-whole * remaining // segments), -(-duration_ms * remaining // (segments * 1000)))
 
 
-def _check_graph(graph: Graph) -> None:
-    errors = [item for item in diagnose(graph) if item.severity is Severity.ERROR]
+def _check_graph(graph: Graph, data: DataSummary) -> None:
+    errors = [item for item in diagnose(graph, data) if item.severity is Severity.ERROR]
     if errors:
         shown = "; ".join(f"{item.node_id}: {item.text}" for item in errors[:MAX_SHOWN])
         raise JobError("graph", f"{len(errors)} errors in the graph: {shown}", retryable=False)

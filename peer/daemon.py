@@ -18,7 +18,7 @@ import msgspec
 import structlog
 import trio
 
-from backend.workers.supervisor import PoolConfig, open_pool
+from backend.workers.supervisor import PoolConfig, WorkerPool, open_pool
 from p2p.chain.wallet import Wallet
 from p2p.control import serve_control
 from p2p.datadir import DataDir
@@ -92,8 +92,8 @@ async def serve_on(
     memory_bytes = config.worker_memory_bytes or worker_memory(machine, len(selection.devices))
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(data_dir.path / "peer.sqlite"))
-        workers = [
-            await _open_workers(stack, config, data_dir.path, device, number, memory_bytes)
+        pools = [
+            await _open_pool(stack, config, data_dir.path, device, number, memory_bytes)
             for number, device in enumerate(selection.devices)
         ]
         devices = tuple(
@@ -103,7 +103,7 @@ async def serve_on(
             for device in selection.devices
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
-        daemon = Daemon(network, config, data_dir, wallet, store, tuple(workers), nursery, now)
+        daemon = Daemon(network, config, data_dir, wallet, store, tuple(pools), nursery, now)
         await daemon.run(devices, machine)
 
 
@@ -117,7 +117,7 @@ class Daemon:
         data_dir: DataDir,
         wallet: Wallet,
         store: Store,
-        workers: tuple[DeviceWorkers, ...],
+        pools: tuple[WorkerPool, ...],
         nursery: trio.Nursery,
         now: Callable[[], float],
     ) -> None:
@@ -125,7 +125,8 @@ class Daemon:
         self._config = config
         self._data_dir = data_dir
         self._store = store
-        self._workers = workers
+        self._pools = pools
+        self._workers: tuple[DeviceWorkers, ...] = ()
         self._nursery = nursery
         self._now = now
         self._wallet = wallet
@@ -137,9 +138,12 @@ class Daemon:
 
     async def run(self, devices: tuple[OfferedDevice, ...], machine: Machine) -> None:
         """Never returns on its own."""
+        self._workers = tuple(
+            DeviceWorkers(device.torch_name, pool) for device, pool in zip(devices, self._pools, strict=True)
+        )
         speeds = [
-            await measured_speed(device, workers, self._store)
-            for device, workers in zip(devices, self._workers, strict=True)
+            await measured_speed(device, pool, self._store)
+            for device, pool in zip(devices, self._pools, strict=True)
         ]
         terms = self._terms(tuple(speeds))
         services, table = await self._open_jobs(terms)
@@ -151,9 +155,9 @@ class Daemon:
             serve_control, self._data_dir.path / CONTROL_NAME, self._control(services, table, offer)
         )
         self._nursery.start_soon(self._keep_house)
-        for workers in self._workers:
+        for pool in self._pools:
             if self._config.prewarmed:
-                await workers.pool.wait_warm()
+                await pool.wait_warm()
         await self._announce_ready(terms)
 
     def _terms(self, speeds: tuple[int, ...]) -> Terms:
@@ -253,7 +257,7 @@ class Daemon:
                         zip(offer.devices, services.terms.flops_per_s, strict=True)
                     )
                 ],
-                "idle_workers": sum(workers.pool.idle for workers in self._workers),
+                "idle_workers": sum(pool.idle for pool in self._pools),
                 "models": list(services.deployments.models),
                 "bytes_sent": self._artifacts.files.bytes_sent,
                 "bytes_received": self._artifacts.files.bytes_received,
@@ -268,14 +272,14 @@ def worker_memory(machine: Machine, devices: int) -> int:
     return int(machine.ram_bytes * WORKER_MEMORY_SHARE) // max(1, devices)
 
 
-async def _open_workers(
+async def _open_pool(
     stack: AsyncExitStack,
     config: Config,
     directory: Path,
     device: OfferedDevice,
     number: int,
     memory_bytes: int,
-) -> DeviceWorkers:
+) -> WorkerPool:
     pool_config = PoolConfig(
         directory=directory / "workers" / str(number),
         prewarmed=config.prewarmed,
@@ -283,7 +287,7 @@ async def _open_workers(
         sandbox=config.sandbox,
         device=device.torch_name,
     )
-    return DeviceWorkers(device.torch_name, await stack.enter_async_context(open_pool(pool_config)))
+    return await stack.enter_async_context(open_pool(pool_config))
 
 
 def _load_or_create_wallet(path: Path) -> Wallet:

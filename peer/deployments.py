@@ -7,15 +7,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 import trio
 
 from backend.errors import WorkerError
 from backend.reports import ModelLoaded, Predicted
-from backend.workers.supervisor import WorkerPool
 from p2p.errors import RemoteFailureError
-from peer.sessions import WorkerSession
+from peer.sessions import Worker, WorkerSession
 
 log = structlog.get_logger(__name__)
 
@@ -33,12 +33,19 @@ class Deployment:
     loaded: ModelLoaded | None = None
 
 
+class Workers(Protocol):
+    """Hands out worker processes; ``backend.workers.supervisor`` keeps some warm."""
+
+    async def acquire(self, timeout_s: float = 60) -> Worker:
+        """Raises WorkerError, trio.TooSlowError."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceWorkers:
     """The workers of one device; ``device`` as torch names it."""
 
     device: str
-    pool: WorkerPool
+    pool: Workers
 
 
 class Deployments:

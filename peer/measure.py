@@ -18,7 +18,7 @@ from backend.errors import WorkerError
 from backend.estimate import estimate
 from backend.reports import AllowSegments, Failed, Finished, Train
 from backend.serialize import load_graph
-from peer.deployments import DeviceWorkers
+from backend.workers.supervisor import WorkerPool
 from peer.devices import OfferedDevice
 from peer.store import Store
 
@@ -32,32 +32,32 @@ TIMEOUT_S = 120.0
 GRAPH_FILE = Path(__file__).with_name("benchmark.json")
 
 
-async def measured_speed(device: OfferedDevice, workers: DeviceWorkers, store: Store) -> int:
+async def measured_speed(device: OfferedDevice, pool: WorkerPool, store: Store) -> int:
     """FLOP/s of training on the device: as remembered, or measured now. Raises WorkerError."""
     fact = f"flops_per_s/{device.kind.value}/{device.name}"
     remembered = await store.fact(fact)
     if remembered is not None:
         return int(remembered)
     with trio.fail_after(TIMEOUT_S):
-        speed = await _measure(workers)
+        speed = await _measure(device.torch_name, pool)
     log.info("device measured", device=device.name, gflops_per_s=round(speed / 1e9, 2))
     await store.remember(fact, str(speed).encode())
     return speed
 
 
-async def _measure(workers: DeviceWorkers) -> int:
+async def _measure(device: str, pool: WorkerPool) -> int:
     graph = GRAPH_FILE.read_bytes()
-    worker = await workers.pool.acquire()
-    workers.pool.start_worker()  # the first job comes soon: do not wait for the pool to refill at its leisure
+    worker = await pool.acquire()
+    pool.start_worker()  # the first job comes soon: do not wait for the pool to refill at its leisure
     try:
         (worker.directory / DATA_FILE).write_bytes(random_dataset())
-        train = Train(DATA_FILE, None, 1, 0, 0, workers.device, prepare_only=True)
+        train = Train(DATA_FILE, None, 1, 0, 0, device, prepare_only=True)
         await worker.send(train, graph)
         await worker.send(AllowSegments(1))
         while True:
             event, _ = await worker.receive()
             if isinstance(event, Failed):
-                raise WorkerError(f"measuring {workers.device}: {event.code}: {event.text}")
+                raise WorkerError(f"measuring {device}: {event.code}: {event.text}")
             if isinstance(event, Finished):
                 return _speed(graph, event.metrics.samples_per_s)
     finally:

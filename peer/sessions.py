@@ -9,12 +9,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 import structlog
 import trio
 
 from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
 from backend.reports import (
+    Command,
     Event,
     Failed,
     LoadModel,
@@ -24,13 +27,27 @@ from backend.reports import (
     Train,
     TrainingPrepared,
 )
-from backend.workers.supervisor import Worker
 
 log = structlog.get_logger(__name__)
 
 LOAD_TIMEOUT_S = 60.0
 PREDICT_TIMEOUT_S = 60.0
 MAX_PENDING = 256
+
+
+class Worker(Protocol):
+    """What a session needs of a worker process of ``backend.workers.supervisor``."""
+
+    directory: Path
+
+    async def send(self, command: Command, body: bytes = b"") -> None: ...
+
+    async def receive(self) -> tuple[Event, bytes]: ...
+
+    def path(self, name: str) -> Path: ...
+
+    async def aclose(self) -> None: ...
+
 
 TrainingListener = Callable[[Event], Awaitable[None]]
 DeathListener = Callable[[str], Awaitable[None]]

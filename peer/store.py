@@ -66,6 +66,7 @@ class Store:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._is_closed = False
         self._turn = trio.CapacityLimiter(1)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Job)
@@ -130,7 +131,15 @@ class Store:
 
         await self._off_thread(write)
 
+    async def aclose(self) -> None:
+        """After what is under way; later calls raise trio.ClosedResourceError."""
+        with trio.CancelScope(shield=True):
+            await self._off_thread(self._connection.close)
+        self._is_closed = True
+
     async def _off_thread(self, work: Callable[[], T]) -> T:
+        if self._is_closed:
+            raise trio.ClosedResourceError("the store is closed")
         return await trio.to_thread.run_sync(work, limiter=self._turn)
 
 
@@ -138,10 +147,11 @@ class Store:
 async def open_store(path: Path) -> AsyncIterator[Store]:
     """Opens or makes the database."""
     connection = await trio.to_thread.run_sync(_connect, path)
+    store = Store(connection)
     try:
-        yield Store(connection)
+        yield store
     finally:
-        connection.close()
+        await store.aclose()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

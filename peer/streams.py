@@ -86,7 +86,6 @@ class JobStreams:
         if not isinstance(message, OpenJob):
             raise RemoteFailureError("invalid", f"{type(message).__name__} first, allowed is OpenJob")
         runner = self._admit(channel, message)
-        await self._open(runner, message, graph)
         scope = trio.CancelScope()
         lease_id = message.lease.lease_id
         if (earlier := self._followers.pop(lease_id, None)) is not None:
@@ -94,10 +93,13 @@ class JobStreams:
         self._followers[lease_id] = scope
         try:
             with scope:
+                await self._open(runner, message, graph)
                 await _Conversation(self._services, runner, channel, message.after, self._check_token).run()
         finally:
             if self._followers.get(lease_id) is scope:
                 del self._followers[lease_id]
+        if scope.cancelled_caught:
+            await channel.reset()
 
     def _admit(self, channel: JobChannel, message: OpenJob) -> JobRunner:
         """Raises RemoteFailureError."""

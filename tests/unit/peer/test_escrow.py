@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from p2p.chain.escrow_codec import EscrowStatus
+from peer.escrow import EscrowTerms, check_escrow
+from tests.unit.peer.make import (
+    AMOUNT,
+    ARBITER,
+    JOB_ID,
+    MINT,
+    NODE,
+    NOW,
+    PAYOUT,
+    PLATFORM,
+    USER,
+    make_account,
+)
+
+TERMS = EscrowTerms(
+    job_id=JOB_ID,
+    user=USER.address,
+    node=NODE.address,
+    payout=PAYOUT,
+    arbiter=ARBITER,
+    mint=MINT,
+    platform=PLATFORM,
+    quote=AMOUNT,
+    offered=AMOUNT,
+    claim_window_s=60,
+    duration_s=100,
+)
+
+
+def test_an_escrow_as_promised_has_no_mismatch() -> None:
+    assert check_escrow(make_account(), TERMS, NOW) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("user", NODE.address),
+        ("node", USER.address),
+        ("payout", USER.address),
+        ("arbiter", USER.address),
+        ("mint", USER.address),
+        ("platform", USER.address),
+        ("job_id", "cd" * 32),
+        ("amount", AMOUNT - 1),
+        ("amount", AMOUNT + 1),
+        ("earned", 1),
+        ("arbiter_cap", 1),
+        ("claim_window_s", 59),
+        ("deadline", int(NOW) + 3799),
+        ("refund_requested_at", 5),
+        ("status", EscrowStatus.REFUNDED),
+    ],
+)
+def test_each_wrong_field_is_named_with_what_was_found_and_allowed(field: str, found: object) -> None:
+    (mismatch,) = check_escrow(make_account(**{field: found}), TERMS, NOW)
+    assert mismatch.startswith(field.replace("arbiter_cap", "arbiter cap").replace("_s", "").split("_")[0])
+    assert "found" in mismatch and "allowed" in mismatch
+
+
+def test_every_mismatch_is_listed() -> None:
+    account = make_account(user=NODE.address, amount=5, status=EscrowStatus.SETTLED)
+    assert len(check_escrow(account, TERMS, NOW)) == 3
+
+
+def test_an_offer_below_the_own_quote_is_refused_though_the_escrow_holds_it() -> None:
+    from dataclasses import replace
+
+    (mismatch,) = check_escrow(make_account(), replace(TERMS, quote=AMOUNT + 1), NOW)
+    assert mismatch == f"amount: found {AMOUNT}, allowed {AMOUNT + 1} or more by this peer's own quote"
+
+
+def test_an_escrow_that_another_job_counts_on_is_refused() -> None:
+    (mismatch,) = check_escrow(make_account(), TERMS, NOW, used_by="another")
+    assert "in use by job another" in mismatch
