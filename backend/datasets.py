@@ -62,25 +62,19 @@ def load_dataset(path: Path) -> Dataset:
     return Dataset(x, y, facts)
 
 
-def split_sizes(samples: int, validation: float, test: float) -> tuple[int, int, int]:
-    """Samples for training, validation and test; training gets what rounding leaves."""
-    for_validation = int(samples * validation + 1e-9)
-    for_test = int(samples * test + 1e-9)
-    return samples - for_validation - for_test, for_validation, for_test
+def split(y: Array, validation: int, test: int, seed: int, *, stratified: bool) -> Split:
+    """So many samples for validation and test, the rest to train on; each part in random order.
 
-
-def split(y: Array, validation: float, test: float, seed: int, *, stratified: bool) -> Split:
-    """The same for equal arguments on every machine; each part in random order.
-
-    Stratified: every part gets its share of each class, to within rounding.
+    The same for equal arguments on every machine. Stratified: every part gets its share of each
+    class, to within rounding.
     """
     # RandomState's stream is frozen by NumPy's policy; Generator's is not.
     order = np.random.RandomState(seed).permutation(len(y))
     if stratified and y.ndim == 1 and y.dtype.kind == "i":
         order = order[np.argsort(_position_in_class(y[order]), kind="stable")]
-    _, for_validation, for_test = split_sizes(len(y), validation, test)
-    held_out = for_validation + for_test
-    return Split(train=order[held_out:], validation=order[for_test:held_out], test=order[:for_test])
+    return Split(
+        train=order[validation + test :], validation=order[test : validation + test], test=order[:test]
+    )
 
 
 def mean_std_scaling(x: Array) -> Scaling:

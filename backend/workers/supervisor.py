@@ -118,6 +118,11 @@ class Worker:
             raise WorkerError(f"worker named {name!r}, which is not a regular file in its directory")
         return path
 
+    def kill(self) -> None:
+        """Kills the process at once; ``receive`` then says so."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     async def aclose(self) -> None:
         """Kills the process and removes its directory."""
         self._end("closed")
@@ -379,14 +384,20 @@ async def open_pool(config: PoolConfig) -> AsyncIterator[WorkerPool]:
     """A pool whose workers end with it. Raises WorkerError where the sandbox asked for cannot be had."""
     choose_sandbox(SandboxMode(config.sandbox))
     config = replace(config, directory=_prepare_directory(config.directory))
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         pool = WorkerPool(config, nursery)
         for _ in range(config.prewarmed):
             pool.start_worker()
         try:
             yield pool
+        except Exception as error:
+            # Raised below, out of the nursery, which would wrap the caller's own error in a group.
+            failure = error
         finally:
             nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _prepare_directory(directory: Path) -> Path:

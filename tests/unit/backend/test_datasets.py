@@ -14,7 +14,6 @@ from backend.datasets import (
     range_scaling,
     read_facts,
     split,
-    split_sizes,
 )
 from backend.errors import DatasetError
 from backend.facts import DataFacts
@@ -116,22 +115,22 @@ def test_the_format_is_that_of_the_safetensors_library(tmp_path: Path) -> None:
 
 def test_parts_are_disjoint_complete_and_of_the_announced_sizes() -> None:
     y = np.random.RandomState(0).randint(0, 10, 997)
-    parts = split(y, 0.1, 0.2, seed=3, stratified=True)
+    parts = split(y, 100, 200, seed=3, stratified=True)
     sizes = tuple(len(part) for part in (parts.train, parts.validation, parts.test))
-    assert sizes == split_sizes(997, 0.1, 0.2)
+    assert sizes == (697, 100, 200)
     assert sorted(np.concatenate([parts.train, parts.validation, parts.test])) == list(range(997))
 
 
 def test_a_stratified_part_has_its_share_of_every_class() -> None:
     y = np.repeat(np.arange(3), [700, 200, 100])
-    parts = split(y, 0.1, 0.2, seed=3, stratified=True)
+    parts = split(y, 100, 200, seed=3, stratified=True)
     assert np.abs(np.bincount(y[parts.test]) - [140, 40, 20]).max() <= 1
     assert np.abs(np.bincount(y[parts.validation]) - [70, 20, 10]).max() <= 1
 
 
 def test_a_split_is_the_same_for_the_same_seed_only() -> None:
     y = np.zeros(50, np.int64)
-    first, again, other = (split(y, 0.1, 0.2, seed, stratified=False) for seed in (1, 1, 2))
+    first, again, other = (split(y, 5, 10, seed, stratified=False) for seed in (1, 1, 2))
     assert (first.train == again.train).all()
     assert (first.train != other.train).any()
     # Frozen: a job that goes on elsewhere must find the same test samples.

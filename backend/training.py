@@ -1,0 +1,297 @@
+"""The trainer: reads top to bottom what training is. Deterministic, resumable at every segment.
+
+Everything random follows from the graph's seed and the step's number, so a checkpoint needs only
+weights, optimizer state and position. Knows no process, no clock but the one it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import torch
+
+from backend.checkpoint import capture_optimizer, capture_weights, restore_optimizer, restore_weights
+from backend.compiler import compile_graph
+from backend.datasets import Dataset
+from backend.errors import CheckpointError, DatasetError, TrainingDivergedError
+from backend.formats.cyxmodel import CyxModel, TrainingState
+from backend.losses import correct_predictions
+from backend.pipeline import read_pipeline
+from backend.reports import Metrics
+from backend.serialize import load_graph
+from backend.training_data import Batch, Layout, TrainingData
+
+MAX_HISTORY = 10_000
+
+
+class Control(Protocol):
+    """What may stop a training between two steps."""
+
+    def before_step(self, step: int) -> None:
+        """Returns when step number ``step`` may run; raises to end the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """``now`` is a monotonic clock in seconds."""
+
+    device: str
+    segments: int
+    report_every_s: float
+    now: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    loss: float = 0.0
+    correct: float = 0.0
+    samples: int = 0
+
+
+class Tally:
+    """Running sums over batches, kept on the device so that no step waits for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._samples = 0
+
+    def add(self, loss: torch.Tensor, correct: torch.Tensor | None, samples: int) -> None:
+        self._loss.add_(loss.detach(), alpha=samples)
+        if correct is not None:
+            self._correct.add_(correct)
+        self._samples += samples
+
+    def read(self) -> Sums:
+        return Sums(self._loss.item(), self._correct.item(), self._samples)
+
+
+class Trainer:
+    """One training of one graph on one dataset."""
+
+    def __init__(
+        self, graph: bytes, dataset: Dataset, config: TrainingConfig, checkpoint: CyxModel | None = None
+    ) -> None:
+        """Raises GraphFormatError, GraphInvalidError, DatasetError, CheckpointError."""
+        document = load_graph(graph)
+        compiled = compile_graph(document)
+        pipeline = read_pipeline(document)
+        self._graph = graph
+        self._config = config
+        self._device = torch.device(config.device)
+        self._seed = pipeline.seed
+        self._epochs = pipeline.epochs
+        self._classes = dataset.facts.classes
+        self._facts = dataset.facts
+        self._loss_setting = pipeline.loss
+        self._module: torch.nn.Module = compiled.module.to(self._device)
+        memory_format = _best_memory_format(self._module)
+        self._module.to(memory_format=memory_format)  # type: ignore[call-overload]
+        normalization = checkpoint.training.normalization if checkpoint else None
+        self._data = TrainingData(dataset, pipeline, Layout(self._device, memory_format), normalization)
+        if config.segments > self.total_steps:
+            raise DatasetError(f"{config.segments} segments of {self.total_steps} steps, at most one a step")
+        self._loss = compiled.build_loss()
+        self._optimizer = compiled.build_optimizer(self._module.parameters())
+        self._step = 0
+        self._history: list[Metrics] = []
+        self._tally = Tally(self._device)
+        self._reported = self._epoch_began = Sums()
+        self._reported_at = -math.inf
+        if checkpoint is not None:
+            self._go_on_from(checkpoint)
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    @property
+    def total_steps(self) -> int:
+        return self._epochs * self._data.steps_per_epoch
+
+    @property
+    def training_samples(self) -> int:
+        return self._data.training_samples
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self._module.parameters())
+
+    def segment_end(self, segment: int) -> int:
+        """The step at which a segment ends; the last also takes the remainder."""
+        if segment == self._config.segments - 1:
+            return self.total_steps
+        return (segment + 1) * (self.total_steps // self._config.segments)
+
+    # -- what it does ----------------------------------------------------------------------------
+
+    def run_segment(self, segment: int, control: Control, report: Callable[[Metrics], None]) -> Metrics:
+        """Trains to the end of ``segment`` and returns where that leaves it.
+
+        Reports at the first step, then as often as configured, and at the end of each epoch. Raises
+        TrainingDivergedError, and what ``control`` raises.
+        """
+        end = self.segment_end(segment)
+        self._reported_at = -math.inf
+        while self._step < end:
+            epoch, first_batch = divmod(self._step, self._data.steps_per_epoch)
+            for batch in self._data.epoch(epoch, self._seed, first_batch):
+                control.before_step(self._step)
+                self._train_step(batch)
+                self._report_when_due(report)
+                if self._step == end:
+                    break
+            if self._step % self._data.steps_per_epoch == 0:
+                report(self._finish_epoch())
+        return self._measure(self._epoch_began, None)
+
+    def finish(self) -> Metrics:
+        """The last point of the curve, with the accuracy on the test samples."""
+        _, accuracy = self._evaluate("test")
+        final = msgspec.structs.replace(self._history[-1], test_accuracy=accuracy)
+        self._history[-1] = final
+        return final
+
+    def checkpoint(self, segments_done: int) -> CyxModel:
+        """A model from which training goes on bit-exactly."""
+        tensors, groups = capture_optimizer(self._optimizer)
+        state = self._state(segments_done)
+        return CyxModel(
+            graph=self._graph,
+            weights=capture_weights(self._module),
+            training=msgspec.structs.replace(state, optimizer_groups=groups),
+            history=tuple(self._history),
+            optimizer=tensors,
+        )
+
+    def result(self) -> CyxModel:
+        """The trained model, without what only training needs."""
+        return CyxModel(
+            graph=self._graph,
+            weights=capture_weights(self._module),
+            training=self._state(self._config.segments),
+            history=tuple(self._history),
+        )
+
+    # -- how -------------------------------------------------------------------------------------
+
+    def _train_step(self, batch: Batch) -> None:
+        _seed_step(self._device, self._seed, self._step)
+        self._optimizer.zero_grad(set_to_none=True)
+        prediction = self._module(batch.inputs)
+        loss = self._loss(prediction, batch.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._tally.add(loss, self._correct(prediction, batch.targets), len(batch.targets))
+        self._step += 1
+
+    def _correct(self, prediction: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
+        return correct_predictions(self._loss_setting, prediction.detach(), targets)
+
+    def _report_when_due(self, report: Callable[[Metrics], None]) -> None:
+        now = self._config.now()
+        elapsed_s = now - self._reported_at
+        if elapsed_s < self._config.report_every_s:
+            return
+        since = self._reported
+        self._reported, self._reported_at = self._tally.read(), now
+        rate = (self._reported.samples - since.samples) / elapsed_s
+        report(self._measure(since, rate if math.isfinite(elapsed_s) else None))
+
+    def _finish_epoch(self) -> Metrics:
+        """Adds a point with the epoch's means and its validation to the history."""
+        metrics = self._measure(self._epoch_began, None)
+        self._epoch_began = self._tally.read()
+        loss, accuracy = self._evaluate("validation")
+        metrics = msgspec.structs.replace(metrics, validation_loss=loss, validation_accuracy=accuracy)
+        self._history = [*self._history, metrics][-MAX_HISTORY:]
+        return metrics
+
+    def _measure(self, since: Sums, samples_per_s: float | None) -> Metrics:
+        """Means over what was trained after ``since``. Raises TrainingDivergedError."""
+        now = self._tally.read()
+        samples = now.samples - since.samples
+        if not samples:
+            return self._history[-1]
+        loss = (now.loss - since.loss) / samples
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the loss is {loss} at step {self._step}: a lower learning rate may help"
+            )
+        return Metrics(
+            step=self._step,
+            total_steps=self.total_steps,
+            epoch=(self._step - 1) // self._data.steps_per_epoch,
+            loss=loss,
+            accuracy=(now.correct - since.correct) / samples if self._classes else None,
+            learning_rate=float(self._optimizer.param_groups[0]["lr"]),
+            samples_per_s=samples_per_s,
+        )
+
+    def _evaluate(self, part: str) -> tuple[float | None, float | None]:
+        """Loss and accuracy on a part; None for what it cannot tell."""
+        tally = Tally(self._device)
+        self._module.eval()
+        with torch.inference_mode():
+            for batch in self._data.evaluation(part):
+                prediction = self._module(batch.inputs)
+                loss = self._loss(prediction, batch.targets)
+                tally.add(loss, self._correct(prediction, batch.targets), len(batch.targets))
+        self._module.train()
+        sums = tally.read()
+        if not sums.samples:
+            return None, None
+        loss_mean = sums.loss / sums.samples
+        accuracy = sums.correct / sums.samples if self._classes else None
+        return (loss_mean if math.isfinite(loss_mean) else None), accuracy
+
+    def _state(self, segments_done: int) -> TrainingState:
+        return TrainingState(
+            step=self._step,
+            total_steps=self.total_steps,
+            segments=self._config.segments,
+            segments_done=segments_done,
+            seed=self._seed,
+            samples=self._facts.samples,
+            sample_shape=self._facts.sample_shape,
+            classes=self._facts.classes,
+            normalization=self._data.normalization,
+        )
+
+    def _go_on_from(self, checkpoint: CyxModel) -> None:
+        found = checkpoint.training
+        self._step = found.step
+        expected = self._state(found.segments_done)
+        if checkpoint.graph != self._graph:
+            raise CheckpointError("the checkpoint is of another graph")
+        if msgspec.structs.replace(found, optimizer_groups=[]) != expected:
+            raise CheckpointError(
+                "the checkpoint is of other data, another seed or another cut into segments"
+            )
+        if found.segments_done < 1 or self.segment_end(found.segments_done - 1) != found.step:
+            raise CheckpointError(f"the checkpoint stands at step {found.step}, not at the end of a segment")
+        if checkpoint.optimizer is None:
+            raise CheckpointError("the checkpoint holds no optimizer state")
+        restore_weights(self._module, checkpoint.weights)
+        restore_optimizer(self._optimizer, checkpoint.optimizer, found.optimizer_groups)
+        self._history = list(checkpoint.history)
+
+
+def _best_memory_format(module: torch.nn.Module) -> torch.memory_format:
+    """Channels last for convolutions over images: the faster layout on CPUs and GPUs alike."""
+    has_images = any(parameter.ndim == 4 for parameter in module.parameters())
+    return torch.channels_last if has_images else torch.contiguous_format
+
+
+def _seed_step(device: torch.device, seed: int, step: int) -> None:
+    """Makes what a step draws, such as dropout masks, a function of seed and step alone."""
+    mixed = (seed * 6_364_136_223_846_793_005 + step * 1_442_695_040_888_963_407 + 1) % 2**63
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)

@@ -1,0 +1,165 @@
+"""The training thread of a worker: data in, checkpoints and progress out, orders obeyed.
+
+Files are read and written in the worker's own directory only; the sandbox would allow no other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from backend.datasets import load_dataset
+from backend.errors import (
+    ArchiveError,
+    BackendError,
+    CheckpointError,
+    DatasetError,
+    GraphFormatError,
+    GraphInvalidError,
+    TrainingDivergedError,
+)
+from backend.formats.cyxmodel import CyxModel, read_cyxmodel, write_cyxmodel
+from backend.reports import (
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Metrics,
+    Paused,
+    Progress,
+    Resumed,
+    SegmentSaved,
+    Train,
+    TrainingPrepared,
+    WaitingForPermission,
+)
+from backend.training import Trainer, TrainingConfig
+from backend.workers.gate import Gate, TrainingCancelled
+
+_RESULT = "result.cyxmodel"
+_KEPT_CHECKPOINTS = 2
+_CODES: tuple[tuple[type[BaseException], str], ...] = (
+    (GraphFormatError, "graph"),
+    (GraphInvalidError, "graph"),
+    (DatasetError, "dataset"),
+    (CheckpointError, "checkpoint"),
+    (ArchiveError, "checkpoint"),
+    (TrainingDivergedError, "diverged"),
+    (MemoryError, "memory"),
+)
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
+
+
+class TrainingJob:
+    """One Train command, from load to result."""
+
+    def __init__(self, command: Train, graph: bytes, directory: Path, send: Callable[[Event], None]) -> None:
+        self._command = command
+        self._graph = graph
+        self._directory = directory
+        self._send = send
+        self._step = 0
+        allowed = 0 if command.prepare_only else command.allowed_segments
+        self.has_ended = False
+        """Set before the last event goes out, so that its reader may ask for another training."""
+        self.gate = Gate(allowed, time.monotonic)
+
+    def run(self) -> None:
+        """Ends with exactly one of Finished, Cancelled and Failed."""
+        end: Event
+        try:
+            with self.gate.working():
+                end = self._train()
+        except TrainingCancelled:
+            end = Cancelled(step=self._step)
+        except Exception as error:
+            end = failure_of(error)
+        self.has_ended = True
+        self._send(end)
+
+    def before_step(self, step: int) -> None:
+        """The trainer's control."""
+        self._step = step
+        self.gate.before_step(lambda: self._send(Paused(step=step)), lambda: self._send(Resumed(step=step)))
+
+    def _train(self) -> Finished:
+        trainer = self._prepare()
+        command = self._command
+        for segment in range(command.first_segment, command.segments):
+            self._wait_for(segment)
+            metrics = trainer.run_segment(segment, self, self._report)
+            self._step = trainer.step
+            if segment < command.segments - 1:
+                self._save(trainer, segment, metrics)
+        return self._finish(trainer)
+
+    def _prepare(self) -> Trainer:
+        command = self._command
+        checkpoint = self._read_checkpoint()
+        if checkpoint is not None and checkpoint.training.segments_done != command.first_segment:
+            done = checkpoint.training.segments_done
+            raise CheckpointError(
+                f"checkpoint after {done} segments, asked to go on at {command.first_segment}"
+            )
+        trainer = Trainer(
+            self._graph,
+            load_dataset(self._directory / command.dataset),
+            TrainingConfig(command.device, command.segments, command.report_every_s, time.monotonic),
+            checkpoint,
+        )
+        self._step = trainer.step
+        self._send(
+            TrainingPrepared(
+                total_steps=trainer.total_steps,
+                parameters=trainer.parameters,
+                training_samples=trainer.training_samples,
+                device=command.device,
+            )
+        )
+        return trainer
+
+    def _read_checkpoint(self) -> CyxModel | None:
+        command = self._command
+        if not 0 <= command.first_segment < command.segments:
+            raise CheckpointError(f"segment {command.first_segment} of {command.segments}")
+        if command.first_segment == 0:
+            return None
+        if command.checkpoint is None:
+            raise CheckpointError(f"segment {command.first_segment} needs a checkpoint to begin from")
+        return read_cyxmodel(self._directory / command.checkpoint)
+
+    def _wait_for(self, segment: int) -> None:
+        self.gate.wait_for_segment(segment, lambda: self._send(WaitingForPermission(segment=segment)))
+
+    def _report(self, metrics: Metrics) -> None:
+        self._send(Progress(metrics=metrics))
+
+    def _save(self, trainer: Trainer, segment: int, metrics: Metrics) -> None:
+        name = f"checkpoint-{segment}.cyxmodel"
+        write_cyxmodel(self._directory / name, trainer.checkpoint(segment + 1))
+        old = self._directory / f"checkpoint-{segment - _KEPT_CHECKPOINTS}.cyxmodel"
+        old.unlink(missing_ok=True)
+        self._send(SegmentSaved(segment=segment, file=name, metrics=metrics))
+
+    def _finish(self, trainer: Trainer) -> Finished:
+        metrics = trainer.finish()
+        write_cyxmodel(self._directory / _RESULT, trainer.result())
+        return Finished(file=_RESULT, metrics=metrics)
+
+
+def failure_of(
+    error: BaseException, *, request: int | None = None, archive_code: str = "checkpoint"
+) -> Failed:
+    """What went wrong, for the other side; ``archive_code`` says which file an ArchiveError is about."""
+    text = str(error)[:2000] or type(error).__name__
+    if isinstance(error, ArchiveError):
+        return Failed(code=archive_code, text=text, id=request)
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return Failed(code=code, text=text, id=request)
+    if isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY):
+        return Failed(code="memory", text=text.splitlines()[0], id=request)
+    if isinstance(error, BackendError):
+        return Failed(code="internal", text=text, id=request)
+    return Failed(code="internal", text=f"{type(error).__name__}: {text}", id=request)

@@ -1,0 +1,153 @@
+"""A worker process: imports torch, warms it up, closes its sandbox, then does what it is told.
+
+The main thread only reads commands, so it always answers; one thread trains, one serves. Nothing
+of a stranger's is read before the sandbox is closed. Ends when the supervisor closes its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from backend.reports import (
+    AllowSegments,
+    Cancel,
+    Command,
+    Event,
+    Failed,
+    LoadModel,
+    Pause,
+    Ping,
+    Pong,
+    Predict,
+    Ready,
+    Resume,
+    Train,
+    UnloadModel,
+)
+from backend.workers import ipc
+from backend.workers.sandbox import SandboxLimits, SandboxMode, close_process, die_with_parent
+
+
+def main() -> None:
+    options = _options()
+    if options.parent:
+        die_with_parent(options.parent)
+    connection = Connection(socket.socket(fileno=options.descriptor))
+    directory = Path(options.directory)
+
+    from backend.workers.warmup import choose_threads, device_files, runtime_name, warm_device, warm_up
+
+    warm_up(directory)
+    on_cpu = options.device == "cpu"
+    limits = SandboxLimits(options.memory_bytes if on_cpu else None, options.file_bytes)
+    active = close_process(SandboxMode(options.sandbox), directory, limits, device_files(options.device))
+    choose_threads(options.threads)
+    warm_device(options.device)
+    connection.send(Ready(sandbox=active, runtime=runtime_name()))
+    Worker(connection, directory).run()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="backend.workers", description="Started by a supervisor only.")
+    parser.add_argument("--descriptor", type=int, required=True)
+    parser.add_argument("--directory", required=True)
+    parser.add_argument("--sandbox", required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory-bytes", type=int, required=True)
+    parser.add_argument("--file-bytes", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--parent", type=int, default=0)
+    return parser.parse_args()
+
+
+class Connection:
+    """The worker's end: blocking, written to by several threads."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._reader = end.makefile("rb")
+        self._writing = threading.Lock()
+
+    def send(self, event: Event, body: bytes = b"") -> None:
+        """Ends the process if the supervisor is gone."""
+        head, tail = ipc.encode(event, body)
+        with self._writing:
+            try:
+                self._socket.sendall(head)
+                if tail:
+                    self._socket.sendall(tail)
+            except OSError:
+                os._exit(0)
+
+    def receive(self) -> tuple[Command, bytes] | None:
+        """The next command; None when the supervisor has closed its end. Raises WorkerError."""
+        header = self._reader.read(ipc.HEADER.size)
+        if len(header) < ipc.HEADER.size:
+            return None
+        message_bytes, body_bytes = ipc.decode_header(header)
+        message = self._reader.read(message_bytes)
+        body = self._reader.read(body_bytes)
+        if len(message) + len(body) < message_bytes + body_bytes:
+            return None
+        return ipc.decode_command(message), body
+
+
+class Worker:
+    """Commands in, threads told."""
+
+    def __init__(self, connection: Connection, directory: Path) -> None:
+        from backend.workers.job import TrainingJob
+        from backend.workers.serving import Serving
+
+        self._connection = connection
+        self._directory = directory
+        self._make_job = TrainingJob
+        self._job: TrainingJob | None = None
+        self._serving = Serving(directory, connection.send, self._training_held_still)
+
+    def run(self) -> None:
+        threading.Thread(target=self._serving.run, name="serving", daemon=True).start()
+        while (received := self._connection.receive()) is not None:
+            self._obey(*received)
+        # Threads may be deep in a computation, and nothing here needs an orderly end.
+        os._exit(0)
+
+    def _obey(self, command: Command, body: bytes) -> None:
+        match command:
+            case Train():
+                self._train(command, body)
+            case LoadModel() | Predict() | UnloadModel():
+                self._serving.ask(command, body)
+            case Ping():
+                self._connection.send(Pong(stalled_s=self._job.gate.stalled_s() if self._job else 0.0))
+            case AllowSegments() | Pause() | Resume() | Cancel():
+                self._steer(command)
+
+    def _train(self, command: Train, graph: bytes) -> None:
+        if self._job is not None and not self._job.has_ended:
+            self._connection.send(Failed(code="internal", text="a training already runs in this worker"))
+            return
+        self._job = self._make_job(command, graph, self._directory, self._connection.send)
+        threading.Thread(target=self._job.run, name="training", daemon=True).start()
+
+    def _steer(self, command: AllowSegments | Pause | Resume | Cancel) -> None:
+        if self._job is None:
+            return
+        gate = self._job.gate
+        match command:
+            case AllowSegments(upto=upto):
+                gate.allow(upto)
+            case Pause():
+                gate.pause()
+            case Resume():
+                gate.resume()
+            case Cancel():
+                gate.cancel()
+
+    def _training_held_still(self) -> AbstractContextManager[None]:
+        return self._job.gate.between_steps() if self._job is not None else nullcontext()

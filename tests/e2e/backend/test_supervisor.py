@@ -1,0 +1,186 @@
+"""What becomes of a worker that dies, hangs, or takes more than its share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.errors import WorkerDiedError, WorkerError
+from backend.reports import Event, Failed, Finished, Train, TrainingPrepared
+from backend.workers.supervisor import PoolConfig, Worker, open_pool
+
+pytestmark = pytest.mark.e2e
+
+Command = Callable[..., Train]
+
+
+async def death_of(worker: Worker) -> str:
+    """Takes events until the worker is found dead; why it died."""
+    with trio.fail_after(30), pytest.raises(WorkerDiedError) as caught:
+        while True:
+            await worker.receive()
+    assert not worker.directory.exists()
+    assert not worker.is_alive
+    with pytest.raises(WorkerDiedError):
+        await worker.send(Train("d", None, 1, 0, 1, "cpu"))
+    return str(caught.value)
+
+
+async def test_a_prewarmed_worker_is_handed_out_at_once_and_replaced(tmp_path: Path) -> None:
+    config = PoolConfig(tmp_path / "w", prewarmed=1, threads=1, refill_delay_s=0)
+    async with open_pool(config) as pool:
+        await pool.wait_warm()
+        first = await pool.acquire(timeout_s=1)
+        assert pool.idle == 0
+        await pool.wait_warm()
+        second = await pool.acquire(timeout_s=1)
+        assert first.pid != second.pid
+        assert first.directory != second.directory
+        assert first.directory.stat().st_mode & 0o777 == 0o700
+        assert {"seccomp", "rlimits"} <= set(first.ready.sandbox)
+        await first.aclose()
+        assert not first.directory.exists()
+    assert list((tmp_path / "w").iterdir()) == []
+
+
+async def test_a_killed_worker_says_so(open_worker) -> None:
+    async with open_worker() as worker:
+        os.kill(worker.pid, signal.SIGKILL)
+        assert await death_of(worker) == "killed by SIGKILL"
+
+
+async def test_a_worker_that_hangs_is_ended(open_worker) -> None:
+    async with open_worker(hang_s=1) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        assert (await death_of(worker)).startswith("hangs: no answer for")
+
+
+async def test_a_training_step_that_never_ends_is_ended(
+    open_worker, long_graph: bytes, train: Command
+) -> None:
+    """Ends at the first step, since a stall of no length at all is allowed."""
+    async with open_worker(hang_s=0.8, stall_s=-1) as worker:
+        assert (await death_of(worker)).startswith("no training step for")
+
+
+async def test_a_worker_over_its_time_is_ended(open_worker, long_graph: bytes, train: Command) -> None:
+    async with open_worker(wall_clock_s=0.5) as worker:
+        await worker.send(train(), long_graph)
+        assert (await death_of(worker)) == "time: over its 0.5 s"
+
+
+async def test_a_worker_over_its_memory_is_ended(tmp_path: Path) -> None:
+    """torch alone holds more than this budget."""
+    async with open_pool(PoolConfig(tmp_path / "w", memory_bytes=32 << 20)) as pool:
+        with pytest.raises(WorkerDiedError, match=r"memory: \d+ MB held, limit 32 MB"):
+            await pool.acquire()
+
+
+async def test_data_that_outgrows_the_memory_is_refused_and_the_worker_lives(
+    open_worker, graph: bytes, train: Command
+) -> None:
+    async with open_worker(memory_bytes=600 << 20) as worker:
+        with (worker.directory / "huge").open("wb") as file:
+            count = 3_000_000
+            text = (
+                b'{"y":{"dtype":"I64","shape":[%d],"data_offsets":[0,%d]},'
+                b'"x":{"dtype":"F32","shape":[%d,1,8,8],"data_offsets":[%d,%d]}}'
+            ) % (count, 8 * count, count, 8 * count, 264 * count)
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + 264 * count)
+        await worker.send(train(dataset="huge"), graph)
+        event, _ = await worker.receive(60)
+        assert isinstance(event, Failed)
+        assert event.code == "memory"
+        await worker.send(train(), graph)
+        event, _ = await worker.receive(60)
+        assert isinstance(event, TrainingPrepared)
+
+
+async def test_one_worker_that_dies_leaves_the_others_alone(
+    tmp_path: Path, data: Path, graph: bytes, train: Command
+) -> None:
+    contents = await trio.Path(data).read_bytes()
+    config = PoolConfig(tmp_path / "w", prewarmed=2, threads=1, refill_delay_s=1000)
+    async with open_pool(config) as pool:
+        first, second = await pool.acquire(), await pool.acquire()
+        (second.directory / "data.safetensors").write_bytes(contents)
+        await second.send(train(), graph)
+        first.kill()
+        await death_of(first)
+        event: Event | None = None
+        while not isinstance(event, Finished):
+            event, _ = await second.receive(60)
+
+
+async def test_a_file_that_is_a_link_is_not_taken_from_a_worker(open_worker, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("key")
+    async with open_worker() as worker:
+        (worker.directory / "link").symlink_to(tmp_path / "secret")
+        (worker.directory / "folder").mkdir()
+        for name in ("link", "folder", "absent", "../secret", "."):
+            with pytest.raises(WorkerError):
+                worker.path(name)
+
+
+async def test_a_sandbox_that_cannot_be_had_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(WorkerError, match="neither landlock nor bubblewrap"):
+        async with open_pool(PoolConfig(tmp_path / "w", sandbox="bwrap")):
+            pass
+
+
+async def test_too_many_workers_are_refused(tmp_path: Path) -> None:
+    async with open_pool(PoolConfig(tmp_path / "w", prewarmed=0, max_workers=1, threads=1)) as pool:
+        await pool.acquire()
+        with pytest.raises(WorkerError, match="1 workers run, limit 1"):
+            await pool.acquire()
+
+
+async def test_it_trains_inside_bubblewrap(open_worker, graph: bytes, train: Command) -> None:
+    async with open_worker(sandbox="bwrap") as worker:
+        assert "bubblewrap" in worker.ready.sandbox
+        await worker.send(train(), graph)
+        event: Event | None = None
+        while not isinstance(event, Finished):
+            event, _ = await worker.receive(60)
+            assert not isinstance(event, Failed), event
+
+
+PARENT = """
+import sys, trio
+from pathlib import Path
+from backend.workers.supervisor import PoolConfig, open_pool
+
+async def main():
+    async with open_pool(PoolConfig(Path(sys.argv[1]), threads=1)) as pool:
+        worker = await pool.acquire()
+        print(worker.pid, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+async def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "w")]
+    async with trio.open_nursery() as nursery:
+        parent = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE, check=False))
+        pid = int(await parent.stdout.receive_some())
+        watched = os.pidfd_open(pid)
+        try:
+            parent.kill()
+            with trio.fail_after(10):
+                await trio.lowlevel.wait_readable(watched)
+        finally:
+            os.close(watched)
