@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from p2p.errors import TransferError
-from p2p.protocols.transfer import MAX_FILE_BYTES
+from p2p.protocols.transfer import MAX_FILE_BYTES, MAX_PART_BYTES
 
 HASH_BYTES = 32
 MIN_CHUNK_BYTES = 16 << 10
 MAX_CHUNK_BYTES = 16 << 20
 DEFAULT_CHUNK_BYTES = 1 << 20
 TARGET_CHUNKS = 64
-PIECE_BYTES = 128 << 10
-"""How much of a chunk is asked for at once. Several pieces, never more than one chunk, are on the
-way at a time: that keeps a stream busy and bounds what a kill can lose."""
+MIN_PIECE_BYTES = 128 << 10
+PIECES_ON_THE_WAY = 8
+"""A chunk is asked for in pieces; several of them, but never more than one chunk, are on the way at a
+time: that keeps a stream busy and bounds what a kill can lose."""
 
 _MAGIC = b"CYXFILE1"
 _HEADER = struct.Struct(f">8sQI{HASH_BYTES}s")
@@ -62,6 +63,10 @@ def chunk_bytes_for(size: int) -> int:
     while chunk_bytes < MAX_CHUNK_BYTES and size > TARGET_CHUNKS * chunk_bytes:
         chunk_bytes *= 2
     return chunk_bytes
+
+
+def piece_bytes_for(chunk_bytes: int) -> int:
+    return max(MIN_PIECE_BYTES, min(MAX_PART_BYTES, chunk_bytes // PIECES_ON_THE_WAY))
 
 
 def max_manifest_bytes(size: int) -> int:
@@ -214,6 +219,7 @@ class PieceWindow:
         """``stored`` bytes from the start of the file are there already."""
         self._size = size
         self._chunk_bytes = chunk_bytes
+        self._piece_bytes = piece_bytes_for(chunk_bytes)
         self._stored = stored
         self._asked = stored
         self._arrived: dict[int, bytes] = {}
@@ -232,7 +238,7 @@ class PieceWindow:
         index, offset = divmod(self._asked, self._chunk_bytes)
         room = self._chunk_bytes - (self._asked - self._stored)
         in_chunk = min(self._chunk_bytes - offset, self._size - self._asked)
-        length = min(PIECE_BYTES, in_chunk)
+        length = min(self._piece_bytes, in_chunk)
         if length == 0 or length > room:
             return None
         self._asked += length

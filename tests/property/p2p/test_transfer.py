@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from p2p.transfer import (
     MIN_CHUNK_BYTES,
-    PIECE_BYTES,
+    MIN_PIECE_BYTES,
     ManifestBuilder,
     PieceWindow,
     chunk_count,
@@ -35,8 +35,8 @@ def test_a_manifest_does_not_depend_on_how_a_file_was_read(size: int, cuts: list
 
 @settings(deadline=None)
 @given(
-    size=st.integers(0, 10 * PIECE_BYTES),
-    chunk_bytes=st.sampled_from([MIN_CHUNK_BYTES, PIECE_BYTES, 3 * PIECE_BYTES + 1]),
+    size=st.integers(0, 10 * MIN_PIECE_BYTES),
+    chunk_bytes=st.sampled_from([MIN_CHUNK_BYTES, MIN_PIECE_BYTES, 3 * MIN_PIECE_BYTES + 1]),
     seed=st.integers(0, 2**32),
 )
 def test_any_order_of_arrival_and_any_kill_gives_the_same_file(

@@ -9,7 +9,7 @@ from p2p.errors import TransferError
 from p2p.transfer import (
     MAX_CHUNK_BYTES,
     MIN_CHUNK_BYTES,
-    PIECE_BYTES,
+    MIN_PIECE_BYTES,
     Manifest,
     ManifestAssembler,
     Piece,
@@ -148,18 +148,18 @@ def test_no_more_than_a_chunk_is_ever_on_the_way() -> None:
     for piece in reversed(first[1:]):
         window.receive(piece, bytes(piece.length))
     assert window.take() == [], "the first piece is still missing"
-    window.receive(first[0], bytes(PIECE_BYTES))
+    window.receive(first[0], bytes(MIN_PIECE_BYTES))
     assert sum(len(data) for data in window.take()) == 1 << 20
     assert window.next_piece() is None, "taken is not yet stored"
-    window.mark_stored(PIECE_BYTES)
-    assert pieces_of(window) == [Piece(1, 0, PIECE_BYTES)]
+    window.mark_stored(MIN_PIECE_BYTES)
+    assert pieces_of(window) == [Piece(1, 0, MIN_PIECE_BYTES)]
 
 
 def test_a_window_goes_on_in_the_middle_of_a_chunk() -> None:
     stored = (1 << 20) + 1000
     window = PieceWindow(2 << 20, 1 << 20, stored)
     pieces = pieces_of(window)
-    assert pieces[0] == Piece(1, 1000, PIECE_BYTES)
+    assert pieces[0] == Piece(1, 1000, MIN_PIECE_BYTES)
     assert sum(piece.length for piece in pieces) == (2 << 20) - stored
     for piece in pieces:
         window.receive(piece, bytes(piece.length))
