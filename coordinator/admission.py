@@ -1,0 +1,67 @@
+"""Is a submitted graph what the job says, does it make sense, and what does it need? Never runs it.
+
+Uses only backend's pure modules. Called off the event loop: a large graph takes a while.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from coordinator.job import Cost
+from p2p.errors import RemoteFailureError
+from p2p.jobs import JobSpec
+
+if TYPE_CHECKING:
+    from backend.graph import Graph
+
+MAX_DIAGNOSTICS = 20
+MAX_NODES = 2_000
+MAX_TEXT = 4000
+
+
+def admit_graph(spec: JobSpec, body: bytes) -> Cost:
+    """Raises RemoteFailureError with the diagnostics, for a graph that cannot be trained."""
+    # Here and not above: --help must not load the catalogue.
+    from backend.errors import BackendError
+    from backend.serialize import graph_hash, load_graph
+
+    try:
+        graph = load_graph(body)
+    except (BackendError, RecursionError) as error:
+        raise RemoteFailureError("invalid", f"malformed graph: {error}"[:MAX_TEXT]) from error
+    if len(graph.nodes) > MAX_NODES:
+        raise RemoteFailureError("invalid", f"graph of {len(graph.nodes)} nodes, limit {MAX_NODES}")
+    found = graph_hash(graph)
+    if found != spec.graph_hash:
+        raw = blake3(body).hexdigest()
+        raise RemoteFailureError(
+            "invalid", f"graph hash: found {found} (of the bytes {raw}), the job names {spec.graph_hash}"
+        )
+    _check(graph)
+    return _cost(graph, spec)
+
+
+def _check(graph: Graph) -> None:
+    from backend.validate import diagnose
+
+    errors = [entry for entry in diagnose(graph) if entry.severity.value == "error"]
+    if errors:
+        shown = "; ".join(str(entry) for entry in errors[:MAX_DIAGNOSTICS])
+        more = f"; and {len(errors) - MAX_DIAGNOSTICS} more" if len(errors) > MAX_DIAGNOSTICS else ""
+        raise RemoteFailureError("invalid", f"malformed graph: {shown}{more}"[:MAX_TEXT])
+
+
+def _cost(graph: Graph, spec: JobSpec) -> Cost:
+    from backend.errors import BackendError
+    from backend.estimate import estimate
+
+    try:
+        found = estimate(graph, spec.data.samples, spec.data.sample_shape)
+    except (BackendError, ValueError, OverflowError) as error:
+        raise RemoteFailureError("invalid", f"graph and data do not fit: {error}"[:MAX_TEXT]) from error
+    largest = max(found.parameters, found.training_flops, found.memory_bytes)
+    if largest > 2**53:
+        raise RemoteFailureError("invalid", f"the job needs {largest} operations or bytes, limit {2**53}")
+    return Cost(found.parameters, found.training_flops, found.memory_bytes)

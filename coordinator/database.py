@@ -1,0 +1,229 @@
+"""The coordinator's SQLite file: event log, snapshots, updates, outbox, orders, standings. Synchronous.
+
+WAL with synchronous FULL: what a transaction wrote survives the machine's loss of power. Knows how
+things are stored, not what they mean; ``coordinator.store`` runs it off the event loop.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import sqlite_utils
+
+from coordinator.errors import StoreError
+from coordinator.job import Job, JobEvent
+from coordinator.migrations import migrate
+from coordinator.payments import PaymentEffect
+from coordinator.reputation import Standing
+from coordinator.state import replay
+from p2p.identifiers import JobId, PeerId
+from p2p.protocols.coordinator import JobUpdate, OfferJob, Order, RevokeLease
+
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+_events: msgspec.msgpack.Decoder[JobEvent] = msgspec.msgpack.Decoder(JobEvent)
+_jobs = msgspec.msgpack.Decoder(Job)
+_updates = msgspec.msgpack.Decoder(JobUpdate)
+_effects: msgspec.msgpack.Decoder[PaymentEffect] = msgspec.msgpack.Decoder(PaymentEffect)
+_orders: msgspec.msgpack.Decoder[OfferJob | RevokeLease] = msgspec.msgpack.Decoder(OfferJob | RevokeLease)
+_standings = msgspec.msgpack.Decoder(Standing)
+
+KEEP_ORDERS_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One event and everything that follows from it: written together or not at all."""
+
+    at: float
+    job: Job | None = None
+    event: JobEvent | None = None
+    updates: tuple[JobUpdate, ...] = ()
+    effects: tuple[PaymentEffect, ...] = ()
+    effect_done: str | None = None
+    orders: tuple[tuple[PeerId, OfferJob | RevokeLease], ...] = ()
+    orders_seen: tuple[PeerId, int] | None = None
+    standings: tuple[Standing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a coordinator finds when it starts."""
+
+    jobs: tuple[Job, ...]
+    latest: dict[JobId, int]
+    effects: tuple[tuple[JobId, PaymentEffect], ...]
+    standings: tuple[Standing, ...]
+
+
+class Database:
+    """One writing connection, used by one thread at a time, and one for reading."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._writer.execute("pragma journal_mode = wal")
+            self._writer.execute("pragma synchronous = full")
+            self._writer.execute("pragma busy_timeout = 10000")
+            path.chmod(0o600)
+            migrate(sqlite_utils.Database(self._writer))
+            self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._reader.execute("pragma query_only = on")
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: {error}") from error
+        self.writes = sqlite_utils.Database(self._writer)
+        self.reads = sqlite_utils.Database(self._reader)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def write(self, batch: Sequence[Write]) -> None:
+        """All of the batch in one transaction. Raises StoreError; then none of it is there."""
+        try:
+            self.writes.execute("begin immediate")
+            try:
+                for write in batch:
+                    self._write(write)
+            except BaseException:
+                self.writes.execute("rollback")
+                raise
+            self.writes.execute("commit")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write: {error}") from error
+
+    def _write(self, write: Write) -> None:
+        job = write.job
+        if job is not None:
+            self._write_job(job, write)
+            self._many(
+                "insert into updates values (?, ?, ?)",
+                ((job.job_id, update.sequence, _encode(update)) for update in write.updates),
+            )
+            self._many(
+                "insert into effects values (?, ?, ?, null, ?)",
+                ((effect.key, job.job_id, write.at, _encode(effect)) for effect in write.effects),
+            )
+        if write.effect_done is not None:
+            self.writes.execute("update effects set done_at = ? where key = ?", (write.at, write.effect_done))
+        self._many(
+            "insert into orders (peer_id, at, body) values (?, ?, ?)",
+            ((peer_id, write.at, _encode(order)) for peer_id, order in write.orders),
+        )
+        if write.orders_seen is not None:
+            self.writes.execute("delete from orders where peer_id = ? and sequence <= ?", write.orders_seen)
+        self._many(
+            "insert or replace into standings values (?, ?)",
+            ((standing.peer_id, _encode(standing)) for standing in write.standings),
+        )
+
+    def _write_job(self, job: Job, write: Write) -> None:
+        if write.event is None:
+            return
+        kind = type(write.event).__name__
+        row = (job.job_id, write.at, kind, _encode(write.event))
+        cursor = self.writes.execute("insert into events (job_id, at, kind, body) values (?, ?, ?, ?)", row)
+        self.writes.execute(
+            "insert or replace into jobs values (?, ?, ?, ?, ?, ?, ?)",
+            (
+                job.job_id,
+                job.engine_id,
+                job.state.value,
+                job.submitted_at,
+                job.is_closed,
+                cursor.lastrowid,
+                _encode(job),
+            ),
+        )
+
+    def _many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        listed = list(rows)
+        if listed:
+            self.writes.conn.executemany(sql, listed)
+
+    def forget_old_orders(self, now: float) -> None:
+        self.writes.execute("delete from orders where at < ?", (now - KEEP_ORDERS_S,))
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def load(self) -> Kept:
+        """Everything that is not over."""
+        rows = list(self.reads.query("select job_id, snapshot from jobs where closed = 0"))
+        jobs = tuple(self._job(row) for row in rows)
+        unfinished = "select job_id, body from effects where done_at is null order by created_at, key"
+        effects = tuple(
+            (JobId(row["job_id"]), _decoded(_effects, row["body"], "effect"))
+            for row in self.reads.query(unfinished)
+        )
+        return Kept(jobs, {job.job_id: self.latest(job.job_id) for job in jobs}, effects, self.standings())
+
+    def job(self, job_id: JobId) -> Job | None:
+        rows = list(self.reads.query("select job_id, snapshot from jobs where job_id = ?", (job_id,)))
+        return self._job(rows[0]) if rows else None
+
+    def jobs(self, engine_id: PeerId | None, limit: int) -> list[Job]:
+        """Newest first; of everybody with None."""
+        where = "" if engine_id is None else "where engine_id = :engine"
+        sql = f"select job_id, snapshot from jobs {where} order by submitted_at desc limit :limit"
+        rows = self.reads.query(sql, {"engine": engine_id, "limit": limit})
+        return [self._job(row) for row in rows]
+
+    def _job(self, row: dict[str, Any]) -> Job:
+        """From its snapshot; where a newer version cannot read that, from its log."""
+        try:
+            return _jobs.decode(row["snapshot"])
+        except msgspec.MsgspecError:
+            job = replay(event for _, event in self.events(JobId(row["job_id"])))
+        if job is None:
+            raise StoreError(f"job {row['job_id']} has a snapshot that cannot be read, and no log")
+        return job
+
+    def events(self, job_id: JobId | None = None) -> list[tuple[JobId, JobEvent]]:
+        """The log, oldest first."""
+        where = "" if job_id is None else "where job_id = :job"
+        rows = self.reads.query(f"select job_id, body from events {where} order by sequence", {"job": job_id})
+        return [(JobId(row["job_id"]), _decoded(_events, row["body"], "event")) for row in rows]
+
+    def latest(self, job_id: JobId) -> int:
+        """The number of the job's newest update; 0 without any."""
+        rows = self.reads.execute("select max(sequence) from updates where job_id = ?", (job_id,)).fetchone()
+        return int(rows[0] or 0)
+
+    def updates(self, job_id: JobId, after: int, limit: int) -> tuple[JobUpdate, ...]:
+        sql = "select body from updates where job_id = ? and sequence > ? order by sequence limit ?"
+        rows = self.reads.query(sql, (job_id, after, limit))
+        return tuple(_decoded(_updates, row["body"], "update") for row in rows)
+
+    def orders(self, peer_id: PeerId, after: int, limit: int) -> tuple[Order, ...]:
+        sql = "select sequence, body from orders where peer_id = ? and sequence > ? order by sequence limit ?"
+        rows = self.reads.query(sql, (peer_id, after, limit))
+        return tuple(Order(row["sequence"], _decoded(_orders, row["body"], "order")) for row in rows)
+
+    def newest_order(self) -> int:
+        """The highest number that any order has had."""
+        rows = self.reads.execute("select seq from sqlite_sequence where name = 'orders'").fetchone()
+        return int(rows[0]) if rows else 0
+
+    def standings(self) -> tuple[Standing, ...]:
+        rows = self.reads.query("select body from standings order by peer_id")
+        return tuple(_decoded(_standings, row["body"], "standing") for row in rows)
+
+    def effects(self, limit: int) -> list[dict[str, Any]]:
+        """The outbox for people: key, job, when it began and ended."""
+        sql = "select key, job_id, created_at, done_at from effects order by created_at desc limit ?"
+        return list(self.reads.query(sql, (limit,)))
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes, what: str) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise StoreError(f"stored {what} of {len(body)} bytes cannot be read: {error}") from error

@@ -1,0 +1,148 @@
+"""Brings waiting jobs and peers together, whenever something changed. Decides by ``matcher`` alone."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import structlog
+import trio
+
+from coordinator.errors import IllegalTransitionError
+from coordinator.job import Job, OfferMade
+from coordinator.ledger import Ledger
+from coordinator.matcher import Candidate, Match, Need, in_turn, match, quotes
+from coordinator.registry import Registry
+from coordinator.state import Policy
+from p2p.errors import RemoteFailureError
+from p2p.identifiers import JobId, PeerId
+from p2p.protocols.coordinator import RejectedPeer
+
+log = structlog.get_logger(__name__)
+
+LOOK_AGAIN_S = 1.0
+"""Time alone also changes things: pauses and bans end, peers fall silent."""
+MAX_REJECTED = 100
+
+
+class Matching:
+    def __init__(
+        self,
+        ledger: Ledger,
+        registry: Registry,
+        policy: Policy,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        self._ledger = ledger
+        self._registry = registry
+        self._policy = policy
+        self._new_id = new_id
+        self._wake = trio.Event()
+        self._reserved: dict[JobId, tuple[PeerId, int]] = {}
+        for job in ledger.jobs.values():
+            self._track(job)
+        ledger.listeners.job_changed.append(self._changed)
+
+    def wake(self) -> None:
+        """Something changed that may let a job go on."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            with trio.move_on_after(LOOK_AGAIN_S):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            self.match_waiting()
+            await trio.lowlevel.checkpoint()
+
+    def match_waiting(self) -> None:
+        """One pass over all waiting jobs, users in turn."""
+        jobs = self._ledger.jobs
+        waiting = [job for job in jobs.values() if job.waits_for_peer]
+        if not waiting:
+            return
+        running = Counter(job.engine_id for job in jobs.values() if job.live_grant is not None)
+        turns = in_turn([(job.job_id, job.engine_id, job.submitted_at) for job in waiting], running)
+        for job_id in turns:
+            self._try(jobs[job_id])
+
+    def quote(self, need: Need) -> Match:
+        """What the job would cost at whom."""
+        return quotes(need, self._candidates(), self._ledger.now())
+
+    def explain(self, job: Job) -> tuple[tuple[str, ...], tuple[RejectedPeer, ...]]:
+        """Why this peer, or why none yet."""
+        if job.waits_for_peer:
+            found = match(need_of(job), self._candidates(), self._ledger.now())
+            return found.lines, found.rejected
+        return job.lines, job.rejected
+
+    def reserved_by(self, peer_id: PeerId) -> frozenset[int]:
+        """Devices of the peer that jobs of ours hold."""
+        return frozenset(device for owner, device in self._reserved.values() if owner == peer_id)
+
+    def candidates(self) -> list[Candidate]:
+        return list(self._candidates())
+
+    def _try(self, job: Job) -> None:
+        now = self._ledger.now()
+        found = match(need_of(job), self._candidates(), now)
+        if not found.offers:
+            return
+        best = found.offers[0]
+        entry = best.candidate.entry
+        offer = OfferMade(
+            at=now,
+            lease_id=self._new_id(),
+            peer_id=best.candidate.peer_id,
+            device=best.device,
+            amount=best.amount,
+            first_segment=job.segments_done,
+            record=entry.signed,
+            node_wallet=entry.record.node_wallet,
+            payout_wallet=entry.record.payout_wallet,
+            answer_before=now + self._policy.offer_s,
+            lines=found.lines,
+            rejected=found.rejected[:MAX_REJECTED],
+        )
+        try:
+            self._track(self._ledger.apply_now(job.job_id, offer))
+        except (IllegalTransitionError, RemoteFailureError) as error:
+            log.warning("offer not made", job_id=job.job_id, reason=str(error))
+
+    def _candidates(self) -> Iterator[Candidate]:
+        now = self._ledger.now()
+        held: dict[PeerId, set[int]] = {}
+        for peer_id, device in self._reserved.values():
+            held.setdefault(peer_id, set()).add(device)
+        for entry in self._registry:
+            peer_id = entry.peer_id
+            yield Candidate(
+                entry,
+                self._ledger.standing(peer_id),
+                self._registry.is_online(peer_id, now),
+                frozenset(held.get(peer_id, ())),
+            )
+
+    def _changed(self, job: Job) -> None:
+        self._track(self._ledger.jobs.get(job.job_id, job))
+        self._wake.set()
+
+    def _track(self, job: Job) -> None:
+        grant = job.live_grant
+        if grant is None:
+            self._reserved.pop(job.job_id, None)
+        else:
+            self._reserved[job.job_id] = (grant.peer_id, grant.device)
+
+
+def need_of(job: Job) -> Need:
+    return Need(
+        cost=job.cost,
+        requirements=job.spec.requirements,
+        segments=job.spec.segments,
+        first_segment=job.segments_done,
+        affordable=max(0, job.spec.budget - job.promised),
+        excluded=job.excluded,
+    )

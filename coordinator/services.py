@@ -1,0 +1,102 @@
+"""What the handlers of all calls share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from coordinator.effects import ReadsEscrows
+from coordinator.errors import IllegalTransitionError
+from coordinator.job import Grant, Job
+from coordinator.leases import LeaseBook
+from coordinator.ledger import Ledger
+from coordinator.limits import RateLimiter
+from coordinator.matching import Matching
+from coordinator.registry import Registry
+from coordinator.state import Policy
+from coordinator.store import RunBlocking
+from p2p.auth import Signer
+from p2p.errors import RemoteFailureError
+from p2p.identifiers import JobId, PeerId
+from p2p.protocols.coordinator import ChainInfo, LeaseRef
+
+SOFTWARE = "cyxwiz"
+MAX_POLLS = 16
+"""Long polls that one caller may hold open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    calls_per_s: float = 200.0
+    burst: float = 400.0
+    open_jobs: int = 200
+    """Of one user."""
+    metrics: int = 20_000
+    """Points of one job's training curve."""
+
+
+@dataclass(slots=True)
+class Services:
+    ledger: Ledger
+    registry: Registry
+    matching: Matching
+    leases: LeaseBook
+    chain: ReadsEscrows
+    chain_info: ChainInfo
+    escrow_address: Callable[[str, str, int], str]
+    """(user, job id, deadline) -> address."""
+    signer: Signer
+    policy: Policy
+    heartbeat_s: float
+    lease_s: float
+    run_blocking: RunBlocking
+    now: Callable[[], float]
+    monotonic: Callable[[], float]
+    new_id: Callable[[], str]
+    limits: Limits = field(default_factory=Limits)
+    polls: Counter[PeerId] = field(default_factory=Counter)
+    rates: RateLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rates = RateLimiter(self.limits.calls_per_s, self.limits.burst)
+
+    @contextmanager
+    def long_poll(self, caller: PeerId) -> Iterator[None]:
+        if self.polls[caller] >= MAX_POLLS:
+            raise RemoteFailureError("busy", f"{self.polls[caller]} polls are waiting, limit {MAX_POLLS}")
+        self.polls[caller] += 1
+        try:
+            yield
+        finally:
+            self.polls[caller] -= 1
+            if not self.polls[caller]:
+                del self.polls[caller]
+
+    async def own_job(self, caller: PeerId, job_id: str) -> Job:
+        """A job of the Engine that asks. To everybody else it does not exist."""
+        job = await self.ledger.find(JobId(job_id))
+        if job is None or job.engine_id != caller:
+            raise RemoteFailureError("not_found", f"you have no job {job_id}")
+        return job
+
+    def leased_job(self, caller: PeerId, ref: LeaseRef) -> tuple[Job, Grant]:
+        """The open job that the caller holds this very lease of."""
+        job_id = self.leases.job_of(ref)
+        job = self.ledger.jobs.get(job_id) if job_id is not None else None
+        grant = job.grant if job is not None else None
+        if job is None or grant is None or grant.ref != ref or grant.peer_id != caller:
+            raise RemoteFailureError(
+                "conflict", f"lease {ref.lease_id}, fencing {ref.fencing}: not yours, or it is over"
+            )
+        return job, grant
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """An event that does not fit is the caller's mistake, or bad luck: a conflict."""
+    try:
+        yield
+    except IllegalTransitionError as error:
+        raise RemoteFailureError("conflict", str(error)) from error
