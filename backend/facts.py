@@ -6,7 +6,6 @@ On the wire and on disk a dataset is one safetensors file with ``x`` (N, ...) fl
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from backend.formats.tensor_header import TensorHeader, TensorInfo, read_tensor_
 
 MAX_CLASSES = 1 << 20
 _INPUT_DTYPES = {"F32": "float32", "U8": "uint8"}
-_CHUNK_VALUES = 1 << 16
+_LABEL_BYTES = 8
+_CHUNK_BYTES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,16 @@ def facts_of(path: Path, header: TensorHeader) -> DataFacts:
 
 def _count_classes(path: Path, data_at: int, labels: TensorInfo) -> int:
     lowest, highest = 0, 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        step = _CHUNK_VALUES * 8
-        for begin in range(data_at + labels.begin, data_at + labels.end, step):
-            values = memoryview(mapped[begin : min(begin + step, data_at + labels.end)]).cast("q")
+    remaining = labels.end - labels.begin
+    with path.open("rb") as file:
+        file.seek(data_at + labels.begin)
+        while remaining:
+            chunk = file.read(min(remaining, _CHUNK_BYTES))
+            if not chunk or len(chunk) % _LABEL_BYTES:
+                raise DatasetError(f"data file cut off {remaining} bytes before the end of y")
+            values = memoryview(chunk).cast("q")
             lowest, highest = min(lowest, min(values)), max(highest, max(values))
+            remaining -= len(chunk)
     if lowest < 0 or highest >= MAX_CLASSES:
         raise DatasetError(f"class numbers from {lowest} to {highest}, allowed are 0 to {MAX_CLASSES - 1}")
     return highest + 1

@@ -5,6 +5,7 @@ Files are read and written in the worker's own directory only; the sandbox would
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -158,8 +159,14 @@ def failure_of(
     for kind, code in _CODES:
         if isinstance(error, kind):
             return Failed(code=code, text=text, id=request)
-    if isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY):
+    if _is_out_of_memory(error):
         return Failed(code="memory", text=text.splitlines()[0], id=request)
     if isinstance(error, BackendError):
         return Failed(code="internal", text=text, id=request)
     return Failed(code="internal", text=f"{type(error).__name__}: {text}", id=request)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,7 +166,7 @@ from backend.workers.supervisor import PoolConfig, open_pool
 async def main():
     async with open_pool(PoolConfig(Path(sys.argv[1]), threads=1)) as pool:
         worker = await pool.acquire()
-        print(worker.pid, flush=True)
+        print("pid", worker.pid, "end", flush=True)
         await trio.sleep_forever()
 
 trio.run(main)
@@ -176,7 +177,10 @@ async def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path / "w")]
     async with trio.open_nursery() as nursery:
         parent = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE, check=False))
-        pid = int(await parent.stdout.receive_some())
+        printed = b""
+        while not (found := re.search(rb"pid (\d+) end", printed)):
+            printed += await parent.stdout.receive_some()
+        pid = int(found[1])
         watched = os.pidfd_open(pid)
         try:
             parent.kill()
