@@ -12,7 +12,7 @@ import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +61,10 @@ class PoolConfig:
 
 
 class Worker:
-    """One process. Made by the pool; one task at a time may receive."""
+    """One process. Made by the pool; one task at a time may receive.
+
+    Files go into its directory as copies, never as links: a worker may write to them.
+    """
 
     def __init__(self, config: PoolConfig, directory: Path) -> None:
         self.directory = directory
@@ -74,7 +77,8 @@ class Worker:
         self._ended = trio.Event()
         self._reason: str | None = None
         self._output = bytearray()
-        self._heard_at = trio.current_time()
+        self._silent_s = 0.0
+        """Counted while this side runs too: if the machine slept, nobody is to blame."""
         self._delivering = False
         self._is_ready = False
         self._acquired_at: float | None = None
@@ -86,6 +90,11 @@ class Worker:
         if self._process is None:
             raise WorkerError("the worker has not been started")
         return self._process.pid
+
+    @property
+    def reason(self) -> str:
+        """Why it ended."""
+        return self._reason or "the worker has ended"
 
     @property
     def is_alive(self) -> bool:
@@ -134,8 +143,8 @@ class Worker:
     def mark_acquired(self) -> None:
         self._acquired_at = trio.current_time()
 
-    async def run(self, ready: trio.Event) -> None:
-        """Starts the process, sets ``ready`` when it is, and returns when it has been ended."""
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Starts the process, calls ``on_ready`` when it is, and returns when it has been ended."""
         try:
             self._process, ours = start_process(self._worker_config(), self.directory)
         except OSError as error:
@@ -148,7 +157,7 @@ class Worker:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep_output)
                     nursery.start_soon(self._watch)
-                    await self._read(ready)
+                    await self._read(on_ready)
                     nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
@@ -191,9 +200,9 @@ class Worker:
         self._scope.cancel()
 
     def _death(self) -> WorkerDiedError:
-        return WorkerDiedError(self._reason or "the worker has ended")
+        return WorkerDiedError(self.reason)
 
-    async def _read(self, ready: trio.Event) -> None:
+    async def _read(self, on_ready: Callable[[], None]) -> None:
         """Delivers events until the worker closes its end or breaks the protocol."""
         assert self._stream is not None
         try:
@@ -201,18 +210,18 @@ class Worker:
                 message_bytes, body_bytes = ipc.decode_header(await self._exactly(ipc.HEADER.size))
                 event = ipc.decode_event(await self._exactly(message_bytes))
                 body = bytes(await self._exactly(body_bytes)) if body_bytes else b""
-                self._heard_at = trio.current_time()
-                await self._deliver(event, body, ready)
+                self._silent_s = 0.0
+                await self._deliver(event, body, on_ready)
         except WorkerError as error:
             self._reason = self._reason or f"broke the protocol: {error}"
         except (trio.BrokenResourceError, EOFError):
             pass
 
-    async def _deliver(self, event: Event, body: bytes, ready: trio.Event) -> None:
+    async def _deliver(self, event: Event, body: bytes, on_ready: Callable[[], None]) -> None:
         match event:
-            case Ready():
+            case Ready() if not self._is_ready:
                 self.ready, self._is_ready = event, True
-                ready.set()
+                on_ready()
             case Pong(stalled_s=stalled_s):
                 if stalled_s > self._config.stall_s:
                     self._end(f"no training step for {stalled_s:.0f} s, limit {self._config.stall_s:.0f}")
@@ -254,13 +263,13 @@ class Worker:
             elif self._acquired_at is not None and now - self._acquired_at > config.wall_clock_s:
                 self._end(f"time: over its {config.wall_clock_s:g} s")
             elif self._is_ready and not self._delivering:
-                await self._check_answers(now)
+                await self._check_answers()
 
-    async def _check_answers(self, now: float) -> None:
-        silent_s = now - self._heard_at
-        if silent_s > self._config.hang_s:
-            self._end(f"hangs: no answer for {silent_s:.0f} s, limit {self._config.hang_s:g}")
-        elif silent_s > self._config.hang_s / 4 and not self._send_lock.locked():
+    async def _check_answers(self) -> None:
+        self._silent_s += _WATCH_EVERY_S
+        if self._silent_s > self._config.hang_s:
+            self._end(f"hangs: no answer for {self._silent_s:g} s, limit {self._config.hang_s:g}")
+        elif self._silent_s > self._config.hang_s / 4 and not self._send_lock.locked():
             await self._write(Ping(), b"", self._config.hang_s)
 
     async def _clean_up(self) -> None:
@@ -353,23 +362,35 @@ class WorkerPool:
 
     async def _keep(self) -> None:
         """One worker, from start to end."""
-        directory = Path(tempfile.mkdtemp(prefix="worker-", dir=self._config.directory))
-        worker = Worker(self._config, directory)
-        ready = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._announce, worker, ready)
-            await worker.run(ready)
-            nursery.cancel_scope.cancel()
-        self._alive -= 1
-        if not ready.is_set():
-            self._starting -= 1
-            self._failure = str(worker._death())
-            log.warning("worker did not start", reason=self._failure)
+        worker: Worker | None = None
+        was_ready = False
+
+        def on_ready() -> None:
+            nonlocal was_ready
+            assert worker is not None
+            was_ready = True
+            self._announce(worker)
+
+        reason = ""
+        try:
+            worker = Worker(
+                self._config, Path(tempfile.mkdtemp(prefix="worker-", dir=self._config.directory))
+            )
+            await worker.run(on_ready)
+            reason = worker.reason
+        except OSError as error:
+            reason = f"no directory for it: {error}"
+        finally:
+            self._alive -= 1
+            self._starting -= not was_ready
+        if not was_ready:
+            self._failure = reason
+            log.warning("worker did not start", reason=reason)
             self._wake()
 
-    async def _announce(self, worker: Worker, ready: trio.Event) -> None:
-        await ready.wait()
+    def _announce(self, worker: Worker) -> None:
         self._starting -= 1
+        self._failure = None
         self._idle.append(worker)
         log.info("worker ready", pid=worker.pid, sandbox=worker.ready.sandbox, runtime=worker.ready.runtime)
         self._wake()

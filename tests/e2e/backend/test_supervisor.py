@@ -141,6 +141,15 @@ async def test_a_sandbox_that_cannot_be_had_is_refused(
             pass
 
 
+async def test_a_pool_without_room_says_why_and_recovers(tmp_path: Path) -> None:
+    async with open_pool(PoolConfig(tmp_path / "w", prewarmed=0, threads=1)) as pool:
+        (tmp_path / "w").rmdir()
+        with pytest.raises(WorkerDiedError, match="no worker: no directory for it"):
+            await pool.acquire()
+        (tmp_path / "w").mkdir()
+        await pool.acquire()
+
+
 async def test_too_many_workers_are_refused(tmp_path: Path) -> None:
     async with open_pool(PoolConfig(tmp_path / "w", prewarmed=0, max_workers=1, threads=1)) as pool:
         await pool.acquire()
