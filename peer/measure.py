@@ -7,7 +7,9 @@ so that a busy moment does not change what jobs cost.
 from __future__ import annotations
 
 import json
+import math
 import random
+import statistics
 import struct
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import trio
 
 from backend.errors import WorkerError
 from backend.estimate import estimate
-from backend.reports import AllowSegments, Failed, Finished, Train
+from backend.reports import AllowSegments, Failed, Finished, Progress, Train
 from backend.serialize import load_graph
 from backend.workers.supervisor import WorkerPool
 from peer.devices import OfferedDevice
@@ -29,6 +31,7 @@ SAMPLE_SHAPE = (1, 16, 16)
 CLASSES = 4
 DATA_FILE = "measure.safetensors"
 TIMEOUT_S = 120.0
+REPORT_EVERY_S = 0.1
 GRAPH_FILE = Path(__file__).with_name("benchmark.json")
 
 
@@ -51,25 +54,33 @@ async def _measure(device: str, pool: WorkerPool) -> int:
     pool.start_worker()  # the first job comes soon: do not wait for the pool to refill at its leisure
     try:
         (worker.directory / DATA_FILE).write_bytes(random_dataset())
-        train = Train(DATA_FILE, None, 1, 0, 0, device, prepare_only=True)
+        train = Train(DATA_FILE, None, 1, 0, 0, device, REPORT_EVERY_S, prepare_only=True)
         await worker.send(train, graph)
         await worker.send(AllowSegments(1))
+        rates: list[float] = []
         while True:
             event, _ = await worker.receive()
-            if isinstance(event, Failed):
-                raise WorkerError(f"measuring {device}: {event.code}: {event.text}")
-            if isinstance(event, Finished):
-                return _speed(graph, event.metrics.samples_per_s)
+            match event:
+                case Progress(metrics) if metrics.samples_per_s is not None:
+                    rates.append(metrics.samples_per_s)
+                case Failed(code, text):
+                    raise WorkerError(f"measuring {device}: {code}: {text}")
+                case Finished():
+                    return _speed(graph, rates)
+                case _:
+                    pass
     finally:
         await worker.aclose()
 
 
-def _speed(graph: bytes, samples_per_s: float | None) -> int:
-    if not samples_per_s or samples_per_s <= 0:
-        raise WorkerError(f"measured {samples_per_s} samples per second, must be positive")
+def _speed(graph: bytes, rates: list[float]) -> int:
+    """From the median of the samples per second: what a job may expect on an ordinary day."""
+    rate = statistics.median(rates) if rates else 0.0
+    if not 0 < rate < math.inf:
+        raise WorkerError(f"measured {rate} samples per second, must be positive")
     parsed = load_graph(graph)
     flops = estimate(parsed, SAMPLES, SAMPLE_SHAPE).training_flops
-    return max(1, int(flops / (SAMPLES * parsed.training.epochs) * samples_per_s))
+    return max(1, int(flops / (SAMPLES * parsed.training.epochs) * rate))
 
 
 def random_dataset() -> bytes:
