@@ -112,7 +112,7 @@ class JobEngine:
         """
         if budget < 1:
             raise JobRefusedError(f"budget of {format_tokens(budget)}, must be positive")
-        document = graph if isinstance(graph, bytes) else await _read(graph)
+        document = graph if isinstance(graph, bytes) else await self.engine.run_blocking(_read, graph)
         with self._workspace_directory() as workspace:
             prepared = await self._prepare(document, data, workspace)
             await self._check_wallet(budget)
@@ -142,7 +142,7 @@ class JobEngine:
             raise live.failure
 
     async def _prepare(self, graph: bytes, data: Path, workspace: Path) -> Prepared:
-        return await trio.to_thread.run_sync(self.engine.checks.prepare, graph, data, workspace)
+        return await self.engine.run_blocking(self.engine.checks.prepare, graph, data, workspace)
 
     async def _check_wallet(self, budget: int) -> None:
         treasury = self.engine.treasury
@@ -197,6 +197,7 @@ class JobEngine:
             await JobRunner(self.engine, live).run()
         finally:
             self._running.discard(live.job.job_id)
+        await reclaim_all(self.engine, [live])
 
     async def follow(self, name: str, after: int = 0) -> AsyncIterator[News]:
         """Goes on with the job; yields its story from line ``after`` on until it is over.
@@ -253,7 +254,7 @@ class JobEngine:
             raise live.failure or JobEndedError(
                 f"job {live.job.job_id[:8]} is {live.job.state.value} and has no model: {live.job.text}"
             )
-        return path if target is None else await trio.to_thread.run_sync(_copy, path, target)
+        return path if target is None else await self.engine.run_blocking(_copy, path, target)
 
     async def predict(self, peer: str, model: str, tensor: Tensor) -> Tensor:
         """The model's answer, from the peer. ``model`` is the hash of a model that a job here made.
@@ -279,9 +280,9 @@ async def _until(live: LiveJob, condition: Callable[[Job], bool]) -> None:
     await live.wait_for(lambda job: live.ended or condition(job))
 
 
-async def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        return await trio.Path(path).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise JobRefusedError(f"{path}: {error.strerror}") from error
 

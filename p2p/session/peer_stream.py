@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from p2p.channel import Channel
-from p2p.errors import P2PError, RemoteFailureError, RemoteProtocolError
+from p2p.errors import P2PError, RemoteFailureError, RemoteProtocolError, StreamClosedError
 from p2p.identifiers import PeerId
 from p2p.protocols import Failure
 from p2p.protocols.coordinator import Lease
@@ -91,7 +91,7 @@ class PeerTalk:
             if error.code == "invalid" and self._heard > 0:
                 await self._recount()
             return error
-        raise AssertionError("a conversation ends by an error")
+        return StreamClosedError("the peer ended the job stream")
 
     async def _recount(self) -> None:
         self._heard = 0

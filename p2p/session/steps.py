@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from p2p.chain.errors import PaymentRefusedError
+from p2p.disk import RunBlocking, run_in_thread
 from p2p.errors import P2PError, RemoteFailureError, SourceRefusedError, TransferError
 from p2p.files import FileStore, fetch
 from p2p.identifiers import PeerId
@@ -78,6 +79,7 @@ class Engine:
     now: Callable[[], float]
     chain: ChainInfo
     limits: Limits = Limits()
+    run_blocking: RunBlocking = run_in_thread
 
 
 class Steps:
@@ -268,7 +270,7 @@ class Steps:
             return None
         try:
             path = await self._fetch(file, escrow)
-            await trio.to_thread.run_sync(self._engine.checks.check_model, path, self._expected(job, done))
+            await self._engine.run_blocking(self._engine.checks.check_model, path, self._expected(job, done))
         except SourceRefusedError as error:
             await self._live.apply(events.PeerAccused(escrow.lease, "protocol", str(error)[:4000]))
             return None

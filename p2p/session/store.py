@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from p2p.disk import RunBlocking, run_in_thread
 from p2p.session.errors import SessionError
 from p2p.session.job import DECODER, ENCODER, Job
 from p2p.session.news import News
@@ -35,8 +36,9 @@ _NEWS_DECODER = msgspec.msgpack.Decoder(News)
 class JobStore:
     """Open it with ``open_store``."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, run_blocking: RunBlocking) -> None:
         self._connection = connection
+        self._run_blocking = run_blocking
         self._turn = trio.Lock()
 
     async def create(self, job: Job, graph: bytes) -> None:
@@ -92,18 +94,18 @@ class JobStore:
 
     async def _run(self, work: Callable[[], T]) -> T:
         async with self._turn:
-            return await trio.to_thread.run_sync(work)
+            return await self._run_blocking(work)
 
 
 @contextmanager
-def open_store(path: Path) -> Iterator[JobStore]:
+def open_store(path: Path, run_blocking: RunBlocking = run_in_thread) -> Iterator[JobStore]:
     """Raises SessionError for a file of a newer version. The data directory's lock must be held."""
     connection = sqlite3.connect(path, check_same_thread=False, isolation_level="IMMEDIATE")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         _migrate(connection, path)
-        yield JobStore(connection)
+        yield JobStore(connection, run_blocking)
     finally:
         connection.close()
 
