@@ -50,6 +50,8 @@ class Write:
     orders: tuple[tuple[PeerId, OfferJob | RevokeLease], ...] = ()
     orders_seen: tuple[PeerId, int] | None = None
     standings: tuple[Standing, ...] = ()
+    forget_orders: bool = False
+    """Those that nobody fetched for an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Database:
         )
         if write.orders_seen is not None:
             self.writes.execute("delete from orders where peer_id = ? and sequence <= ?", write.orders_seen)
+        if write.forget_orders:
+            self.writes.execute("delete from orders where at < ?", (write.at - KEEP_ORDERS_S,))
         self._many(
             "insert or replace into standings values (?, ?)",
             ((standing.peer_id, _encode(standing)) for standing in write.standings),
@@ -148,9 +152,6 @@ class Database:
         listed = list(rows)
         if listed:
             self.writes.conn.executemany(sql, listed)
-
-    def forget_old_orders(self, now: float) -> None:
-        self.writes.execute("delete from orders where at < ?", (now - KEEP_ORDERS_S,))
 
     # -- reading -------------------------------------------------------------------------------
 

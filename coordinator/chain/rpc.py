@@ -85,10 +85,9 @@ class Rpc:
         return json.dumps(answer, separators=(",", ":")).encode()
 
     def open_platform_account(self, wallet: str) -> None:
-        """Makes sure that the platform can be paid. The caller flushes."""
+        """Makes sure that the platform can be paid, and pay fees. The caller flushes."""
         if self._ledger.account(Pubkey.from_string(token_account_of(wallet, MINT))) is None:
-            payer = str(self._ledger.authority.pubkey())
-            self._include(self._ledger.sign([create_token_account(payer, wallet, MINT)]))
+            self._rpc_requestTokenAirdrop([wallet, 0])
 
     def _one(self, request: Any) -> dict[str, Any]:
         if not isinstance(request, dict) or not isinstance(request.get("method"), str):

@@ -1,0 +1,121 @@
+"""Turns the answers of a running coordinator into tables for people, or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from p2p.pricing import format_tokens
+
+
+def output(answer: Any, as_json: bool, draw: Callable[[Any], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        draw(answer)
+
+
+def status(answer: dict[str, Any]) -> None:
+    states = ", ".join(f"{count} {name}" for name, count in answer["open_jobs"].items()) or "none"
+    rows = [
+        ("coordinator", answer["peer_id"]),
+        *(("listens at", address) for address in answer["addresses"]),
+        ("chain", f"{answer['chain']}, {answer['rpc_url']}, {answer['chain_restarts']} restarts"),
+        ("arbiter", answer["arbiter"]),
+        ("peers", f"{answer['peers_online']} of {answer['peers']} online"),
+        ("open jobs", states),
+    ]
+    for name, value in rows:
+        click.echo(f"{name:<12} {value}")
+
+
+def jobs(answer: list[dict[str, Any]]) -> None:
+    _table(
+        ("job", "state", "segments", "peer", "budget", "submitted", "last"),
+        (
+            (
+                job["job_id"][:16],
+                job["state"],
+                f"{job['segments_done']}/{job['segments']}",
+                (job["peer_id"] or "")[-8:],
+                format_tokens(job["budget"]),
+                _when(job["submitted_at"]),
+                job["text"],
+            )
+            for job in answer
+        ),
+    )
+
+
+def metrics(answer: list[dict[str, Any]]) -> None:
+    names = ("step", "epoch", "loss", "accuracy", "validation_loss", "validation_accuracy", "test_accuracy")
+    _table(names, ([_number(point[name]) for name in names] for point in answer))
+
+
+def peers(answer: list[dict[str, Any]]) -> None:
+    _table(
+        ("peer", "online", "tier", "reputation", "jobs", "price per hour", "devices"),
+        (
+            (
+                peer["peer_id"],
+                "yes" if peer["online"] else "no",
+                peer["tier"],
+                f"{peer['reputation']:.3f}",
+                f"{peer['running']}/{peer['slots']}",
+                format_tokens(peer["price_per_hour"]),
+                ", ".join(device["name"] for device in peer["devices"]),
+            )
+            for peer in answer
+        ),
+    )
+
+
+def explain(answer: dict[str, Any]) -> None:
+    for line in answer["lines"]:
+        click.echo(line)
+    for entry in answer["rejected"]:
+        click.echo(f"not {entry['peer_id']}: {entry['reason']}")
+    if answer["payments"]:
+        payments(answer["payments"])
+
+
+def payments(answer: list[dict[str, Any]]) -> None:
+    _table(
+        ("job", "escrow", "state", "amount", "vouched for", "paid", "returned", "signature"),
+        (
+            (
+                payment["job_id"][:16],
+                payment["escrow"],
+                payment["state"],
+                format_tokens(payment["amount"]),
+                format_tokens(payment["vouchered"]),
+                format_tokens(payment["earned"]),
+                format_tokens(payment["returned"]),
+                (payment["signature"] or payment["reason"] or "")[:16],
+            )
+            for payment in answer
+        ),
+    )
+
+
+def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(escape(value) for value in row))
+    Console().print(table)
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
