@@ -14,6 +14,8 @@ from rich.table import Table
 
 from p2p.pricing import format_tokens
 
+WIDE = 240
+"""Columns where no terminal says how many it has."""
 COLORS = {"money": "yellow", "result": "green", "checkpoint": "cyan", "state": "bold", "note": "magenta"}
 
 
@@ -51,7 +53,9 @@ class Story:
         line = f"{at}  {label:<15} {text}"
         if news.get("signature"):
             line += f"  [{news['signature'][:16]}]"
-        self._progress.console.print(line, style=COLORS.get(kind), markup=False, highlight=False)
+        self._progress.console.print(
+            line, style=COLORS.get(kind), markup=False, highlight=False, soft_wrap=True
+        )
 
     def _show_metrics(self, metrics: dict[str, Any]) -> None:
         found = [f"loss {metrics['loss']:.4f}"]
@@ -90,7 +94,10 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Non
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    console.print(table)
 
 
 def print_jobs(jobs: list[dict[str, Any]]) -> None:

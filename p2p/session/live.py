@@ -44,8 +44,14 @@ class LiveJob:
         """Stores what the event changes, then makes it known."""
         async with self._turn:
             after = advance(self.job, event)
-            if after != self.job:
-                await self._keep(after, lines_about(event, self.job, after))
+            if after == self.job:
+                return self.job
+            lines = lines_about(event, self.job, after)
+            if not lines and replace(after, updates=self.job.updates, metrics=self.job.metrics) == self.job:
+                self.job = after  # a metric: after a crash it is asked for again
+                self._notify()
+            else:
+                await self._keep(after, lines)
         return self.job
 
     async def tell(self, news: News) -> None:

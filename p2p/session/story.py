@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2p.jobs import JobMetrics, JobState
+from p2p.jobs import JobMetrics
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import JobUpdate
 from p2p.session import job as events
@@ -43,16 +43,12 @@ def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
 
 
 def _about_update(update: JobUpdate, before: Job) -> tuple[News, ...]:
-    if update.metrics is not None and update.state is before.state and not update.text:
+    if update.metrics is not None and update.state is before.state:
         return ()  # the peer tells its own progress
-    if update.state is JobState.AWAITING_FUNDS and update.lease is not None:
-        text = f"{update.text} ({format_tokens(update.lease.amount)})"
-    else:
-        text = update.text
     return (
         News(
             NewsKind.STATE,
-            text,
+            update.text,
             state=update.state,
             metrics=update.metrics,
             result=update.result,
