@@ -83,7 +83,11 @@ class ChainClient:
 
     async def token_balance(self, wallet: str) -> Units:
         """Of the wallet's associated token account, confirmed; 0 where there is none."""
-        return _token_amount(await self._account(token_account_of(wallet, self.info.mint)), self.info.mint)
+        return await self.account_balance(token_account_of(wallet, self.info.mint))
+
+    async def account_balance(self, account: str) -> Units:
+        """Of one token account, confirmed; 0 where there is none."""
+        return _token_amount(await self._account(account), self.info.mint)
 
     async def lamports(self, wallet: str) -> int:
         answer = await self._call(self._rpc.get_balance(Pubkey.from_string(wallet), Confirmed))
