@@ -56,7 +56,7 @@ from p2p.router import serve_calls
 from p2p.testing import MemoryNet, MemoryNetwork
 from p2p.vouchers import voucher_bytes
 from peer.artifacts import Artifacts
-from peer.deployments import Deployments, DeviceWorkers
+from peer.deployments import Deployments, DeviceWorkers, Workers
 from peer.devices import OfferedDevice
 from peer.inference import InferenceService
 from peer.link import CoordinatorLink
@@ -311,9 +311,9 @@ class ScriptedEngine:
         path = await fetch(self.network, peer.network.peer_id, file, self.files, max_bytes=1 << 20)
         return path.read_bytes()
 
-    def spec(self, job_id: str, segments: int) -> JobSpec:
+    def spec(self, job_id: str, segments: int, graph: bytes = GRAPH) -> JobSpec:
         data = DataSummary(self.data, SAMPLES, (1, 16, 16), "uint8", 4)
-        return JobSpec(job_id, blake3(GRAPH).hexdigest(), data, 10**12, USER.address, segments)
+        return JobSpec(job_id, blake3(graph).hexdigest(), data, 10**12, USER.address, segments)
 
 
 class JobLine:
@@ -385,7 +385,7 @@ class World:
         return replace_struct(offer, **changes)
 
     @asynccontextmanager
-    async def peer(self) -> AsyncIterator[RunningPeer]:
+    async def peer(self, pool: Workers | None = None) -> AsyncIterator[RunningPeer]:
         """A peer in the world's directory; may be started again after it ended."""
         network = self.net.join(self.peer_identity)
         workers_directory = self.directory / "workers"
@@ -396,7 +396,7 @@ class World:
             link = CoordinatorLink(
                 network, self.coordinator.network.peer_id, tuple(self.coordinator.network.addresses()), "test"
             )
-            workers = (DeviceWorkers("cpu", ScriptedPool(self.script, workers_directory)),)
+            workers = (DeviceWorkers("cpu", pool or ScriptedPool(self.script, workers_directory)),)
             deployments = Deployments(workers, lambda: 0, artifacts.files.path, nursery)
 
             async def money() -> Money:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from p2p.files import FileStore
+from p2p.identifiers import PeerId
+from peer.artifacts import KEEP_FETCHED_S, KEEP_UNFETCHED_S, Artifacts
+from peer.job import Job, OfferAccepted, new_job, transition
+from peer.store import open_store
+from tests.unit.peer.make import ENGINE_ID, NOW, make_offer
+
+ENGINE, STRANGER = PeerId(ENGINE_ID), PeerId("12D3KooWStrangerStranger")
+
+
+@asynccontextmanager
+async def opened(tmp_path: Path) -> AsyncIterator[Artifacts]:
+    async with open_store(tmp_path / "db") as store:
+        artifacts = Artifacts(FileStore(tmp_path / "files", 1 << 20), store)
+        await artifacts.load()
+        yield artifacts
+
+
+def job() -> Job:
+    return transition(new_job(make_offer()), OfferAccepted(NOW))[0]
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+async def test_only_the_engine_of_the_job_may_fetch_its_result_also_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as artifacts:
+        result = await artifacts.add_result(job(), written(tmp_path / "m", b"model"), NOW)
+    async with opened(tmp_path) as artifacts:
+        assert artifacts.may_fetch(ENGINE, result.manifest)
+        assert not artifacts.may_fetch(STRANGER, result.manifest)
+        assert artifacts.is_result_of(result.blake3, job().job_id)
+        assert not artifacts.is_result_of(result.blake3, "f" * 64)
+
+
+async def test_a_fetched_result_is_kept_an_hour_and_then_dropped(tmp_path: Path) -> None:
+    async with opened(tmp_path) as artifacts:
+        result = await artifacts.add_result(job(), written(tmp_path / "m", b"model"), NOW)
+        await artifacts.mark_fetched(job(), NOW + 10)
+        await artifacts.drop_old_results(NOW + 10 + KEEP_FETCHED_S)
+        assert artifacts.files.path(result.blake3) is not None
+        await artifacts.drop_old_results(NOW + 11 + KEEP_FETCHED_S)
+        assert artifacts.files.path(result.blake3) is None
+        assert not artifacts.may_fetch(ENGINE, result.manifest)
+
+
+async def test_a_result_that_nobody_fetched_is_kept_a_week(tmp_path: Path) -> None:
+    async with opened(tmp_path) as artifacts:
+        result = await artifacts.add_result(job(), written(tmp_path / "m", b"model"), NOW)
+        await artifacts.drop_old_results(NOW + KEEP_UNFETCHED_S)
+        assert artifacts.files.path(result.blake3) is not None
+        await artifacts.drop_old_results(NOW + KEEP_UNFETCHED_S + 1)
+        assert artifacts.files.path(result.blake3) is None
+
+
+async def test_vouchered_checkpoints_go_and_the_newest_stays(tmp_path: Path) -> None:
+    async with opened(tmp_path) as artifacts:
+        first, second = [
+            await artifacts.add_checkpoint(job(), written(tmp_path / "c", content))
+            for content in (b"1", b"2")
+        ]
+        artifacts.drop_checkpoints(job(), keep=1)
+        assert artifacts.files.path(first.blake3) is None
+        assert artifacts.files.path(second.blake3) is not None
+        artifacts.drop_checkpoints(job())
+        assert artifacts.files.path(second.blake3) is None
+
+
+async def test_a_result_that_is_missing_on_disk_is_forgotten(tmp_path: Path) -> None:
+    async with opened(tmp_path) as artifacts:
+        result = await artifacts.add_result(job(), written(tmp_path / "m", b"model"), NOW)
+        artifacts.files.remove(result.blake3)
+    async with opened(tmp_path) as artifacts:
+        assert not artifacts.has_result(result.blake3)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from peer.cli import cli
+from peer.config import Config, check_config, parse_price
+from peer.errors import ConfigError
+
+ADDRESS = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWExampleExample"
+HEAVY = ("torch", "libp2p", "trio", "solders", "numpy", "sklearn", "backend", "p2p.host")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"import sys, peer.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_daemon_loads_no_numeric_runtime() -> None:
+    code = (
+        "import sys, peer.daemon; print([m for m in ('torch', 'sklearn', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["start", "status"])
+def test_every_command_has_help(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0 and "--data-dir" in result.output
+
+
+@pytest.mark.parametrize(("text", "units"), [("10", 10**10), ("0.5", 5 * 10**8), ("1e-9", 1), ("0", 0)])
+def test_a_price_is_read_exactly(text: str, units: int) -> None:
+    assert parse_price(text) == units
+
+
+@pytest.mark.parametrize("text", ["cheap", "-1", "0.0000000001", "nan", "inf", "1e30"])
+def test_a_price_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="price"):
+        parse_price(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"coordinator": "localhost:4001"}, "expected an address"),
+        ({"prewarmed": 99}, "allowed 0 to 16"),
+        ({"payout": "me"}, "Solana address"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    settings: dict[str, object] = {"data_dir": tmp_path, "coordinator": ADDRESS, "price_per_hour": 1}
+    with pytest.raises(ConfigError, match=words):
+        check_config(Config(**{**settings, **changes}))  # type: ignore[arg-type]
+
+
+def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from peer.cli import main; main()",
+        "status",
+        "--data-dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"cyxpeer: no program listens at {tmp_path}/control.sock"
+
+
+def test_the_config_file_stands_in_for_flags(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('price = "free"\ncoordinator = "nowhere"\n')
+    code = "from peer.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "start", "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "price 'free'" in done.stderr
