@@ -39,14 +39,14 @@ def admit_graph(spec: JobSpec, body: bytes) -> Cost:
         raise RemoteFailureError(
             "invalid", f"graph hash: found {found} (of the bytes {raw}), the job names {spec.graph_hash}"
         )
-    _check(graph)
+    _check(graph, spec)
     return _cost(graph, spec)
 
 
-def _check(graph: Graph) -> None:
-    from backend.validate import diagnose
+def _check(graph: Graph, spec: JobSpec) -> None:
+    from backend.validate import Severity, diagnose
 
-    errors = [entry for entry in diagnose(graph) if entry.severity.value == "error"]
+    errors = [entry for entry in diagnose(graph, spec.data) if entry.severity is Severity.ERROR]
     if errors:
         shown = "; ".join(str(entry) for entry in errors[:MAX_DIAGNOSTICS])
         more = f"; and {len(errors) - MAX_DIAGNOSTICS} more" if len(errors) > MAX_DIAGNOSTICS else ""

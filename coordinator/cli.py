@@ -46,38 +46,35 @@ def cli() -> None:
 @click.option("--program-id", metavar="ADDRESS", help="Of the escrow program there; with --solana-rpc.")
 @click.option("--heartbeat", type=click.FloatRange(0.05, 600), default=5.0, show_default=True)
 @click.option("--lease", type=click.FloatRange(0.1, 3600), default=20.0, show_default=True)
+@click.option("--offer", type=click.FloatRange(0.1, 600), default=5.0, help="For a peer to answer an offer.")
+@click.option("--fund", type=click.FloatRange(1, 3600), default=60.0, help="For a user to fund the escrow.")
 @click.option("--claim-window", type=click.IntRange(1, 86400), default=60, show_default=True)
 @click.option("--retry-patience", type=click.FloatRange(0, 86400), default=120.0, show_default=True)
 @click.option("--chain-slot-ms", type=click.IntRange(10, 10_000), default=400, show_default=True)
 @click.option("--log-level", default="info", show_default=True)
-def start(
-    data_dir: Path,
-    listen: tuple[str, ...],
-    solana_rpc: str | None,
-    program_id: str | None,
-    heartbeat: float,
-    lease: float,
-    claim_window: int,
-    retry_patience: float,
-    chain_slot_ms: int,
-    log_level: str,
-) -> None:
+@click.option("--log-json", is_flag=True, help="One JSON object a line.")
+def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
     """Run a coordinator until interrupted. Times are in seconds."""
+    # sqlite_utils loads these two wherever they are installed; a coordinator needs neither, nor 40 MB.
+    sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
     from coordinator.config import DEFAULT_LISTEN, Config, check_config
     from coordinator.daemon import run
     from p2p.logs import configure_logging
 
-    configure_logging(log_level, json=False)
+    configure_logging(log_level, log_json)
     config = Config(
         data_dir=data_dir,
-        listen=listen or DEFAULT_LISTEN,
-        solana_rpc=solana_rpc or "",
-        program_id=program_id or "",
-        heartbeat_s=heartbeat,
-        lease_s=lease,
-        claim_window_s=claim_window,
-        retry_patience_s=retry_patience,
-        chain_slot_ms=chain_slot_ms,
+        listen=tuple(flags["listen"]) or DEFAULT_LISTEN,
+        solana_rpc=flags["solana_rpc"] or "",
+        program_id=flags["program_id"] or "",
+        heartbeat_s=flags["heartbeat"],
+        lease_s=flags["lease"],
+        offer_s=flags["offer"],
+        fund_s=flags["fund"],
+        claim_window_s=flags["claim_window"],
+        retry_patience_s=flags["retry_patience"],
+        chain_slot_ms=flags["chain_slot_ms"],
     )
     run(check_config(config))
 
@@ -109,9 +106,20 @@ def _answer(data_dir: Path, method: str, parameters: dict[str, Any], as_json: bo
 
 
 _question("status", "Who it is, where it listens, which chain pays.")
-_question("jobs", "All jobs, newest first.")
 _question("peers", "All peers that registered.")
 _question("payments", "All escrows and what became of them.")
+
+
+@cli.command("jobs")
+@data_dir_option
+@click.option("--metrics", metavar="JOB", help="The training curve of one job instead.")
+@as_json
+def list_jobs(data_dir: Path, metrics: str | None, as_json: bool) -> None:
+    """All jobs, newest first."""
+    if metrics is None:
+        _answer(data_dir, "jobs", {}, as_json)
+    else:
+        _answer(data_dir, "metrics", {"job": metrics}, as_json)
 
 
 def _question_about_job(name: str, help_text: str) -> None:
@@ -124,7 +132,6 @@ def _question_about_job(name: str, help_text: str) -> None:
 
 
 _question_about_job("explain", "Why JOB is where it is: its peer, who was passed over, why it waits.")
-_question_about_job("metrics", "The points of JOB's training curve.")
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
-"""Wires one coordinator together: disk, chain, network, cores. Decides nothing itself."""
+"""Runs a coordinator on a real host and chain: keys, lock, child process, control socket."""
 
 from __future__ import annotations
 
-import secrets
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -10,21 +9,11 @@ from contextlib import AsyncExitStack
 import structlog
 import trio
 
+from coordinator.assembly import World, open_coordinator
 from coordinator.chain.genesis import genesis_info
 from coordinator.chain_process import ChainProcess, ChainSettings, open_chain_process
 from coordinator.config import CONTROL_NAME, Config
 from coordinator.control import control_handler
-from coordinator.database import Write
-from coordinator.effects import EffectRunner
-from coordinator.handlers import serve
-from coordinator.leases import LeaseBook
-from coordinator.ledger import Ledger
-from coordinator.matching import Matching
-from coordinator.registry import Registry
-from coordinator.services import Services
-from coordinator.state import Policy
-from coordinator.store import open_store
-from coordinator.timers import Timers
 from p2p.chain.client import ChainClient, open_chain
 from p2p.chain.errors import ChainError
 from p2p.chain.payer import open_payer
@@ -35,13 +24,11 @@ from p2p.host import open_host
 from p2p.identity import Identity, load_or_create_identity
 from p2p.network import Network
 from p2p.protocols.coordinator import ChainInfo
+from p2p.tasks import background_tasks
 
 log = structlog.get_logger(__name__)
 
-SILENT_BEATS = 3
-"""A peer that missed so many heartbeats counts as gone."""
 FEES_RETRY_S = 1.0
-FORGET_ORDERS_S = 600.0
 
 
 def run(config: Config) -> None:
@@ -63,53 +50,20 @@ async def _serve_until_signal(config: Config, data_dir: DataDir, identity: Ident
 async def serve_forever(config: Config, data_dir: DataDir, identity: Identity) -> None:
     async with AsyncExitStack() as stack:
         arbiter = _wallet(data_dir, "arbiter.json")
-        store = await stack.enter_async_context(open_store(data_dir.path / "coordinator.sqlite"))
-        info, chain_process = await _open_chain(stack, config, data_dir, arbiter)
+        info, process = await _open_chain(stack, config, data_dir, arbiter)
         chain = await stack.enter_async_context(open_chain(info))
         if info.embedded:
             await _take_fees(chain, arbiter)
         payer = await stack.enter_async_context(open_payer(data_dir.path / "payments", chain, arbiter))
         network = await stack.enter_async_context(open_host(identity, config.listen))
-        kept = await trio.to_thread.run_sync(store.database.load)
-        ledger = Ledger(store, kept, time.time)
-        services = _services(config, ledger, chain, info, identity)
-        timers = Timers(ledger, services.policy, services.leases, trio.current_time)
-        effects = EffectRunner(ledger, payer, chain, kept.effects)
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        nursery.start_soon(effects.run)
-        nursery.start_soon(timers.run)
-        nursery.start_soon(timers.watch_leases, config.heartbeat_s / 2)
-        nursery.start_soon(services.matching.run)
-        nursery.start_soon(_forget_old_orders, ledger)
-        serve(network, services)
-        handler = control_handler(services, network, chain_process)
+        world = World(network, info, chain, payer, time.time)
+        path = data_dir.path / "coordinator.sqlite"
+        services = await stack.enter_async_context(open_coordinator(path, config, world))
+        nursery = await stack.enter_async_context(background_tasks())
+        handler = control_handler(services, network, process)
         await nursery.start(serve_control, data_dir.path / CONTROL_NAME, handler)
         _announce(data_dir, network, info)
         await trio.sleep_forever()
-
-
-def _services(
-    config: Config, ledger: Ledger, chain: ChainClient, info: ChainInfo, identity: Identity
-) -> Services:
-    policy = Policy(offer_s=config.offer_s, fund_s=config.fund_s, retry_patience_s=config.retry_patience_s)
-    registry = Registry(SILENT_BEATS * config.heartbeat_s)
-    return Services(
-        ledger=ledger,
-        registry=registry,
-        matching=Matching(ledger, registry, policy),
-        leases=LeaseBook(config.lease_s),
-        chain=chain,
-        chain_info=info,
-        escrow_address=chain.escrow_address,
-        signer=identity,
-        policy=policy,
-        heartbeat_s=config.heartbeat_s,
-        lease_s=config.lease_s,
-        run_blocking=trio.to_thread.run_sync,
-        now=time.time,
-        monotonic=trio.current_time,
-        new_id=lambda: secrets.token_hex(16),
-    )
 
 
 async def _open_chain(
@@ -154,12 +108,6 @@ async def _take_fees(chain: ChainClient, arbiter: Wallet) -> None:
         except ChainError as error:
             log.warning("no fees from the chain yet", reason=str(error))
             await trio.sleep(FEES_RETRY_S)
-
-
-async def _forget_old_orders(ledger: Ledger) -> None:
-    while True:
-        await trio.sleep(FORGET_ORDERS_S)
-        await ledger.store.enqueue(Write(ledger.now(), forget_orders=True)).wait()
 
 
 def _announce(data_dir: DataDir, network: Network, info: ChainInfo) -> None:
