@@ -55,5 +55,7 @@ def redact_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) 
 def _quiet_libraries(level: int) -> None:
     """Libraries log through ``logging``: only their errors, and those of asyncio never to a file."""
     logging.basicConfig(stream=sys.stderr, level=max(level, logging.WARNING), format="%(name)s: %(message)s")
+    # libp2p clears its own handlers and level whenever it is imported; what is left goes here.
+    logging.lastResort = logging.NullHandler()
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
