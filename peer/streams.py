@@ -249,9 +249,9 @@ class _Conversation:
 
 
 def _voucher_terms(job: Job, node_wallet: str) -> VoucherTerms:
-    """Raises RemoteFailureError before an escrow is named."""
-    if job.start is None:
-        raise RemoteFailureError("conflict", "a voucher before StartJob named the escrow")
+    """Raises RemoteFailureError before an escrow is checked."""
+    if job.start is None or not job.escrow_checked:
+        raise RemoteFailureError("conflict", "a voucher before the escrow was checked")
     first = job.offer.first_segment
     return VoucherTerms(
         escrow=job.start.escrow,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import base58
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from solders.pubkey import Pubkey
 
 from p2p.pricing import earned_after
 from p2p.vouchers import Voucher, voucher_bytes
@@ -25,7 +25,10 @@ class VoucherTerms:
 
 
 def check_voucher(voucher: Voucher, terms: VoucherTerms) -> tuple[str, ...]:
-    """Every fault as ``what: found, allowed``; empty for a voucher that the chain would honour."""
+    """Every fault as ``what: found, allowed``; empty for a voucher that the chain would honour.
+
+    The addresses in ``terms`` are those of an escrow that was checked on chain.
+    """
     if voucher.escrow != terms.escrow:
         return (f"escrow: found {voucher.escrow}, allowed {terms.escrow}",)
     if not 0 < voucher.earned <= terms.amount:
@@ -34,12 +37,12 @@ def check_voucher(voucher: Voucher, terms: VoucherTerms) -> tuple[str, ...]:
         owed = earned_after(terms.amount, terms.done, terms.segments)
         return (f"final earned: found {voucher.earned}, allowed {owed} or more",)
     message = voucher_bytes(
-        bytes(Pubkey.from_string(voucher.escrow)),
-        bytes(Pubkey.from_string(terms.node)),
+        base58.b58decode(voucher.escrow),
+        base58.b58decode(terms.node),
         voucher.earned,
         voucher.final,
     )
-    key = Ed25519PublicKey.from_public_bytes(bytes(Pubkey.from_string(terms.user)))
+    key = Ed25519PublicKey.from_public_bytes(base58.b58decode(terms.user))
     try:
         key.verify(voucher.signature, message)
     except InvalidSignature:
