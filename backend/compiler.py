@@ -7,6 +7,7 @@ alone; torch's global generator is left as it was.
 from __future__ import annotations
 
 import keyword
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from backend.validate import Severity, diagnose
 
 INPUT_NAME = "x"
 _ENCODED = "node_x"
+_FRESH = frozenset({"BatchNorm", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv2D", "SeparableConv2D"})
+"""Types whose output is a tensor of its own that their backward pass does not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,19 @@ def _build(graph: Graph, nodes: tuple[Node, ...], shapes: Shapes) -> fx.GraphMod
     emit = Emitter(root, calls)
     values: dict[str, fx.Node] = {}
     incoming = graph.incoming()
+    fresh = {node.id for node in nodes if node.type in _FRESH}
+    readers = Counter(link.source_node for node in nodes for link in incoming[node.id])
     for node in nodes:
         if node.type == "Input":
             values[node.id] = calls.placeholder(INPUT_NAME)
             continue
         links = ordered_inputs(CATALOGUE[node.type], incoming[node.id]) or []
-        site = Site(module_name(node.id), parameters_of(node), tensor_shapes(shapes.nodes[node.id].inputs))
+        site = Site(
+            module_name(node.id),
+            parameters_of(node),
+            tensor_shapes(shapes.nodes[node.id].inputs),
+            may_overwrite=links[0].source_node in fresh and readers[links[0].source_node] == 1,
+        )
         values[node.id] = BUILDERS[node.type](emit, site, tuple(values[link.source_node] for link in links))
         if node.type == "Output":
             calls.output(values[node.id])

@@ -26,7 +26,13 @@ def _dense(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
 
 
 def _geometry(site: Site) -> dict[str, Any]:
-    return {name: site[name] for name in ("kernel_size", "stride", "padding", "dilation")}
+    found = {name: site[name] for name in ("kernel_size", "stride", "padding", "dilation")}
+    if found["padding"] == "same":
+        # In numbers where both sides get as much: torch then need not work it out in every call.
+        reach = [d * (k - 1) for d, k in zip(found["dilation"], found["kernel_size"], strict=True)]
+        if not any(extent % 2 for extent in reach):
+            found["padding"] = tuple(extent // 2 for extent in reach)
+    return found
 
 
 def _convolution(axes: int) -> Builder:

@@ -18,6 +18,8 @@ class Site:
     name: str
     parameters: Parameters
     shapes: tuple[Shape, ...]
+    may_overwrite: bool = False
+    """Nothing else reads the first input, nor does the backward pass of what made it."""
 
     @property
     def shape(self) -> Shape:

@@ -36,6 +36,10 @@ def _along(function: Callable[..., Any]) -> Builder:
     return build
 
 
+def _relu(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
+    return emit.call(torch.relu_ if site.may_overwrite else torch.relu, *inputs)
+
+
 def _prelu(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
     return emit.module(site.name, nn.PReLU(site.shape[0] if site["per_channel"] else 1), *inputs)
 
@@ -111,7 +115,7 @@ def _same(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
 
 
 BUILDERS: dict[str, Builder] = {
-    "ReLU": _function(torch.relu),
+    "ReLU": _relu,
     "LeakyReLU": _function(functional.leaky_relu, negative_slope="negative_slope"),
     "PReLU": _prelu,
     "ELU": _function(functional.elu, alpha="alpha"),

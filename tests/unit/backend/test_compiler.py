@@ -93,6 +93,31 @@ def test_a_branching_graph_computes_what_handwritten_code_does() -> None:
     assert compiled.output_names == ("result",)
 
 
+def test_gradients_are_those_of_handwritten_code() -> None:
+    compiled, by_hand = compile_graph(branching()), Handwritten()
+    by_hand.load_state_dict(compiled.module.state_dict())
+    x = torch.randn(5, 1, 8, 8)
+    for module in (compiled.module, by_hand):
+        module(x).square().sum().backward()
+    found = dict(compiled.module.named_parameters())
+    for name, weight in by_hand.named_parameters():
+        assert weight.grad is not None
+        assert torch.equal(found[name].grad, weight.grad)
+
+
+def test_an_activation_overwrites_only_what_nobody_else_reads() -> None:
+    graph = chain(("conv", "Conv2D", {}), ("act", "ReLU", {}), shape=(1, 8, 8))
+    assert "relu_(" in compile_graph(graph).module.code
+    nodes = (*graph.nodes[:-1], Node("sum", "Add"), graph.nodes[-1])
+    links = (*graph.links[:2], *(Link(source, "output", "sum", "inputs") for source in ("conv", "act")))
+    both = replace(graph, nodes=nodes, links=(*links, Link("sum", "output", "result", "input")))
+    assert "relu_(" not in compile_graph(both).module.code
+    x = torch.randn(2, 1, 8, 8)
+    module = compile_graph(both).module
+    conv = module.get_submodule("conv")(x)
+    assert torch.equal(module(x), conv + torch.relu(conv))
+
+
 def test_the_graphs_seed_alone_decides_the_weights() -> None:
     def weights(seed: int) -> torch.Tensor:
         return compile_graph(chain(("d", "Dense", {}), seed=seed)).module.state_dict()["d.weight"]

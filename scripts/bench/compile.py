@@ -1,0 +1,131 @@
+"""What compiling a graph costs at run time: the digits example against the same network by hand.
+
+Both have the same weights, loss and optimizer and see the same batch, in turns, on one thread; processor time
+is measured, so that other programs on the machine count for little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from backend.compiler import compile_graph
+from backend.serialize import load_graph
+
+GRAPH = Path(__file__).parents[1] / "examples" / "digits_cnn.json"
+BATCH = 32
+OTHER_NAME = "handwritten nn.Module"
+
+
+class Handwritten(nn.Module):
+    """scripts/examples/digits_cnn.json as one would write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding="same")
+        self.norm1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding="same")
+        self.norm2 = nn.BatchNorm2d(32)
+        self.conv3 = nn.Conv2d(32, 64, 3, padding="same")
+        self.norm3 = nn.BatchNorm2d(64)
+        self.pool = nn.MaxPool2d(2)
+        self.relu = nn.ReLU()
+        self.flatten = nn.Flatten()
+        self.dropout = nn.Dropout(0.5)
+        self.dense1 = nn.Linear(256, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.norm1(self.conv1(x)))
+        x = self.pool(self.relu(self.norm2(self.conv2(x))))
+        x = self.pool(self.relu(self.norm3(self.conv3(x))))
+        return self.dense1(self.dropout(self.flatten(x)))
+
+
+def forward_of(module: nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    module.eval()
+
+    def run() -> None:
+        with torch.inference_mode():
+            module(x)
+
+    return run
+
+
+def step_of(
+    module: nn.Module,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> Callable[[], None]:
+    module.train()
+    x, y = batch
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(module(x), y).backward()
+        optimizer.step()
+
+    return run
+
+
+def compare(what: str, ours: Callable[[], None], other: Callable[[], None], rounds: int) -> dict[str, Any]:
+    """Medians in seconds; which goes first changes with every round."""
+    times: dict[Callable[[], None], list[float]] = {ours: [], other: []}
+    for number in range(rounds + rounds // 10):
+        for run in (ours, other) if number % 2 else (other, ours):
+            begin = time.process_time()
+            run()
+            times[run].append(time.process_time() - begin)
+    warm = rounds // 10
+    mine, theirs = statistics.median(times[ours][warm:]), statistics.median(times[other][warm:])
+    return {"what": what, "ours": mine, "other": theirs, "other_name": OTHER_NAME, "ratio": mine / theirs}
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    graph = load_graph(GRAPH.read_bytes())
+    batch = (torch.randn(BATCH, 1, 8, 8), torch.randint(10, (BATCH,)))
+    compiled, by_hand = compile_graph(graph), Handwritten()
+    by_hand.load_state_dict(compiled.module.state_dict())
+    forward = compare(
+        "forward_of_handwritten", forward_of(compiled.module, batch[0]), forward_of(by_hand, batch[0]), rounds
+    )
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.003, weight_decay=0.1, fused=True)
+
+    def loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(prediction, target, label_smoothing=0.1)
+
+    step = compare(
+        "step_of_handwritten",
+        step_of(compiled.module, compiled.build_loss(), compiled.build_optimizer(), batch),
+        step_of(by_hand, loss, optimizer, batch),
+        rounds,
+    )
+    return [forward, step]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    parser.add_argument("--rounds", type=int, default=2000)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    results = measure(arguments.rounds)
+    print(f"{'':26}{'ours ms':>10}{'by hand ms':>12}{'ratio':>8}")
+    for row in results:
+        print(f"{row['what']:26}{row['ours'] * 1e3:10.3f}{row['other'] * 1e3:12.3f}{row['ratio']:8.3f}")
+    if arguments.json:
+        print(json.dumps({"results": results}))
+
+
+if __name__ == "__main__":
+    main()
