@@ -48,18 +48,17 @@ class _Own:
 
 
 async def _last(answers: AsyncIterator[Any], tell: Tell | None) -> Any:
-    """Raises SessionError with the plain text of what the Engine refused."""
-    held: list[Any] = []
+    """The answer that is not news. Raises SessionError with the plain text of what the Engine refused."""
+    last: Any = None
     try:
         async for answer in answers:
-            if held and tell is not None:
-                tell(held[0])
-            held = [answer]
+            if tell is not None and isinstance(answer, dict) and "kind" in answer:
+                tell(answer)
+            else:
+                last = answer
     except RemoteFailureError as error:
-        if held and tell is not None:
-            tell(held[0])
         raise SessionError(error.message) from error
-    return held[0] if held else None
+    return last
 
 
 @asynccontextmanager

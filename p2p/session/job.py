@@ -349,12 +349,19 @@ def _updated(job: Job, update: JobUpdate) -> Job:
         lease=lease,
         messages=messages,
         revive=update.state is JobState.WAITING_FOR_USER,
-        metrics=update.metrics or job.metrics,
+        metrics=_newer(job.metrics, update.metrics),
         settlement=job.settlement or (update.signature if update.state is JobState.SETTLED else None),
     )
     if lease is job.lease:
         return after
     return replace(after, announced=None, announced_result=None, complaint=None)
+
+
+def _newer(known: JobMetrics | None, told: JobMetrics | None) -> JobMetrics | None:
+    """The coordinator tells the curve late: it never replaces what the peer said after that point."""
+    if known is None or told is None:
+        return told or known
+    return max(known, told, key=lambda point: (point.step, point.test_accuracy is not None))
 
 
 def _heard(job: Job, event: SegmentAnnounced | ResultAnnounced | PeerSaid) -> Job:
