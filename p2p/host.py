@@ -8,9 +8,6 @@ dial, 250 ms lost per connection, handlers that take the whole host down with th
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import socket
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -30,11 +27,11 @@ from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
-from multiaddr.exceptions import MultiaddrError
 
-from p2p.errors import ConnectionFailedError, LocalProtocolError, P2PError, PortInUseError, StreamResetError
+from p2p.addresses import dialable, listen_address, reachable, refuse_used_port
+from p2p.errors import ConnectionFailedError, P2PError, PortInUseError, StreamResetError
 from p2p.identifiers import PeerId
-from p2p.identity import Identity, public_key_of
+from p2p.identity import Identity
 from p2p.multistream import select_protocol
 from p2p.muxer import ConnectionObserver, MuxedConnection, OwnYamux
 from p2p.network import Network, StreamHandler
@@ -45,10 +42,8 @@ from p2p.yamux import YamuxLimits, YamuxStream
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
-_MAX_ADDRESSES = 32
 _DIAL_STAGGER_S = 0.15
 _STOP_TIMEOUT_S = 10.0
-_DIALED = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 log = structlog.get_logger(__name__)
 
@@ -76,9 +71,9 @@ async def open_host(
     Raises PortInUseError when another process listens there, LocalProtocolError for an address
     that is none or not TCP. On leaving, what was sent is flushed and every connection closed.
     """
-    addresses = [_listen_address(text) for text in listen]
+    addresses = [listen_address(text) for text in listen]
     for address in addresses:
-        _refuse_used_port(address)
+        refuse_used_port(address)
     network = Libp2pNetwork(identity, limits)
     # In a task of its own: an error of the caller's block leaves without the host's nurseries
     # around it.
@@ -114,7 +109,7 @@ class Libp2pNetwork(ConnectionObserver):
         try:
             async with self._host.run(listen_addrs=list(listen)):
                 listening = self._host.get_transport_addrs()
-                self._addresses = tuple(f"{a}/p2p/{self.peer_id}" for a in _reachable(listening))
+                self._addresses = tuple(f"{a}/p2p/{self.peer_id}" for a in reachable(listening))
                 task_status.started()
                 try:
                     await self._stopping.wait()
@@ -150,7 +145,7 @@ class Libp2pNetwork(ConnectionObserver):
         with deadline(timeout_s, f"connecting to {peer_id}"):
             async with lock:
                 if not self.is_connected(peer_id):
-                    await self._dial(peer_id, _dialable(peer_id, addresses))
+                    await self._dial(peer_id, dialable(peer_id, addresses))
 
     async def disconnect(self, peer_id: PeerId) -> None:
         await trio.lowlevel.checkpoint()
@@ -336,75 +331,3 @@ async def _dial_nobody() -> None:
 
 def _peer_id(connection: MuxedConnection) -> PeerId:
     return PeerId(str(connection.peer_id))
-
-
-def _parse(text: str) -> tuple[Multiaddr, list[str]]:
-    try:
-        address = Multiaddr(text)
-        return address, [protocol.name for protocol in address.protocols()]
-    except (MultiaddrError, ValueError) as error:
-        raise LocalProtocolError(f"{text[:256]!r} is no multiaddress: {error}") from error
-
-
-def _listen_address(text: str) -> Multiaddr:
-    address, names = _parse(text)
-    if len(names) != 2 or names[0] not in ("ip4", "ip6") or names[1] != "tcp":
-        raise LocalProtocolError(f"cannot listen at {text}, allowed /ip4|ip6/ADDRESS/tcp/PORT")
-    return address
-
-
-def _dialable(peer_id: PeerId, addresses: Sequence[str]) -> list[Multiaddr]:
-    """The addresses of TCP among those given, without the peer id, each once."""
-    public_key_of(peer_id)
-    dialable: dict[str, Multiaddr] = {}
-    for text in addresses[:_MAX_ADDRESSES]:
-        with contextlib.suppress(LocalProtocolError):
-            address, names = _parse(text)
-            if names[2:] == ["p2p"]:
-                if address.value_for_protocol("p2p") != peer_id:
-                    continue
-                address, names = address.decapsulate(Multiaddr(f"/p2p/{peer_id}")), names[:2]
-            if len(names) == 2 and names[0] in _DIALED and names[1] == "tcp":
-                dialable[str(address)] = address
-    if not dialable:
-        raise ConnectionFailedError(f"no TCP address of {peer_id} among {list(addresses[:_MAX_ADDRESSES])}")
-    return list(dialable.values())
-
-
-def _refuse_used_port(address: Multiaddr) -> None:
-    """py-libp2p listens with SO_REUSEPORT, so that a second host on a port would start and steal."""
-    port = int(address.value_for_protocol("tcp"))
-    if port == 0:
-        return
-    version = next(iter(address.protocols())).name
-    family = socket.AF_INET6 if version == "ip6" else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Permits a port whose last owner just died, not one that is listened at.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.value_for_protocol(version), port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise PortInUseError(f"another process listens at {address}") from error
-            raise ConnectionFailedError(f"cannot listen at {address}: {error}") from error
-
-
-def _reachable(listening: Sequence[Multiaddr]) -> list[str]:
-    """Addresses that others can dial: for "all interfaces" the loopback and the outward one."""
-    reachable: list[str] = []
-    for address in map(str, listening):
-        if address.startswith("/ip4/0.0.0.0/"):
-            reachable += (address.replace("0.0.0.0", ip, 1) for ip in _own_addresses())
-        elif address.startswith("/ip6/::/"):
-            reachable.append(address.replace("::", "::1", 1))
-        else:
-            reachable.append(address)
-    return reachable
-
-
-def _own_addresses() -> list[str]:
-    addresses = ["127.0.0.1"]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(("192.0.2.1", 9))  # sends nothing: asks for the way out
-        addresses.append(probe.getsockname()[0])
-    return list(dict.fromkeys(addresses))

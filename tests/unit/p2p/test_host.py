@@ -274,9 +274,10 @@ async def test_an_error_beside_the_host_leaves_as_itself() -> None:
 
 
 async def test_cancelling_the_block_stops_the_host() -> None:
-    with trio.move_on_after(0.05) as scope:
+    with trio.CancelScope() as scope:
         async with two_hosts() as (server, _):
             address = server.addresses()[0]
+            scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
     async with open_host(Identity.generate(), [address.rpartition("/p2p/")[0]]):

@@ -1,0 +1,94 @@
+"""Multiaddresses: which of them this project listens at, dials and announces. TCP only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Sequence
+
+from multiaddr import Multiaddr
+from multiaddr.exceptions import MultiaddrError
+
+from p2p.errors import ConnectionFailedError, LocalProtocolError, PortInUseError
+from p2p.identifiers import PeerId
+from p2p.identity import public_key_of
+
+_MAX_ADDRESSES = 32
+_DIALED = ("ip4", "ip6", "dns", "dns4", "dns6")
+
+
+def _parse(text: str) -> tuple[Multiaddr, list[str]]:
+    try:
+        address = Multiaddr(text)
+        return address, [protocol.name for protocol in address.protocols()]
+    except (MultiaddrError, ValueError) as error:
+        raise LocalProtocolError(f"{text[:256]!r} is no multiaddress: {error}") from error
+
+
+def listen_address(text: str) -> Multiaddr:
+    """Raises LocalProtocolError for what is no address of a TCP port."""
+    address, names = _parse(text)
+    if len(names) != 2 or names[0] not in ("ip4", "ip6") or names[1] != "tcp":
+        raise LocalProtocolError(f"cannot listen at {text}, allowed /ip4|ip6/ADDRESS/tcp/PORT")
+    return address
+
+
+def dialable(peer_id: PeerId, addresses: Sequence[str]) -> list[Multiaddr]:
+    """The addresses of TCP among those given, without the peer id, each once.
+
+    Raises ConnectionFailedError where there is none, RemoteProtocolError for a bad peer id.
+    """
+    public_key_of(peer_id)
+    dialable: dict[str, Multiaddr] = {}
+    for text in addresses[:_MAX_ADDRESSES]:
+        with contextlib.suppress(LocalProtocolError):
+            address, names = _parse(text)
+            if names[2:] == ["p2p"]:
+                if address.value_for_protocol("p2p") != peer_id:
+                    continue
+                address, names = address.decapsulate(Multiaddr(f"/p2p/{peer_id}")), names[:2]
+            if len(names) == 2 and names[0] in _DIALED and names[1] == "tcp":
+                dialable[str(address)] = address
+    if not dialable:
+        raise ConnectionFailedError(f"no TCP address of {peer_id} among {list(addresses[:_MAX_ADDRESSES])}")
+    return list(dialable.values())
+
+
+def refuse_used_port(address: Multiaddr) -> None:
+    """Raises PortInUseError. py-libp2p listens with SO_REUSEPORT: a second host would start and steal."""
+    port = int(address.value_for_protocol("tcp"))
+    if port == 0:
+        return
+    version = next(iter(address.protocols())).name
+    family = socket.AF_INET6 if version == "ip6" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Permits a port whose last owner just died, not one that is listened at.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.value_for_protocol(version), port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(f"another process listens at {address}") from error
+            raise ConnectionFailedError(f"cannot listen at {address}: {error}") from error
+
+
+def reachable(listening: Sequence[Multiaddr]) -> list[str]:
+    """Addresses that others can dial: for "all interfaces" the loopback and the outward one."""
+    reachable: list[str] = []
+    for address in map(str, listening):
+        if address.startswith("/ip4/0.0.0.0/"):
+            reachable += (address.replace("0.0.0.0", ip, 1) for ip in _own_addresses())
+        elif address.startswith("/ip6/::/"):
+            reachable.append(address.replace("::", "::1", 1))
+        else:
+            reachable.append(address)
+    return reachable
+
+
+def _own_addresses() -> list[str]:
+    addresses = ["127.0.0.1"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # sends nothing: asks for the way out
+        addresses.append(probe.getsockname()[0])
+    return list(dict.fromkeys(addresses))
