@@ -20,6 +20,8 @@ from backend.shapes import Shapes, infer_shapes, node_type, parameter_problems
 
 MAX_EPOCHS = 1_000_000
 MAX_SEED = 2**63 - 1
+MAX_DIAGNOSTICS = 200
+MAX_SUGGESTIONS = 20
 MODEL_CATEGORIES = frozenset(Category) - {Category.LOSS, Category.OPTIMIZER, Category.DATA}
 
 
@@ -70,10 +72,8 @@ def diagnose(
         found += _check_training(graph)
         if data is not None and not has_errors(found):
             found += _check_data(graph, read_pipeline(graph), shapes, data)
-    place = {node.id: index for index, node in enumerate(graph.nodes)}
-    return tuple(
-        sorted(found, key=lambda each: -1 if each.node_id is None else place.get(each.node_id, len(place)))
-    )
+    place: dict[str | None, int] = {node.id: index for index, node in enumerate(graph.nodes)}
+    return tuple(_bounded(sorted(found, key=lambda each: place.get(each.node_id, -1))))
 
 
 def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
@@ -84,9 +84,27 @@ def _error(node_id: str | None, text: str, fix: str | None = None) -> Diagnostic
     return Diagnostic(Severity.ERROR, node_id, text, fix)
 
 
-def _closest(name: str, names: Iterable[str]) -> str | None:
-    matches = get_close_matches(name[:64], names, n=1)
-    return f"did you mean {matches[0]}?" if matches else None
+class _Suggestions:
+    """Looks for names alike, a bounded number of times: graphs come from strangers."""
+
+    def __init__(self) -> None:
+        self._left = MAX_SUGGESTIONS
+
+    def closest(self, name: str, names: Iterable[str]) -> str | None:
+        if not self._left:
+            return None
+        self._left -= 1
+        matches = get_close_matches(name[:64], names, n=1)
+        return f"did you mean {matches[0]}?" if matches else None
+
+
+def _bounded(found: list[Diagnostic]) -> list[Diagnostic]:
+    """Errors rather than warnings where there are too many, and a last one that says how many more."""
+    if len(found) <= MAX_DIAGNOSTICS:
+        return found
+    ranked = sorted(found, key=lambda each: each.severity is not Severity.ERROR)
+    more = f"{len(found) - MAX_DIAGNOSTICS} more, shown are {MAX_DIAGNOSTICS}"
+    return [*ranked[:MAX_DIAGNOSTICS], Diagnostic(ranked[MAX_DIAGNOSTICS].severity, None, more)]
 
 
 def _shown(text: str) -> str:
@@ -97,6 +115,7 @@ def _shown(text: str) -> str:
 
 
 def _check_nodes(graph: Graph) -> Iterator[Diagnostic]:
+    suggestions = _Suggestions()
     for node_id, count in Counter(node.id for node in graph.nodes).items():
         if count > 1:
             yield _error(node_id, f"{count} nodes have this id, must be 1")
@@ -104,21 +123,21 @@ def _check_nodes(graph: Graph) -> Iterator[Diagnostic]:
         record = CATALOGUE.get(node.type)
         if record is None:
             text = f"type {_shown(node.type)} is not known to this program"
-            yield _error(node.id, text, _closest(node.type, CATALOGUE))
+            yield _error(node.id, text, suggestions.closest(node.type, CATALOGUE))
         elif not 1 <= node.version <= record.version:
             yield _error(
                 node.id, f"version {node.version} of {node.type}, this program knows 1 to {record.version}"
             )
         else:
-            yield from _check_parameters(node, record)
+            yield from _check_parameters(node, record, suggestions)
 
 
-def _check_parameters(node: Node, record: NodeType) -> Iterator[Diagnostic]:
+def _check_parameters(node: Node, record: NodeType, suggestions: _Suggestions) -> Iterator[Diagnostic]:
     names = [parameter.name for parameter in record.parameters]
     for name in node.parameters:
         if name not in names:
             text = f"{node.type} has no parameter {_shown(name)}"
-            yield _error(node.id, text, _closest(name, names))
+            yield _error(node.id, text, suggestions.closest(name, names))
     for problem in parameter_problems(record, node):
         yield _error(node.id, problem)
 

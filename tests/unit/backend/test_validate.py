@@ -12,7 +12,7 @@ import pytest
 from backend.facts import DataFacts
 from backend.graph import Graph, Link, Node, TrainingSettings
 from backend.serialize import load_graph
-from backend.validate import Severity, diagnose
+from backend.validate import MAX_DIAGNOSTICS, Severity, diagnose
 
 EXAMPLES = Path(__file__).parents[3] / "scripts" / "examples"
 DIGITS = DataFacts(1797, (1, 8, 8), "float32", 10)
@@ -286,3 +286,12 @@ def test_a_split_that_leaves_no_whole_batch_is_refused(cnn: Graph) -> None:
     graph = with_parameters(cnn, "loader", drop_last=True)
     (found,) = diagnose(graph, DataFacts(100, (1, 8, 8), "float32", 10))
     assert "do not fill a batch of 128" in found.text
+
+
+def test_a_large_graph_of_nothing_but_mistakes_gives_a_bounded_answer() -> None:
+    nodes = tuple(Node(f"n{index}", f"Conv{index}", 1, {"x": index}) for index in range(10_000))
+    links = tuple(Link(f"n{index}", "x", f"n{index + 1}", "ghost") for index in range(10_000))
+    found = diagnose(Graph("hostile", nodes, links))
+    assert len(found) == MAX_DIAGNOSTICS + 1
+    assert "more, shown are 200" in found[-1].text
+    assert found[-1].severity is Severity.ERROR
