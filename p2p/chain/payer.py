@@ -6,6 +6,7 @@ The shell around ``outbox``: stores, sends and watches. It decides nothing: what
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from p2p.chain import outbox
 from p2p.chain.client import ChainClient
 from p2p.chain.errors import (
     ChainError,
+    EscrowInvalidError,
     JournalError,
     PaymentConflictError,
     PaymentPendingError,
@@ -45,6 +47,7 @@ from p2p.chain.outbox import (
 from p2p.chain.statuses import StatusPoller
 from p2p.chain.transactions import TransactionBuilder
 from p2p.chain.wallet import Wallet
+from p2p.errors import LocalProtocolError
 
 __all__ = [
     "CreateEscrow",
@@ -62,6 +65,8 @@ MAX_OPEN = 10_000
 MAX_SIGNING = 32
 KEEP_FINISHED = 100_000
 TOO_EARLY = PROGRAM_ERRORS[108]
+NO_FEES = ("AccountNotFound", "InsufficientFundsForFee", "InsufficientFundsForRent")
+"""What a node says of a wallet with too little SOL. The embedded chain gives some to whoever asks."""
 _decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -121,7 +126,7 @@ class Payer:
         """Returns when it is confirmed that the payment happened. Call it again with the same key freely.
 
         Raises PaymentRefusedError (it never will), PaymentPendingError (unknown; the outbox goes on, also
-        after a restart) or PaymentConflictError (the key stands for another payment).
+        after a restart), PaymentConflictError (the key stands for another payment) or LocalProtocolError.
         """
         await self._accept(key, intent)
         self._start(key)
@@ -157,7 +162,12 @@ class Payer:
         if known is None:
             if len(self._driven) >= MAX_OPEN:
                 raise PaymentConflictError(f"{len(self._driven)} open payments, limit {MAX_OPEN}")
-            known = await self._note(Intended(key, intent))
+            entry = Intended(key, intent)
+            try:
+                _encoder.encode(entry)
+            except (OverflowError, TypeError) as error:
+                raise LocalProtocolError(f"payment {key} cannot be written down: {error}") from error
+            known = await self._note(entry)
         if known.intent != intent:
             raise PaymentConflictError(f"key {key} stands for another payment: {known.intent}")
 
@@ -184,6 +194,8 @@ class Payer:
                 await driver.advance()
             except JournalError:
                 raise
+            except (ValueError, OverflowError, struct.error, LocalProtocolError, EscrowInvalidError) as error:
+                await driver.unusable(error)
             except ChainError as error:
                 log.warning("payment not known yet", key=key, reason=str(error))
                 await trio.sleep(self._options.retry_s)
@@ -225,6 +237,14 @@ class _Driver:
                 await self._look()
             case Step.WAIT:
                 pass
+
+    async def unusable(self, error: Exception) -> None:
+        """An intent that no instruction can be made of. Found before signing, so nothing is alive."""
+        if self._record.attempt is None:
+            await self._conclude(PaymentState.REFUSED, None, f"cannot be paid: {error}")
+        else:
+            log.error("payment cannot be followed", key=self._key, reason=str(error))
+            await trio.sleep(self._options.final_poll_s)
 
     async def _resend(self, record: PaymentRecord) -> None:
         assert record.attempt is not None
@@ -297,6 +317,8 @@ class _Driver:
     async def _problem(self, problem: str) -> None:
         """Nothing was sent. Once more, since another may just have done it; then it is refused."""
         self._payer._builder.forget_accounts()
+        if self._chain.info.embedded and any(name in problem for name in NO_FEES):
+            await self._payer._builder.ask_for_fees()
         if TOO_EARLY in problem or not self._failed_before:
             self._failed_before = True
             await trio.sleep(self._options.retry_s)

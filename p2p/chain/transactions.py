@@ -116,3 +116,7 @@ class TransactionBuilder:
     def forget_accounts(self) -> None:
         """After a refused simulation: a token account may have been closed since it was seen."""
         self._existing.clear()
+
+    async def ask_for_fees(self) -> None:
+        """Of the embedded chain: SOL, and no tokens."""
+        await self._chain.airdrop(self._wallet.address, 0)

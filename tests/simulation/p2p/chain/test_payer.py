@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 import trio
 from solders.keypair import Keypair
@@ -22,11 +23,12 @@ from coordinator.chain.ledger import Landed, Ledger
 from coordinator.chain.rpc import Rpc
 from coordinator.chain.slots import SlotClock
 from p2p.chain.client import ChainClient, open_chain
-from p2p.chain.errors import PaymentPendingError, PaymentRefusedError
+from p2p.chain.errors import PaymentConflictError, PaymentPendingError, PaymentRefusedError
 from p2p.chain.escrow_codec import EscrowStatus, token_account_of
 from p2p.chain.outbox import PaymentState
 from p2p.chain.payer import CreateEscrow, Payer, PayerOptions, Refund, RequestRefund, Settle, run_payer
 from p2p.chain.wallet import Wallet
+from p2p.errors import LocalProtocolError
 from p2p.protocols.coordinator import ChainInfo
 from p2p.vouchers import Voucher, voucher_bytes
 
@@ -382,4 +384,56 @@ async def test_an_unreachable_chain_leaves_a_payment_pending_and_a_restart_makes
         ):
             await payer.pay("it", intent)
         assert world.tokens(world.user) == 10**9 - AMOUNT
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.virtual_clock
+async def test_a_wallet_without_fees_gets_them_from_the_embedded_chain() -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.fund()
+        address = await world.create()
+        intent = Settle(address, world.voucher(address, AMOUNT, True))
+        stranger = Wallet.generate()
+        async with world.client() as chain, run_payer(Disk(), [], chain, stranger, OPTIONS) as payer:
+            await payer.pay("settle", intent)
+        assert world.tokens(world.node) == 10**9 + AMOUNT - AMOUNT // 10
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.virtual_clock
+async def test_an_intent_that_makes_no_sense_is_refused_and_harms_no_other() -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.fund()
+        address = await world.create()
+        too_long = msgspec.structs.replace(world.creation(), claim_window_s=2**63)
+        too_much = msgspec.structs.replace(world.creation(), amount=2**64)
+        async with world.client() as chain, run_payer(Disk(), [], chain, world.user, OPTIONS) as payer:
+            for key, intent in [
+                ("not an address", Refund("not an address")),
+                ("too long", too_long),
+                ("no escrow", Refund(token_account_of(world.user.address, world.info.mint))),
+                ("bad voucher", Settle(address, Voucher(address, 2**63, False, bytes(64)))),
+                ("cut signature", Settle(address, Voucher(address, 5, False, bytes(63)))),
+            ]:
+                with pytest.raises(PaymentRefusedError):
+                    await payer.pay(key, intent)
+            with pytest.raises(LocalProtocolError, match="cannot be written down"):
+                await payer.pay("too much", too_much)
+            await payer.pay("good", world.creation())
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.virtual_clock
+async def test_a_key_stands_for_one_payment() -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.fund()
+        intent = world.creation()
+        async with world.client() as chain, run_payer(Disk(), [], chain, world.user, OPTIONS) as payer:
+            first = await payer.pay("key", intent)
+            assert (await payer.pay("key", intent)).signature == first.signature
+            with pytest.raises(PaymentConflictError, match="another payment"):
+                await payer.pay("key", world.creation())
         nursery.cancel_scope.cancel()
