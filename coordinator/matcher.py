@@ -112,22 +112,27 @@ def quotes(need: Need, candidates: Iterable[Candidate], now: float) -> Match:
     return Match(tuple(by_price), found.rejected, found.lines)
 
 
-def in_turn(waiting: Sequence[tuple[JobId, PeerId, float]], running: Mapping[PeerId, int]) -> list[JobId]:
+def in_turn(
+    waiting: Sequence[tuple[JobId, PeerId, float]],
+    running: Mapping[PeerId, int],
+    served_at: Mapping[PeerId, float],
+) -> list[JobId]:
     """Waiting jobs (job, user, since) in the order in which they are served.
 
-    The user with the least running and already served goes first, then the longest wait.
+    The user with the least running and already picked goes first; then who was served longest ago, or
+    never; then the longest wait.
     """
     queues: dict[PeerId, list[tuple[float, JobId]]] = {}
     for job_id, user, since in waiting:
         queues.setdefault(user, []).append((since, job_id))
     for queue in queues.values():
         queue.sort(reverse=True)
-    served = {user: running.get(user, 0) for user in queues}
+    has = {user: running.get(user, 0) for user in queues}
     order: list[JobId] = []
     while queues:
-        user = min(queues, key=lambda name: (served[name], queues[name][-1]))
+        user = min(queues, key=lambda name: (has[name], served_at.get(name, 0.0), queues[name][-1]))
         order.append(queues[user].pop()[1])
-        served[user] += 1
+        has[user] += 1
         if not queues[user]:
             del queues[user]
     return order

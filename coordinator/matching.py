@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 LOOK_AGAIN_S = 1.0
 """Time alone also changes things: pauses and bans end, peers fall silent."""
 MAX_REJECTED = 100
+MAX_REMEMBERED_USERS = 10_000
 
 
 class Matching:
@@ -40,6 +41,8 @@ class Matching:
         self._new_id = new_id
         self._wake = trio.Event()
         self._reserved: dict[JobId, tuple[PeerId, int]] = {}
+        self._served_at: dict[PeerId, float] = {}
+        """When a job of a user last found a peer; in that order, the longest ago is forgotten first."""
         for job in ledger.jobs.values():
             self._track(job)
         ledger.listeners.job_changed.append(self._changed)
@@ -63,7 +66,8 @@ class Matching:
         if not waiting:
             return
         running = Counter(job.engine_id for job in jobs.values() if job.live_grant is not None)
-        turns = in_turn([(job.job_id, job.engine_id, job.submitted_at) for job in waiting], running)
+        queue = [(job.job_id, job.engine_id, job.submitted_at) for job in waiting]
+        turns = in_turn(queue, running, self._served_at)
         for job_id in turns:
             self._try(jobs[job_id])
 
@@ -108,8 +112,15 @@ class Matching:
         )
         try:
             self._track(self._ledger.apply_now(job.job_id, offer))
+            self._note_served(job.engine_id, now)
         except (IllegalTransitionError, RemoteFailureError) as error:
             log.warning("offer not made", job_id=job.job_id, reason=str(error))
+
+    def _note_served(self, user: PeerId, now: float) -> None:
+        self._served_at.pop(user, None)
+        self._served_at[user] = now
+        if len(self._served_at) > MAX_REMEMBERED_USERS:
+            del self._served_at[next(iter(self._served_at))]
 
     def _candidates(self) -> Iterator[Candidate]:
         now = self._ledger.now()

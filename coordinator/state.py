@@ -248,21 +248,12 @@ def _advanced(job: Job, event: FundingExpired | EscrowFunded | WorkStarted | Res
             waiting = _replace(job, state=JobState.WAITING_FOR_USER, waiting_since=at, grant=None)
             text = f"no escrow within the time for it; {grant.peer_id} is free again. Submit again to go on"
             return _told(waiting, text, _revoke(job, grant, "the escrow was not funded in time"))
-        case JobState.AWAITING_FUNDS, EscrowFunded(_, _, payment, signature):
-            state = JobState.RUNNING if grant.started else JobState.FUNDED
-            funded = _replace(
-                job,
-                state=state,
-                grant=_replace(grant, escrow=payment.escrow),
-                payments=(*job.payments, payment),
-            )
-            text = f"{format_tokens(payment.amount)} in escrow {payment.escrow}"
-            return _told(funded, text, signature=signature)
+        case JobState.AWAITING_FUNDS, EscrowFunded():
+            return _funded(job, grant, event)
         case JobState.AWAITING_FUNDS, WorkStarted():
             return _replace(job, grant=_replace(grant, started=True)), ()
         case JobState.FUNDED, WorkStarted():
-            running = _replace(job, state=JobState.RUNNING, grant=_replace(grant, started=True))
-            return _told(running, f"{grant.peer_id} works from segment {grant.first_segment + 1}")
+            return _started(job, grant)
         case ((JobState.RUNNING | JobState.RESULT_READY | JobState.SETTLED), WorkStarted()):
             return job, ()
         case ((JobState.FUNDED | JobState.RUNNING), ResultReported(_, _, result, metrics)):
@@ -275,6 +266,27 @@ def _advanced(job: Job, event: FundingExpired | EscrowFunded | WorkStarted | Res
             return job, ()
         case _:
             raise _illegal(job, event)
+
+
+def _funded(job: Job, grant: Grant, event: EscrowFunded) -> Step:
+    payment = event.payment
+    funded = _replace(
+        job,
+        state=JobState.FUNDED,
+        grant=_replace(grant, escrow=payment.escrow),
+        payments=(*job.payments, payment),
+    )
+    text = f"{format_tokens(payment.amount)} in escrow {payment.escrow}"
+    told, effects = _told(funded, text, signature=event.signature)
+    if not grant.started or told.grant is None:
+        return told, effects
+    started, more = _started(told, told.grant)
+    return started, effects + more
+
+
+def _started(job: Job, grant: Grant) -> Step:
+    running = _replace(job, state=JobState.RUNNING, grant=_replace(grant, started=True))
+    return _told(running, f"{grant.peer_id} works from segment {grant.first_segment + 1}")
 
 
 def _with_result(job: Job, event: ResultReported) -> Job:

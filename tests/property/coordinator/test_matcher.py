@@ -22,7 +22,7 @@ def test_a_burst_of_one_user_never_starves_another(
     jobs: list[tuple[PeerId, float]], running: dict[PeerId, int]
 ) -> None:
     waiting = [(JobId(str(number)), user, since) for number, (user, since) in enumerate(jobs)]
-    order = in_turn(waiting, running)
+    order = in_turn(waiting, running, {})
     assert sorted(order) == sorted(job_id for job_id, _, _ in waiting)
     owner = {job_id: user for job_id, user, _ in waiting}
     left = Counter(user for _, user, _ in waiting)

@@ -1,0 +1,245 @@
+"""The coordinator among Engines and peers that crash, on a network that loses, dying at every write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+
+from coordinator.database import Database
+from coordinator.state import replay
+from p2p.chain.escrow_codec import EscrowStatus
+from p2p.errors import RemoteFailureError
+from p2p.jobs import JobState
+from p2p.protocols import coordinator as wire
+from tests.simulation.coordinator.world import GRAPH, World, open_world
+
+pytestmark = pytest.mark.virtual_clock
+
+
+def check_invariants(world: World) -> None:
+    """What holds after any history."""
+    for address, escrow in world.chain.escrows.items():
+        assert escrow.status is not EscrowStatus.OPEN, "nobody's money stays locked"
+        assert escrow.earned + world.chain.returned.get(address, 0) == escrow.amount, "money is conserved"
+        signed = [engine.signed.get(address) for engine in world.engines.values()]
+        promised = max((voucher.earned for voucher in signed if voucher is not None), default=0)
+        assert escrow.earned <= promised, "nothing is paid that its user did not sign"
+    changes = Counter(change for _, change in world.chain.executed)
+    assert all(count == 1 for count in changes.values()), "nothing happens twice under different keys"
+    database = Database(world.path)
+    try:
+        for job in database.jobs(None, 1000):
+            assert replay(event for _, event in database.events(job.job_id)) == job
+        assert database.load().effects == (), "no effect is left over"
+        assert database.load().jobs == (), "no job is left open"
+    finally:
+        database.close()
+
+
+def check_followed(world: World) -> None:
+    for engine in world.engines.values():
+        for numbers in engine.updates.values():
+            assert numbers == list(range(1, len(numbers) + 1)), "a follower gets every line, once"
+
+
+async def test_a_job_is_settled_and_its_curve_is_kept(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        await world.start_peer("peer")
+        spec = engine.spec(1)
+        with trio.fail_after(120):
+            assert await engine.run_job(spec) is JobState.SETTLED
+        states = list(dict.fromkeys(engine.states[spec.job_id]))
+        assert states == [
+            JobState.SUBMITTED,
+            JobState.MATCHED,
+            JobState.AWAITING_FUNDS,
+            JobState.FUNDED,
+            JobState.RUNNING,
+            JobState.RESULT_READY,
+            JobState.SETTLED,
+        ]
+        await world.until_money_rests()
+        assert world.services is not None
+        updates = world.services.ledger.store.database.updates(spec.job_id, 0, 100)
+        assert [update.metrics.step for update in updates if update.metrics is not None][:3] == [1, 2, 3]
+        check_followed(world)
+    check_invariants(world)
+
+
+async def one_job_with_crashes(directory: Path, when: str, number: int, seed: int = 0) -> World:
+    async with open_world(directory, seed) as world, world.engine("engine") as engine:
+        world.crash_when = lambda write: when if write == number else ""
+        await world.start_peer("peer")
+        with trio.fail_after(300):
+            assert await engine.run_job(engine.spec(1)) is JobState.SETTLED
+        await world.until_money_rests()
+        check_followed(world)
+    check_invariants(world)
+    return world
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_crash_at_any_write_loses_no_job_and_pays_nothing_twice(tmp_path: Path, when: str) -> None:
+    number = 0
+    while True:
+        number += 1
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        world = await one_job_with_crashes(directory, when, number)
+        if world.crashes == 0:
+            break
+    assert number > 8, "there were writes to crash at"
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_jobs_end_well_over_a_network_that_loses_and_a_coordinator_that_crashes(
+    tmp_path: Path, seed: int
+) -> None:
+    async with open_world(tmp_path, seed, loss=0.01) as world, world.engine("engine") as engine:
+        world.crash_when = lambda write: ("before", "after")[write % 2] if write % (7 + seed) == 0 else ""
+        for name in ("one", "two", "three"):
+            await world.start_peer(name)
+        ends: list[JobState] = []
+
+        async def run(number: int) -> None:
+            ends.append(await engine.run_job(engine.spec(number)))
+
+        with trio.fail_after(3000):
+            async with trio.open_nursery() as nursery:
+                for number in range(4):
+                    nursery.start_soon(run, number)
+            await world.until_money_rests()
+        assert ends == [JobState.SETTLED] * 4
+        assert world.crashes > 0
+        check_followed(world)
+        world.crash_when = lambda write: ""
+        await trio.sleep(60)
+    check_invariants(world)
+
+
+async def test_a_dead_peer_is_replaced_and_only_what_it_proved_is_paid(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        first = await world.start_peer("first")
+        spec = engine.spec(1)
+
+        async def kill_it_after_one_segment() -> None:
+            await first.has_worked.wait()
+            await trio.sleep(0.5)
+            first.crash()
+            await world.start_peer("second")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_it_after_one_segment)
+            with trio.fail_after(300):
+                assert await engine.run_job(spec) is JobState.SETTLED
+        await world.until_money_rests()
+        assert JobState.RETRYING in engine.states[spec.job_id]
+        second = next(peer for peer in world.peers.values() if peer.name == "second")
+        assert second.worked == [f"{spec.job_id}/2", f"{spec.job_id}/3"]
+        escrows = sorted(world.chain.escrows.values(), key=lambda escrow: escrow.deadline)
+        assert [escrow.status for escrow in escrows] == [EscrowStatus.REFUNDED, EscrowStatus.SETTLED]
+        assert escrows[0].earned == escrows[0].amount // 3
+        assert world.services is not None
+        assert world.services.ledger.standing(first.peer_id).strikes == 1
+    check_invariants(world)
+
+
+async def test_a_job_without_any_peer_left_is_refunded(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        only = await world.start_peer("only")
+
+        async def kill_it() -> None:
+            await only.has_worked.wait()
+            only.crash()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_it)
+            with trio.fail_after(600):
+                assert await engine.run_job(engine.spec(1)) is JobState.REFUNDED
+        await world.until_money_rests()
+    check_invariants(world)
+
+
+async def test_a_peer_that_restarted_is_used_again_when_nobody_else_is_left(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        only = await world.start_peer("only")
+
+        async def restart_it() -> None:
+            await only.has_worked.wait()
+            only.crash()
+            await trio.sleep(1.0)
+            await world.start_peer("only")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(restart_it)
+            with trio.fail_after(600):
+                assert await engine.run_job(engine.spec(1)) is JobState.SETTLED
+        await world.until_money_rests()
+    check_invariants(world)
+
+
+async def test_a_partition_costs_a_retry_and_nothing_else(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        cut = await world.start_peer("cut")
+
+        async def cut_it_off() -> None:
+            await cut.has_worked.wait()
+            world.net.partition(cut.peer_id, world.identity.peer_id)
+            await world.start_peer("other")
+            await trio.sleep(30)
+            world.net.heal(cut.peer_id, world.identity.peer_id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cut_it_off)
+            with trio.fail_after(600):
+                assert await engine.run_job(engine.spec(1)) is JobState.SETTLED
+        await world.until_money_rests()
+    check_invariants(world)
+
+
+async def test_a_burst_of_one_user_does_not_starve_another(tmp_path: Path) -> None:
+    async with (
+        open_world(tmp_path) as world,
+        world.engine("greedy") as greedy,
+        world.engine("modest") as modest,
+    ):
+        with trio.fail_after(600):
+            async with trio.open_nursery() as nursery:
+                for number in range(8):
+                    nursery.start_soon(greedy.run_job, greedy.spec(number))
+                await trio.sleep(1.0)
+                nursery.start_soon(modest.run_job, modest.spec(1))
+                await trio.sleep(1.0)
+                await world.start_peer("peer")
+        place = world.finished.index(modest.spec(1).job_id)
+        assert place <= 1, f"the modest user's only job came {place + 1}. of {len(world.finished)}"
+        await world.until_money_rests()
+    check_invariants(world)
+
+
+async def test_a_user_sees_and_touches_only_what_is_theirs(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine("owner") as owner, world.engine("other") as other:
+        spec = owner.spec(1)
+        await owner.ask(wire.SubmitJob(spec), GRAPH)
+        assert (await other.ask(wire.ListJobs())).jobs == ()
+        assert len((await owner.ask(wire.ListJobs())).jobs) == 1
+        for call in (
+            wire.PollJob(spec.job_id, 0, 0),
+            wire.CancelJob(spec.job_id),
+            wire.ExplainJob(spec.job_id),
+            wire.RequestToken(spec.job_id, "job"),
+            wire.ReportPeer(spec.job_id, wire.LeaseRef("x", 1), "unreachable", ""),
+        ):
+            with pytest.raises(RemoteFailureError, match="not_found"):
+                await other.ask(call)
+        with pytest.raises(RemoteFailureError, match="is taken"):
+            await other.ask(wire.SubmitJob(spec), GRAPH)
+        with pytest.raises(RemoteFailureError, match="other terms"):
+            await owner.ask(wire.SubmitJob(owner.spec(1, budget=5)), GRAPH)
+        lines = (await owner.ask(wire.ExplainJob(spec.job_id))).lines
+        assert "still waiting: no peer is registered" in lines
+        await owner.ask(wire.CancelJob(spec.job_id))
+    check_invariants(world)
