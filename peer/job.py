@@ -6,7 +6,6 @@ be told of an event is returned beside the new state, numbered later by the prog
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
@@ -27,6 +26,33 @@ from p2p.protocols.job import (
 )
 from p2p.vouchers import Voucher
 from peer.errors import IllegalTransitionError
+from peer.events import (
+    CheckpointFetched,
+    DataFetched,
+    EngineOpened,
+    EscrowChecked,
+    Event,
+    FailureReported,
+    LeaseRevoked,
+    OfferAccepted,
+    PauseRequested,
+    Progressed,
+    RestReturned,
+    ResultReported,
+    ResultStored,
+    ResumeRequested,
+    SegmentAllowed,
+    SegmentStored,
+    StartReported,
+    StartRequested,
+    StopRequested,
+    VoucherCollected,
+    VoucherReceived,
+    WorkerPaused,
+    WorkerPrepared,
+    WorkerResumed,
+    WorkFailed,
+)
 from peer.vouchers import segments_covered
 
 _TEXT_LIMIT = 4000
@@ -170,176 +196,6 @@ class Job(msgspec.Struct, frozen=True):
     def has_files(self) -> bool:
         return self.data_held and (self.checkpoint is None or self.checkpoint_held)
 
-
-# -- events ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class OfferAccepted:
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOpened:
-    """The Engine's first OpenJob, its token, graph and price checked."""
-
-    graph: bytes
-    quote: int
-    duration_s: int
-    checkpoint: FileRef | None
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class DataFetched:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointFetched:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerPrepared:
-    total_steps: int
-    device: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartRequested:
-    start: StartJob
-
-
-@dataclass(frozen=True, slots=True)
-class EscrowChecked:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class StartReported:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentAllowed:
-    segment: int
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    metrics: JobMetrics
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentStored:
-    segment: int
-    checkpoint: FileRef
-    metrics: JobMetrics
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class ResultStored:
-    result: FileRef
-    metrics: JobMetrics
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class ResultReported:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class VoucherReceived:
-    """A voucher that ``peer.vouchers.check_voucher`` found good."""
-
-    voucher: Voucher
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class PauseRequested:
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeRequested:
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerPaused:
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerResumed:
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class StopRequested:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseRevoked:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkFailed:
-    code: str
-    text: str
-    retryable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FailureReported:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class VoucherCollected:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class RestReturned:
-    pass
-
-
-Event = (
-    OfferAccepted
-    | EngineOpened
-    | DataFetched
-    | CheckpointFetched
-    | WorkerPrepared
-    | StartRequested
-    | EscrowChecked
-    | StartReported
-    | SegmentAllowed
-    | Progressed
-    | SegmentStored
-    | ResultStored
-    | ResultReported
-    | VoucherReceived
-    | PauseRequested
-    | ResumeRequested
-    | WorkerPaused
-    | WorkerResumed
-    | StopRequested
-    | LeaseRevoked
-    | WorkFailed
-    | FailureReported
-    | VoucherCollected
-    | RestReturned
-)
-_AFTERMATH = (
-    VoucherReceived | FailureReported | VoucherCollected | RestReturned | StartReported | ResultReported
-)
 
 Step = tuple[Job, tuple[Numbered, ...]]
 _replace = msgspec.structs.replace

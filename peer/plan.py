@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from peer.job import EndingKind, Job, Phase
+from peer.job import (
+    EndingKind,
+    Job,
+    Phase,
+)
 
 
 @dataclass(frozen=True, slots=True)

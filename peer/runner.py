@@ -19,13 +19,15 @@ from p2p.progress import ProgressLog
 from p2p.protocols import Done
 from p2p.protocols.coordinator import ReportMetrics
 from peer.errors import IllegalTransitionError, JobError
-from peer.job import (
+from peer.events import (
     Event,
-    Job,
-    Phase,
     Progressed,
     VoucherReceived,
     WorkFailed,
+)
+from peer.job import (
+    Job,
+    Phase,
     ending_announcement,
     transition,
 )

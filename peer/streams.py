@@ -37,9 +37,8 @@ from p2p.protocols.job import (
 from p2p.vouchers import Voucher
 from peer.admission import check_checkpoint, judge_graph
 from peer.errors import IllegalTransitionError, JobError
-from peer.job import (
+from peer.events import (
     EngineOpened,
-    Job,
     PauseRequested,
     ResumeRequested,
     StartRequested,
@@ -47,6 +46,7 @@ from peer.job import (
     VoucherReceived,
     WorkFailed,
 )
+from peer.job import Job
 from peer.runner import JobRunner
 from peer.services import Services
 from peer.table import JobTable

@@ -13,7 +13,15 @@ from p2p.protocols.coordinator import AnswerOffer, LeaseRef, OfferJob, RevokeLea
 from peer.admission import check_offer
 from peer.devices import DeviceLeases
 from peer.errors import DeviceError, OfferRefusedError
-from peer.job import Job, LeaseRevoked, OfferAccepted, new_job, recovered
+from peer.events import (
+    LeaseRevoked,
+    OfferAccepted,
+)
+from peer.job import (
+    Job,
+    new_job,
+    recovered,
+)
 from peer.runner import JobRunner
 from peer.services import Services
 

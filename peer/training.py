@@ -30,8 +30,14 @@ from backend.reports import (
 from p2p.errors import P2PError
 from p2p.jobs import JobMetrics
 from peer.errors import JobError, PeerError
-from peer.job import Event as JobEvent
-from peer.job import Job, Progressed, ResultStored, SegmentStored, WorkFailed
+from peer.events import Event as JobEvent
+from peer.events import (
+    Progressed,
+    ResultStored,
+    SegmentStored,
+    WorkFailed,
+)
+from peer.job import Job
 from peer.services import Services
 from peer.sessions import WorkerSession
 

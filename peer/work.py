@@ -36,15 +36,12 @@ from p2p.protocols.coordinator import (
 from p2p.vouchers import Voucher
 from peer.errors import JobError
 from peer.escrow import EscrowTerms
-from peer.job import (
+from peer.events import (
     CheckpointFetched,
     DataFetched,
-    Ending,
-    EndingKind,
     EscrowChecked,
     Event,
     FailureReported,
-    Job,
     LeaseRevoked,
     RestReturned,
     ResultReported,
@@ -55,6 +52,11 @@ from peer.job import (
     WorkerPrepared,
     WorkerResumed,
     WorkFailed,
+)
+from peer.job import (
+    Ending,
+    EndingKind,
+    Job,
 )
 from peer.money import Money
 from peer.plan import (

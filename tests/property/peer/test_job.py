@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.errors import IllegalTransitionError
-from peer.job import (
+from peer.events import (
     DataFetched,
     EngineOpened,
     EscrowChecked,
     Event,
     FailureReported,
-    Job,
     LeaseRevoked,
     OfferAccepted,
     PauseRequested,
@@ -32,6 +31,9 @@ from peer.job import (
     WorkerPrepared,
     WorkerResumed,
     WorkFailed,
+)
+from peer.job import (
+    Job,
     new_job,
     recovered,
     transition,

@@ -7,7 +7,12 @@ from pathlib import Path
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
 from peer.artifacts import KEEP_FETCHED_S, KEEP_UNFETCHED_S, Artifacts
-from peer.job import Job, OfferAccepted, new_job, transition
+from peer.events import OfferAccepted
+from peer.job import (
+    Job,
+    new_job,
+    transition,
+)
 from peer.store import open_store
 from tests.unit.peer.make import ENGINE_ID, NOW, make_offer
 

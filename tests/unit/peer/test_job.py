@@ -5,19 +5,16 @@ import pytest
 
 from p2p.protocols.job import JobClosed, JobFailed, JobStage, ResultReady, SegmentFinished
 from peer.errors import IllegalTransitionError
-from peer.job import (
+from peer.events import (
     CheckpointFetched,
     DataFetched,
-    EndingKind,
     EngineOpened,
     EscrowChecked,
     Event,
     FailureReported,
-    Job,
     LeaseRevoked,
     OfferAccepted,
     PauseRequested,
-    Phase,
     RestReturned,
     ResultStored,
     ResumeRequested,
@@ -30,6 +27,11 @@ from peer.job import (
     WorkerPaused,
     WorkerPrepared,
     WorkFailed,
+)
+from peer.job import (
+    EndingKind,
+    Job,
+    Phase,
     ending_announcement,
     new_job,
     recovered,

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from peer.job import (
+from peer.events import (
     CheckpointFetched,
     DataFetched,
     EngineOpened,
     EscrowChecked,
     Event,
     FailureReported,
-    Job,
     OfferAccepted,
     PauseRequested,
     RestReturned,
@@ -26,6 +25,9 @@ from peer.job import (
     WorkerPaused,
     WorkerPrepared,
     WorkFailed,
+)
+from peer.job import (
+    Job,
     new_job,
     transition,
 )

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from peer.job import EngineOpened, Job, OfferAccepted, StartRequested, StopRequested, new_job, transition
+from peer.events import (
+    EngineOpened,
+    OfferAccepted,
+    StartRequested,
+    StopRequested,
+)
+from peer.job import (
+    Job,
+    new_job,
+    transition,
+)
 from peer.store import open_store
 from tests.unit.peer.make import ESCROW, NOW, make_file, make_offer, make_start
 

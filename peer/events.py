@@ -1,0 +1,174 @@
+"""What can happen to a job on its peer: facts, in the past tense. Pure data; see ``peer.job``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2p.jobs import FileRef, JobMetrics
+from p2p.protocols.job import StartJob
+from p2p.vouchers import Voucher
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAccepted:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOpened:
+    """The Engine's first OpenJob, its token, graph and price checked."""
+
+    graph: bytes
+    quote: int
+    duration_s: int
+    checkpoint: FileRef | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataFetched:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFetched:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPrepared:
+    total_steps: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    start: StartJob
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowChecked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class StartReported:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentAllowed:
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    metrics: JobMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStored:
+    segment: int
+    checkpoint: FileRef
+    metrics: JobMetrics
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResultStored:
+    result: FileRef
+    metrics: JobMetrics
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResultReported:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherReceived:
+    """A voucher that ``peer.vouchers.check_voucher`` found good."""
+
+    voucher: Voucher
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequested:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPaused:
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResumed:
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRevoked:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFailed:
+    code: str
+    text: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReported:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherCollected:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RestReturned:
+    pass
+
+
+Event = (
+    OfferAccepted
+    | EngineOpened
+    | DataFetched
+    | CheckpointFetched
+    | WorkerPrepared
+    | StartRequested
+    | EscrowChecked
+    | StartReported
+    | SegmentAllowed
+    | Progressed
+    | SegmentStored
+    | ResultStored
+    | ResultReported
+    | VoucherReceived
+    | PauseRequested
+    | ResumeRequested
+    | WorkerPaused
+    | WorkerResumed
+    | StopRequested
+    | LeaseRevoked
+    | WorkFailed
+    | FailureReported
+    | VoucherCollected
+    | RestReturned
+)
