@@ -34,6 +34,7 @@ from p2p.host import open_host
 from p2p.identifiers import JobId, Units
 from p2p.identity import load_or_create_identity
 from p2p.jobs import Requirements
+from p2p.logs import configure_logging
 from p2p.pricing import parse_tokens
 from p2p.protocols.coordinator import ChainInfo, Estimate
 from p2p.session.arrays import to_array, to_tensor
@@ -148,6 +149,8 @@ async def open_engine(
     ``coordinator`` is a multiaddress with /p2p/ at the end; without it the last one is used.
     ``passphrase`` opens an encrypted wallet. Raises DataDirLockedError, SetupError, KeystoreError.
     """
+    if not structlog.is_configured():
+        configure_logging("warning")  # else structlog's lines would land in the script's stdout
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(DataDir.open(Path(data_dir), SOFTWARE))
         places = Places(directory.path)
