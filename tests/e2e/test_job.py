@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_network import LocalNetwork
+from local_network import LocalNetwork, wait_until
 
 AMOUNT = "5"
+CLOSED_DEADLINE_S = 60.0
 STEPS = ("awaiting funds", "funded", "running", "result ready")
 pytestmark = [pytest.mark.e2e]
 
@@ -23,12 +24,16 @@ def submit_words(graph: Path, data: Path) -> tuple[str, ...]:
 
 def paid_exactly_once(network: LocalNetwork, job_id: str) -> None:
     """What the user's wallet lost is what its vouchers earned; a tenth of it is the platform's."""
-    payments = [entry for entry in network.ask("coordinator", "payments") if entry["job_id"] == job_id]
+
+    def closed() -> list[dict[str, Any]] | None:
+        payments = [entry for entry in network.ask("coordinator", "payments") if entry["job_id"] == job_id]
+        return payments if all(entry["state"] in ("settled", "refunded") for entry in payments) else None
+
+    payments = wait_until(closed, CLOSED_DEADLINE_S, "every escrow to be closed")
     history = json.loads(network.engine("wallet", "history", "--json"))
     airdrop = max(entry["change"] for entry in history)
     spent = airdrop - history[0]["balance"]
-    open_amounts = sum(entry["amount"] - entry["earned"] for entry in payments if entry["state"] == "open")
-    assert spent - open_amounts == sum(entry["earned"] for entry in payments)
+    assert spent == sum(entry["earned"] for entry in payments)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,7 @@ async def test_too_many_workers_are_refused(tmp_path: Path) -> None:
             await pool.acquire()
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 async def test_it_trains_inside_bubblewrap(open_worker, graph: bytes, train: Command) -> None:
     async with open_worker(sandbox="bwrap") as worker:
         assert "bubblewrap" in worker.ready.sandbox
