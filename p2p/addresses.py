@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Sequence
 
+import trio
 from multiaddr import Multiaddr
 from multiaddr.exceptions import MultiaddrError
 
@@ -15,7 +16,9 @@ from p2p.identifiers import PeerId
 from p2p.identity import public_key_of
 
 _MAX_ADDRESSES = 32
-_DIALED = ("ip4", "ip6", "dns", "dns4", "dns6")
+_MAX_RESOLVED = 8
+_NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+_DIALED = ("ip4", "ip6", *_NAMES)
 
 
 def _parse(text: str) -> tuple[Multiaddr, list[str]]:
@@ -53,6 +56,28 @@ def dialable(peer_id: PeerId, addresses: Sequence[str]) -> list[Multiaddr]:
     if not dialable:
         raise ConnectionFailedError(f"no TCP address of {peer_id} among {list(addresses[:_MAX_ADDRESSES])}")
     return list(dialable.values())
+
+
+def family_of(address: Multiaddr) -> str:
+    """The first protocol's name: ip4, ip6, or that of a name."""
+    return str(next(iter(address.protocols())).name)
+
+
+def is_name(address: Multiaddr) -> bool:
+    """Whether it must be resolved before it can be dialed."""
+    return family_of(address) in _NAMES
+
+
+async def resolve(address: Multiaddr) -> list[Multiaddr]:
+    """What a dns, dns4 or dns6 address stands for, best first (RFC 6724). Raises OSError."""
+    name, port = family_of(address), int(address.value_for_protocol("tcp"))
+    found = await trio.socket.getaddrinfo(
+        address.value_for_protocol(name), port, _NAMES[name], socket.SOCK_STREAM
+    )
+    versions = {socket.AF_INET: "ip4", socket.AF_INET6: "ip6"}
+    texts = [f"/{versions[family]}/{end[0]}/tcp/{port}" for family, *_, end in found if family in versions]
+    # A link-local address with its zone is no multiaddress that libp2p could dial.
+    return [Multiaddr(text) for text in dict.fromkeys(texts) if "%" not in text][:_MAX_RESOLVED]
 
 
 def refuse_used_port(address: Multiaddr) -> None:

@@ -28,7 +28,16 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
-from p2p.addresses import dialable, listen_address, reachable, refuse_used_port
+from p2p.addresses import (
+    dialable,
+    family_of,
+    is_name,
+    listen_address,
+    reachable,
+    refuse_used_port,
+    resolve,
+)
+from p2p.dialing import Race
 from p2p.errors import ConnectionFailedError, P2PError, PortInUseError, StreamResetError
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
@@ -42,7 +51,6 @@ from p2p.yamux import YamuxLimits, YamuxStream
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
-_DIAL_STAGGER_S = 0.15
 _STOP_TIMEOUT_S = 10.0
 
 log = structlog.get_logger(__name__)
@@ -188,31 +196,23 @@ class Libp2pNetwork(ConnectionObserver):
         return next(alive, None)
 
     async def _dial(self, peer_id: PeerId, addresses: Sequence[Multiaddr]) -> None:
-        """One address after the other, each a moment after the last or at its failure; the first wins."""
-        reasons: list[str] = []
-        async with trio.open_nursery() as nursery:
+        async def connect(address: Multiaddr) -> Any:
+            return await self._dial_address(peer_id, address)
 
-            async def attempt(address: Multiaddr, failed: trio.Event) -> None:
-                try:
-                    await self._dial_address(peer_id, address)
-                except Exception as error:  # the boundary of the attempt's task
-                    reasons.append(f"{address}: {error}")
-                    failed.set()
-                else:
-                    nursery.cancel_scope.cancel()
-
-            for address in addresses:
-                failed = trio.Event()
-                nursery.start_soon(attempt, address, failed)
-                with trio.move_on_after(_DIAL_STAGGER_S):
-                    await failed.wait()
+        race: Race[Multiaddr, Any] = Race(connect, resolve, _close_swarm_connection, family_of)
+        names = [address for address in addresses if is_name(address)]
+        try:
+            await race.run([address for address in addresses if address not in names], names)
+        except ConnectionFailedError as error:
+            if not self.is_connected(peer_id):
+                raise ConnectionFailedError(f"no connection to {peer_id}: {error}") from error
         if not self.is_connected(peer_id):
-            raise ConnectionFailedError(f"no connection to {peer_id}: {'; '.join(reasons) or 'lost at once'}")
+            raise ConnectionFailedError(f"no connection to {peer_id}: lost at once")
 
-    async def _dial_address(self, peer_id: PeerId, address: Multiaddr) -> None:
+    async def _dial_address(self, peer_id: PeerId, address: Multiaddr) -> Any:
         raw = await TCP().dial(address)
         try:
-            await self._swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer_id))
+            return await self._swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer_id))
         except BaseException:
             with trio.CancelScope(deadline=trio.current_time() + 1.0, shield=True):
                 await raw.close()
@@ -323,6 +323,10 @@ def _new_host(identity: Identity, limits: HostLimits, observer: ConnectionObserv
         if isinstance(notifee, _IdentifyNotifee):
             swarm.remove_notifee(notifee)
     return host
+
+
+async def _close_swarm_connection(connection: Any) -> None:
+    await connection.close()
 
 
 async def _dial_nobody() -> None:

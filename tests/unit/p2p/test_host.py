@@ -556,3 +556,34 @@ async def test_plaintext_is_refused() -> None:
             with pytest.raises(Exception, match=r"(?i)fail|unable|no address"):
                 await stock.connect(info_from_p2p_addr(Multiaddr(server.addresses()[0])))
         assert not server._connections  # type: ignore[attr-defined]
+
+
+async def test_a_name_is_resolved_and_dialed_whatever_else_is_given() -> None:
+    async with (
+        open_host(Identity.generate(), LOOPBACK) as server,
+        open_host(Identity.generate(), []) as caller,
+    ):
+        server.set_handler("/test/echo", echo)
+        port = server.addresses()[0].split("/tcp/")[1].split("/")[0]
+        with socket.socket() as silent:  # accepts nothing and answers nothing
+            silent.bind(("127.0.0.1", 0))
+            dead = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}"
+            await caller.connect(server.peer_id, [dead, f"/dns/localhost/tcp/{port}"])
+        await ping(caller, server.peer_id)
+
+
+async def test_one_of_two_ways_to_a_peer_is_kept() -> None:
+    async with (
+        open_host(Identity.generate(), [*LOOPBACK, "/ip4/127.0.0.2/tcp/0"]) as server,
+        open_host(Identity.generate(), []) as caller,
+    ):
+        server.set_handler("/test/echo", echo)
+        await caller.connect(server.peer_id, server.addresses())
+        await ping(caller, server.peer_id)
+        assert len(caller._connections[server.peer_id]) == 1  # type: ignore[attr-defined]
+
+
+async def test_a_name_that_nobody_has_is_named() -> None:
+    async with open_host(Identity.generate(), []) as caller:
+        with pytest.raises(ConnectionFailedError, match=r"nowhere\.invalid"):
+            await caller.connect(Identity.generate().peer_id, ["/dns4/nowhere.invalid/tcp/1"], timeout_s=8)
