@@ -1,4 +1,4 @@
-"""Does an escrow account hold what this peer was promised? Pure: the account, the terms, a list of faults."""
+"""Does an escrow account hold what this peer was promised, and does it go on doing so? Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus
 
 DEADLINE_MARGIN_S = 3600
 """Beyond twice the expected duration: time to present the last voucher, come what may."""
+SETTLE_MARGIN_S = 900
+"""Before the deadline, after which anyone may refund at once: the time that settling may take."""
+LOOKS_PER_WINDOW = 4
+LONGEST_LOOK_S = 60.0
+SHORTEST_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,26 @@ class EscrowTerms:
     """What the coordinator's offer named; the Engine pays exactly this."""
     claim_window_s: int
     duration_s: int
+
+
+def withdrawal(account: EscrowAccount, now: float) -> str | None:
+    """Why nobody can count on the escrow any longer and what is vouchered must be settled now, or None.
+
+    A refund can be requested at any time and without a word; the vouchers of a node that does not
+    notice before the claim window is over are worth nothing.
+    """
+    if account.status is not EscrowStatus.OPEN:
+        return f"the escrow is {account.status.name.lower()}"
+    if account.refund_requested_at != 0:
+        return f"a refund was requested at {account.refund_requested_at}"
+    if now > account.deadline - SETTLE_MARGIN_S:
+        return f"the escrow ends at {account.deadline}, less than {SETTLE_MARGIN_S} s are left"
+    return None
+
+
+def look_again_s(claim_window_s: int) -> float:
+    """How long the escrow may go unwatched."""
+    return min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, claim_window_s / LOOKS_PER_WINDOW))
 
 
 def check_escrow(

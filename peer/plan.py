@@ -54,6 +54,11 @@ class CheckEscrow:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchEscrow:
+    """For as long as vouchers of it are held or earned."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportStart:
     pass
 
@@ -105,6 +110,7 @@ Work = (
     | FetchCheckpoint
     | PrepareWorker
     | CheckEscrow
+    | WatchEscrow
     | AllowSegment
     | PauseWorker
     | ResumeWorker
@@ -138,6 +144,10 @@ def _prepare_worker(job: Job, _: Moment) -> Task | None:
 
 def _check_escrow(job: Job, _: Moment) -> Task | None:
     return CheckEscrow() if _is_opened(job) and job.start is not None and not job.escrow_checked else None
+
+
+def _watch_escrow(job: Job, _: Moment) -> Task | None:
+    return WatchEscrow() if job.escrow_checked and job.ending is None else None
 
 
 def _report_start(job: Job, _: Moment) -> Task | None:
@@ -198,6 +208,7 @@ RULES: tuple[Rule, ...] = (
     _report_failure,
     _collect_voucher,
     _return_rest,
+    _watch_escrow,
 )
 
 

@@ -35,7 +35,7 @@ from p2p.protocols.coordinator import (
 )
 from p2p.vouchers import Voucher
 from peer.errors import JobError
-from peer.escrow import EscrowTerms
+from peer.escrow import EscrowTerms, look_again_s, withdrawal
 from peer.events import (
     CheckpointFetched,
     DataFetched,
@@ -73,6 +73,7 @@ from peer.plan import (
     ResumeWorker,
     ReturnRest,
     Task,
+    WatchEscrow,
 )
 from peer.plan import (
     ReportResult as ReportResultTask,
@@ -113,6 +114,8 @@ class JobWork:
                 await self._feed(WorkerPrepared(prepared.total_steps, prepared.device))
             case CheckEscrow():
                 await self._check_escrow(job)
+            case WatchEscrow():
+                await self._watch_escrow(job)
             case AllowSegment(segment):
                 await self._feed(SegmentAllowed(segment))
                 await self.training.allow(segment)
@@ -178,6 +181,21 @@ class JobWork:
         used_by = await self._services.store.escrow_user(address, job.lease.lease_id)
         await money.check_escrow(address, self._terms(job, money), self._services.now, used_by)
         await self._feed(EscrowChecked())
+
+    async def _watch_escrow(self, job: Job) -> None:
+        """Returns when the escrow is being taken back; the job ends and its vouchers are settled."""
+        assert job.start is not None
+        window_s = 0
+        while True:
+            money = await self._services.money()
+            account = await money.chain.escrow(job.start.escrow)
+            if account is not None:  # else a node that lags
+                window_s = account.claim_window_s
+                reason = withdrawal(account, self._services.now())
+                if reason is not None:
+                    await self._feed(WorkFailed("escrow_withdrawn", reason, retryable=False))
+                    return
+            await trio.sleep(look_again_s(window_s))
 
     def _terms(self, job: Job, money: Money) -> EscrowTerms:
         return EscrowTerms(

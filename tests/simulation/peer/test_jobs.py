@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,27 @@ async def test_metrics_reach_the_coordinator(tmp_path: Path) -> None:
             assert report.metrics[0].step == 1
 
 
+async def test_a_refund_that_is_requested_in_silence_costs_the_peer_nothing_that_is_vouchered(
+    tmp_path: Path,
+) -> None:
+    """The user goes on vouching off chain while the claim window runs out on chain."""
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        async with world.line(peer, offer) as line:
+            await start(world, line)
+            await line.hear(SegmentFinished)
+            await line.pay(1)
+            await line.hear(SegmentFinished)
+            escrow = world.chain.accounts[line.escrow]
+            world.chain.accounts[line.escrow] = replace(escrow, refund_requested_at=1_700_000_000)
+            failed = await line.hear(JobFailed)
+            assert failed.code == "escrow_withdrawn" and "1700000000" in failed.text
+        await until(lambda: peer.table.jobs()[0].is_retired, "the payments")
+        settle, _ = (payment for _, payment in world.chain.payments)
+        assert isinstance(settle, Settle) and settle.voucher.earned == AMOUNT // 3
+
+
 async def test_a_silent_engine_costs_the_peer_its_patience_and_nothing_more(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
         world.terms = _impatient(world)
@@ -306,8 +328,6 @@ async def test_a_silent_engine_costs_the_peer_its_patience_and_nothing_more(tmp_
 
 
 def _impatient(world: World):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
     return replace(world.terms, patience=Patience(engine_s=0.2))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from p2p.chain.escrow_codec import EscrowStatus
-from peer.escrow import EscrowTerms, check_escrow
+from peer.escrow import EscrowTerms, check_escrow, look_again_s, withdrawal
 from tests.unit.peer.make import (
     AMOUNT,
     ARBITER,
@@ -77,3 +77,27 @@ def test_an_offer_below_the_own_quote_is_refused_though_the_escrow_holds_it() ->
 def test_an_escrow_that_another_job_counts_on_is_refused() -> None:
     (mismatch,) = check_escrow(make_account(), TERMS, NOW, used_by="another")
     assert "in use by job another" in mismatch
+
+
+def test_a_sound_escrow_is_counted_on() -> None:
+    assert withdrawal(make_account(), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "now", "words"),
+    [
+        ({"refund_requested_at": 5}, NOW, "a refund was requested at 5"),
+        ({"status": EscrowStatus.SETTLED}, NOW, "the escrow is settled"),
+        ({"deadline": int(NOW) + 1000}, NOW + 101, "less than 900 s are left"),
+    ],
+)
+def test_an_escrow_that_is_being_taken_back_is_not(
+    changes: dict[str, object], now: float, words: str
+) -> None:
+    reason = withdrawal(make_account(**changes), now)
+    assert reason is not None and words in reason
+
+
+@pytest.mark.parametrize(("window_s", "expected"), [(0, 0.2), (60, 15.0), (10**6, 60.0)])
+def test_it_is_looked_at_several_times_in_each_claim_window(window_s: int, expected: float) -> None:
+    assert look_again_s(window_s) == expected

@@ -48,6 +48,7 @@ from peer.plan import (
     ResumeWorker,
     ReturnRest,
     Task,
+    WatchEscrow,
     gives_up_at,
     plan,
 )
@@ -86,13 +87,16 @@ def all_tasks(job: Job, moment: Moment = MOMENT) -> list[Task]:
         ((*OPENED, StartRequested(make_start())), [FetchData(), CheckEscrow()]),
         (PREPARED, []),
         ((*PREPARED, StartRequested(make_start())), [CheckEscrow()]),
-        ((*STARTED[:-1],), [AllowSegment(0), ReportStart()]),
-        (RUNNING, []),
-        (ONE_DONE, []),
-        ((*ONE_DONE, VoucherReceived(make_voucher(1), NOW)), [AllowSegment(1)]),
-        ((*RUNNING, PauseRequested(NOW)), [PauseWorker()]),
-        ((*RUNNING, PauseRequested(NOW), WorkerPaused(1)), []),
-        ((*RUNNING, PauseRequested(NOW), WorkerPaused(1), ResumeRequested(NOW)), [ResumeWorker()]),
+        ((*STARTED[:-1],), [AllowSegment(0), ReportStart(), WatchEscrow()]),
+        (RUNNING, [WatchEscrow()]),
+        (ONE_DONE, [WatchEscrow()]),
+        ((*ONE_DONE, VoucherReceived(make_voucher(1), NOW)), [AllowSegment(1), WatchEscrow()]),
+        ((*RUNNING, PauseRequested(NOW)), [PauseWorker(), WatchEscrow()]),
+        ((*RUNNING, PauseRequested(NOW), WorkerPaused(1)), [WatchEscrow()]),
+        (
+            (*RUNNING, PauseRequested(NOW), WorkerPaused(1), ResumeRequested(NOW)),
+            [ResumeWorker(), WatchEscrow()],
+        ),
         ((*RUNNING, StopRequested()), [CollectVoucher(leave_time=False)]),
         ((*RUNNING, StopRequested(), VoucherCollected()), [ReturnRest()]),
         ((*RUNNING, StopRequested(), VoucherCollected(), RestReturned()), []),
@@ -115,7 +119,7 @@ def test_checkpoint_and_data_are_fetched_side_by_side() -> None:
 def test_a_result_is_reported_and_a_completed_job_leaves_the_coordinator_time_to_settle() -> None:
     job = new_job(make_offer(segments=1))
     job = after(*RUNNING, ResultStored(make_file("b"), METRICS, NOW), job=job)
-    assert all_tasks(job) == [ReportResult()]
+    assert all_tasks(job) == [ReportResult(), WatchEscrow()]
     job = after(ResultReported(), VoucherReceived(make_voucher(1, 1, final=True), NOW), job=job)
     assert all_tasks(job) == [CollectVoucher(leave_time=True)]
 
