@@ -91,14 +91,21 @@ class Money:
                 raise JobError("escrow", text, retryable=False)
             await trio.sleep(ESCROW_POLL_S)
 
-    async def is_settled(self, escrow: str, earned: int) -> bool:
-        """Whether the chain has paid ``earned`` units, or can never pay them. Raises ChainError."""
-        account = await self.chain.escrow(escrow)
-        return account is None or account.earned >= earned or account.status is not EscrowStatus.OPEN
+    async def is_settled(self, voucher: Voucher, is_over: bool) -> bool:
+        """Whether the chain has paid the voucher, or can never pay it. Raises ChainError.
 
-    async def settle(self, voucher: Voucher) -> str:
-        """The signature. Raises ChainError: PaymentRefusedError when it can never happen."""
+        A missing account proves something only when its deadline has passed (``is_over``): before
+        that it cannot have been closed, so the node lags, or it is another chain.
+        """
+        account = await self.chain.escrow(voucher.escrow)
+        if account is None:
+            return is_over
+        return account.earned >= voucher.earned or account.status is not EscrowStatus.OPEN
+
+    async def settle(self, voucher: Voucher, attempt: int) -> str:
+        """The signature. Raises ChainError: PaymentRefusedError when this attempt can never happen."""
         key = f"settle/{voucher.escrow}/{voucher.earned}/{int(voucher.final)}"
+        key += f"/{attempt}" if attempt else ""
         return (await self.payer.pay(key, Settle(voucher.escrow, voucher), PAY_TIMEOUT_S)).signature
 
     async def refund(self, escrow: str) -> str | None:

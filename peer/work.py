@@ -90,6 +90,8 @@ REPORT_ATTEMPTS = 12
 REPORT_PAUSE_S = 0.2
 LONGEST_REPORT_PAUSE_S = 3.0
 SETTLED_POLL_S = 0.5
+SETTLE_PAUSE_S = 1.0
+LONGEST_SETTLE_PAUSE_S = 300.0
 
 Feed = Callable[[Event], Awaitable[None]]
 
@@ -247,9 +249,26 @@ class JobWork:
             money = await self._services.money()
             if leave_time:
                 await self._await_settlement(job, voucher, money)
-            if not await money.is_settled(voucher.escrow, voucher.earned):
-                await _settle(money, voucher)
+            await self._settle(voucher, job.start.deadline, money)
         await self._feed(VoucherCollected())
+
+    async def _settle(self, voucher: Voucher, deadline: int, money: Money) -> None:
+        """Until the chain has paid it or never can.
+
+        A refusal alone proves neither: a wallet without fees or a frozen account passes.
+        """
+        attempt, pause_s = 0, SETTLE_PAUSE_S
+        while not await money.is_settled(voucher, self._services.now() > deadline):
+            try:
+                signature = await money.settle(voucher, attempt)
+            except PaymentRefusedError as error:
+                log.error("voucher not paid yet", escrow=voucher.escrow, reason=str(error), pause_s=pause_s)
+                attempt += 1
+                await trio.sleep(pause_s)
+                pause_s = min(LONGEST_SETTLE_PAUSE_S, pause_s * 2)
+            else:
+                log.info("voucher settled", escrow=voucher.escrow, earned=voucher.earned, signature=signature)
+                return
 
     async def _await_settlement(self, job: Job, voucher: Voucher, money: Money) -> None:
         """Gives the coordinator the voucher, in case the Engine did not, and the time to use it."""
@@ -267,7 +286,7 @@ class JobWork:
             except RemoteFailureError as error:
                 log.info("coordinator refuses the voucher", job_id=job.job_id, reason=str(error))
             while True:
-                if await money.is_settled(voucher.escrow, voucher.earned):
+                if await money.is_settled(voucher, is_over=False):
                     return
                 await trio.sleep(SETTLED_POLL_S)
 
@@ -283,15 +302,6 @@ class JobWork:
             else:
                 log.info("rest returned to the user", job_id=job.job_id, signature=signature)
         await self._feed(RestReturned())
-
-
-async def _settle(money: Money, voucher: Voucher) -> None:
-    try:
-        signature = await money.settle(voucher)
-    except PaymentRefusedError as error:
-        log.error("voucher not paid", escrow=voucher.escrow, earned=voucher.earned, reason=str(error))
-    else:
-        log.info("voucher settled", escrow=voucher.escrow, earned=voucher.earned, signature=signature)
 
 
 def check_data(path: Path, promised: DataSummary) -> None:

@@ -317,6 +317,38 @@ async def test_a_refund_that_is_requested_in_silence_costs_the_peer_nothing_that
         assert isinstance(settle, Settle) and settle.voucher.earned == AMOUNT // 3
 
 
+async def test_a_voucher_is_not_forgotten_while_the_wallet_lacks_fees(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        async with world.line(peer, offer) as line:
+            await run_to_result(world, peer, line)
+            world.chain.refuses = 1
+            await line.pay(3, final=True)
+            await line.hear(JobClosed)
+        await until(lambda: peer.table.jobs()[0].is_retired, "the end")
+        assert len(world.chain.refusals) == 1
+        assert world.chain.accounts[line.escrow].earned == AMOUNT
+
+
+async def test_a_chain_that_does_not_show_the_escrow_settles_no_voucher_by_that(tmp_path: Path) -> None:
+    """A node that lags, or that the coordinator swapped for another."""
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        async with world.line(peer, offer) as line:
+            await run_to_result(world, peer, line)
+            account = world.chain.accounts.pop(line.escrow)
+            world.chain.refuses = 1
+            await line.pay(3, final=True)
+            await line.hear(JobClosed)
+        await until(lambda: world.chain.refusals, "an attempt")
+        assert not peer.table.jobs()[0].collected
+        world.chain.accounts[line.escrow] = account
+        await until(lambda: peer.table.jobs()[0].is_retired, "the end")
+        assert world.chain.accounts[line.escrow].earned == AMOUNT
+
+
 async def test_a_silent_engine_costs_the_peer_its_patience_and_nothing_more(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
         world.terms = _impatient(world)

@@ -38,6 +38,7 @@ from backend.reports import (
     WaitingForPermission,
 )
 from p2p.auth import issue_token
+from p2p.chain.errors import PaymentRefusedError
 from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus, escrow_address
 from p2p.chain.outbox import Intent, PaymentState, Refund, Settle
 from p2p.chain.payer import Payment
@@ -210,6 +211,10 @@ class ScriptedChain:
     def __init__(self) -> None:
         self.accounts: dict[str, EscrowAccount] = {}
         self.payments: list[tuple[str, Intent]] = []
+        self.refusals: dict[str, str] = {}
+        """What the outbox concluded of a key, and says again each time it is asked."""
+        self.refuses = 0
+        """So many new keys are refused."""
 
     def escrow_address(self, user: str, job_id: str, deadline: int) -> str:
         return escrow_address(PROGRAM, user, job_id, deadline)
@@ -220,6 +225,11 @@ class ScriptedChain:
 
     async def pay(self, key: str, intent: Intent, timeout_s: float) -> Payment:
         await trio.lowlevel.checkpoint()
+        if self.refuses and key not in self.refusals:
+            self.refuses -= 1
+            self.refusals[key] = "InsufficientFundsForFee"
+        if key in self.refusals:
+            raise PaymentRefusedError(self.refusals[key])
         self.payments.append((key, intent))
         match intent:
             case Settle(escrow, voucher):
