@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.errors import ConfigError
+from p2p.chain.trust import CYXWIZ_MINT
 
 CONFIG_NAME = "config.toml"
 CONTROL_NAME = "control.sock"
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/4400",)
-DEVNET_MINT = "Az2YZ1hmY5iQ6Gi9rjTPRpNMvcyeYVt1PqjyRSRoNNYi"
 DEVNET_PLATFORM_ACCOUNT = "negq5ApurkfM7V6F46NboJbnjbohEtfu1PotDsvMs5e"
 
 
@@ -24,7 +24,7 @@ class Config:
     listen: tuple[str, ...] = DEFAULT_LISTEN
     solana_rpc: str = ""
     program_id: str = ""
-    mint: str = DEVNET_MINT
+    mint: str = CYXWIZ_MINT
     platform_account: str = DEVNET_PLATFORM_ACCOUNT
     heartbeat_s: float = 5.0
     lease_s: float = 20.0

@@ -22,6 +22,8 @@ class Config:
     """None: the one used last."""
     passphrase: str | None
     log_level: str
+    escrow: str | None = None
+    """PROGRAM or PROGRAM/MINT that is trusted on a real network."""
 
 
 def read_config(data_dir: str | None, coordinator: str | None = None) -> Config:
@@ -37,6 +39,7 @@ def read_config(data_dir: str | None, coordinator: str | None = None) -> Config:
         coordinator=setting("coordinator", coordinator),
         passphrase=os.environ.get("CYXWIZ_PASSPHRASE"),
         log_level=setting("log_level") or "error",
+        escrow=setting("escrow"),
     )
 
 
@@ -47,10 +50,10 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    unknown = settings.keys() - {"coordinator", "log_level"}
+    unknown = settings.keys() - {"coordinator", "escrow", "log_level"}
     if unknown or not all(isinstance(value, str) for value in settings.values()):
         raise ConfigError(
             f"{path}: settings {', '.join(sorted(unknown)) or 'that are no text'}, "
-            "allowed coordinator and log_level, both text"
+            "allowed coordinator, escrow and log_level, all text"
         )
     return settings

@@ -69,9 +69,13 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
         yield _Running(places)
         return
     from p2p.api import open_engine
+    from p2p.chain.trust import parse_trusted
 
     async with open_engine(
-        config.data_dir, coordinator=config.coordinator, passphrase=config.passphrase
+        config.data_dir,
+        coordinator=config.coordinator,
+        passphrase=config.passphrase,
+        trusted=parse_trusted(config.escrow) if config.escrow else None,
     ) as engine:
         yield _Own(engine.control)
 

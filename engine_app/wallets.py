@@ -140,8 +140,11 @@ async def _open_chain(config: Config) -> AsyncIterator[ChainClient]:
                 yield chain
                 return
     from p2p.api import ask_chain
+    from p2p.chain.trust import parse_trusted
 
-    async with open_chain(await ask_chain(config.data_dir, config.coordinator)) as chain:
+    trusted = parse_trusted(config.escrow) if config.escrow else None
+    info = await ask_chain(config.data_dir, config.coordinator, trusted=trusted)
+    async with open_chain(info) as chain:
         yield chain
 
 

@@ -26,6 +26,7 @@ import trio
 
 from p2p.chain.client import open_chain
 from p2p.chain.payer import open_payer
+from p2p.chain.trust import TrustedEscrow, check_chain
 from p2p.chain.wallet import Wallet
 from p2p.control import serve_control
 from p2p.datadir import DataDir
@@ -143,11 +144,13 @@ async def open_engine(
     passphrase: str | None = None,
     limits: Limits | None = None,
     now: Callable[[], float] = time.time,
+    trusted: TrustedEscrow | None = None,
 ) -> AsyncIterator[AsyncEngine]:
     """An Engine on its data directory, which it locks.
 
     ``coordinator`` is a multiaddress with /p2p/ at the end; without it the last one is used.
-    ``passphrase`` opens an encrypted wallet. Raises DataDirLockedError, SetupError, KeystoreError.
+    ``passphrase`` opens an encrypted wallet; ``trusted`` is needed on a real network only.
+    Raises DataDirLockedError, SetupError, KeystoreError, ChainNotTrustedError.
     """
     if not structlog.is_configured():
         configure_logging("warning")  # else structlog's lines would land in the script's stdout
@@ -160,8 +163,8 @@ async def open_engine(
         identity = load_or_create_identity(places.identity)
         network = await stack.enter_async_context(open_host(identity, listen))
         link = await stack.enter_async_context(open_coordinator(network, peer_id, (address,), SOFTWARE, now))
-        chain = await find_chain(link, places, address)
-        treasury = await _open_treasury(stack, places, chain, passphrase)
+        chain = await find_chain(link, places, address, trusted)
+        treasury = await _open_treasury(stack, places.payments(chain, address), places, chain, passphrase)
         parts = EngineParts(
             network=network,
             coordinator=link,
@@ -179,27 +182,36 @@ async def open_engine(
         yield engine
 
 
-async def find_chain(link: CoordinatorLink, places: Places, address: str) -> ChainInfo:
-    """As the coordinator says; while it is away, as it said last. Raises what ``greet`` does."""
+async def find_chain(
+    link: CoordinatorLink, places: Places, address: str, trusted: TrustedEscrow | None
+) -> ChainInfo:
+    """As the coordinator says; while it is away, as it said last.
+
+    Raises what ``greet`` does, and ChainNotTrustedError.
+    """
+    known = places.remembered_chain(address)
     try:
         welcome = await link.greet()
     except LOST as error:
-        known = places.remembered_chain(address)
         if known is None:
             raise SetupError(f"the coordinator does not answer: {error}") from error
         log.warning("coordinator does not answer, going on without it", reason=str(error))
         return known
+    check_chain(welcome.chain, coordinator_peer(address), known, trusted)
     places.remember_coordinator(address)
     places.remember_chain(address, welcome.chain)
     return welcome.chain
 
 
 async def ask_chain(
-    data_dir: str | Path, coordinator: str | None = None, now: Callable[[], float] = time.time
+    data_dir: str | Path,
+    coordinator: str | None = None,
+    now: Callable[[], float] = time.time,
+    trusted: TrustedEscrow | None = None,
 ) -> ChainInfo:
     """Which chain the coordinator pays on, without opening an engine.
 
-    Raises DataDirLockedError, SetupError.
+    Raises DataDirLockedError, SetupError, ChainNotTrustedError.
     """
     with DataDir.open(Path(data_dir), SOFTWARE) as directory:
         places = Places(directory.path)
@@ -209,7 +221,7 @@ async def ask_chain(
             open_host(identity, ()) as network,
             open_coordinator(network, coordinator_peer(address), (address,), SOFTWARE, now) as link,
         ):
-            return await find_chain(link, places, address)
+            return await find_chain(link, places, address, trusted)
 
 
 def _coordinator_address(places: Places, coordinator: str | None) -> str:
@@ -220,13 +232,13 @@ def _coordinator_address(places: Places, coordinator: str | None) -> str:
 
 
 async def _open_treasury(
-    stack: AsyncExitStack, places: Places, info: ChainInfo, passphrase: str | None
+    stack: AsyncExitStack, outbox: Path, places: Places, info: ChainInfo, passphrase: str | None
 ) -> Treasury:
     if not places.wallet.exists():
         return NoTreasury(places.wallet)
     wallet = Wallet.load(places.wallet, passphrase)
     chain = await stack.enter_async_context(open_chain(info))
-    payer = await stack.enter_async_context(open_payer(places.payments, chain, wallet))
+    payer = await stack.enter_async_context(open_payer(outbox, chain, wallet))
     return ChainTreasury(chain, payer, wallet)
 
 

@@ -60,6 +60,7 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
 @click.option(
     "--settle-grace", default=20.0, show_default=True, help="Seconds the coordinator has to settle."
 )
+@click.option("--escrow", default="", metavar="PROGRAM[/MINT]", help="Trusted on a real network.")
 @click.option("--log-level", default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="One JSON object a line.")
 def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
@@ -80,6 +81,7 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         sandbox=flags["sandbox"],
         engine_patience_s=flags["engine_patience"],
         settle_grace_s=flags["settle_grace"],
+        escrow=flags["escrow"],
     )
     run(check_config(config))
 

@@ -35,6 +35,8 @@ class Config:
     worker_memory_bytes: int = 0
     """0: the machine's memory, shared out over the devices."""
     storage_bytes: int = 64 << 30
+    escrow: str = ""
+    """PROGRAM or PROGRAM/MINT that is trusted on a real network."""
 
     @property
     def coordinator_id(self) -> PeerId:

@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from backend.workers.supervisor import PoolConfig, WorkerPool, open_pool
+from p2p.chain.trust import check_chain, parse_trusted
 from p2p.chain.wallet import Wallet
 from p2p.control import serve_control
 from p2p.datadir import DataDir
@@ -52,7 +53,6 @@ HOUSEKEEPING_S = 60.0
 READY_WAIT_S = 5.0
 """How long the ready file waits for the first registration; a peer is ready without coordinator too."""
 WORKER_MEMORY_SHARE = 0.75
-CHAIN_FACT = "chain"
 
 
 def run(config: Config) -> None:
@@ -132,8 +132,9 @@ class Daemon:
         self._wallet = wallet
         self._version = importlib.metadata.version("cyxwiz")
         address = config.coordinator
+        self._chain_fact = f"chain/{config.coordinator_id}"
         self._link = CoordinatorLink(network, config.coordinator_id, (address,), f"cyxpeer {self._version}")
-        self._treasury = Treasury(data_dir.path / "payments", wallet)
+        self._treasury = Treasury(data_dir.path, wallet, config.coordinator_id)
         self._artifacts = Artifacts(FileStore(data_dir.path / "store", config.storage_bytes), store)
 
     async def run(self, devices: tuple[OfferedDevice, ...], machine: Machine) -> None:
@@ -203,12 +204,19 @@ class Daemon:
 
     async def _remembered_chain(self) -> None:
         """Payments left unfinished go on even while the coordinator is away."""
-        stored = await self._store.fact(CHAIN_FACT)
-        if stored is not None:
-            self._treasury.use(msgspec.msgpack.decode(stored, type=ChainInfo))
+        known = await self._known_chain()
+        if known is not None:
+            self._treasury.use(known)
+
+    async def _known_chain(self) -> ChainInfo | None:
+        stored = await self._store.fact(self._chain_fact)
+        return None if stored is None else msgspec.msgpack.decode(stored, type=ChainInfo)
 
     async def _use_chain(self, info: ChainInfo) -> None:
-        await self._store.remember(CHAIN_FACT, msgspec.msgpack.encode(info))
+        """Raises ChainNotTrustedError; then the coordinator is not worked for."""
+        trusted = parse_trusted(self._config.escrow) if self._config.escrow else None
+        check_chain(info, self._config.coordinator_id, await self._known_chain(), trusted)
+        await self._store.remember(self._chain_fact, msgspec.msgpack.encode(info))
         self._treasury.use(info)
 
     async def _keep_house(self) -> None:

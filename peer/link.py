@@ -11,6 +11,7 @@ from typing import TypeVar
 import structlog
 import trio
 
+from p2p.chain.errors import ChainNotTrustedError
 from p2p.client import CallClient, open_client
 from p2p.errors import (
     ConnectionFailedError,
@@ -74,6 +75,8 @@ class CoordinatorLink:
                 log.info("coordinator lost", reason=str(_first(group)))
             except* RemoteFailureError as group:
                 log.warning("coordinator refuses", reason=str(_first(group)))
+            except* ChainNotTrustedError as group:
+                log.error("coordinator is not trusted", reason=str(_first(group)))
             self.attempted.set()
             if trio.current_time() - started_at > LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S

@@ -20,6 +20,7 @@ from p2p.chain.errors import ChainUnavailableError, EscrowInvalidError
 from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus
 from p2p.chain.outbox import Intent, Refund, Settle
 from p2p.chain.payer import Payment, open_payer
+from p2p.chain.trust import outbox_name
 from p2p.chain.wallet import Wallet
 from p2p.errors import ChainError
 from p2p.protocols.coordinator import ChainInfo
@@ -119,9 +120,10 @@ class Money:
 class Treasury:
     """Holds the open ``Money``; ``use`` says which chain it is to be."""
 
-    def __init__(self, outbox: Path, wallet: Wallet) -> None:
+    def __init__(self, directory: Path, wallet: Wallet, coordinator: str) -> None:
         self.wallet = wallet
-        self._outbox = outbox
+        self._directory = directory
+        self._coordinator = coordinator
         self._wanted: ChainInfo | None = None
         self._money: Money | None = None
         self._changed = trio.Event()
@@ -153,7 +155,7 @@ class Treasury:
 
     @asynccontextmanager
     async def _opened(self, info: ChainInfo) -> AsyncIterator[ChainClient]:
-        path = self._outbox.with_name(f"{self._outbox.name}-{info.program_id[:16]}-{info.mint[:16]}")
+        path = self._directory / outbox_name(info, self._coordinator)
         async with open_chain(info) as chain, open_payer(path, chain, self.wallet) as payer:
             self._money = Money(info, chain, payer)
             self._wake()

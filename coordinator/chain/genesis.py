@@ -6,7 +6,6 @@ mint authority is a random key that the chain makes for itself and keeps in its 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,13 @@ from solders.pubkey import Pubkey
 
 import coordinator.chain.program
 from p2p.chain.escrow_codec import SYSTEM_PROGRAM, TOKEN_PROGRAM, token_account_of
+from p2p.chain.trust import EMBEDDED_MINT, EMBEDDED_PROGRAM
 
 DECIMALS = 9
 AUTHORITY_LAMPORTS = 10**18
 PROGRAM_FILE = Path(coordinator.chain.program.__file__).with_name("escrow.so")
-
-
-def _fixed_address(name: str) -> str:
-    """Of a hash, so that no key to it can be known."""
-    return str(Pubkey(hashlib.sha256(f"cyxwiz embedded chain: {name}".encode()).digest()))
-
-
-PROGRAM_ID = _fixed_address("escrow program")
-MINT = _fixed_address("mint")
+PROGRAM_ID = EMBEDDED_PROGRAM
+MINT = EMBEDDED_MINT
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 ChainError
 ├── ChainUnavailableError     no answer, or none that can be read; proves nothing about a transaction
 ├── ChainRefusedError         the RPC node answered with an error
+├── ChainNotTrustedError     a program or mint that this wallet does not sign for
 ├── EscrowInvalidError        an account that is not an escrow of our program
 ├── PaymentRefusedError       proven: this payment did not happen and will not
 ├── PaymentPendingError       not known yet; the outbox goes on with it
@@ -22,6 +23,10 @@ class ChainUnavailableError(ChainError):
 
 class ChainRefusedError(ChainError):
     """The RPC node answered that it will not; ``code`` is its JSON-RPC code where it gave one."""
+
+
+class ChainNotTrustedError(ChainError):
+    """The coordinator names a chain, program or mint that was not agreed on."""
 
 
 class EscrowInvalidError(ChainError):

@@ -1,4 +1,4 @@
-"""What is where in an Engine's data directory, and the two things it remembers between commands."""
+"""What is where in an Engine's data directory, and what it remembers between commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from p2p.chain.trust import outbox_name
 from p2p.datadir import write_atomic
 from p2p.errors import RemoteProtocolError
 from p2p.identifiers import PeerId
@@ -31,9 +32,9 @@ class Places:
     def jobs(self) -> Path:
         return self.directory / "jobs.sqlite"
 
-    @property
-    def payments(self) -> Path:
-        return self.directory / "payments.journal"
+    def payments(self, chain: ChainInfo, coordinator: str) -> Path:
+        """The outbox of one chain."""
+        return self.directory / f"{outbox_name(chain, coordinator_peer(coordinator))}.journal"
 
     @property
     def files(self) -> Path:
@@ -52,8 +53,8 @@ class Places:
         return self.directory / "coordinator"
 
     @property
-    def chain(self) -> Path:
-        return self.directory / "chain.json"
+    def chains(self) -> Path:
+        return self.directory / "chains.json"
 
     def remember_coordinator(self, address: str) -> None:
         if self.remembered_coordinator() != address:
@@ -66,26 +67,23 @@ class Places:
             return None
 
     def remember_chain(self, coordinator: str, chain: ChainInfo) -> None:
-        known = _RememberedChain(coordinator_peer(coordinator), chain)
-        if self._remembered() != known:
-            write_atomic(self.chain, msgspec.json.encode(known))
+        known = self._remembered()
+        changed = known | {str(coordinator_peer(coordinator)): chain}
+        if changed != known:
+            write_atomic(self.chains, msgspec.json.encode(changed))
 
     def remembered_chain(self, coordinator: str) -> ChainInfo | None:
         """Of this coordinator; None when it was never met."""
-        known = self._remembered()
-        same = known is not None and known.coordinator == coordinator_peer(coordinator)
-        return known.chain if known is not None and same else None
+        return self._remembered().get(coordinator_peer(coordinator))
 
-    def _remembered(self) -> _RememberedChain | None:
+    def _remembered(self) -> dict[str, ChainInfo]:
+        """By coordinator. Raises SetupError: a memory that is damaged must not look like none."""
         try:
-            return msgspec.json.decode(self.chain.read_bytes(), type=_RememberedChain)
-        except (FileNotFoundError, msgspec.MsgspecError):
-            return None
-
-
-class _RememberedChain(msgspec.Struct, frozen=True):
-    coordinator: str
-    chain: ChainInfo
+            return msgspec.json.decode(self.chains.read_bytes(), type=dict[str, ChainInfo])
+        except FileNotFoundError:
+            return {}
+        except msgspec.MsgspecError as error:
+            raise SetupError(f"{self.chains} is damaged: {error}") from error
 
 
 def coordinator_peer(address: str) -> PeerId:
