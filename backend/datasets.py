@@ -5,7 +5,9 @@ The file format is described in ``backend.facts``, which reads what needs no arr
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +15,21 @@ import numpy as np
 
 from backend.errors import ArchiveError, DatasetError
 from backend.facts import MAX_CLASSES, DataFacts, facts_of, read_data_header, read_facts
-from backend.formats.tensors import Array, load_tensor, pack_tensors
+from backend.formats.tensors import Array, load_tensor, map_tensor, pack_tensors
 
-__all__ = ["DataFacts", "Dataset", "Scaling", "Split", "convert", "load_dataset", "read_facts", "split"]
+__all__ = [
+    "DataFacts",
+    "Dataset",
+    "Scaling",
+    "Split",
+    "convert",
+    "load_dataset",
+    "map_dataset",
+    "read_facts",
+    "split",
+]
+_SCALED_VALUES = 1 << 20
+"""How many values are looked at at once to find a scaling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,16 @@ def load_dataset(path: Path) -> Dataset:
     return Dataset(x, y, facts)
 
 
+def map_dataset(path: Path) -> Dataset:
+    """The inputs stay on disk and are read where they are used. Raises DatasetError."""
+    header = read_data_header(path)
+    facts = facts_of(path, header)
+    try:
+        return Dataset(map_tensor(path, header, "x"), load_tensor(path, header, "y"), facts)
+    except (OSError, ValueError, ArchiveError) as error:
+        raise DatasetError(f"data file cannot be read: {error}") from error
+
+
 def split(y: Array, validation: int, test: int, seed: int, *, stratified: bool) -> Split:
     """So many samples for validation and test, the rest to train on; each part in random order.
 
@@ -77,23 +101,48 @@ def split(y: Array, validation: int, test: int, seed: int, *, stratified: bool) 
     )
 
 
-def mean_std_scaling(x: Array) -> Scaling:
-    """Zero mean and unit deviation per channel; only ever of training samples."""
-    axes = (0, *range(2, x.ndim))
-    mean = x.mean(axis=axes, dtype=np.float64)
-    deviation = x.std(axis=axes, dtype=np.float64)
+def mean_std_scaling(x: Array, rows: Array | None = None) -> Scaling:
+    """Zero mean and unit deviation per channel of ``x[rows]``; only ever of training samples.
+
+    Equal values in equal places give equal bits, whether ``x`` is in memory or mapped.
+    """
+    count = (len(x) if rows is None else len(rows)) * math.prod(x.shape[2:])
+    mean = np.sum([_channel_sums(chunk) for chunk in _chunks(x, rows)], axis=0) / count
+    centre = mean.reshape(1, -1, 1)
+    squares = [_channel_sums((_by_channel(chunk) - centre) ** 2) for chunk in _chunks(x, rows)]
+    deviation = np.sqrt(np.sum(squares, axis=0) / count)
     factor = 1.0 / np.where(deviation > 1e-8, deviation, 1.0)
     return Scaling(mean.astype(np.float32), factor.astype(np.float32))
 
 
-def range_scaling(x: Array) -> Scaling:
-    """To 0..1 per channel: bytes by 255, floats by the training samples' range."""
+def range_scaling(x: Array, rows: Array | None = None) -> Scaling:
+    """To 0..1 per channel of ``x[rows]``: bytes by 255, floats by the training samples' range."""
     if x.dtype == np.uint8:
         return Scaling(np.zeros(x.shape[1], np.float32), np.full(x.shape[1], 1 / 255, np.float32))
-    axes = (0, *range(2, x.ndim))
-    low, high = x.min(axis=axes).astype(np.float64), x.max(axis=axes).astype(np.float64)
+    lows = [_by_channel(chunk).min(axis=(0, 2)) for chunk in _chunks(x, rows)]
+    highs = [_by_channel(chunk).max(axis=(0, 2)) for chunk in _chunks(x, rows)]
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
     factor = 1.0 / np.where(high - low > 1e-8, high - low, 1.0)
     return Scaling(low.astype(np.float32), factor.astype(np.float32))
+
+
+def _chunks(x: Array, rows: Array | None) -> Iterator[Array]:
+    """The rows in the order of the file, in pieces of bounded size."""
+    step = max(1, _SCALED_VALUES // math.prod(x.shape[1:]))
+    chosen = np.arange(len(x)) if rows is None else np.sort(rows)
+    for begin in range(0, len(chosen), step):
+        yield x.take(chosen[begin : begin + step], axis=0)
+
+
+def _by_channel(chunk: Array) -> Array:
+    """(N, channel, values) in float64."""
+    wide: Array = chunk.reshape(len(chunk), chunk.shape[1], -1).astype(np.float64)
+    return wide
+
+
+def _channel_sums(chunk: Array) -> Array:
+    total: Array = _by_channel(chunk).sum(axis=(0, 2))
+    return total
 
 
 def convert(source: Path, target: Path, labels: Path | None = None) -> DataFacts:

@@ -16,12 +16,13 @@ import torch
 
 from backend.checkpoint import capture_optimizer, capture_weights, restore_optimizer, restore_weights
 from backend.compiler import compile_graph
-from backend.datasets import Dataset
 from backend.errors import CheckpointError, DatasetError, TrainingDivergedError
 from backend.formats.cyxmodel import CyxModel, TrainingState
 from backend.losses import correct_predictions
 from backend.pipeline import read_pipeline
 from backend.reports import Metrics
+from backend.sample_plan import make_schedule
+from backend.samples import SampleSource, check_fit
 from backend.serialize import load_graph
 from backend.training_data import Batch, Layout, TrainingData
 
@@ -74,7 +75,7 @@ class Trainer:
     """One training of one graph on one dataset."""
 
     def __init__(
-        self, graph: bytes, dataset: Dataset, config: TrainingConfig, checkpoint: CyxModel | None = None
+        self, graph: bytes, samples: SampleSource, config: TrainingConfig, checkpoint: CyxModel | None = None
     ) -> None:
         """Raises GraphFormatError, GraphInvalidError, DatasetError, CheckpointError."""
         document = load_graph(graph)
@@ -84,15 +85,20 @@ class Trainer:
         self._config = config
         self._device = torch.device(config.device)
         self._seed = pipeline.seed
-        self._epochs = pipeline.epochs
-        self._classes = dataset.facts.classes
-        self._facts = dataset.facts
+        self._classes = samples.facts.classes
+        self._facts = samples.facts
         self._loss_setting = pipeline.loss
         self._module: torch.nn.Module = compiled.module.to(self._device)
         memory_format = _best_memory_format(self._module)
         self._module.to(memory_format=memory_format)  # type: ignore[call-overload]
+        check_fit(samples.facts, pipeline)
+        self._schedule = make_schedule(
+            pipeline, samples.facts.samples, config.segments, samples.withheld, samples.window_bytes
+        )
         normalization = checkpoint.training.normalization if checkpoint else None
-        self._data = TrainingData(dataset, pipeline, Layout(self._device, memory_format), normalization)
+        layout = Layout(self._device, memory_format)
+        self._data = TrainingData(samples, self._schedule, layout, pipeline.normalization, normalization)
+        self.training_samples = pipeline.split_sizes(samples.facts.samples)[0]
         if config.segments > self.total_steps:
             raise DatasetError(f"{config.segments} segments of {self.total_steps} steps, at most one a step")
         self._loss = compiled.build_loss()
@@ -104,6 +110,7 @@ class Trainer:
         self._reported_at = -math.inf
         if checkpoint is not None:
             self._go_on_from(checkpoint)
+        samples.expect(self._schedule.windows(self._step))
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -113,21 +120,15 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        return self._epochs * self._data.steps_per_epoch
-
-    @property
-    def training_samples(self) -> int:
-        return self._data.training_samples
+        return self._schedule.total_steps
 
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._module.parameters())
 
     def segment_end(self, segment: int) -> int:
-        """The step at which a segment ends; the last also takes the remainder."""
-        if segment == self._config.segments - 1:
-            return self.total_steps
-        return (segment + 1) * (self.total_steps // self._config.segments)
+        """The step at which a segment ends."""
+        return self._schedule.segment_end(segment)
 
     # -- what it does ----------------------------------------------------------------------------
 
@@ -140,14 +141,11 @@ class Trainer:
         end = self.segment_end(segment)
         self._reported_at = -math.inf
         while self._step < end:
-            epoch, first_batch = divmod(self._step, self._data.steps_per_epoch)
-            for batch in self._data.epoch(epoch, self._seed, first_batch):
+            for batch in self._data.training(self._step, self._schedule.epoch_end(self._step, end)):
                 control.before_step(self._step)
                 self._train_step(batch)
                 self._report_when_due(report)
-                if self._step == end:
-                    break
-            if self._step % self._data.steps_per_epoch == 0:
+            if self._step % self._schedule.steps_per_epoch == 0:
                 report(self._finish_epoch())
         return self._measure(self._epoch_began, None)
 
@@ -227,7 +225,7 @@ class Trainer:
         return Metrics(
             step=self._step,
             total_steps=self.total_steps,
-            epoch=(self._step - 1) // self._data.steps_per_epoch,
+            epoch=(self._step - 1) // self._schedule.steps_per_epoch,
             loss=loss,
             accuracy=(now.correct - since.correct) / samples if self._classes else None,
             learning_rate=float(self._optimizer.param_groups[0]["lr"]),

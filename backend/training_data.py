@@ -1,7 +1,7 @@
-"""From a dataset and a graph's data nodes to normalized batches on a device, in a fixed order.
+"""From samples and a graph's data nodes to normalized batches on a device, in a fixed order.
 
 Samples stay as they were read; each window of batches is gathered, normalized and laid out at once.
-The order of epoch e follows from seed and e alone, so any step can be gone on from.
+Which window comes when is ``backend.sample_plan``; where its samples come from, a ``SampleSource``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from backend.datasets import DataFacts, Dataset, Scaling, Split, mean_std_scaling, range_scaling, split
+from backend.datasets import Scaling
 from backend.errors import DatasetError
 from backend.formats.cyxmodel import Normalization
-from backend.formats.tensors import Array
-from backend.pipeline import Pipeline
-
-_WINDOW_BYTES = 32 << 20
-_EVALUATION_BATCH = 512
+from backend.sample_plan import EVALUATION_BATCH, Schedule, Window
+from backend.samples import LocalSamples, SampleSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,95 +34,88 @@ class Layout:
 
 
 class TrainingData:
-    """The three parts of a dataset as tensors."""
+    """The batches of one training."""
 
     def __init__(
         self,
-        dataset: Dataset,
-        pipeline: Pipeline,
+        samples: SampleSource,
+        schedule: Schedule,
         layout: Layout,
+        method: str,
         normalization: Normalization | None = None,
     ) -> None:
-        """``normalization`` of a checkpoint is used as it is. Raises DatasetError."""
-        self.pipeline = pipeline
+        """``normalization`` comes from a checkpoint; without it ``method`` says how. Raises DatasetError."""
+        self._schedule = schedule
         self._layout = layout
-        _check_fit(dataset.facts, pipeline)
-        _, validation, test = pipeline.split_sizes(dataset.facts.samples)
-        self._split = split(dataset.y, validation, test, pipeline.split_seed, stratified=pipeline.stratified)
-        self.steps_per_epoch = pipeline.steps_per_epoch(dataset.facts.samples)
-        if not self.steps_per_epoch:
-            raise DatasetError(f"{dataset.facts.samples} samples leave no batch to train on")
-        scaling = _scaling(dataset, self._split, pipeline, normalization)
+        scaling = _scaling(samples, method, normalization)
         self.normalization = _saved(scaling)
-        self._x = torch.from_numpy(dataset.x).to(layout.device)
-        self._y = torch.from_numpy(dataset.y).to(layout.device)
-        self._offset, self._factor = _tensors(scaling, dataset.x.ndim, layout.device)
+        self._rows = _rows_on_device(samples, layout.device)
+        rank = 1 + len(samples.facts.sample_shape)
+        self._offset, self._factor = scaling_tensors(scaling, rank, layout.device)
 
-    @property
-    def training_samples(self) -> int:
-        return len(self._split.train)
-
-    def part(self, name: str) -> Array:
-        """Indices of the samples of ``train``, ``validation`` or ``test``."""
-        indices: Array = getattr(self._split, name)
-        return indices
-
-    def epoch(self, number: int, seed: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from ``first_batch`` on."""
-        order = self._split.train
-        if self.pipeline.shuffle:
-            order = order[np.random.RandomState(_mix(seed, number)).permutation(len(order))]
-        used = min(len(order), self.steps_per_epoch * self.pipeline.batch_size)
-        yield from self._batches(order[:used], self.pipeline.batch_size, first_batch)
+    def training(self, step: int, end: int) -> Iterator[Batch]:
+        """The batches of the steps from ``step`` to ``end``, both in one epoch."""
+        for window in self._schedule.training_windows(step, end):
+            yield from self._batches(window, self._schedule.batch_size)
 
     def evaluation(self, part: str) -> Iterator[Batch]:
-        yield from self._batches(self.part(part), _EVALUATION_BATCH, 0)
+        for window in self._schedule.evaluation_windows(part):
+            yield from self._batches(window, EVALUATION_BATCH)
 
-    def _batches(self, order: Array, size: int, first: int) -> Iterator[Batch]:
-        bytes_per_batch = size * 4 * max(1, self._x[0].numel())
-        window = size * max(1, _WINDOW_BYTES // bytes_per_batch)
-        for begin in range(first * size, len(order), window):
-            whole = self._gather(order[begin : begin + window])
-            for at in range(0, len(whole.targets), size):
-                yield Batch(whole.inputs[at : at + size], whole.targets[at : at + size])
+    def _batches(self, window: Window, size: int) -> Iterator[Batch]:
+        whole = self._normalized(*self._rows(window))
+        for at in range(0, len(whole.targets), size):
+            yield Batch(whole.inputs[at : at + size], whole.targets[at : at + size])
 
-    def _gather(self, indices: Array) -> Batch:
-        chosen = torch.from_numpy(indices).to(self._layout.device)
-        inputs = self._x.index_select(0, chosen).float()
+    def _normalized(self, x: torch.Tensor, y: torch.Tensor) -> Batch:
+        """``x`` is this window's own and may be written to."""
+        inputs = x.float()
         if self._offset is not None and self._factor is not None:
             inputs = inputs.sub_(self._offset).mul_(self._factor)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self._layout.memory_format)
-        return Batch(inputs, self._y.index_select(0, chosen))
+        return Batch(inputs, y)
 
 
-def _check_fit(facts: DataFacts, pipeline: Pipeline) -> None:
-    """Raises DatasetError unless the data is what the graph says it is."""
-    if facts.sample_shape != pipeline.sample_shape:
-        raise DatasetError(f"samples are shaped {facts.sample_shape}, the graph says {pipeline.sample_shape}")
-    if facts.classes > pipeline.classes:
-        raise DatasetError(f"the data has {facts.classes} classes, the graph {pipeline.classes}")
-    if not facts.classes and pipeline.classes:
-        raise DatasetError(f"the data has real-numbered targets, the graph {pipeline.classes} classes")
-    if not facts.classes and facts.target_shape != pipeline.target_shape:
-        raise DatasetError(f"targets are shaped {facts.target_shape}, the graph says {pipeline.target_shape}")
+class _ResidentRows:
+    """All samples on the device, where windows are gathered."""
+
+    def __init__(self, samples: LocalSamples, device: torch.device) -> None:
+        self._samples = samples
+        self._device = device
+        self._x = torch.from_numpy(samples.dataset.x).to(device)
+        self._y = torch.from_numpy(samples.dataset.y).to(device)
+
+    def __call__(self, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = torch.from_numpy(self._samples.indices(window)).to(self._device)
+        return self._x.index_select(0, chosen), self._y.index_select(0, chosen)
 
 
-def _scaling(
-    dataset: Dataset, parts: Split, pipeline: Pipeline, normalization: Normalization | None
-) -> Scaling | None:
-    if normalization is not None:
-        channels = dataset.facts.sample_shape[0]
-        if {len(normalization.offset), len(normalization.factor)} != {channels}:
-            raise DatasetError(f"normalization of {len(normalization.offset)} channels, data has {channels}")
-        return scaling_of(normalization)
-    match pipeline.normalization:
-        case "mean_std":
-            return mean_std_scaling(dataset.x[parts.train])
-        case "scale":
-            return range_scaling(dataset.x[parts.train])
-        case _:
-            return None
+class _GatheredRows:
+    """Windows that are gathered elsewhere and moved to the device one by one."""
+
+    def __init__(self, samples: SampleSource, device: torch.device) -> None:
+        self._samples = samples
+        self._device = device
+
+    def __call__(self, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = self._samples.gather(window)
+        return torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
+
+
+def _rows_on_device(samples: SampleSource, device: torch.device) -> _ResidentRows | _GatheredRows:
+    if isinstance(samples, LocalSamples) and not isinstance(samples.dataset.x, np.memmap):
+        return _ResidentRows(samples, device)
+    return _GatheredRows(samples, device)
+
+
+def _scaling(samples: SampleSource, method: str, normalization: Normalization | None) -> Scaling | None:
+    if normalization is None:
+        return samples.scaling(method)
+    channels = samples.facts.sample_shape[0]
+    if {len(normalization.offset), len(normalization.factor)} != {channels}:
+        raise DatasetError(f"normalization of {len(normalization.offset)} channels, data has {channels}")
+    return scaling_of(normalization)
 
 
 def scaling_of(normalization: Normalization) -> Scaling:
@@ -138,7 +128,7 @@ def _saved(scaling: Scaling | None) -> Normalization | None:
     return Normalization(tuple(scaling.offset.tolist()), tuple(scaling.factor.tolist()))
 
 
-def _tensors(
+def scaling_tensors(
     scaling: Scaling | None, rank: int, device: torch.device
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     if scaling is None:
@@ -146,8 +136,3 @@ def _tensors(
     shape = (1, -1, *(1,) * (rank - 2))
     offset = torch.from_numpy(scaling.offset).reshape(shape).to(device)
     return offset, torch.from_numpy(scaling.factor).reshape(shape).to(device)
-
-
-def _mix(seed: int, number: int) -> int:
-    """32 bits for RandomState, different for every epoch of every seed."""
-    return (seed * 2_654_435_761 + number * 40_503 + 1) % 2**32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,21 +37,34 @@ _ALIGNMENT = 8
 
 def pack_tensors(tensors: Mapping[str, Array]) -> bytes:
     """Raises ArchiveError for a dtype that the format does not know."""
+    names, header = pack_header({name: (array.dtype, array.shape) for name, array in tensors.items()})
+    # reshape keeps the shape of scalars, which ascontiguousarray would make a vector.
+    chunks = [np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data for name in names]
+    return b"".join((header, *chunks))
+
+
+def pack_header(tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tuple[list[str], bytes]:
+    """The names in the order in which their data must follow, and the header. Raises ArchiveError."""
+    names = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
     header: dict[str, object] = {}
-    chunks = []
     position = 0
-    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        dtype = _NAMES.get(array.dtype)
-        if dtype is None:
-            raise ArchiveError(f"tensor {name!r}: dtype {array.dtype}, allowed are {', '.join(ITEM_BYTES)}")
-        end = position + array.nbytes
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [position, end]}
-        # reshape keeps the shape of scalars, which ascontiguousarray would make a vector.
-        chunks.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    for name in names:
+        dtype, shape = tensors[name]
+        end = position + math.prod(shape) * dtype.itemsize
+        offsets = [position, end]
+        header[name] = {"dtype": dtype_name(dtype, name), "shape": list(shape), "data_offsets": offsets}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    return b"".join((LENGTH.pack(len(text)), text, *chunks))
+    return names, LENGTH.pack(len(text)) + text
+
+
+def dtype_name(dtype: np.dtype[Any], tensor: str) -> str:
+    """As the format calls it. Raises ArchiveError for a dtype that it does not know."""
+    name = _NAMES.get(dtype)
+    if name is None:
+        raise ArchiveError(f"tensor {tensor!r}: dtype {dtype}, allowed are {', '.join(ITEM_BYTES)}")
+    return name
 
 
 def unpack_tensors(data: bytes) -> dict[str, Array]:
@@ -72,6 +86,13 @@ def load_tensor(path: Path, header: TensorHeader, name: str) -> Array:
     if array.size != count:
         raise ArchiveError(f"tensor {name!r}: {array.size} values in the file, {count} announced")
     return array.reshape(info.shape)
+
+
+def map_tensor(path: Path, header: TensorHeader, name: str) -> Array:
+    """As ``load_tensor``, but read only where it is used. The array cannot be written to."""
+    info = header.tensors[name]
+    mapped: Array = np.memmap(path, _NUMPY[info.dtype], "r", header.data_at + info.begin, info.shape)
+    return mapped
 
 
 def first_not_finite(tensors: Mapping[str, Array]) -> str | None:

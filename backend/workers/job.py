@@ -21,6 +21,7 @@ from backend.errors import (
     TrainingDivergedError,
 )
 from backend.formats.cyxmodel import CyxModel, read_cyxmodel, write_cyxmodel
+from backend.pipeline import read_pipeline
 from backend.reports import (
     Cancelled,
     Event,
@@ -35,6 +36,8 @@ from backend.reports import (
     TrainingPrepared,
     WaitingForPermission,
 )
+from backend.samples import LocalSamples, SampleSource
+from backend.serialize import load_graph
 from backend.training import Trainer, TrainingConfig
 from backend.workers.gate import Gate, TrainingCancelled
 
@@ -105,7 +108,7 @@ class TrainingJob:
             )
         trainer = Trainer(
             self._graph,
-            load_dataset(self._directory / command.dataset),
+            self._open_samples(),
             TrainingConfig(command.device, command.segments, command.report_every_s, time.monotonic),
             checkpoint,
         )
@@ -119,6 +122,10 @@ class TrainingJob:
             )
         )
         return trainer
+
+    def _open_samples(self) -> SampleSource:
+        pipeline = read_pipeline(load_graph(self._graph))
+        return LocalSamples(load_dataset(self._directory / self._command.dataset), pipeline)
 
     def _read_checkpoint(self) -> CyxModel | None:
         command = self._command

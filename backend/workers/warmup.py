@@ -18,7 +18,9 @@ from backend.datasets import load_dataset
 from backend.formats.cyxmodel import write_cyxmodel
 from backend.formats.tensors import pack_tensors
 from backend.graph import Graph, Link, Node, TrainingSettings
+from backend.pipeline import read_pipeline
 from backend.runtime.base import load_model
+from backend.samples import LocalSamples
 from backend.serialize import dump_graph
 from backend.training import Trainer, TrainingConfig
 
@@ -37,10 +39,11 @@ def warm_up(directory: Path) -> None:
     try:
         graph = dump_graph(_graph())
         config = TrainingConfig("cpu", 2, 0.0, time.monotonic)
-        trainer = Trainer(graph, load_dataset(data), config)
+        samples = LocalSamples(load_dataset(data), read_pipeline(_graph()))
+        trainer = Trainer(graph, samples, config)
         trainer.run_segment(0, _Unhindered(), lambda metrics: None)
         checkpoint = trainer.checkpoint(1)
-        trainer = Trainer(graph, load_dataset(data), config, checkpoint)
+        trainer = Trainer(graph, samples, config, checkpoint)
         trainer.run_segment(1, _Unhindered(), lambda metrics: None)
         trainer.finish()
         write_cyxmodel(model, trainer.result())
