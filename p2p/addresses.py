@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Sequence
 
+import ifaddr
 import trio
 from multiaddr import Multiaddr
 from multiaddr.exceptions import MultiaddrError
@@ -17,6 +18,7 @@ from p2p.identity import public_key_of
 
 _MAX_ADDRESSES = 32
 _MAX_RESOLVED = 8
+_MAX_OWN = 8
 _NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 _DIALED = ("ip4", "ip6", *_NAMES)
 
@@ -99,7 +101,7 @@ def refuse_used_port(address: Multiaddr) -> None:
 
 
 def reachable(listening: Sequence[Multiaddr]) -> list[str]:
-    """Addresses that others can dial: for "all interfaces" the loopback and the outward one."""
+    """Addresses that others can dial: for "all interfaces" the address of each."""
     reachable: list[str] = []
     for address in map(str, listening):
         if address.startswith("/ip4/0.0.0.0/"):
@@ -112,8 +114,11 @@ def reachable(listening: Sequence[Multiaddr]) -> list[str]:
 
 
 def _own_addresses() -> list[str]:
+    """IPv4: the loopback, the way out, then every other interface, as a network without a way out needs."""
     addresses = ["127.0.0.1"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         probe.connect(("192.0.2.1", 9))  # sends nothing: asks for the way out
         addresses.append(probe.getsockname()[0])
-    return list(dict.fromkeys(addresses))
+    for adapter in ifaddr.get_adapters():
+        addresses += (str(ip.ip) for ip in adapter.ips if ip.is_IPv4 and not str(ip.ip).startswith("127."))
+    return list(dict.fromkeys(addresses))[:_MAX_OWN]
