@@ -1,4 +1,4 @@
-"""Datasets as arrays: loading, conversion to the one file format, splits, normalization. No torch.
+"""Datasets as arrays: loading, splits, normalization. No torch. ``backend.readers`` makes the files.
 
 The file format is described in ``backend.facts``, which reads what needs no arrays.
 """
@@ -6,7 +6,6 @@ The file format is described in ``backend.facts``, which reads what needs no arr
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from backend.errors import ArchiveError, DatasetError
-from backend.facts import MAX_CLASSES, DataFacts, facts_of, read_data_header, read_facts
-from backend.formats.tensors import Array, load_tensor, map_tensor, pack_tensors
+from backend.facts import DataFacts, facts_of, read_data_header, read_facts
+from backend.formats.tensors import Array, load_tensor, map_tensor
 
 __all__ = [
     "DataFacts",
     "Dataset",
     "Scaling",
     "Split",
-    "convert",
     "load_dataset",
     "map_dataset",
     "read_facts",
@@ -145,27 +143,6 @@ def _channel_sums(chunk: Array) -> Array:
     return total
 
 
-def convert(source: Path, target: Path, labels: Path | None = None) -> DataFacts:
-    """Writes ``source`` as a dataset file, atomically. Raises DatasetError.
-
-    ``source`` is .safetensors or .npz with ``x`` and ``y``, .npy with ``labels`` another .npy, or
-    .csv of numbers whose last column is the target.
-    """
-    x, y = _read_source(source, labels)
-    data = pack_tensors({"x": _as_input(np.asarray(x)), "y": _as_target(np.asarray(y))})
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        facts = read_facts(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return facts
-
-
 def _position_in_class(labels: Array) -> Array:
     """For each sample, how far along its class it stands, 0 to 1, in the order given."""
     by_class = np.argsort(labels, kind="stable")
@@ -175,61 +152,3 @@ def _position_in_class(labels: Array) -> Array:
     position = np.empty(len(labels), np.float64)
     position[by_class] = (np.arange(len(labels)) - starts[labels[by_class]] + 0.5) / sizes
     return position
-
-
-def _read_source(source: Path, labels: Path | None) -> tuple[Array, Array]:
-    try:
-        match source.suffix.lower():
-            case ".safetensors":
-                dataset = load_dataset(source)
-                return dataset.x, dataset.y
-            case ".npz":
-                with np.load(source, allow_pickle=False) as arrays:
-                    return arrays["x"], arrays["y"]
-            case ".npy" if labels is not None:
-                return np.load(source, allow_pickle=False), np.load(labels, allow_pickle=False)
-            case ".npy":
-                raise DatasetError(f"{source.name} holds one array, the labels' .npy is needed too")
-            case ".csv":
-                return _read_table(source)
-            case suffix:
-                raise DatasetError(f"file type {suffix!r}, readable are .safetensors, .npz, .npy and .csv")
-    except KeyError as error:
-        raise DatasetError(f"{source.name}: no array {error}, needed are x and y") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{source.name} cannot be read: {error}") from error
-
-
-def _read_table(source: Path) -> tuple[Array, Array]:
-    """Numbers separated by commas; a first line that is no numbers is a heading."""
-    with source.open(encoding="utf-8", newline="") as file:
-        first = file.readline()
-    heading = not all(_is_number(cell) for cell in first.split(","))
-    table = np.loadtxt(source, delimiter=",", skiprows=int(heading), ndmin=2, dtype=np.float64)
-    if table.shape[1] < 2:
-        raise DatasetError(f"{table.shape[1]} columns, at least one input and the target needed")
-    target = table[:, -1]
-    whole = bool((target == np.floor(target)).all() and (target >= 0).all() and (target < MAX_CLASSES).all())
-    return table[:, :-1], target.astype(np.int64) if whole else target
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _as_input(x: Array) -> Array:
-    if x.dtype.kind not in "fiub":
-        raise DatasetError(f"x is {x.dtype}, allowed are numbers")
-    return x.astype(np.uint8) if x.dtype.kind == "b" or x.dtype == np.uint8 else x.astype(np.float32)
-
-
-def _as_target(y: Array) -> Array:
-    if y.dtype.kind not in "fiub":
-        raise DatasetError(f"y is {y.dtype}, allowed are numbers")
-    if y.dtype.kind == "f" or y.ndim > 1:
-        return y.astype(np.float32)
-    return y.astype(np.int64)

@@ -1,12 +1,15 @@
 """What a dataset file holds, read without loading it. Standard library only.
 
 On the wire and on disk a dataset is one safetensors file with ``x`` (N, ...) float32 or uint8 and
-``y``: (N,) int64 class numbers, or (N, ...) float32 targets.
+``y``: (N,) int64 class numbers, or (N, ...) float32 targets. Its metadata may hold notes for people
+and for whoever serves the model: names of classes and inputs, and the tokenizer of a text.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +17,10 @@ from backend.errors import ArchiveError, DatasetError
 from backend.formats.tensor_header import TensorHeader, TensorInfo, read_tensor_header
 
 MAX_CLASSES = 1 << 20
-_INPUT_DTYPES = {"F32": "float32", "U8": "uint8"}
+MAX_NAMES = 1 << 16
+MAX_NAME_LENGTH = 256
+MAX_TOKENIZER_BYTES = 8 << 20
+_INPUT_DTYPES = {"F32": "float32", "U8": "uint8", "I32": "int32"}
 _LABEL_BYTES = 8
 _CHUNK_BYTES = 1 << 19
 
@@ -31,6 +37,55 @@ class DataFacts:
     """0 for a regression target."""
     target_shape: tuple[int, ...] = ()
     """Shape of one target; () for class numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataNotes:
+    """What a reader knows beyond the numbers. Nothing here changes a training."""
+
+    class_names: tuple[str, ...] = ()
+    """By class number; empty where classes have no names."""
+    input_names: tuple[str, ...] = ()
+    """Of a table's inputs, in order."""
+    tokenizer: str = ""
+    """A tokenizer.json, where the inputs are tokens of text."""
+
+
+def encode_notes(notes: DataNotes) -> dict[str, str]:
+    """As metadata of a safetensors file; names are cut to what ``read_notes`` accepts."""
+    names = {"class_names": notes.class_names, "input_names": notes.input_names}
+    found = {
+        key: json.dumps([name[:MAX_NAME_LENGTH] for name in values[:MAX_NAMES]])
+        for key, values in names.items()
+        if values
+    }
+    return found | ({"tokenizer": notes.tokenizer} if notes.tokenizer else {})
+
+
+def read_notes(path: Path) -> DataNotes:
+    """Raises DatasetError."""
+    return decode_notes(read_data_header(path).metadata)
+
+
+def decode_notes(metadata: Mapping[str, str]) -> DataNotes:
+    """Entries of other programs are passed over. Raises DatasetError."""
+    tokenizer = metadata.get("tokenizer", "")
+    if len(tokenizer) > MAX_TOKENIZER_BYTES:
+        raise DatasetError(f"tokenizer of {len(tokenizer)} characters, limit {MAX_TOKENIZER_BYTES}")
+    return DataNotes(_names(metadata, "class_names"), _names(metadata, "input_names"), tokenizer)
+
+
+def _names(metadata: Mapping[str, str], key: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(metadata.get(key, "[]"))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{key} of the data file are no JSON: {error}") from error
+    are_names = isinstance(names, list) and all(
+        isinstance(name, str) and len(name) <= MAX_NAME_LENGTH for name in names
+    )
+    if not are_names or len(names) > MAX_NAMES:
+        raise DatasetError(f"{key} of the data file, allowed are {MAX_NAMES} texts of {MAX_NAME_LENGTH}")
+    return tuple(names)
 
 
 def read_facts(path: Path) -> DataFacts:

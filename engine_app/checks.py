@@ -18,9 +18,9 @@ class BackendChecks:
     """``p2p.session.checks.Checks``."""
 
     def prepare(self, graph: bytes, data: Path, workspace: Path) -> Prepared:
-        from backend.datasets import convert
         from backend.errors import BackendError
         from backend.estimate import estimate
+        from backend.readers import convert
         from backend.serialize import dump_graph, graph_hash, load_graph
         from backend.validate import Severity, diagnose
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from engine_app.data_cli import DATA, data
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
@@ -14,7 +16,7 @@ coordinator_option = click.option(
     "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."
 )
 data_option = click.option(
-    "--data", required=True, type=FILE, help="Samples and targets: .safetensors, .npz or .csv."
+    "--data", required=True, type=DATA, help="Samples and targets; `cyxwiz data --help` says which files."
 )
 
 
@@ -47,12 +49,14 @@ def _config(context: click.Context, coordinator: str | None = None) -> Any:
         report(error)
 
 
+main.add_command(data)
+
 # -- graphs ------------------------------------------------------------------------------------
 
 
 @main.command()
 @click.argument("graph", type=FILE)
-@click.option("--data", type=FILE, help="Check the graph against this data too.")
+@click.option("--data", type=DATA, help="Check the graph against this data too.")
 @as_json
 def check(graph: Path, data: Path | None, as_json: bool) -> None:
     """Say what is wrong with GRAPH, and how large it is."""

@@ -37,7 +37,7 @@ def check_graph(path: Path, data: Path | None, as_json: bool) -> None:
 
 
 def _facts(data: Path) -> DataFacts:
-    from backend.datasets import convert
+    from backend.readers import convert
 
     with TemporaryDirectory() as directory:
         return convert(data, Path(directory) / "dataset.safetensors")

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from backend.datasets import convert, load_dataset, split
+from backend.datasets import load_dataset, split
 from backend.pipeline import read_pipeline
+from backend.readers import convert
 from backend.reports import LoadModel, Predict, Predicted
 from backend.serialize import load_graph
 from backend.workers.supervisor import PoolConfig, open_pool

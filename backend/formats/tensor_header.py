@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from backend.errors import ArchiveError
@@ -50,6 +51,7 @@ class TensorHeader:
     tensors: dict[str, TensorInfo]
     data_at: int
     """Where the data starts, in bytes from the start of the file."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_tensor_header(source: BinaryIO, size: int) -> TensorHeader:
@@ -60,22 +62,24 @@ def read_tensor_header(source: BinaryIO, size: int) -> TensorHeader:
     (length,) = LENGTH.unpack(prefix)
     if length > min(MAX_HEADER_BYTES, size - LENGTH.size):
         raise ArchiveError(f"tensor header of {length} bytes in a file of {size}, limit {MAX_HEADER_BYTES}")
-    tensors = _parse(source.read(length))
+    tensors, metadata = _parse(source.read(length))
     _check_layout(tensors, size - LENGTH.size - length)
-    return TensorHeader(tensors, LENGTH.size + length)
+    return TensorHeader(tensors, LENGTH.size + length, metadata)
 
 
-def _parse(text: bytes) -> dict[str, TensorInfo]:
+def _parse(text: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         entries = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f"tensor header is not JSON: {error}") from error
     if not isinstance(entries, dict):
         raise ArchiveError(f"tensor header is a {type(entries).__name__}, not an object")
-    entries.pop("__metadata__", None)
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ArchiveError("tensor header: __metadata__ is no object of texts")
     if len(entries) > MAX_TENSORS:
         raise ArchiveError(f"{len(entries)} tensors, limit {MAX_TENSORS}")
-    return {name: _tensor(name, entry) for name, entry in entries.items()}
+    return {name: _tensor(name, entry) for name, entry in entries.items()}, metadata
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

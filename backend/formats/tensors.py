@@ -43,10 +43,12 @@ def pack_tensors(tensors: Mapping[str, Array]) -> bytes:
     return b"".join((header, *chunks))
 
 
-def pack_header(tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tuple[list[str], bytes]:
+def pack_header(
+    tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> tuple[list[str], bytes]:
     """The names in the order in which their data must follow, and the header. Raises ArchiveError."""
     names = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
-    header: dict[str, object] = {}
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     position = 0
     for name in names:
         dtype, shape = tensors[name]

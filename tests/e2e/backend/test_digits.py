@@ -10,7 +10,7 @@ import pytest
 import trio
 from sklearn.datasets import load_digits
 
-from backend.datasets import convert
+from backend.readers import convert
 from backend.reports import Event, Failed, Finished, Train
 from backend.serialize import dump_graph, load_graph
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from backend.datasets import (
-    convert,
     load_dataset,
     mean_std_scaling,
     range_scaling,
@@ -153,31 +152,3 @@ def test_scaling_leaves_a_constant_channel_finite() -> None:
 def test_bytes_are_scaled_by_255() -> None:
     x = np.array([[0, 255], [51, 102]], np.uint8)
     assert np.allclose(range_scaling(x).apply(x), [[0, 1], [0.2, 0.4]])
-
-
-def test_npz_npy_and_csv_become_the_same_dataset(tmp_path: Path) -> None:
-    x, y = np.arange(8.0).reshape(4, 2), np.array([0, 1, 1, 0])
-    np.savez(tmp_path / "a.npz", x=x, y=y)
-    np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "y.npy", y)
-    rows = "\n".join(f"{a},{b},{c}" for (a, b), c in zip(x, y, strict=True))
-    (tmp_path / "t.csv").write_text("a,b,target\n" + rows + "\n")
-    convert(tmp_path / "a.npz", tmp_path / "1")
-    convert(tmp_path / "x.npy", tmp_path / "2", tmp_path / "y.npy")
-    facts = convert(tmp_path / "t.csv", tmp_path / "3")
-    assert facts == DataFacts(4, (2,), "float32", 2)
-    assert len({(tmp_path / name).read_bytes() for name in "123"}) == 1
-
-
-def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object), y=np.zeros(1))
-    with pytest.raises(DatasetError, match="cannot be read"):
-        convert(tmp_path / "a.npz", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.npz"]
-
-
-def test_a_refused_conversion_leaves_no_file(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x=np.zeros((3, 2)), y=np.zeros(2, np.int64))
-    with pytest.raises(DatasetError, match="expected 3 targets"):
-        convert(tmp_path / "a.npz", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.npz"]

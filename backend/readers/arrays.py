@@ -1,0 +1,81 @@
+"""NumPy arrays and safetensors: .npz and .safetensors with ``x`` and ``y``, .npy with a second one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.datasets import map_dataset
+from backend.errors import DatasetError
+from backend.facts import read_notes
+from backend.formats.tensors import Array
+from backend.readers.source import ArraySource, ReadOptions, Recipe, Task
+
+SUFFIXES = (".npz", ".npy", ".safetensors")
+
+
+def matches(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def open(path: Path, options: ReadOptions) -> ArraySource:
+    """Raises DatasetError."""
+    if path.suffix.lower() == ".safetensors":
+        return _open_dataset(path)
+    try:
+        x, y = _load(path, options)
+    except KeyError as error:
+        raise DatasetError(f"{path.name}: no array {error}, needed are x and y") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{path.name} cannot be read: {error}") from error
+    return array_source(x, y, options.task)
+
+
+def _open_dataset(path: Path) -> ArraySource:
+    dataset = map_dataset(path)
+    x, y = dataset.x, dataset.y
+    recipe = Recipe(len(x), x.shape[1:], x.dtype, y.shape[1:], y.dtype, read_notes(path))
+    return ArraySource(x, y, recipe)
+
+
+def _load(path: Path, options: ReadOptions) -> tuple[Any, Any]:
+    if path.suffix.lower() == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["x"], arrays["y"]
+    if options.labels is None:
+        raise DatasetError(f"{path.name} holds one array; name the .npy of its labels too (--labels)")
+    return np.load(path, allow_pickle=False, mmap_mode="r"), np.load(options.labels, allow_pickle=False)
+
+
+def array_source(x: Array, y: Array, task: Task = Task.AUTO) -> ArraySource:
+    """Raises DatasetError for what is no dataset."""
+    x, y = np.asarray(x), np.asarray(y)
+    for name, array in (("x", x), ("y", y)):
+        if array.dtype.kind not in "fiub":
+            raise DatasetError(f"{name} is {array.dtype}, allowed are numbers")
+    if x.ndim < 2 or 0 in x.shape:
+        raise DatasetError(f"x is shaped {x.shape}, expected (samples, values, ...), none of them 0")
+    if len(y) != len(x):
+        raise DatasetError(f"y holds {len(y)} targets, x {len(x)} samples")
+    targets = as_targets(y, task)
+    recipe = Recipe(len(x), x.shape[1:], input_dtype(x.dtype), targets.shape[1:], targets.dtype)
+    return ArraySource(x, targets, recipe)
+
+
+def input_dtype(found: np.dtype[Any]) -> np.dtype[Any]:
+    """Bytes stay bytes, anything else becomes float32."""
+    return np.dtype(np.uint8) if found.kind == "b" or found == np.uint8 else np.dtype(np.float32)
+
+
+def as_targets(y: Array, task: Task) -> Array:
+    """int64 class numbers or float32 targets. Raises DatasetError."""
+    numbers = y.dtype.kind == "f" or y.ndim > 1
+    if task is Task.CLASSIFICATION and numbers:
+        if y.ndim > 1 or not np.array_equal(y, np.floor(y)):
+            raise DatasetError(f"targets are {y.dtype} shaped {y.shape[1:]}, classes are whole numbers")
+        numbers = False
+    if numbers or task is Task.REGRESSION:
+        return y.astype(np.float32)
+    return y.astype(np.int64)

@@ -1,0 +1,115 @@
+"""Folders of images: one folder a class, as torchvision's ImageFolder and Keras read them."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.errors import DatasetError
+from backend.facts import DataNotes
+from backend.formats.tensors import Array
+from backend.readers.source import ReadOptions, Recipe, samples_in_block
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+MAX_PIXELS = 1 << 26
+MAX_IMAGES = 1 << 24
+LOOKED_AT = 64
+"""Images whose sizes decide where the options leave it open."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    size: tuple[int, int]
+    resized: bool
+    recipe: Recipe
+
+    def blocks(self) -> Iterator[tuple[Array, Array]]:
+        """Raises DatasetError naming the file that cannot be used."""
+        step = samples_in_block(self.recipe)
+        for begin in range(0, len(self.files), step):
+            files = self.files[begin : begin + step]
+            x = np.empty((len(files), *self.recipe.x_shape), np.uint8)
+            for at, path in enumerate(files):
+                x[at] = self._pixels(path)
+            yield x, np.asarray(self.labels[begin : begin + step], np.int64)
+
+    def _pixels(self, path: Path) -> Array:
+        image = _open(path).convert("L" if self.recipe.x_shape[0] == 1 else "RGB")
+        height, width = self.size
+        if image.size != (width, height):
+            if not self.resized:
+                raise DatasetError(
+                    f"{path.name} is {image.height}x{image.width}, others {height}x{width}: "
+                    "bring them to one size with --image-size"
+                )
+            image = image.resize((width, height))
+        pixels: Array = np.asarray(image, np.uint8)
+        return pixels.reshape(height, width, -1).transpose(2, 0, 1)
+
+
+def matches(path: Path) -> bool:
+    return path.is_dir() and next(_classes(path), None) is not None
+
+
+def open(path: Path, options: ReadOptions) -> ImageSource:
+    """Raises DatasetError."""
+    names, files, labels = list[str](), list[Path](), list[int]()
+    for folder in _classes(path):
+        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files += found
+        labels += [len(names)] * len(found)
+        names.append(folder.name)
+    if len(names) < 2:
+        raise DatasetError(f"{path}: one folder of images, a folder for each of two classes at least needed")
+    if len(files) > MAX_IMAGES:
+        raise DatasetError(f"{len(files)} images, limit {MAX_IMAGES}")
+    size, channels = _form(files, options)
+    recipe = Recipe(
+        len(files), (channels, *size), np.dtype(np.uint8), (), np.dtype(np.int64), DataNotes(tuple(names))
+    )
+    return ImageSource(tuple(files), tuple(labels), size, options.image_size is not None, recipe)
+
+
+def _classes(path: Path) -> Iterator[Path]:
+    """Folders in which there is an image, by name."""
+    for folder in sorted(path.iterdir()):
+        if folder.is_dir() and any(file.suffix.lower() in SUFFIXES for file in folder.rglob("*")):
+            yield folder
+
+
+def _form(files: list[Path], options: ReadOptions) -> tuple[tuple[int, int], int]:
+    """Size and channels: as the options say, else as most of the images are."""
+    step = max(1, len(files) // LOOKED_AT)
+    looked_at = [_open(path) for path in files[::step]]
+    sizes = Counter((image.height, image.width) for image in looked_at)
+    grey = sum(image.mode in ("1", "L", "I", "I;16", "F", "LA") for image in looked_at)
+    channels = options.channels or (1 if 2 * grey > len(looked_at) else 3)
+    if channels not in (1, 3):
+        raise DatasetError(f"{channels} channels, allowed are 1 (grey) and 3 (colour)")
+    return options.image_size or sizes.most_common(1)[0][0], channels
+
+
+def _open(path: Path) -> Any:
+    """Raises DatasetError, also for an image that unpacks to a monstrous one."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            if image.width * image.height > MAX_PIXELS:
+                raise DatasetError(f"{path.name} has {image.width}x{image.height} pixels, limit {MAX_PIXELS}")
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning) as error:
+        raise DatasetError(f"{path.name} is no image that can be read: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise DatasetError(f"{path.name}: {error}") from error
+    return image

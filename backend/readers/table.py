@@ -1,0 +1,270 @@
+"""Tables: CSV and Parquet. Walked twice, once to learn its columns and once to write its rows.
+
+Columns of numbers become one input each, columns of few different texts one input for each text
+(one-hot). What to do with what is missing, the user says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.errors import DatasetError
+from backend.facts import MAX_CLASSES, DataNotes
+from backend.formats.tensors import Array
+from backend.readers.source import Missing, ReadOptions, Recipe, Task
+from backend.readers.table_file import Table, mask_of, matches, missing_in, numbers_of, texts_of
+
+__all__ = ["TableSource", "TargetRows", "matches", "open", "open_targets", "usual_target"]
+TARGET_NAMES = ("target", "label", "class", "y")
+MAX_CATEGORIES = 64
+"""Different texts of one input column; more make no useful input."""
+MAX_AUTO_CLASSES = 100
+"""Different whole numbers that are taken for classes unless the user says otherwise."""
+MAX_CLASS_TEXTS = 10_000
+MISSING_TEXT = "(missing)"
+
+
+@dataclass(slots=True)
+class Column:
+    """What the first walk learns of one column."""
+
+    name: str
+    rows: int = 0
+    missing: int = 0
+    is_number: bool = True
+    is_whole: bool = True
+    low: float = math.inf
+    high: float = -math.inf
+    total: float = 0.0
+    texts: set[str] = field(default_factory=set)
+    """Different values as texts, while there are not too many."""
+    first_text: str = ""
+    """The first value that is no number."""
+
+    @property
+    def mean(self) -> float:
+        known = self.rows - self.missing
+        return self.total / known if known else 0.0
+
+
+def open(path: Path, options: ReadOptions) -> TableSource:
+    """Raises DatasetError."""
+    rows, columns = _survey(path, options)
+    inputs = tuple(_Input.of(column) for name, column in columns.items() if name not in rows.target.columns)
+    if not inputs:
+        raise DatasetError(f"{path.name}: no column is left for the input")
+    return TableSource(rows, inputs)
+
+
+def open_targets(path: Path, options: ReadOptions) -> TargetRows:
+    """The targets alone, for inputs that another reader makes. Raises DatasetError."""
+    return _survey(path, options)[0]
+
+
+def _survey(path: Path, options: ReadOptions) -> tuple[TargetRows, dict[str, Column]]:
+    """The first walk: every column that is not left out."""
+    table = Table(path)
+    _check_names(table.names, options)
+    columns = {name: Column(name) for name in table.names if name not in options.drop}
+    targets = options.target or (usual_target(list(columns)),)
+    complete = 0
+    for batch in table.batches(list(columns)):
+        lacking = np.zeros(batch.num_rows, bool)
+        for name, column in columns.items():
+            lacking |= _learn(column, batch.column(name))
+        complete += int((~lacking).sum())
+    rows = columns[targets[0]].rows
+    _check_missing(columns, targets, options.missing)
+    samples = complete if options.missing is Missing.DROP else rows
+    if not samples:
+        raise DatasetError(f"{path.name}: {rows} rows, none of them complete")
+    target = _Target.of([columns[name] for name in targets], options.task)
+    checked = tuple(columns) if options.missing is Missing.DROP else ()
+    missing = tuple((column.name, column.missing) for column in columns.values() if column.missing)
+    return TargetRows(table, target, checked, samples, missing), columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """One column as inputs: a number, or one 0/1 for each of ``texts``."""
+
+    column: str
+    fill: float
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, column: Column) -> _Input:
+        if column.is_number:
+            return cls(column.name, column.mean)
+        if len(column.texts) > MAX_CATEGORIES:
+            raise DatasetError(
+                f"column {column.name!r} holds over {MAX_CATEGORIES} different texts such as "
+                f"{column.first_text[:60]!r}: leave it out with --drop {column.name}, or read it with --text"
+            )
+        texts = sorted(column.texts) + ([MISSING_TEXT] if column.missing else [])
+        return cls(column.name, 0.0, tuple(texts))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{self.column}={text}" for text in self.texts) if self.texts else (self.column,)
+
+    def values(self, column: Any) -> Array:
+        """float32 of (rows, inputs)."""
+        if not self.texts:
+            numbers = numbers_of(column)
+            return np.where(np.isnan(numbers), self.fill, numbers).astype(np.float32)[:, None]
+        codes = {text: code for code, text in enumerate(self.texts)}
+        found = [codes[text if text is not None else MISSING_TEXT] for text in texts_of(column)]
+        hot: Array = np.eye(len(self.texts), dtype=np.float32)[found]
+        return hot
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What is to be predicted: a class by name, a class by number, or numbers."""
+
+    columns: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
+    is_class: bool = False
+
+    @classmethod
+    def of(cls, columns: list[Column], task: Task) -> _Target:
+        names = tuple(column.name for column in columns)
+        column = columns[0]
+        if len(columns) > 1 or task is Task.REGRESSION:
+            words = next((column for column in columns if not column.is_number), None)
+            if words is not None:
+                raise DatasetError(f"target {words.name!r} holds {words.first_text[:60]!r}, expected numbers")
+            return cls(names)
+        if not column.is_number:
+            if len(column.texts) > MAX_CLASS_TEXTS:
+                raise DatasetError(f"target {column.name!r} holds over {MAX_CLASS_TEXTS} different texts")
+            return cls(names, tuple(sorted(column.texts)), True)
+        whole = column.is_whole and column.low >= 0 and column.high < MAX_CLASSES
+        if task is Task.CLASSIFICATION and not whole:
+            raise DatasetError(
+                f"target {column.name!r} goes from {column.low:g} to {column.high:g}, classes are whole "
+                f"numbers from 0 to {MAX_CLASSES - 1} or texts"
+            )
+        return cls(names, (), whole and (task is Task.CLASSIFICATION or column.high < MAX_AUTO_CLASSES))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return () if len(self.columns) == 1 else (len(self.columns),)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.int64 if self.is_class else np.float32)
+
+    def values(self, batch: Any) -> Array:
+        if self.class_names:
+            codes = {text: code for code, text in enumerate(self.class_names)}
+            return np.array([codes[str(text)] for text in texts_of(batch.column(self.columns[0]))], np.int64)
+        numbers = np.stack([numbers_of(batch.column(name)) for name in self.columns], axis=-1)
+        if len(self.columns) == 1:
+            numbers = numbers[:, 0]
+        return numbers.astype(np.int64) if self.is_class else numbers.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRows:
+    """The rows of a table that are used, with their targets."""
+
+    table: Table
+    target: _Target
+    complete_in: tuple[str, ...]
+    """Columns in which a row must have a value to be used."""
+    samples: int
+    missing: tuple[tuple[str, int], ...]
+    """Columns that lack values, and in how many rows."""
+
+    def batches(self, columns: tuple[str, ...]) -> Iterator[tuple[Any, Array]]:
+        """Record batches of these columns, and the targets of their rows."""
+        wanted = dict.fromkeys((*columns, *self.target.columns, *self.complete_in))
+        for batch in self.table.batches(list(wanted)):
+            if self.complete_in:
+                lacking = [missing_in(batch.column(name)) for name in self.complete_in]
+                batch = batch.filter(mask_of(~np.any(lacking, axis=0)))
+            yield batch, self.target.values(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSource:
+    rows: TargetRows
+    inputs: tuple[_Input, ...]
+
+    @property
+    def missing(self) -> tuple[tuple[str, int], ...]:
+        return self.rows.missing
+
+    @property
+    def recipe(self) -> Recipe:
+        names = tuple(name for given in self.inputs for name in given.names)
+        target = self.rows.target
+        notes = DataNotes(target.class_names, names)
+        return Recipe(
+            self.rows.samples, (len(names),), np.dtype(np.float32), target.shape, target.dtype, notes
+        )
+
+    def blocks(self) -> Iterator[tuple[Array, Array]]:
+        for batch, y in self.rows.batches(tuple(given.column for given in self.inputs)):
+            x = [given.values(batch.column(given.column)) for given in self.inputs]
+            yield np.concatenate(x, axis=1), y
+
+
+def _learn(column: Column, values: Any) -> Array:
+    """Which rows lack a value here."""
+    missing = missing_in(values)
+    column.rows += len(missing)
+    column.missing += int(missing.sum())
+    numbers = numbers_of(values) if column.is_number else None
+    if numbers is not None:
+        strange = np.isnan(numbers) & ~missing
+        if strange.any():
+            column.is_number = False
+            column.first_text = str(texts_of(values)[int(np.argmax(strange))])
+        known = numbers[~missing]
+        if len(known) and column.is_number:
+            column.low = min(column.low, float(known.min()))
+            column.high = max(column.high, float(known.max()))
+            column.total += float(known.sum())
+            column.is_whole = column.is_whole and bool(np.array_equal(known, np.floor(known)))
+    if len(column.texts) <= MAX_CLASS_TEXTS:
+        import pyarrow.compute
+
+        column.texts |= {text for text in texts_of(pyarrow.compute.unique(values)) if text is not None}
+    return missing
+
+
+def _check_names(names: list[str], options: ReadOptions) -> None:
+    both = next((name for name in options.target if name in options.drop), None)
+    if both is not None:
+        raise DatasetError(f"column {both!r} is to be predicted and to be left out")
+    unknown = [name for name in (*options.target, *options.drop) if name not in names]
+    if unknown:
+        raise DatasetError(f"no column {unknown[0]!r}, there are {', '.join(names)[:400]}")
+
+
+def usual_target(names: list[str]) -> str:
+    return next((name for name in names if name.lower() in TARGET_NAMES), names[-1])
+
+
+def _check_missing(columns: dict[str, Column], targets: tuple[str, ...], missing: Missing) -> None:
+    for name in targets:
+        if columns[name].missing and missing is Missing.FILL:
+            raise DatasetError(
+                f"target {name!r} is missing in {columns[name].missing} rows and cannot be filled: "
+                "say --missing drop"
+            )
+    found = [f"{column.name} ({column.missing})" for column in columns.values() if column.missing]
+    if found and missing is Missing.REFUSE:
+        raise DatasetError(
+            f"values are missing in {len(found)} columns: {', '.join(found)[:400]}; "
+            "say --missing drop or --missing fill, or leave columns out with --drop"
+        )

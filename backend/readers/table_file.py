@@ -1,0 +1,157 @@
+"""A table's rows, in batches of bounded size: CSV and Parquet through pyarrow."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.errors import DatasetError
+from backend.formats.tensors import Array
+
+TABLES = frozenset({".csv", ".tsv", ".parquet"})
+MAX_COLUMNS = 4096
+BATCH_ROWS = 65_536
+SNIFFED_BYTES = 65_536
+
+
+def matches(path: Path) -> bool:
+    return path.suffix.lower() in TABLES and path.is_file()
+
+
+class Table:
+    """The rows of one file, in batches of text or numbers."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.suffix.lower() == ".parquet":
+            self._format: Any = "parquet"
+        else:
+            self._format = _csv_format(path)
+        with self._errors():
+            import pyarrow.dataset
+
+            self._dataset = pyarrow.dataset.dataset(path, format=self._format)
+        self.names: list[str] = self._dataset.schema.names
+        if not 2 <= len(self.names) <= MAX_COLUMNS:
+            raise DatasetError(
+                f"{path.name}: {len(self.names)} columns, at least one input and the target needed, "
+                f"at most {MAX_COLUMNS}"
+            )
+        _refuse_twins(path, self.names)
+
+    def batches(self, columns: list[str]) -> Iterator[Any]:
+        """Record batches. Raises DatasetError."""
+        with self._errors():
+            yield from self._dataset.scanner(
+                columns=columns, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1
+            ).to_batches()
+
+    def _errors(self) -> Any:
+        return _TableErrors(self._path)
+
+
+class _TableErrors:
+    """Turns what pyarrow raises into an error of ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ImportError):
+            raise DatasetError("tables are read with pyarrow, which is not installed") from error
+        if kind is not None and (kind.__module__.startswith("pyarrow") or isinstance(error, OSError)):
+            raise DatasetError(f"{self._path.name} cannot be read: {error}") from error
+
+
+def mask_of(chosen: Array) -> Any:
+    import pyarrow
+
+    return pyarrow.array(chosen)
+
+
+def missing_in(values: Any) -> Array:
+    import pyarrow.compute
+
+    found: Array = pyarrow.compute.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
+    return found
+
+
+def numbers_of(values: Any) -> Array:
+    """float64, NaN where a value is missing or no number."""
+    import pyarrow
+
+    if pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type):
+        return _parsed(values)
+    try:
+        cast = values.cast(pyarrow.float64())
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
+        return np.full(len(values), np.nan)
+    numbers: Array = cast.to_numpy(zero_copy_only=False).astype(np.float64)
+    return numbers
+
+
+def _parsed(values: Any) -> Array:
+    import pyarrow
+
+    try:
+        fast: Array = values.cast(pyarrow.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+    except pyarrow.ArrowInvalid:
+        return np.array([_number(text) for text in values.to_pylist()], np.float64)
+    return fast
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text is not None else math.nan
+    except ValueError:
+        return math.nan
+
+
+def texts_of(values: Any) -> list[str | None]:
+    return [None if value is None or value != value else str(value) for value in values.to_pylist()]
+
+
+def _csv_format(path: Path) -> Any:
+    """Every column as text: a type guessed from the first rows would fail on later ones."""
+    from pyarrow import csv as arrow
+    from pyarrow import string
+    from pyarrow.dataset import CsvFileFormat
+
+    delimiter, names, heading = _sniff(path)
+    return CsvFileFormat(
+        arrow.ParseOptions(delimiter=delimiter),
+        convert_options=arrow.ConvertOptions(
+            column_types={name: string() for name in names}, strings_can_be_null=True
+        ),
+        read_options=arrow.ReadOptions(column_names=names, skip_rows=int(heading)),
+    )
+
+
+def _sniff(path: Path) -> tuple[str, list[str], bool]:
+    """Delimiter, names of the columns, and whether the first line is a heading."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            text = file.read(SNIFFED_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path.name} cannot be read as text: {error}") from error
+    line = text.split("\n", 1)[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=line.count)
+    first = next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])
+    heading = not all(cell.strip() == "" or not math.isnan(_number(cell)) for cell in first)
+    names = [cell.strip() for cell in first] if heading else [f"column {i + 1}" for i in range(len(first))]
+    _refuse_twins(path, names)
+    return delimiter, names, heading
+
+
+def _refuse_twins(path: Path, names: list[str]) -> None:
+    twin = next((name for name in names if names.count(name) > 1), None)
+    if twin is not None:
+        raise DatasetError(f"{path.name}: two columns are called {twin!r}")

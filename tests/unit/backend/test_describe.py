@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from backend.describe import describe
+from backend.readers import ReadOptions, open_source
+from backend.readers.arrays import array_source
+from backend.readers.source import Missing
+
+
+def test_counts_ranges_and_missing_values_of_a_table(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,kind\n1,5,x\n2,5,y\n3,5,y\n,5,x\n")
+    found = describe(open_source(tmp_path / "t.csv", ReadOptions(missing=Missing.DROP)))
+    assert [(entry.name, entry.samples) for entry in found.classes] == [("x", 1), ("y", 2)]
+    a, _ = found.inputs
+    assert (a.name, a.minimum, a.maximum, a.mean) == ("a", 1, 3, 2)
+    assert np.isclose(a.deviation, np.std([1, 2, 3]))
+    assert found.missing == {"a": 1}
+    assert found.warnings == ("1 inputs never change: b",)
+
+
+def test_duplicates_and_contradictions_are_counted() -> None:
+    x = np.array([[1.0, 2], [3, 4], [1, 2], [1, 2]], np.float32)
+    found = describe(array_source(x, np.array([0, 1, 0, 1])))
+    assert (found.duplicates, found.contradictions) == (2, 1)
+    assert "1 samples equal another one that has a different target" in found.warnings
+
+
+def test_test_samples_that_are_trained_on_are_found() -> None:
+    x = np.array([[1.0, 2], [3, 4], [5, 6], [1, 2]], np.float32)
+    parts = {"train": np.array([0, 1]), "validation": np.array([2]), "test": np.array([3])}
+    found = describe(array_source(x, np.array([0, 1, 0, 0])), parts)
+    assert found.leaks == {"validation": 0, "test": 1}
+    assert any("1 samples of test are training samples too" in text for text in found.warnings)
+
+
+def test_targets_of_numbers_have_a_range() -> None:
+    found = describe(array_source(np.ones((3, 1, 2, 2), np.uint8), np.array([0.5, 1.5, 1.0])))
+    assert found.target is not None
+    assert (found.target.minimum, found.target.maximum, found.target.mean) == (0.5, 1.5, 1.0)
+    assert found.classes == () and found.inputs == ()
+
+
+def test_uneven_and_empty_classes_are_warned_of() -> None:
+    y = np.array([0] * 30 + [2])
+    found = describe(array_source(np.arange(62.0).reshape(31, 2), y))
+    assert [text.split(":")[0] for text in found.warnings] == [
+        "1 classes have no sample",
+        "classes are uneven",
+    ]
