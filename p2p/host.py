@@ -1,14 +1,15 @@
 """The real network: a py-libp2p host over TCP, Noise and Yamux, behind ``p2p.network``.
 
-py-libp2p listens, shakes hands, negotiates incoming protocols and answers ping and identify.
-Records and streams are ours (``p2p.noise``, ``p2p.yamux``), and so are dialing and the opening
-of streams, where its own have traps: one address tried of many, a minute's ban after a failed
+py-libp2p listens, shakes hands, and answers ping and identify. Records and streams are ours
+(``p2p.noise``, ``p2p.yamux``), and so are dialing, upgrading and the opening and accepting of
+streams, where its own have traps: one address tried of many, a minute's ban after a failed
 dial, 250 ms lost per connection, handlers that take the whole host down with them.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections import ChainMap
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from libp2p.host.basic_host import _IdentifyNotifee
 from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
@@ -41,12 +41,14 @@ from p2p.dialing import Race
 from p2p.errors import ConnectionFailedError, P2PError, PortInUseError, StreamResetError
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
-from p2p.multistream import select_protocol
-from p2p.muxer import ConnectionObserver, MuxedConnection, OwnYamux
+from p2p.multistream import answering, negotiate, select_protocol
+from p2p.muxer import ConnectionObserver, MuxedConnection, MuxedStream, OwnYamux
 from p2p.network import Network, StreamHandler
 from p2p.noise import NoiseTransport
 from p2p.tasks import background_tasks, deadline
-from p2p.yamux import YamuxLimits, YamuxStream
+from p2p.upgrade import Upgrader
+from p2p.yamux import YamuxStream
+from p2p.yamux_stream import YamuxLimits
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -63,8 +65,10 @@ class HostLimits:
     connections: int = 4096
     connections_per_peer: int = 8
     handshakes: int = 256
-    """Strangers that may be shaking hands at once; more wait, unread."""
+    """Strangers that may be shaking hands at once; more are turned away."""
     handshake_timeout_s: float = 10.0
+    stream_timeout_s: float = 10.0
+    """For naming the protocol of a stream."""
     streams: YamuxLimits = YamuxLimits()  # noqa: RUF009 - frozen
 
 
@@ -101,11 +105,16 @@ class Libp2pNetwork(ConnectionObserver):
     def __init__(self, identity: Identity, limits: HostLimits) -> None:
         self._identity = identity
         self._limits = limits
-        self._host = _new_host(identity, limits, self)
+        self._noise = NoiseTransport(create_new_key_pair(identity.secret_bytes()))
+        self._muxer = OwnYamux(limits.streams, self)
+        self._host = _new_host(self._noise, self._muxer, limits)
         self._swarm: Any = self._host.get_network()
-        self._swarm.set_stream_handler(self._negotiate_incoming)
+        self._swarm.set_stream_handler(self._serve_stock)
         self._swarm._handle_inbound_connection = self._accept
-        self._handshakes = trio.Semaphore(limits.handshakes)
+        self._upgrader = Upgrader(self._noise, self._muxer, self._swarm)
+        self._handlers: dict[str, StreamHandler] = {}
+        self._spoken = ChainMap[str, Any](self._handlers, self._host.multiselect.handlers)
+        self._handshakes = 0
         self._connections: dict[PeerId, list[MuxedConnection]] = {}
         self._dialing: weakref.WeakValueDictionary[PeerId, trio.Lock] = weakref.WeakValueDictionary()
         self._addresses: tuple[str, ...] = ()
@@ -115,14 +124,16 @@ class Libp2pNetwork(ConnectionObserver):
     async def run(self, listen: Sequence[Multiaddr], task_status: TaskStatus[None]) -> None:
         """Started once it listens where it can."""
         try:
-            async with self._host.run(listen_addrs=list(listen)):
-                listening = self._host.get_transport_addrs()
-                self._addresses = tuple(f"{a}/p2p/{self.peer_id}" for a in reachable(listening))
-                task_status.started()
-                try:
-                    await self._stopping.wait()
-                finally:
-                    await self._close()
+            async with background_tasks() as self._nursery:
+                self._nursery.start_soon(self._muxer.heartbeat.run)
+                async with self._host.run(listen_addrs=list(listen)):
+                    listening = self._host.get_transport_addrs()
+                    self._addresses = tuple(f"{a}/p2p/{self.peer_id}" for a in reachable(listening))
+                    task_status.started()
+                    try:
+                        await self._stopping.wait()
+                    finally:
+                        await self._close()
         finally:
             self._stopped.set()
 
@@ -184,11 +195,22 @@ class Libp2pNetwork(ConnectionObserver):
         """
         raw = RawConnection(stream, False)
         try:
-            async with self._handshakes:
-                connection = await self._swarm.upgrade_inbound_raw_conn(raw, address)
-            await connection.event_ended.wait()
+            connection = await self._shake_hands(raw)
+            await connection.muxed_conn.event_ended.wait()
         except Exception as error:  # the boundary of the connection's task
             log.debug("incoming connection refused", remote=raw.get_remote_address(), reason=repr(error))
+
+    async def _shake_hands(self, raw: RawConnection) -> Any:
+        connections = sum(map(len, self._connections.values()))
+        if self._handshakes >= self._limits.handshakes or connections >= self._limits.connections:
+            await raw.close()
+            raise ConnectionFailedError(f"{connections} connections and {self._handshakes} strangers already")
+        self._handshakes += 1
+        try:
+            with deadline(self._limits.handshake_timeout_s, "handshake"):
+                return await self._upgrader.incoming(raw)
+        finally:
+            self._handshakes -= 1
 
     def _connection(self, peer_id: PeerId) -> MuxedConnection | None:
         """The newest that lives: an older one may be dead without knowing it yet."""
@@ -210,13 +232,7 @@ class Libp2pNetwork(ConnectionObserver):
             raise ConnectionFailedError(f"no connection to {peer_id}: lost at once")
 
     async def _dial_address(self, peer_id: PeerId, address: Multiaddr) -> Any:
-        raw = await TCP().dial(address)
-        try:
-            return await self._swarm.upgrade_outbound_raw_conn(raw, ID.from_base58(peer_id))
-        except BaseException:
-            with trio.CancelScope(deadline=trio.current_time() + 1.0, shield=True):
-                await raw.close()
-            raise
+        return await self._upgrader.outgoing(await TCP().dial(address), peer_id)
 
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):  # every part has its own deadline
@@ -231,11 +247,8 @@ class Libp2pNetwork(ConnectionObserver):
     # -- streams -----------------------------------------------------------------------------
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
-        async def accept(net_stream: Any) -> None:
-            stream = HostStream(PeerId(str(net_stream.muxed_conn.peer_id)), net_stream.muxed_stream.stream)
-            await _handle(handler, stream, protocol)
-
-        self._host.set_stream_handler(TProtocol(protocol), accept)
+        self._handlers[protocol] = handler
+        self._host.set_stream_handler(TProtocol(protocol), None)  # it tells others of it
 
     async def open_stream(self, peer_id: PeerId, protocol: str, timeout_s: float = 10.0) -> HostStream:
         await trio.lowlevel.checkpoint()
@@ -253,12 +266,36 @@ class Libp2pNetwork(ConnectionObserver):
                 raise
         return HostStream(peer_id, stream)
 
-    async def _negotiate_incoming(self, net_stream: Any) -> None:
+    def stream_opened(self, connection: MuxedConnection, stream: YamuxStream) -> None:
+        self._nursery.start_soon(self._serve, connection, stream)
+
+    async def _serve(self, connection: MuxedConnection, stream: YamuxStream) -> None:
+        """Hands an incoming stream to whom it is for."""
+        peer_id = _peer_id(connection)
         try:
-            await self._host._swarm_stream_handler(net_stream)
+            with deadline(self._limits.stream_timeout_s, "naming a protocol"):
+                protocol = await negotiate(stream, answering(self._spoken))
+        except P2PError as error:
+            log.debug("incoming stream refused", peer_id=peer_id, reason=str(error))
+            stream.refuse()
+        except BaseException:
+            stream.refuse()
+            raise
+        else:
+            if handler := self._handlers.get(protocol):
+                await _handle(handler, HostStream(peer_id, stream), protocol)
+            else:
+                connection.hand_over(stream, protocol)
+
+    async def _serve_stock(self, net_stream: Any) -> None:
+        """py-libp2p's own protocols."""
+        stream: MuxedStream = net_stream.muxed_stream
+        try:
+            net_stream.set_protocol(stream.protocol)
+            await self._host.multiselect.handlers[TProtocol(stream.protocol)](net_stream)
         except Exception as error:  # nothing that one stream does may end the host
-            log.debug("incoming stream failed", peer_id=str(net_stream.muxed_conn.peer_id), exc_info=error)
-            await net_stream.muxed_stream.reset()
+            log.debug("stream failed", peer_id=str(net_stream.muxed_conn.peer_id), exc_info=error)
+            await stream.reset()
 
 
 class HostStream:
@@ -295,12 +332,11 @@ async def _handle(handler: StreamHandler, stream: HostStream, protocol: str) -> 
             bound.error("stream handler failed", exc_info=error)
 
 
-def _new_host(identity: Identity, limits: HostLimits, observer: ConnectionObserver) -> Any:
-    key_pair = create_new_key_pair(identity.secret_bytes())
+def _new_host(noise: NoiseTransport, muxer: OwnYamux, limits: HostLimits) -> Any:
     host = new_host(
-        key_pair=key_pair,
+        key_pair=noise.key_pair,
         # Named, since the default accepts plaintext as well.
-        sec_opt={NOISE_PROTOCOL: NoiseTransport(key_pair)},
+        sec_opt={NOISE_PROTOCOL: noise},
         connection_config=ConnectionConfig(
             max_connections=limits.connections,
             max_connections_per_peer=limits.connections,  # ours is kept in connection_started
@@ -312,7 +348,7 @@ def _new_host(identity: Identity, limits: HostLimits, observer: ConnectionObserv
         disable_identify_address_discovery=True,
     )
     swarm: Any = host.get_network()
-    swarm.upgrader.muxer_multistream = OwnYamux(limits.streams, observer)
+    swarm.upgrader.muxer_multistream = muxer
     swarm.set_resource_manager(None)  # its counts leak and refuse; the limits above and Yamux's hold
     # It would dial whatever addresses strangers told it, whenever a connection ends.
     swarm.auto_connector.maybe_connect = _dial_nobody

@@ -7,6 +7,7 @@ these classes; ours take the ``YamuxStream`` inside.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -21,8 +22,10 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID, Yamux
 
 from p2p.errors import StreamResetError
+from p2p.multistream import answering, asking, negotiate
 from p2p.noise import NoiseSession
-from p2p.yamux import YamuxLimits, YamuxSession, YamuxStream
+from p2p.yamux import Heartbeat, YamuxSession, YamuxStream
+from p2p.yamux_stream import YamuxLimits
 
 if TYPE_CHECKING:
     from libp2p.peer.id import ID
@@ -34,7 +37,12 @@ class MuxedConnection(IMuxedConn):
     """One connection. ``on_started`` and ``on_ended`` tell the host of its life."""
 
     def __init__(
-        self, conn: NoiseSession, peer_id: ID, limits: YamuxLimits, observer: ConnectionObserver
+        self,
+        conn: NoiseSession,
+        peer_id: ID,
+        limits: YamuxLimits,
+        heartbeat: Heartbeat,
+        observer: ConnectionObserver,
     ) -> None:
         self.peer_id = peer_id
         self.event_started = trio.Event()
@@ -42,15 +50,20 @@ class MuxedConnection(IMuxedConn):
         self.on_close: Callable[[], Awaitable[None]] | None = None
         self.secured_conn = conn
         self._observer = observer
-        self._accepted, self._to_accept = trio.open_memory_channel[YamuxStream](_UNACCEPTED_STREAMS)
+        self._accepted, self._to_accept = trio.open_memory_channel[MuxedStream](_UNACCEPTED_STREAMS)
         self.session = YamuxSession(
-            conn, is_initiator=conn.is_initiator, on_stream=self._on_stream, limits=limits
+            conn,
+            is_initiator=conn.is_initiator,
+            on_stream=partial(observer.stream_opened, self),
+            heartbeat=heartbeat,
+            limits=limits,
         )
 
-    def _on_stream(self, stream: YamuxStream) -> None:
+    def hand_over(self, stream: YamuxStream, protocol: str) -> None:
+        """Gives an incoming stream whose protocol is agreed on to py-libp2p."""
         try:
-            self._accepted.send_nowait(stream)
-        except (trio.WouldBlock, trio.ClosedResourceError):
+            self._accepted.send_nowait(MuxedStream(self, stream, protocol))
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
             stream.refuse()
 
     async def start(self) -> None:
@@ -76,7 +89,7 @@ class MuxedConnection(IMuxedConn):
 
     async def accept_stream(self) -> MuxedStream:
         try:
-            return MuxedStream(self, await self._to_accept.receive())
+            return await self._to_accept.receive()
         except trio.EndOfChannel:
             raise MuxedConnUnavailable(f"connection lost: {self.session.lost}") from None
 
@@ -103,19 +116,23 @@ class MuxedConnection(IMuxedConn):
 
 
 class ConnectionObserver:
-    """Who is told of connections; both calls return at once."""
+    """Who is told of connections and of the streams that come in; every call returns at once."""
 
     def connection_started(self, connection: MuxedConnection) -> None: ...
 
     def connection_ended(self, connection: MuxedConnection) -> None: ...
 
+    def stream_opened(self, connection: MuxedConnection, stream: YamuxStream) -> None: ...
+
 
 class MuxedStream(IMuxedStream):
     """A stream as py-libp2p reads and writes it."""
 
-    def __init__(self, connection: MuxedConnection, stream: YamuxStream) -> None:
+    def __init__(self, connection: MuxedConnection, stream: YamuxStream, protocol: str = "") -> None:
         self.muxed_conn = self._connection = connection
         self.stream = stream
+        self.protocol = protocol
+        """What was agreed on for an incoming stream."""
 
     async def read(self, n: int | None = None) -> bytes:
         if n == 0:
@@ -161,11 +178,14 @@ class OwnYamux(MuxerMultistream):
 
     def __init__(self, limits: YamuxLimits, observer: ConnectionObserver) -> None:
         super().__init__({TProtocol(PROTOCOL_ID): Yamux})
+        self.heartbeat = Heartbeat()
+        """To be run for as long as there are connections."""
         self._limits = limits
         self._observer = observer
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        """Raises ConnectionFailedError, RemoteProtocolError, StreamResetError."""
         assert isinstance(conn, NoiseSession)  # the only security that the host offers
-        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        connection = MuxedConnection(conn, peer_id, self._limits, self._observer)
-        return self._annotate_connection(connection, conn, protocol)
+        await negotiate(conn, asking(PROTOCOL_ID) if conn.is_initiator else answering((PROTOCOL_ID,)))
+        connection = MuxedConnection(conn, peer_id, self._limits, self.heartbeat, self._observer)
+        return self._annotate_connection(connection, conn, TProtocol(PROTOCOL_ID))

@@ -1,7 +1,7 @@
-"""The Noise record layer: what a secured connection looks like after py-libp2p's handshake.
+"""Noise: py-libp2p's handshake (who is the other side?), then records of our own (``p2p.noise_records``).
 
-The handshake (who is the other side?) stays py-libp2p's. Its records are then read as many at
-a time as have arrived and written as few at a time as possible; the bytes are the same.
+A stranger may make this side hold one small message at a time until it has proven who it is,
+and only identities that are Ed25519 keys are accepted: everything signed here is signed by one.
 """
 
 from __future__ import annotations
@@ -10,44 +10,54 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import trio
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from libp2p.crypto.x25519 import create_new_key_pair
-from libp2p.io.exceptions import ConnectionClosedError, IOException
-from libp2p.network.connection.exceptions import RawConnError
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.security.base_session import BaseSession
 from libp2p.security.noise.transport import Transport as StockNoise
 
 from p2p.errors import RemoteProtocolError, StreamResetError
+from p2p.identifiers import PeerId
+from p2p.identity import public_key_of
+from p2p.multistream import Negotiation, negotiate
+from p2p.noise_records import RecordReader, RecordWriter
+from p2p.pipes import Scratch, pipe_of
 
 if TYPE_CHECKING:
     from libp2p.abc import IRawConnection
     from libp2p.crypto.keys import KeyPair
     from libp2p.peer.id import ID
 
-_TAG_BYTES = 16
-_MAX_PLAIN_BYTES = 65535 - _TAG_BYTES
-_RECEIVE_BYTES = 256 * 1024
+_MAX_HANDSHAKE_BYTES = 4096
+"""Of one message. Ours are under 300; a huge RSA key would only take long to refuse."""
 
 
 class NoiseTransport(StockNoise):
-    """py-libp2p's Noise with this module's records."""
+    """py-libp2p's Noise with this project's records. One for all connections of a thread."""
 
     def __init__(self, key_pair: KeyPair) -> None:
         super().__init__(key_pair, noise_privkey=create_new_key_pair().private_key)
+        self.key_pair = key_pair
+        self._scratch = Scratch()
 
     async def secure_inbound(self, conn: IRawConnection) -> NoiseSession:
-        return NoiseSession(await super().secure_inbound(_whole_reads(conn)), conn)
+        return self._session(await super().secure_inbound(_as_raw(HandshakeBytes(conn))), conn)
 
-    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> NoiseSession:
-        return NoiseSession(await super().secure_outbound(_whole_reads(conn), peer_id), conn)
+    async def secure_outbound(
+        self, conn: IRawConnection, peer_id: ID, negotiation: Negotiation | None = None
+    ) -> NoiseSession:
+        """``negotiation`` asks for Noise itself; its proposal goes out with the first message."""
+        handshake = HandshakeBytes(conn, negotiation)
+        return self._session(await super().secure_outbound(_as_raw(handshake), peer_id), conn)
+
+    def _session(self, handshaken: Any, raw: IRawConnection) -> NoiseSession:
+        public_key_of(PeerId(str(handshaken.get_remote_peer())))
+        return NoiseSession(handshaken, raw, self._scratch)
 
 
 class NoiseSession(BaseSession):
-    """A secured connection. ``read`` and ``write`` serve the negotiation of the muxer, the rest Yamux."""
+    """A secured connection: ``receive``, ``send`` and ``flush`` for Yamux, the rest for what comes before."""
 
-    def __init__(self, handshaken: Any, raw: IRawConnection) -> None:
+    def __init__(self, handshaken: Any, raw: IRawConnection, scratch: Scratch) -> None:
         super().__init__(
             local_peer=handshaken.get_local_peer(),
             local_private_key=handshaken.get_local_private_key(),
@@ -56,10 +66,12 @@ class NoiseSession(BaseSession):
             is_initiator=handshaken.is_initiator,
         )
         protocol = handshaken.conn.noise_state.noise_protocol
+        sealing, opening = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
         self._raw = raw
-        self._encrypt = _Cipher(protocol.cipher_state_encrypt)
-        self._decrypt = _Cipher(protocol.cipher_state_decrypt)
-        self._received = bytearray()
+        self._scratch = scratch
+        self._pipe = pipe_of(raw, scratch)
+        self._writer = RecordWriter(sealing.k, sealing.n)
+        self._reader = RecordReader(opening.k, opening.n)
         self._plain: deque[bytes] = deque()
 
     async def receive(self) -> Sequence[bytes]:
@@ -70,61 +82,57 @@ class NoiseSession(BaseSession):
         self._plain.clear()
         return records
 
-    async def send(self, data: bytes) -> None:
-        """Raises StreamResetError. Must not be cancelled halfway on a connection that lives on."""
-        view, records = memoryview(data), list[bytes]()
-        for at in range(0, len(view), _MAX_PLAIN_BYTES):
-            record = self._encrypt.seal(view[at : at + _MAX_PLAIN_BYTES])
-            records += (len(record).to_bytes(2, "big"), record)
-        try:
-            await self._raw.write(b"".join(records))
-        except (IOException, RawConnError, trio.BrokenResourceError) as error:
-            raise StreamResetError(f"connection cut while writing: {error}") from error
+    def send(self, pieces: Sequence[bytes | memoryview]) -> bool:
+        """False when not all of it is written: flush before anything else is sent.
+
+        Raises StreamResetError, LocalProtocolError.
+        """
+        return self._pipe.write(self._writer.seal(pieces, self._scratch.outgoing))
+
+    async def flush(self) -> None:
+        """Raises StreamResetError."""
+        await self._pipe.flush()
 
     async def _fill(self) -> None:
-        """Decrypts the records of one read or more, until there is one with content, or the end."""
+        """Until there is a record with content, or the end."""
         while not self._plain:
-            try:
-                data = await self._raw.read(_RECEIVE_BYTES)
-            except (IOException, RawConnError, trio.BrokenResourceError) as error:
-                raise StreamResetError(f"connection cut while reading: {error}") from error
-            if not data:
-                if self._received:
-                    raise StreamResetError("connection cut inside a record")
+            records = await self._pipe.receive_into(self._reader)
+            if records is None:
+                self._reader.end()
                 return
-            self._received += data
-            self._open_records()
+            self._plain += records
 
-    def _open_records(self) -> None:
-        at, size = 0, len(self._received)
-        with memoryview(self._received) as view:
-            while size - at >= 2:
-                end = at + 2 + int.from_bytes(view[at : at + 2], "big")
-                if end > size:
-                    break
-                plain = self._decrypt.open(view[at + 2 : end])
-                if plain:
-                    self._plain.append(plain)
-                at = end
-        del self._received[:at]
+    # -- what negotiations read and write, before there are streams ---------------------------
+
+    @property
+    def unread_bytes(self) -> int:
+        return sum(map(len, self._plain))
+
+    async def send_all(self, data: bytes) -> None:
+        """Raises StreamResetError. A connection on which this is cancelled is of no more use."""
+        if not self.send((data,)):
+            await self.flush()
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        if not self._plain:
+            await self._fill()
+        if not self._plain:
+            return b""
+        first = self._plain.popleft()
+        if len(first) > max_bytes:
+            self._plain.appendleft(first[max_bytes:])
+        return first[:max_bytes]
 
     # -- what py-libp2p asks of a secured connection -----------------------------------------
 
     async def read(self, n: int | None = None) -> bytes:
-        if n == 0:
-            return b""
-        if not self._plain:
-            await self._fill()
-        if not self._plain:
+        data = await self.receive_some(65536 if n is None else n)
+        if not data and n != 0:
             raise ConnectionClosedError("connection closed")
-        first = self._plain.popleft()
-        if n is not None and len(first) > n:
-            self._plain.appendleft(first[n:])
-            first = first[:n]
-        return first
+        return data
 
     async def write(self, data: bytes) -> None:
-        await self.send(data)
+        await self.send_all(data)
 
     async def close(self) -> None:
         await self._raw.close()
@@ -140,42 +148,53 @@ class NoiseSession(BaseSession):
         return self._raw.get_connection_type()
 
 
-class _WholeReads:
-    """A raw connection for the handshake, which gives up after a hundred short reads."""
+class HandshakeBytes:
+    """A raw connection for the handshake, which itself gives up after a hundred short reads.
 
-    def __init__(self, raw: IRawConnection) -> None:
-        self.write, self.close = raw.write, raw.close
+    Where a negotiation is given, its proposal goes out with the first write, and its answer is
+    read before anything else.
+    """
+
+    def __init__(self, raw: IRawConnection, negotiation: Negotiation | None = None) -> None:
+        self.close = raw.close
         self.get_remote_address = raw.get_remote_address
-        self._read = raw.read
+        self._raw = raw
+        self._negotiation = negotiation
+        self._proposal = next(negotiation) if negotiation is not None else b""
+
+    async def write(self, data: bytes) -> None:
+        assert isinstance(self._proposal, bytes)
+        proposal, self._proposal = self._proposal, b""
+        await self._raw.write(proposal + data)
 
     async def read(self, n: int) -> bytes:
+        if self._negotiation is not None:
+            negotiation, self._negotiation = self._negotiation, None
+            await negotiate(RawBytes(self._raw), negotiation)
+        if n > _MAX_HANDSHAKE_BYTES:
+            raise RemoteProtocolError(f"handshake message of {n} bytes, allowed {_MAX_HANDSHAKE_BYTES}")
         data = b""
-        while len(data) < n and (more := await self._read(n - len(data))):
+        while len(data) < n and (more := await self._raw.read(n - len(data))):
             data += more
         return data
 
 
-def _whole_reads(raw: IRawConnection) -> IRawConnection:
-    return cast("IRawConnection", _WholeReads(raw))
+class RawBytes:
+    """A raw connection as negotiations see it."""
 
+    unread_bytes = 0
 
-class _Cipher:
-    """One direction of the connection after the handshake: ChaCha20-Poly1305 with a counter."""
+    def __init__(self, raw: IRawConnection) -> None:
+        self.send_all = raw.write
+        self._read = raw.read
 
-    def __init__(self, state: Any) -> None:
-        self._cipher = ChaCha20Poly1305(state.k)
-        self._count: int = state.n
-
-    def seal(self, plain: memoryview) -> bytes:
-        return self._cipher.encrypt(self._nonce(), plain, None)
-
-    def open(self, sealed: memoryview) -> bytes:
+    async def receive_some(self, max_bytes: int) -> bytes:
         try:
-            return self._cipher.decrypt(self._nonce(), sealed, None)
-        except InvalidTag:
-            raise RemoteProtocolError(f"noise record of {len(sealed)} bytes that does not open") from None
+            data: bytes = await self._read(max_bytes)
+        except ConnectionClosedError as error:
+            raise StreamResetError(f"connection cut: {error}") from error
+        return data
 
-    def _nonce(self) -> bytes:
-        nonce = b"\0\0\0\0" + self._count.to_bytes(8, "little")
-        self._count += 1
-        return nonce
+
+def _as_raw(handshake: HandshakeBytes) -> IRawConnection:
+    return cast("IRawConnection", handshake)

@@ -16,7 +16,7 @@ from p2p.errors import ConnectionFailedError, StreamResetError
 from p2p.host import HostLimits, open_host
 from p2p.identity import Identity
 from p2p.network import Network
-from p2p.yamux import YamuxLimits
+from p2p.yamux_stream import YamuxLimits
 
 pytestmark = pytest.mark.e2e
 

@@ -38,7 +38,7 @@ from p2p.identity import Identity
 from p2p.network import Network, Stream
 from p2p.protocols import Request, Response
 from p2p.router import serve_calls
-from p2p.yamux import YamuxLimits
+from p2p.yamux_stream import YamuxLimits
 
 LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
 

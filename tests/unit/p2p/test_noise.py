@@ -78,16 +78,16 @@ async def receive_exactly(session: Any, size: int) -> bytes:
 async def test_any_amount_comes_out_as_it_went_in(size: int, read_at_most: int | None) -> None:
     data = (bytes(range(251)) * (size // 251 + 1))[:size]
     async with secured(read_at_most=read_at_most) as (here, there, _), trio.open_nursery() as nursery:
-        nursery.start_soon(here.send, data)
+        nursery.start_soon(here.send_all, data)
         assert await receive_exactly(there, size) == data
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 17, 18])
 async def test_records_may_be_cut_anywhere(cut: int) -> None:
     async with secured(read_at_most=cut) as (here, there, _), trio.open_nursery() as nursery:
-        nursery.start_soon(here.send, b"one")
+        nursery.start_soon(here.send_all, b"one")
         assert await receive_exactly(there, 3) == b"one"
-        nursery.start_soon(here.send, b"another")
+        nursery.start_soon(here.send_all, b"another")
         assert await receive_exactly(there, 7) == b"another"
 
 
@@ -95,7 +95,7 @@ async def test_it_speaks_with_the_stock_record_layer() -> None:
     data = bytes(range(256)) * 1000
     async with secured(stock) as (here, there, _):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.send, data)
+            nursery.start_soon(here.send_all, data)
             assert await there.read(len(data)) == data
         async with trio.open_nursery() as nursery:
             nursery.start_soon(there.write, data)
@@ -111,7 +111,7 @@ async def test_a_changed_byte_is_refused(at: int) -> None:
 
     async with secured() as (here, there, raw):
         raw.tamper = flip
-        await here.send(b"something secret")
+        await here.send_all(b"something secret")
         with pytest.raises(RemoteProtocolError, match="does not open"):
             await there.receive()
 
@@ -119,7 +119,7 @@ async def test_a_changed_byte_is_refused(at: int) -> None:
 async def test_a_repeated_record_is_refused() -> None:
     async with secured() as (here, there, raw):
         raw.tamper = lambda data: data + data
-        await here.send(b"pay once")
+        await here.send_all(b"pay once")
         with pytest.raises(RemoteProtocolError, match="does not open"):
             await receive_exactly(there, 16)
 
@@ -130,7 +130,7 @@ async def test_an_end_between_records_is_an_end_and_inside_one_a_cut() -> None:
         assert not await there.receive()
     async with secured() as (here, there, raw):
         raw.tamper = lambda data: data[:-1]
-        await here.send(b"something")
+        await here.send_all(b"something")
         await here.close()
         with pytest.raises(StreamResetError, match="inside a record"):
             await there.receive()
