@@ -32,6 +32,8 @@ Wallet = Annotated[str, Meta(min_length=32, max_length=44)]
 TransactionSignature = Annotated[str, Meta(min_length=64, max_length=90)]
 Label = Annotated[str, Meta(max_length=128)]
 Text = Annotated[str, Meta(max_length=4096)]
+NO_WALLET = "1" * 32
+"""Where nobody pays: Solana's address of all zeros, of which no key is known."""
 Token = Annotated[str, Meta(max_length=2048)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Amount = Annotated[int, Meta(ge=0, le=2**63 - 1)]

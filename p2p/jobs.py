@@ -15,7 +15,7 @@ MAX_GRAPH_BYTES = 1 << 20
 
 
 class JobState(Enum):
-    """Where a job stands. The coordinator alone decides it."""
+    """Where a job stands. The coordinator alone decides it; of a direct job its Engine."""
 
     SUBMITTED = "submitted"
     MATCHED = "matched"
@@ -30,13 +30,17 @@ class JobState(Enum):
     FAILED = "failed"
     REFUNDED = "refunded"
     EXPIRED = "expired"
+    COMPLETED = "completed"
+    """Of a direct job only, which no coordinator knows: its model is here and nobody is paid."""
 
     @property
     def is_final(self) -> bool:
         return self in _FINAL
 
 
-_FINAL = frozenset({JobState.SETTLED, JobState.CANCELLED, JobState.REFUNDED, JobState.EXPIRED})
+_FINAL = frozenset(
+    {JobState.SETTLED, JobState.CANCELLED, JobState.REFUNDED, JobState.EXPIRED, JobState.COMPLETED}
+)
 
 
 class DeviceKind(Enum):

@@ -6,9 +6,12 @@ checkpoints and result; nobody learns whether any other file is here.
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
+import trio
 
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
@@ -18,22 +21,28 @@ from peer.store import Store
 
 log = structlog.get_logger(__name__)
 
+FetchInto = Callable[[FileStore], Awaitable[Path]]
 KEEP_FETCHED_S = 3600.0
 """A result stays at least this long after its Engine has proved that it has it."""
 KEEP_UNFETCHED_S = 7 * 24 * 3600.0
 
 
 class Artifacts:
-    """Use after ``load``: what a killed predecessor held is held again."""
+    """Use after ``load``: what a killed predecessor held is held again.
 
-    def __init__(self, files: FileStore, store: Store) -> None:
+    ``proofs`` is a store apart, for files that an Engine gives only to show that it has them.
+    """
+
+    def __init__(self, files: FileStore, proofs: FileStore, store: Store) -> None:
         self.files = files
+        self._proofs = proofs
+        self._receiving: weakref.WeakValueDictionary[str, trio.Lock] = weakref.WeakValueDictionary()
         self._store = store
         self._allowed: dict[str, set[PeerId]] = {}
         """Manifest hash to those who may fetch it."""
         self._checkpoints: dict[str, list[FileRef]] = {}
-        self._results: dict[str, set[str]] = {}
-        """Model to the jobs that made it."""
+        self._results: dict[str, set[tuple[str, PeerId]]] = {}
+        """Model to the jobs that made it, each with its Engine."""
 
     async def load(self) -> None:
         for result in await self._store.results():
@@ -41,14 +50,29 @@ class Artifacts:
                 log.warning("result is missing on disk", blake3=result.file.blake3)
                 await self._store.forget_result(result.file.blake3)
                 continue
-            self._results.setdefault(result.file.blake3, set()).add(result.job_id)
+            self._results.setdefault(result.file.blake3, set()).add((result.job_id, result.engine_id))
             self._hold(result.file, result.engine_id)
+
+    async def receive(self, file: FileRef, engine_id: PeerId, fetch_into: FetchInto) -> Path:
+        """The file, from an Engine that has it: naming what another Engine brought gives nobody a look at it.
+
+        ``fetch_into`` fetches it from that Engine into a store. Raises what it raises.
+        """
+        async with self._receiving.setdefault(file.blake3, trio.Lock()):
+            path = self.files.path(file.blake3)
+            if path is None:
+                path = await fetch_into(self.files)
+            elif not await self._store.has_brought(file.blake3, engine_id):
+                await fetch_into(self._proofs)
+                self._proofs.remove(file.blake3)
+            await self._store.note_brought(file.blake3, engine_id)
+            return path
 
     def may_fetch(self, caller: PeerId, manifest: str) -> bool:
         return caller in self._allowed.get(manifest, ())
 
-    def is_result_of(self, model: str, job_id: str) -> bool:
-        return job_id in self._results.get(model, ())
+    def is_result_of(self, model: str, job_id: str, engine_id: PeerId) -> bool:
+        return (job_id, engine_id) in self._results.get(model, ())
 
     def has_result(self, model: str) -> bool:
         return model in self._results
@@ -56,6 +80,7 @@ class Artifacts:
     async def add_checkpoint(self, job: Job, path: Path) -> FileRef:
         """Keeps a copy of the worker's file, for the job's Engine."""
         file = await self.files.add(path)
+        await self._store.note_brought(file.blake3, job.engine_id)  # it may go on from its own
         self._checkpoints.setdefault(job.lease.lease_id, []).append(file)
         self._hold(file, job.engine_id)
         return file
@@ -66,7 +91,7 @@ class Artifacts:
         self.files.pin(file.blake3, job.job_id)
         self._hold(file, job.engine_id)
         await self._store.save_result(job, file, now)
-        self._results.setdefault(file.blake3, set()).add(job.job_id)
+        self._results.setdefault(file.blake3, set()).add((job.job_id, job.engine_id))
         return file
 
     def drop_checkpoints(self, job: Job, keep: int = 0) -> None:
@@ -81,7 +106,7 @@ class Artifacts:
                 self._let_go(file)
 
     async def mark_fetched(self, job: Job, now: float) -> None:
-        await self._store.mark_fetched(job.job_id, now)
+        await self._store.mark_fetched(job.job_id, job.engine_id, now)
 
     async def drop_old_results(self, now: float) -> None:
         """Those fetched an hour ago, and those that nobody came for in a week."""

@@ -47,8 +47,12 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
     callback=_use_config_file,
     help="Where keys, jobs and files are; one program at a time.",
 )
-@click.option("--coordinator", required=True, envvar="CYXWIZ_COORDINATOR", help="Its address, with /p2p/ID.")
-@click.option("--price", required=True, help="CYXWIZ per device-hour, such as 0.5.")
+@click.option("--coordinator", envvar="CYXWIZ_COORDINATOR", help="Its address, with /p2p/ID.")
+@click.option("--price", help="CYXWIZ per device-hour, such as 0.5. Needed with --coordinator.")
+@click.option("--lan", is_flag=True, help="Be found on the own network, and work there unpaid for --allow.")
+@click.option(
+    "--allow", multiple=True, metavar="ENGINE", help="Let an Engine in (`cyxwiz id`) until the end."
+)
 @click.option("--gpus", default="all", show_default=True, help="all, none, or numbers such as 0,2.")
 @click.option("--payout", default="", help="Solana wallet that is paid. [default: the peer's own]")
 @click.option("--listen", multiple=True, help="Multiaddress to listen at. [default: /ip4/0.0.0.0/tcp/0]")
@@ -66,14 +70,16 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
 def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
     """Runs a peer until interrupted."""
     from p2p.logs import configure_logging
-    from peer.config import DEFAULT_LISTEN, Config, check_config, parse_price
+    from peer.config import DEFAULT_LISTEN, Config, check_config
     from peer.daemon import run
 
     configure_logging(log_level, log_json)
     config = Config(
         data_dir=data_dir,
-        coordinator=flags["coordinator"],
-        price_per_hour=parse_price(str(flags["price"])),
+        coordinator=flags["coordinator"] or None,
+        price_per_hour=_price(flags["price"], needed=bool(flags["coordinator"])),
+        lan=flags["lan"],
+        allow=tuple(flags["allow"]),
         gpus=flags["gpus"],
         payout=flags["payout"],
         listen=tuple(flags["listen"]) or DEFAULT_LISTEN,
@@ -84,6 +90,73 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         escrow=flags["escrow"],
     )
     run(check_config(config))
+
+
+def _price(text: str | None, *, needed: bool) -> int:
+    from peer.config import parse_price
+
+    if text is None and needed:
+        raise click.UsageError("--price is needed with --coordinator")
+    return 0 if text is None else parse_price(str(text))
+
+
+@cli.command()
+@click.argument("engine")
+@_data_dir
+def allow(engine: str, data_dir: Path) -> None:
+    """Lets ENGINE (what `cyxwiz id` prints) train here, unpaid, from now on."""
+    _show_allowed(_change_allowed(data_dir, "allow", engine))
+
+
+@cli.command()
+@click.argument("engine")
+@_data_dir
+def deny(engine: str, data_dir: Path) -> None:
+    """Lets ENGINE in no more, and ends what it has under way here."""
+    _show_allowed(_change_allowed(data_dir, "deny", engine))
+
+
+@cli.command()
+@_data_dir
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def allowed(data_dir: Path, as_json: bool) -> None:
+    """Lists the Engines that may train here unpaid."""
+    answer = _change_allowed(data_dir, "allowed", "")
+    if as_json:
+        click.echo(_as_json(answer))
+    else:
+        _show_allowed(answer)
+
+
+def _change_allowed(data_dir: Path, method: str, engine: str) -> dict[str, Any]:
+    """By the peer that runs; in the file where none does."""
+    from p2p.control import call_control_blocking
+    from p2p.datadir import DataDir
+    from p2p.errors import ControlUnavailableError
+    from p2p.identifiers import PeerId
+    from peer.access import Access, read_allowed
+    from peer.config import ALLOWED_NAME, CONTROL_NAME
+
+    directory = data_dir.expanduser()
+    try:
+        answer: dict[str, Any] = call_control_blocking(directory / CONTROL_NAME, method, {"engine": engine})
+        return answer
+    except (ControlUnavailableError, FileNotFoundError):
+        pass
+    with DataDir.open(directory, "cyxpeer") as opened:
+        path = opened.path / ALLOWED_NAME
+        access = Access(PeerId(""), None, lambda: 0.0, read_allowed(path), path)
+        {"allow": access.allow, "deny": access.deny}.get(method, lambda _: None)(engine)
+        return {"allowed": list(access.allowed.ids()), "lan": True}
+
+
+def _show_allowed(answer: dict[str, Any]) -> None:
+    for engine_id in answer["allowed"]:
+        click.echo(engine_id)
+    if not answer["allowed"]:
+        click.echo("no Engine is let in", err=True)
+    if not answer["lan"]:
+        click.echo("the peer that runs was started without --lan: nobody can use the list", err=True)
 
 
 @cli.command()
@@ -109,19 +182,38 @@ def _as_text(answer: dict[str, Any]) -> str:
 
     lines = [
         f"peer         {answer['peer_id']}",
-        f"coordinator  {'connected' if answer['registered'] else 'not connected'}",
-        f"wallet       {answer['node_wallet']}, paid to {answer['payout_wallet']}",
-        f"price        {answer['price_per_hour'] / UNITS_PER_TOKEN:g} CYXWIZ per device-hour",
+        *_as_terms(answer),
         *(f"listens at   {address}" for address in answer["addresses"]),
         *(f"device {number}     {device['name']}" for number, device in enumerate(answer["devices"])),
         *(f"model        {model}" for model in answer["models"]),
         *(
             f"job {job['job_id'][:12]}  {job['phase']}, {job['done']} of {job['segments']} segments, "
-            f"{job['earned'] / UNITS_PER_TOKEN:g} CYXWIZ vouchered"
+            + (
+                "unpaid"
+                if job["kind"] == "direct"
+                else f"{job['earned'] / UNITS_PER_TOKEN:g} CYXWIZ vouchered"
+            )
             for job in answer["jobs"]
         ),
     ]
     return "\n".join(lines)
+
+
+def _as_terms(answer: dict[str, Any]) -> list[str]:
+    from p2p.identifiers import UNITS_PER_TOKEN
+
+    lines = []
+    if answer["coordinator"] is not None:
+        lines = [
+            f"coordinator  {'connected' if answer['registered'] else 'not connected'}",
+            f"wallet       {answer['node_wallet']}, paid to {answer['payout_wallet']}",
+            f"price        {answer['price_per_hour'] / UNITS_PER_TOKEN:g} CYXWIZ per device-hour",
+        ]
+    if answer["lan"]:
+        lines += [f"lets in      {engine_id}, unpaid" for engine_id in answer["allowed"]] or [
+            "lets in      nobody"
+        ]
+    return lines
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ DEFAULT_DATA_DIR = "~/.cyxwiz/peer"
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0",)
 CONFIG_NAME = "config.toml"
 CONTROL_NAME = "control.sock"
+ALLOWED_NAME = "allowed.json"
 MAX_PREWARMED = 16
 
 
@@ -23,7 +24,8 @@ class Config:
     """``price_per_hour`` in units per device-hour; an empty ``payout`` means the peer's own wallet."""
 
     data_dir: Path
-    coordinator: str
+    coordinator: str | None
+    """None: this peer works for nobody but Engines on its own network that it lets in."""
     price_per_hour: int
     gpus: str = "all"
     payout: str = ""
@@ -38,18 +40,22 @@ class Config:
     escrow: str = ""
     """PROGRAM or PROGRAM/MINT that is trusted on a real network."""
 
+    lan: bool = False
+    """Announces itself on its network and works, unpaid, for the Engines that are let in."""
+    allow: tuple[str, ...] = ()
+    """Engines that are let in until the program ends, beside those that the list keeps."""
+
     @property
-    def coordinator_id(self) -> PeerId:
-        return PeerId(self.coordinator.rpartition("/p2p/")[2])
+    def coordinator_id(self) -> PeerId | None:
+        return None if self.coordinator is None else PeerId(self.coordinator.rpartition("/p2p/")[2])
 
 
 def check_config(config: Config) -> Config:
     """Raises ConfigError."""
-    address, separator, peer_id = config.coordinator.rpartition("/p2p/")
-    if not (separator and address.startswith("/") and peer_id):
-        raise ConfigError(
-            f"coordinator {config.coordinator!r}, expected an address such as /ip4/127.0.0.1/tcp/4001/p2p/ID"
-        )
+    if config.coordinator is not None:
+        _check_coordinator(config.coordinator)
+    elif not config.lan:
+        raise ConfigError("neither --coordinator nor --lan: nobody could have work for this peer")
     if config.price_per_hour < 0:
         raise ConfigError(f"price of {config.price_per_hour} units per hour, must not be negative")
     if not 0 <= config.prewarmed <= MAX_PREWARMED:
@@ -57,6 +63,14 @@ def check_config(config: Config) -> Config:
     if config.payout and not 32 <= len(config.payout) <= 44:
         raise ConfigError(f"payout wallet {config.payout!r}, expected a Solana address in base58")
     return config
+
+
+def _check_coordinator(coordinator: str) -> None:
+    address, separator, peer_id = coordinator.rpartition("/p2p/")
+    if not (separator and address.startswith("/") and peer_id):
+        raise ConfigError(
+            f"coordinator {coordinator!r}, expected an address such as /ip4/127.0.0.1/tcp/4001/p2p/ID"
+        )
 
 
 def parse_price(text: str) -> int:

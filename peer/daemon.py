@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
@@ -23,29 +22,33 @@ from p2p.chain.trust import check_chain, parse_trusted
 from p2p.chain.wallet import Wallet
 from p2p.control import serve_control
 from p2p.datadir import DataDir
-from p2p.errors import RemoteFailureError
 from p2p.files import FileStore, serve_transfers
 from p2p.host import open_host
+from p2p.identifiers import NO_WALLET, PeerId
 from p2p.identity import Identity, load_or_create_identity
+from p2p.lan import announce
 from p2p.network import Network
 from p2p.protocols.coordinator import ChainInfo
 from p2p.protocols.job import PROTOCOL_ID as JOB_PROTOCOL
+from peer.access import Access, read_allowed
 from peer.artifacts import Artifacts
-from peer.config import CONTROL_NAME, Config
+from peer.config import ALLOWED_NAME, CONTROL_NAME, Config
+from peer.control import PeerControl
 from peer.deployments import Deployments, DeviceWorkers
 from peer.devices import Machine, OfferedDevice, select_devices
+from peer.direct import DirectLeases
 from peer.errors import ConfigError
 from peer.inference import InferenceService
 from peer.link import CoordinatorLink
 from peer.measure import measured_speed
-from peer.money import Treasury
+from peer.money import Money, Treasury
 from peer.nvml import look_at_machine
 from peer.plan import Patience
 from peer.registration import Offer, Registration
 from peer.services import Services, Terms
 from peer.store import Store, open_store
 from peer.streams import JobStreams
-from peer.table import JobTable, describe_job
+from peer.table import JobTable
 
 log = structlog.get_logger(__name__)
 
@@ -53,17 +56,20 @@ HOUSEKEEPING_S = 60.0
 READY_WAIT_S = 5.0
 """How long the ready file waits for the first registration; a peer is ready without coordinator too."""
 WORKER_MEMORY_SHARE = 0.75
+NO_PEER = PeerId("")
 
 
 def run(config: Config) -> None:
     """Until interrupted. Raises PeerError, P2PError, BackendError."""
     with DataDir.open(config.data_dir, "cyxpeer") as data_dir:
         identity = load_or_create_identity(data_dir.path / "identity.key")
-        wallet = _load_or_create_wallet(data_dir.path / "wallet.json")
+        wallet = _wallet(data_dir.path / "wallet.json", needed=config.coordinator is not None)
         trio.run(_serve_until_signal, config, data_dir, identity, wallet)
 
 
-async def _serve_until_signal(config: Config, data_dir: DataDir, identity: Identity, wallet: Wallet) -> None:
+async def _serve_until_signal(
+    config: Config, data_dir: DataDir, identity: Identity, wallet: Wallet | None
+) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve, config, data_dir, identity, wallet)
@@ -72,7 +78,7 @@ async def _serve_until_signal(config: Config, data_dir: DataDir, identity: Ident
             nursery.cancel_scope.cancel()
 
 
-async def serve(config: Config, data_dir: DataDir, identity: Identity, wallet: Wallet) -> None:
+async def serve(config: Config, data_dir: DataDir, identity: Identity, wallet: Wallet | None) -> None:
     """The peer on a real host."""
     async with open_host(identity, config.listen) as network:
         await serve_on(network, config, data_dir, wallet)
@@ -82,7 +88,7 @@ async def serve_on(
     network: Network,
     config: Config,
     data_dir: DataDir,
-    wallet: Wallet,
+    wallet: Wallet | None,
     now: Callable[[], float] = time.time,
 ) -> None:
     """The peer on any network."""
@@ -115,7 +121,7 @@ class Daemon:
         network: Network,
         config: Config,
         data_dir: DataDir,
-        wallet: Wallet,
+        wallet: Wallet | None,
         store: Store,
         pools: tuple[WorkerPool, ...],
         nursery: trio.Nursery,
@@ -133,9 +139,27 @@ class Daemon:
         self._version = importlib.metadata.version("cyxwiz")
         address = config.coordinator
         self._chain_fact = f"chain/{config.coordinator_id}"
-        self._link = CoordinatorLink(network, config.coordinator_id, (address,), f"cyxpeer {self._version}")
-        self._treasury = Treasury(data_dir.path, wallet, config.coordinator_id)
-        self._artifacts = Artifacts(FileStore(data_dir.path / "store", config.storage_bytes), store)
+        self._link = CoordinatorLink(
+            network,
+            config.coordinator_id or NO_PEER,
+            () if address is None else (address,),
+            f"cyxpeer {self._version}",
+        )
+        self._treasury: Treasury | None = None
+        if wallet is not None and config.coordinator_id is not None:
+            self._treasury = Treasury(data_dir.path, wallet, config.coordinator_id)
+        self._access = Access(
+            network.peer_id,
+            config.coordinator_id,
+            now,
+            read_allowed(data_dir.path / ALLOWED_NAME, config.allow),
+            data_dir.path / ALLOWED_NAME,
+        )
+        self._artifacts = Artifacts(
+            FileStore(data_dir.path / "store", config.storage_bytes),
+            FileStore(data_dir.path / "proofs", config.storage_bytes),
+            store,
+        )
 
     async def run(self, devices: tuple[OfferedDevice, ...], machine: Machine) -> None:
         """Never returns on its own."""
@@ -147,32 +171,41 @@ class Daemon:
             for device, pool in zip(devices, self._pools, strict=True)
         ]
         terms = self._terms(tuple(speeds))
-        services, table = await self._open_jobs(terms)
+        services, table, inference = await self._open_jobs(terms)
         offer = Offer(devices, machine.ram_bytes, self._version)
         registration = Registration(services, table, offer, self._use_chain)
-        self._nursery.start_soon(self._treasury.run)
-        self._nursery.start_soon(self._link.run, registration.run)
+        if self._treasury is not None:
+            self._nursery.start_soon(self._treasury.run)
+        if self._config.coordinator is not None:
+            self._nursery.start_soon(self._link.run, registration.run)
+        if self._config.lan:
+            DirectLeases(services, table, devices, registration.record).serve()
         await self._nursery.start(
-            serve_control, self._data_dir.path / CONTROL_NAME, self._control(services, table, offer)
+            serve_control,
+            self._data_dir.path / CONTROL_NAME,
+            PeerControl(self._config, services, table, inference, offer, self._pools),
         )
         self._nursery.start_soon(self._keep_house)
         for pool in self._pools:
             if self._config.prewarmed:
                 await pool.wait_warm()
+        if self._config.lan:
+            await self._nursery.start(announce, self._network)
         await self._announce_ready(terms)
 
     def _terms(self, speeds: tuple[int, ...]) -> Terms:
+        wallet = NO_WALLET if self._wallet is None else self._wallet.address
         return Terms(
             price_per_hour=self._config.price_per_hour,
-            node_wallet=self._wallet.address,
-            payout_wallet=self._config.payout or self._wallet.address,
+            node_wallet=wallet,
+            payout_wallet=self._config.payout or wallet,
             flops_per_s=speeds,
             max_data_bytes=self._config.storage_bytes // 2,
             patience=Patience(engine_s=self._config.engine_patience_s),
             settle_grace_s=self._config.settle_grace_s,
         )
 
-    async def _open_jobs(self, terms: Terms) -> tuple[Services, JobTable]:
+    async def _open_jobs(self, terms: Terms) -> tuple[Services, JobTable, InferenceService]:
         await self._artifacts.load()
         deployments = Deployments(
             self._workers, lambda: self._idlest(table), self._artifacts.files.path, self._nursery
@@ -180,7 +213,7 @@ class Daemon:
         services = Services(
             self._network,
             self._link,
-            self._treasury.money,
+            self._money,
             self._store,
             self._artifacts,
             self._workers,
@@ -188,16 +221,24 @@ class Daemon:
             self._nursery,
             self._now,
             terms,
+            self._access,
         )
         table = JobTable(services, self._nursery)
         await self._remembered_chain()
         await table.recover()
         self._network.set_handler(JOB_PROTOCOL, JobStreams(services, table).handle)
         serve_transfers(self._network, self._artifacts.files, self._artifacts.may_fetch)
-        InferenceService(
-            self._network, self._link.coordinator_id, self._artifacts, deployments, self._now
-        ).serve()
-        return services, table
+        inference = InferenceService(
+            self._network, self._access, self._store, self._artifacts, deployments, self._now
+        )
+        inference.serve()
+        return services, table, inference
+
+    async def _money(self) -> Money:
+        """What an earlier run with a coordinator left unpaid waits for the next such run."""
+        if self._treasury is None:
+            await trio.sleep_forever()
+        return await self._treasury.money()
 
     def _idlest(self, table: JobTable) -> int:
         return table.devices.least_utilized([0.0] * table.devices.count)
@@ -205,7 +246,7 @@ class Daemon:
     async def _remembered_chain(self) -> None:
         """Payments left unfinished go on even while the coordinator is away."""
         known = await self._known_chain()
-        if known is not None:
+        if known is not None and self._treasury is not None:
             self._treasury.use(known)
 
     async def _known_chain(self) -> ChainInfo | None:
@@ -215,9 +256,10 @@ class Daemon:
     async def _use_chain(self, info: ChainInfo) -> None:
         """Raises ChainNotTrustedError; then the coordinator is not worked for."""
         trusted = parse_trusted(self._config.escrow) if self._config.escrow else None
-        check_chain(info, self._config.coordinator_id, await self._known_chain(), trusted)
+        check_chain(info, self._link.coordinator_id, await self._known_chain(), trusted)
         await self._store.remember(self._chain_fact, msgspec.msgpack.encode(info))
-        self._treasury.use(info)
+        if self._treasury is not None:
+            self._treasury.use(info)
 
     async def _keep_house(self) -> None:
         while True:
@@ -226,8 +268,9 @@ class Daemon:
             await trio.sleep(HOUSEKEEPING_S)
 
     async def _announce_ready(self, terms: Terms) -> None:
-        with trio.move_on_after(READY_WAIT_S):
-            await self._link.attempted.wait()
+        if self._config.coordinator is not None:
+            with trio.move_on_after(READY_WAIT_S):
+                await self._link.attempted.wait()
         self._data_dir.write_ready(
             {
                 "peer_id": self._network.peer_id,
@@ -238,41 +281,6 @@ class Daemon:
             }
         )
         log.info("peer ready", peer_id=self._network.peer_id, addresses=list(self._network.addresses()))
-
-    def _control(
-        self, services: Services, table: JobTable, offer: Offer
-    ) -> Callable[[str, dict[str, Any]], Any]:
-        async def answer(method: str, _: dict[str, Any]) -> dict[str, Any]:
-            if method != "status":
-                raise RemoteFailureError("invalid", f"method {method!r}, allowed is status")
-            return {
-                "peer_id": self._network.peer_id,
-                "addresses": list(self._network.addresses()),
-                "registered": self._link.is_up,
-                "coordinator": self._config.coordinator,
-                "node_wallet": services.terms.node_wallet,
-                "payout_wallet": services.terms.payout_wallet,
-                "price_per_hour": services.terms.price_per_hour,
-                "devices": [
-                    {
-                        "name": device.name,
-                        "kind": device.kind.value,
-                        "memory_bytes": device.memory_bytes,
-                        "flops_per_s": speed,
-                        "job": table.devices.holders.get(number),
-                    }
-                    for number, (device, speed) in enumerate(
-                        zip(offer.devices, services.terms.flops_per_s, strict=True)
-                    )
-                ],
-                "idle_workers": sum(pool.idle for pool in self._pools),
-                "models": list(services.deployments.models),
-                "bytes_sent": self._artifacts.files.bytes_sent,
-                "bytes_received": self._artifacts.files.bytes_received,
-                "jobs": [describe_job(job) for job in table.jobs()],
-            }
-
-        return answer
 
 
 def worker_memory(machine: Machine, devices: int) -> int:
@@ -298,7 +306,10 @@ async def _open_pool(
     return await stack.enter_async_context(open_pool(pool_config))
 
 
-def _load_or_create_wallet(path: Path) -> Wallet:
+def _wallet(path: Path, *, needed: bool) -> Wallet | None:
+    """A new one is made only where somebody could pay into it."""
     if path.is_dir():
         raise ConfigError(f"{path} is a directory, expected a wallet file")
-    return Wallet.load(path) if path.exists() else Wallet.create(path)
+    if path.exists():
+        return Wallet.load(path)
+    return Wallet.create(path) if needed else None

@@ -95,6 +95,13 @@ class VoucherReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentsConfirmed:
+    """The Engine of a direct job holds what these segments made."""
+
+    segments_done: int
+
+
+@dataclass(frozen=True, slots=True)
 class PauseRequested:
     at: float
 
@@ -161,6 +168,7 @@ Event = (
     | ResultStored
     | ResultReported
     | VoucherReceived
+    | SegmentsConfirmed
     | PauseRequested
     | ResumeRequested
     | WorkerPaused

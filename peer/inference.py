@@ -14,8 +14,8 @@ import trio
 
 from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
 from backend.reports import ModelLoaded, TensorSpec
-from p2p.auth import SCOPE_INFER, verify_token
-from p2p.errors import RemoteFailureError, TokenRefusedError
+from p2p.auth import SCOPE_INFER
+from p2p.errors import RemoteFailureError
 from p2p.identifiers import PeerId
 from p2p.network import Network
 from p2p.protocols import Done
@@ -25,6 +25,7 @@ from p2p.protocols.inference import (
     REQUESTS,
     RESPONSES,
     Authorize,
+    AuthorizeJob,
     DescribeModel,
     Dtype,
     InferenceAnswer,
@@ -35,10 +36,13 @@ from p2p.protocols.inference import (
     TensorInfo,
 )
 from p2p.router import serve_calls
+from peer.access import Access
 from peer.artifacts import Artifacts
 from peer.deployments import Deployments
+from peer.store import Store
 
 MAX_CALLERS = 1024
+OWNER_LIFETIME_S = 900.0
 MAX_JOBS_OF_CALLER = 64
 ITEM_BYTES = {
     "float32": 4,
@@ -58,13 +62,15 @@ class InferenceService:
     def __init__(
         self,
         network: Network,
-        coordinator_id: PeerId,
+        access: Access,
+        store: Store,
         artifacts: Artifacts,
         deployments: Deployments,
         now: Callable[[], float],
     ) -> None:
         self._network = network
-        self._coordinator_id = coordinator_id
+        self._access = access
+        self._store = store
         self._artifacts = artifacts
         self._deployments = deployments
         self._now = now
@@ -80,7 +86,10 @@ class InferenceService:
         try:
             match call:
                 case Authorize(token):
-                    return self._authorize(caller, token)
+                    claims = self._access.check_token(caller, token, SCOPE_INFER)
+                    return self._let_in(caller, claims.job, float(claims.exp))
+                case AuthorizeJob(job_id):
+                    return await self._authorize_owner(caller, job_id)
                 case DescribeModel(model):
                     self._check_allowed(caller, model)
                     return await self._describe(model)
@@ -94,20 +103,20 @@ class InferenceService:
         except (WorkerError, trio.TooSlowError) as error:
             raise RemoteFailureError("busy", f"no worker: {error}") from error
 
-    def _authorize(self, caller: PeerId, token: str) -> Done:
-        try:
-            claims = verify_token(
-                token,
-                coordinator_id=self._coordinator_id,
-                subject=caller,
-                audience=self._network.peer_id,
-                scope=SCOPE_INFER,
-                now=self._now(),
-            )
-        except TokenRefusedError as error:
-            raise RemoteFailureError("unauthorized", str(error)) from error
+    async def _authorize_owner(self, caller: PeerId, job_id: str) -> Done:
+        """Only for direct jobs: of a paid one the coordinator's token alone opens the model."""
+        self._access.check_allowed(caller)
+        if not await self._store.is_direct(job_id, caller):
+            raise RemoteFailureError("unauthorized", f"job {job_id} is no direct job of this Engine")
+        return self._let_in(caller, job_id, self._now() + OWNER_LIFETIME_S)
+
+    def turn_out(self, caller: PeerId) -> None:
+        """It has to authorize itself again."""
+        self._callers.pop(caller, None)
+
+    def _let_in(self, caller: PeerId, job_id: str, until: float) -> Done:
         jobs = self._callers.setdefault(caller, {})
-        jobs[claims.job] = float(claims.exp)
+        jobs[job_id] = until
         self._callers.move_to_end(caller)
         while len(jobs) > MAX_JOBS_OF_CALLER:
             del jobs[min(jobs, key=lambda job_id: jobs[job_id])]
@@ -122,7 +131,7 @@ class InferenceService:
             raise RemoteFailureError(
                 "unauthorized", "no valid token on this connection: send Authorize first"
             )
-        if any(self._artifacts.is_result_of(model, job_id) for job_id in jobs):
+        if any(self._artifacts.is_result_of(model, job_id, caller) for job_id in jobs):
             return
         if not self._artifacts.has_result(model):
             raise RemoteFailureError("not_found", f"no model {model} here")

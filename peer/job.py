@@ -42,6 +42,7 @@ from peer.events import (
     ResultStored,
     ResumeRequested,
     SegmentAllowed,
+    SegmentsConfirmed,
     SegmentStored,
     StartReported,
     StartRequested,
@@ -75,6 +76,15 @@ class Phase(Enum):
     FAILED = "failed"
 
 
+class LeaseKind(Enum):
+    """What a job rests on. It is fixed when the lease begins, and nothing that is said later changes it."""
+
+    PAID = "paid"
+    """Given by the coordinator: a token opens it, an escrow and vouchers pay for it."""
+    DIRECT = "direct"
+    """Given by this peer to an Engine that its owner lets in: nobody pays, nobody else is told."""
+
+
 class EndingKind(Enum):
     COMPLETED = "completed"
     STOPPED = "stopped"
@@ -95,6 +105,7 @@ class Job(msgspec.Struct, frozen=True):
     """All facts. Everything here survives a restart; a worker and a stream do not: see ``recovered``."""
 
     offer: OfferJob
+    kind: LeaseKind = LeaseKind.PAID
     waiting_since: float | None = None
     """Since when the peer can do nothing without its Engine."""
     accepted: bool = False
@@ -143,9 +154,25 @@ class Job(msgspec.Struct, frozen=True):
         return self.offer.job.segments
 
     @property
+    def is_direct(self) -> bool:
+        return self.kind is LeaseKind.DIRECT
+
+    @property
+    def may_work(self) -> bool:
+        """A paid job once its escrow was seen, a direct one always."""
+        return self.is_direct or self.escrow_checked
+
+    @property
+    def occupies_device(self) -> bool:
+        """A direct job's result is kept for its Engine without one: nobody is paid for holding it."""
+        return self.ending is None and not (self.is_direct and self.result is not None)
+
+    @property
     def covered(self) -> int:
-        """Segments below this are finished and vouchered for."""
+        """Segments below this are finished and vouchered for; of a direct job, finished."""
         first = self.offer.first_segment
+        if self.is_direct:
+            return self.done
         if self.voucher is None:
             return first
         remaining = self.segments - first
@@ -162,14 +189,16 @@ class Job(msgspec.Struct, frozen=True):
     @property
     def is_retired(self) -> bool:
         """Nothing is left to do."""
+        if self.is_direct:
+            return self.ending is not None
         if self.ending is None or not (self.collected and self.returned):
             return False
         return self.ending.kind is not EndingKind.FAILED or self.failure_reported
 
     @property
     def holds_lease(self) -> bool:
-        """True while heartbeats must renew the lease."""
-        if not self.accepted:
+        """True while heartbeats to the coordinator must renew the lease."""
+        if not self.accepted or self.is_direct:
             return False
         return self.ending is None or (self.ending.kind is EndingKind.COMPLETED and not self.collected)
 
@@ -188,7 +217,7 @@ class Job(msgspec.Struct, frozen=True):
     def _working_phase(self) -> Phase:
         if not self.prepared:
             return Phase.OPENED if self.has_files else Phase.PREFETCHING
-        if not self.escrow_checked:
+        if not self.may_work:
             return Phase.PREPARED if self.start is None else Phase.CHECKING_ESCROW
         return Phase.RUNNING if self.covered >= self.done else Phase.WAITING_FOR_VOUCHER
 
@@ -201,9 +230,9 @@ Step = tuple[Job, tuple[Numbered, ...]]
 _replace = msgspec.structs.replace
 
 
-def new_job(offer: OfferJob) -> Job:
+def new_job(offer: OfferJob, kind: LeaseKind = LeaseKind.PAID) -> Job:
     """A job of which nothing is known but the offer."""
-    return Job(offer, done=offer.first_segment, allowed=offer.first_segment)
+    return Job(offer, kind, done=offer.first_segment, allowed=offer.first_segment)
 
 
 def transition(job: Job, event: Event) -> Step:
@@ -218,8 +247,12 @@ def transition(job: Job, event: Event) -> Step:
             return _before_work(job, event)
         case StartRequested() | EscrowChecked() | SegmentAllowed() | SegmentStored() | ResultStored():
             return _at_work(job, event)
-        case VoucherReceived(voucher, at):
+        case VoucherReceived(voucher, at) if not job.is_direct:
             return _vouchered(job, voucher, at)
+        case SegmentsConfirmed(done) if job.is_direct and done <= job.done:
+            return _confirmed(job, done)
+        case VoucherReceived() | SegmentsConfirmed():
+            raise _illegal(job, event)
         case PauseRequested() | ResumeRequested() | WorkerPaused() | WorkerResumed():
             return _paused(job, event)
         case Progressed(metrics):
@@ -276,9 +309,16 @@ def _before_work(job: Job, event: Event) -> Step:
             return _files_changed(_replace(job, checkpoint_held=True))
         case Phase.OPENED | Phase.PAUSED, WorkerPrepared(total_steps, device):
             text = f"ready: {total_steps} steps on {device}"
-            return _replace(job, prepared=True), (JobStage(0, "prepared", text),)
+            return _prepared(job, text)
         case _:
             raise _illegal(job, event)
+
+
+def _prepared(job: Job, text: str) -> Step:
+    """A direct job waits for nobody any more."""
+    if job.is_direct and not job.pause_wanted:
+        return _replace(job, prepared=True, waiting_since=None), (JobStage(0, "training", text),)
+    return _replace(job, prepared=True), (JobStage(0, "prepared", text),)
 
 
 def _files_changed(job: Job) -> Step:
@@ -287,24 +327,39 @@ def _files_changed(job: Job) -> Step:
 
 def _at_work(job: Job, event: Event) -> Step:
     match event:
-        case StartRequested(start) if job.graph is not None and job.start in (None, start):
+        case StartRequested(start) if (
+            job.graph is not None and job.start in (None, start) and not job.is_direct
+        ):
             if job.start == start:
                 return job, ()
             return _replace(job, start=start), (JobStage(0, "checking escrow", f"escrow {start.escrow}"),)
         case EscrowChecked() if job.start is not None and not job.escrow_checked:
             text = "the escrow holds what was promised"
             return _replace(job, escrow_checked=True, waiting_since=None), (JobStage(0, "training", text),)
-        case SegmentAllowed(segment) if job.escrow_checked and segment == job.done == job.covered:
+        case SegmentAllowed(segment) if job.may_work and segment == job.done == job.covered:
             return _replace(job, allowed=segment + 1), ()
         case SegmentStored(segment, checkpoint, metrics, at) if segment == job.done < job.allowed:
-            done = _replace(job, done=segment + 1, metrics=metrics, waiting_since=at)
-            stage = JobStage(0, "waiting for voucher", f"segment {segment + 1} of {job.segments} is finished")
-            return done, (SegmentFinished(0, segment, checkpoint, metrics), stage)
+            return _segment_done(job, SegmentFinished(0, segment, checkpoint, metrics), at)
         case ResultStored(result, metrics, at) if job.done == job.segments - 1 < job.allowed:
             held = _replace(job, done=job.segments, result=result, metrics=metrics, waiting_since=at)
             return held, (ResultReady(0, result, metrics),)
         case _:
             raise _illegal(job, event)
+
+
+def _segment_done(job: Job, finished: SegmentFinished, at: float) -> Step:
+    """A paid job waits for its voucher, a direct one works on."""
+    done = _replace(job, done=finished.segment + 1, metrics=finished.metrics)
+    text = f"segment {done.done} of {job.segments} is finished"
+    if job.is_direct:
+        return done, (finished, JobStage(0, "training", text))
+    return _replace(done, waiting_since=at), (finished, JobStage(0, "waiting for voucher", text))
+
+
+def _confirmed(job: Job, segments_done: int) -> Step:
+    if segments_done == job.segments and job.result is not None:
+        return _ended(job, Ending(EndingKind.COMPLETED, "the Engine holds the model"))
+    return job, ()
 
 
 def _vouchered(job: Job, voucher: Voucher, at: float) -> Step:
@@ -325,7 +380,8 @@ def _paused(job: Job, event: Event) -> Step:
         case PauseRequested(at) if job.graph is not None and job.result is None:
             return _replace(job, pause_wanted=True, waiting_since=at), (JobStage(0, "paused", "by the user"),)
         case ResumeRequested(at) if job.pause_wanted:
-            waiting_since = at if job.covered < job.done or not job.escrow_checked else None
+            waits = job.covered < job.done or not job.may_work or (job.is_direct and not job.prepared)
+            waiting_since = at if waits else None
             resumed = _replace(job, pause_wanted=False, waiting_since=waiting_since)
             return resumed, (JobStage(0, "training", "resumed by the user"),)
         case WorkerPaused():
@@ -338,7 +394,7 @@ def _paused(job: Job, event: Event) -> Step:
 
 def _after_the_end(job: Job, event: Event) -> Step:
     match event:
-        case VoucherReceived(voucher):
+        case VoucherReceived(voucher) if not job.is_direct:
             if not voucher.supersedes(job.voucher):
                 return job, ()
             return _replace(job, voucher=voucher, collected=False), ()
@@ -369,7 +425,8 @@ def _last_word(ending: Ending) -> Numbered:
 
 
 def _paid_text(reason: str, job: Job) -> str:
-    text = f"{reason}; {job.covered - job.offer.first_segment} segments are paid"
+    paid = "" if job.is_direct else f"; {job.covered - job.offer.first_segment} segments are paid"
+    text = f"{reason}{paid}"
     return text[:_TEXT_LIMIT]
 
 

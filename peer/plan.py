@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from peer.job import (
     EndingKind,
     Job,
+    LeaseKind,
     Phase,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long, in seconds, the peer waits for an Engine that says nothing, and for one that paused."""
+    """How long, in seconds, the peer waits for its Engine."""
 
     engine_s: float = 900.0
+    """For one that says nothing."""
     pause_s: float = 3600.0
+    """For one that paused."""
+    fetch_s: float = 7 * 24 * 3600.0
+    """For that of a direct job to come for its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,7 @@ Rule = Callable[[Job, Moment], Task | None]
 
 def plan(job: Job, doing: Container[type[Task]], moment: Moment) -> Task | None:
     """The first task that a rule wants and that is not under way."""
-    wanted = (rule(job, moment) for rule in RULES)
+    wanted = (rule(job, moment) for rule in RULES[job.kind])
     return next((task for task in wanted if task is not None and type(task) not in doing), None)
 
 
@@ -194,28 +199,37 @@ def _return_rest(job: Job, _: Moment) -> Task | None:
     return ReturnRest() if job.ending is not None and job.collected and not job.returned else None
 
 
-RULES: tuple[Rule, ...] = (
+COMMON_RULES: tuple[Rule, ...] = (
     _fetch_data,
     _fetch_checkpoint,
     _prepare_worker,
-    _check_escrow,
     _allow_segment,
-    _report_start,
     _pause_worker,
     _resume_worker,
-    _report_result,
     _give_up,
+)
+PAID_RULES: tuple[Rule, ...] = (
+    _check_escrow,
+    _report_start,
+    _report_result,
     _report_failure,
     _collect_voucher,
     _return_rest,
     _watch_escrow,
 )
+"""What concerns the coordinator and the chain, of which a direct job knows nothing."""
+RULES: dict[LeaseKind, tuple[Rule, ...]] = {
+    LeaseKind.PAID: COMMON_RULES + PAID_RULES,
+    LeaseKind.DIRECT: COMMON_RULES,
+}
 
 
 def gives_up_at(job: Job, patience: Patience) -> float | None:
     """When the peer stops waiting for its Engine, or None while it waits for nobody."""
     if job.ending is not None or job.waiting_since is None:
         return None
+    if job.is_direct and job.result is not None:
+        return job.waiting_since + patience.fetch_s
     return job.waiting_since + (patience.pause_s if job.pause_wanted else patience.engine_s)
 
 

@@ -22,6 +22,8 @@ from peer.errors import IllegalTransitionError, JobError
 from peer.events import (
     Event,
     Progressed,
+    SegmentsConfirmed,
+    SegmentStored,
     VoucherReceived,
     WorkFailed,
 )
@@ -40,6 +42,8 @@ log = structlog.get_logger(__name__)
 RETRY_PAUSE_S = 2.0
 METRICS_EVERY_S = 1.0
 MAX_METRICS = 1000
+KEEP_DIRECT_CHECKPOINTS = 2
+"""A direct job does not wait for its Engine, which finds the newest ones here when it comes."""
 SHORTEST_WAIT_S = 0.05
 
 
@@ -63,7 +67,8 @@ class JobRunner:
     async def run(self) -> None:
         """Until nothing is left to do for the job."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._report_metrics)
+            if not self.job.is_direct:
+                nursery.start_soon(self._report_metrics)
             while not self.job.is_retired:
                 moment = Moment(self._services.now(), self._services.terms.patience)
                 task = plan(self.job, self._doing, moment)
@@ -87,7 +92,7 @@ class JobRunner:
                 self.job = after
             for message in messages:
                 self.log.add(message)
-            if before.ending is None and after.ending is not None:
+            if before.occupies_device and not after.occupies_device:
                 self._end_work()
             self.wake()
         await self._follow_up(event, before)
@@ -126,6 +131,10 @@ class JobRunner:
             self._services.artifacts.drop_checkpoints(self.job, keep=1)
             if event.voucher.final:
                 await self._services.artifacts.mark_fetched(self.job, self._services.now())
+        if isinstance(event, SegmentStored) and self.job.is_direct:
+            self._services.artifacts.drop_checkpoints(self.job, keep=KEEP_DIRECT_CHECKPOINTS)
+        if isinstance(event, SegmentsConfirmed) and self.job.ending is not before.ending:
+            await self._services.artifacts.mark_fetched(self.job, self._services.now())
 
     def _end_work(self) -> None:
         for kind, scope in self._doing.items():

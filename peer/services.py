@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from p2p.network import Network
+from peer.access import Access
 from peer.artifacts import Artifacts
 from peer.deployments import Deployments, DeviceWorkers
 from peer.link import CoordinatorLink
@@ -43,3 +44,4 @@ class Services:
     """Outlives the jobs: workers that serve a model, and what ends them, run here."""
     now: Callable[[], float]
     terms: Terms
+    access: Access

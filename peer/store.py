@@ -42,12 +42,17 @@ CREATE TABLE IF NOT EXISTS results (
     fetched_at REAL,
     PRIMARY KEY (blake3, job_id)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS direct_jobs (job_id TEXT PRIMARY KEY, engine_id TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS brought (
+    blake3 TEXT NOT NULL, engine_id TEXT NOT NULL, PRIMARY KEY (blake3, engine_id)
+) STRICT;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 PRAGMA user_version = 1;
 """
 SCHEMA_VERSION = 1
 """1: jobs, results, facts."""
 KEEP_RETIRED = 1000
+KEEP_BROUGHT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +96,53 @@ class Store:
         rows = await self._read(query, (escrow, lease_id))
         return str(rows[0][0]) if rows else None
 
+    async def may_be_direct(self, job_id: str, engine_id: str) -> bool:
+        """Whether the job is unknown here, or a direct one of this very Engine."""
+        rows = await self._read("SELECT engine_id FROM direct_jobs WHERE job_id = ?", (job_id,))
+        if rows:
+            return bool(rows[0][0] == engine_id)
+        known = "SELECT 1 FROM jobs WHERE job_id = ? UNION SELECT 1 FROM results WHERE job_id = ?"
+        return not await self._read(known, (job_id, job_id))
+
+    async def is_direct(self, job_id: str, engine_id: str) -> bool:
+        """Whether this peer gave this Engine a lease of that job."""
+        query = "SELECT 1 FROM direct_jobs WHERE job_id = ? AND engine_id = ?"
+        return bool(await self._read(query, (job_id, engine_id)))
+
+    async def remember_direct(self, job_id: str, engine_id: str) -> None:
+        await self._write("INSERT OR IGNORE INTO direct_jobs VALUES (?, ?)", (job_id, engine_id))
+
+    async def has_brought(self, blake3: str, engine_id: str) -> bool:
+        """Whether this Engine gave this peer the file once, or it was made for it."""
+        query = "SELECT 1 FROM brought WHERE blake3 = ? AND engine_id = ?"
+        return bool(await self._read(query, (blake3, engine_id)))
+
+    async def note_brought(self, blake3: str, engine_id: str) -> None:
+        """The oldest notes go beyond a bound: then the file is asked for again."""
+        await self._write("INSERT OR IGNORE INTO brought VALUES (?, ?)", (blake3, engine_id))
+        oldest = "SELECT rowid FROM brought ORDER BY rowid DESC LIMIT -1 OFFSET ?"
+        await self._write(f"DELETE FROM brought WHERE rowid IN ({oldest})", (KEEP_BROUGHT,))
+
+    async def next_fencing(self) -> int:
+        """Higher than every one before, also after a restart."""
+        number = int.from_bytes(await self.fact("fencing") or b"", "big") + 1
+        await self.remember("fencing", number.to_bytes(8, "big"))
+        return number
+
     async def forget_retired(self) -> None:
-        """Keeps the newest KEEP_RETIRED jobs that are over."""
+        """Keeps the newest KEEP_RETIRED jobs that are over, and whose they were while a model is left."""
         oldest = "SELECT lease_id FROM jobs WHERE retired = 1 ORDER BY updated_at DESC LIMIT -1 OFFSET ?"
         await self._write(f"DELETE FROM jobs WHERE lease_id IN ({oldest})", (KEEP_RETIRED,))
+        known = "SELECT job_id FROM jobs UNION SELECT job_id FROM results"
+        await self._write(f"DELETE FROM direct_jobs WHERE job_id NOT IN ({known})", ())
 
     async def save_result(self, job: Job, file: FileRef, now: float) -> None:
         row = (file.blake3, job.job_id, job.engine_id, file.manifest, file.size, now)
         await self._write("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, NULL)", row)
 
-    async def mark_fetched(self, job_id: str, now: float) -> None:
-        query = "UPDATE results SET fetched_at = ? WHERE job_id = ? AND fetched_at IS NULL"
-        await self._write(query, (now, job_id))
+    async def mark_fetched(self, job_id: str, engine_id: str, now: float) -> None:
+        query = "UPDATE results SET fetched_at = ? WHERE job_id = ? AND engine_id = ? AND fetched_at IS NULL"
+        await self._write(query, (now, job_id, engine_id))
 
     async def results(self) -> list[Result]:
         rows = await self._read("SELECT * FROM results ORDER BY made_at", ())

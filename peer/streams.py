@@ -11,9 +11,9 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from p2p.auth import SCOPE_JOB, verify_token
+from p2p.auth import SCOPE_JOB
 from p2p.channel import Channel
-from p2p.errors import P2PError, RemoteFailureError, StreamClosedError, TokenRefusedError
+from p2p.errors import P2PError, RemoteFailureError, StreamClosedError
 from p2p.network import Stream
 from p2p.protocols import Failure
 from p2p.protocols.job import (
@@ -21,6 +21,7 @@ from p2p.protocols.job import (
     FROM_PEER,
     LIMITS,
     Acknowledge,
+    ConfirmSegments,
     FromEngine,
     FromPeer,
     GiveVoucher,
@@ -41,12 +42,13 @@ from peer.events import (
     EngineOpened,
     PauseRequested,
     ResumeRequested,
+    SegmentsConfirmed,
     StartRequested,
     StopRequested,
     VoucherReceived,
     WorkFailed,
 )
-from peer.job import Job
+from peer.job import Job, LeaseKind
 from peer.runner import JobRunner
 from peer.services import Services
 from peer.table import JobTable
@@ -103,9 +105,17 @@ class JobStreams:
 
     def _admit(self, channel: JobChannel, message: OpenJob) -> JobRunner:
         """Raises RemoteFailureError."""
-        self._check_token(channel, message.token, message.job.job_id)
+        kind = LeaseKind.PAID if message.token else LeaseKind.DIRECT
+        if kind is LeaseKind.PAID:
+            self._check_token(channel, message.token, message.job.job_id)
+        else:
+            self._services.access.check_allowed(channel.remote_peer_id)
         runner = self._table.find(message.lease.lease_id)
-        if runner is None:
+        # Of another's direct lease nobody learns even that it is here.
+        strange = (
+            runner is not None and runner.job.is_direct and runner.job.engine_id != channel.remote_peer_id
+        )
+        if runner is None or runner.job.kind is not kind or strange:
             raise RemoteFailureError("not_found", f"no lease {message.lease.lease_id} here")
         offer = runner.job.offer
         for what, found, allowed in (
@@ -120,18 +130,7 @@ class JobStreams:
         return runner
 
     def _check_token(self, channel: JobChannel, token: str, job_id: str) -> None:
-        try:
-            verify_token(
-                token,
-                coordinator_id=self._services.link.coordinator_id,
-                subject=channel.remote_peer_id,
-                audience=self._services.network.peer_id,
-                scope=SCOPE_JOB,
-                now=self._services.now(),
-                job_id=job_id,
-            )
-        except TokenRefusedError as error:
-            raise RemoteFailureError("unauthorized", str(error)) from error
+        self._services.access.check_token(channel.remote_peer_id, token, SCOPE_JOB, job_id)
 
     async def _open(self, runner: JobRunner, message: OpenJob, graph: bytes) -> None:
         """The first time, the graph is checked and priced; a job that cannot be done fails at once."""
@@ -226,6 +225,8 @@ class _Conversation:
                 await runner.feed(StartRequested(message))
             case GiveVoucher():
                 await self._take_voucher(message)
+            case ConfirmSegments(segments_done):
+                await runner.feed(SegmentsConfirmed(segments_done))
             case PauseJob():
                 await runner.feed(PauseRequested(at))
             case ResumeJob():

@@ -8,6 +8,7 @@ import structlog
 import trio
 
 from p2p.errors import RemoteFailureError
+from p2p.identifiers import PeerId
 from p2p.protocols import Done
 from p2p.protocols.coordinator import AnswerOffer, LeaseRef, OfferJob, RevokeLease
 from peer.admission import check_offer
@@ -19,6 +20,7 @@ from peer.events import (
 )
 from peer.job import (
     Job,
+    LeaseKind,
     new_job,
     recovered,
 )
@@ -75,7 +77,7 @@ class JobTable:
                 log.info("offer refused", job_id=offer.job.job_id, reason=str(refusal))
                 await self._answer(AnswerOffer(offer.lease, False, str(refusal)))
                 return
-        accepted = runner.job.ending is None and runner.job.lease == offer.lease
+        accepted = runner.job.ending is None and runner.job.offer == offer and not runner.job.is_direct
         answer = AnswerOffer(offer.lease, accepted, "" if accepted else "this job is over here")
         # Even where the answer's own answer is lost the coordinator may have taken it.
         try:
@@ -89,7 +91,7 @@ class JobTable:
     async def revoke(self, lease: LeaseRef, reason: str) -> None:
         """An order of the coordinator, or its not knowing the lease any more."""
         runner = self._runners.get(lease.lease_id)
-        if runner is None or runner.job.lease.fencing > lease.fencing:
+        if runner is None or runner.job.is_direct or runner.job.lease.fencing > lease.fencing:
             return
         await runner.feed(LeaseRevoked(reason))
 
@@ -100,11 +102,24 @@ class JobTable:
         else:
             await self.revoke(order.lease, order.reason)
 
-    async def _accept(self, offer: OfferJob) -> JobRunner:
+    async def take_direct(self, offer: OfferJob) -> None:
+        """Begins a job whose lease this peer gave itself. Raises OfferRefusedError, DeviceError."""
+        runner = await self._accept(offer, LeaseKind.DIRECT)
+        runner.is_offer_answered = True
+
+    async def turn_out(self, engine_id: PeerId) -> None:
+        """Ends the direct jobs of an Engine that is not let in any more."""
+        for runner in tuple(self._runners.values()):
+            if runner.job.is_direct and runner.job.engine_id == engine_id:
+                await runner.feed(LeaseRevoked("its Engine is not let in any more"))
+
+    async def _accept(self, offer: OfferJob, kind: LeaseKind = LeaseKind.PAID) -> JobRunner:
         """Holds a device and stores the job before anybody hears of it."""
         check_offer(offer, self.devices.count, self._services.terms.max_data_bytes)
+        if any(job.job_id == offer.job.job_id and job.kind is not kind for job in self.jobs()):
+            raise OfferRefusedError(f"job id {offer.job.job_id} is in use here by another job")
         self.devices = self.devices.acquire(offer.lease.lease_id, (offer.device,))
-        runner = self._start(new_job(offer))
+        runner = self._start(new_job(offer, kind))
         await runner.feed(OfferAccepted(self._services.now()))
         log.info("job accepted", job_id=offer.job.job_id, engine_id=offer.engine_id, amount=offer.amount)
         return runner
@@ -137,6 +152,7 @@ def describe_job(job: Job) -> dict[str, Any]:
         "job_id": job.job_id,
         "lease_id": job.lease.lease_id,
         "engine_id": job.engine_id,
+        "kind": job.kind.value,
         "phase": job.phase.value,
         "segments": job.segments,
         "done": job.done,

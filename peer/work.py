@@ -23,7 +23,7 @@ from p2p.errors import (
     StreamResetError,
     TransferError,
 )
-from p2p.files import fetch
+from p2p.files import FileStore, fetch
 from p2p.jobs import DataSummary, FileRef
 from p2p.protocols import Done
 from p2p.protocols.coordinator import (
@@ -161,12 +161,13 @@ class JobWork:
 
     async def _fetch(self, job: Job, file: FileRef, max_bytes: int) -> Path:
         """From the job's Engine, however often it has to come back; patience ends elsewhere."""
-        services = self._services
+
+        async def fetch_into(store: FileStore) -> Path:
+            return await fetch(self._services.network, job.engine_id, file, store, max_bytes=max_bytes)
+
         while True:
             try:
-                return await fetch(
-                    services.network, job.engine_id, file, services.artifacts.files, max_bytes=max_bytes
-                )
+                return await self._services.artifacts.receive(file, job.engine_id, fetch_into)
             except TransferError as error:
                 raise JobError("transfer", str(error), retryable=False) from error
             except (ConnectionFailedError, DeadlineError, StreamResetError) as error:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from p2p.codec import Codec, Message, Part
 from p2p.framing import FrameLimits
-from p2p.identifiers import Hash, Label, Seconds, Token
+from p2p.identifiers import Hash, JobIdField, Label, Seconds, Token
 from p2p.protocols import Done, Failure, Request, Response
 
 PROTOCOL_ID = "/cyxwiz/infer/1"
@@ -29,6 +29,12 @@ class Authorize(Message, frozen=True):
     """First call on a stream, and again before the token expires."""
 
     token: Token
+
+
+class AuthorizeJob(Message, frozen=True):
+    """In place of Authorize, for the models of a direct job: the connection's identity is the right."""
+
+    job: JobIdField
 
 
 class DescribeModel(Message, frozen=True):
@@ -58,7 +64,7 @@ class Prediction(Message, frozen=True):
     """Inside the runtime."""
 
 
-InferenceCall = Authorize | DescribeModel | Predict
+InferenceCall = Authorize | AuthorizeJob | DescribeModel | Predict
 InferenceAnswer = Done | ModelDescription | Prediction | Failure
 REQUESTS: Codec[Request[InferenceCall]] = Codec(Request[InferenceCall])
 RESPONSES: Codec[Response[InferenceAnswer]] = Codec(Response[InferenceAnswer])

@@ -16,6 +16,9 @@ Engine names the last number it has and gets the rest. Order of a job:
     (fetches and checks the model)
     GiveVoucher(final)        ->
                               <-  JobClosed
+
+A direct job, whose lease the peer gave by itself (``p2p.protocols.peer``), has no StartJob and no
+vouchers: the peer works on without waiting, and ConfirmSegments says what the Engine holds.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ class OpenJob(Message, frozen=True):
     """First message; the graph is the body. Repeated after a reconnect, with ``after``."""
 
     token: Token
+    """Of the coordinator. Empty for a direct lease, whose right is the connection's identity."""
     job: JobSpec
     lease: LeaseRef
     first_segment: Annotated[int, Meta(ge=0)]
@@ -80,6 +84,15 @@ class GiveVoucher(Message, frozen=True):
     signature: Signature64
 
 
+class ConfirmSegments(Message, frozen=True):
+    """Of a direct job: the Engine holds, checked, what these segments made; all of them: the model.
+
+    It says of an unpaid job what a voucher says of a paid one, and is refused for a paid one.
+    """
+
+    segments_done: Count
+
+
 class PauseJob(Message, frozen=True):
     """Keeps the lease and the worker; training stops at the next step."""
 
@@ -102,7 +115,17 @@ class RefreshToken(Message, frozen=True):
     token: Token
 
 
-FromEngine = OpenJob | StartJob | GiveVoucher | PauseJob | ResumeJob | StopJob | Acknowledge | RefreshToken
+FromEngine = (
+    OpenJob
+    | StartJob
+    | GiveVoucher
+    | ConfirmSegments
+    | PauseJob
+    | ResumeJob
+    | StopJob
+    | Acknowledge
+    | RefreshToken
+)
 
 
 # -- peer to Engine ----------------------------------------------------------------------------

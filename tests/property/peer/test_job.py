@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import msgspec
 from hypothesis import given
@@ -21,6 +22,7 @@ from peer.events import (
     ResultStored,
     ResumeRequested,
     SegmentAllowed,
+    SegmentsConfirmed,
     SegmentStored,
     StartReported,
     StartRequested,
@@ -34,11 +36,12 @@ from peer.events import (
 )
 from peer.job import (
     Job,
+    LeaseKind,
     new_job,
     recovered,
     transition,
 )
-from peer.plan import AllowSegment, Moment, Task, plan
+from peer.plan import AllowSegment, Moment, Task, Work, plan
 from tests.unit.peer.make import AMOUNT, METRICS, NOW, make_file, make_offer, make_start, make_voucher
 
 SEGMENTS = 3
@@ -75,6 +78,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(SegmentAllowed, segment),
     st.builds(SegmentStored, segment, st.just(make_file("a")), st.just(METRICS), st.just(NOW)),
     st.builds(VoucherReceived, vouchers, st.just(NOW)),
+    st.builds(SegmentsConfirmed, st.integers(0, SEGMENTS)),
 )
 PROLOGUE: tuple[Event, ...] = (
     OfferAccepted(NOW),
@@ -86,9 +90,9 @@ PROLOGUE: tuple[Event, ...] = (
 )
 
 
-def run(story: list[Event], prologue: bool) -> list[Job]:
+def run(story: list[Event], prologue: bool, kind: LeaseKind = LeaseKind.PAID) -> list[Job]:
     """Every state on the way; an event that a state cannot have changes nothing."""
-    job = new_job(make_offer(SEGMENTS))
+    job = new_job(make_offer(SEGMENTS), kind)
     states = [job]
     for event in [*(PROLOGUE if prologue else ()), *story]:
         try:
@@ -133,3 +137,20 @@ def test_every_state_survives_a_restart_with_its_money(story: list[Event], prolo
     restored = recovered(msgspec.msgpack.decode(msgspec.msgpack.encode(job), type=Job))
     assert (restored.voucher, restored.start, restored.result) == (job.voucher, job.start, job.result)
     assert restored.ending is not None or restored.result is not None
+
+
+@given(st.lists(events, max_size=40), st.booleans())
+def test_a_direct_job_touches_no_money_and_no_coordinator(story: list[Event], prologue: bool) -> None:
+    for job in run(story, prologue, LeaseKind.DIRECT):
+        assert (job.kind, job.start, job.voucher, job.escrow_checked) == (LeaseKind.DIRECT, None, None, False)
+        assert not job.holds_lease
+        assert job.is_retired == (job.ending is not None)
+        doing: dict[type[Task], Task] = {}
+        while (task := plan(job, doing, Moment(NOW))) is not None:
+            doing[type(task)] = task
+            assert isinstance(task, get_args(Work))
+
+
+@given(st.lists(events, max_size=40), st.booleans())
+def test_what_a_job_rests_on_never_changes(story: list[Event], prologue: bool) -> None:
+    assert {job.kind for job in run(story, prologue)} == {LeaseKind.PAID}

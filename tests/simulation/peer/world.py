@@ -56,9 +56,14 @@ from p2p.protocols.job import Acknowledge, GiveVoucher, JobOpened, OpenJob, Star
 from p2p.router import serve_calls
 from p2p.testing import MemoryNet, MemoryNetwork
 from p2p.vouchers import voucher_bytes
+from peer.access import Access
+from peer.allowed import AllowList
 from peer.artifacts import Artifacts
+from peer.config import Config
+from peer.control import PeerControl
 from peer.deployments import Deployments, DeviceWorkers, Workers
 from peer.devices import OfferedDevice
+from peer.direct import DirectLeases
 from peer.inference import InferenceService
 from peer.link import CoordinatorLink
 from peer.money import Money
@@ -372,6 +377,7 @@ class RunningPeer:
     services: Services
     table: JobTable
     scope: trio.CancelScope
+    control: PeerControl
 
 
 class World:
@@ -385,6 +391,8 @@ class World:
         self.coordinator = ScriptedCoordinator(net.join(identities[0]), identities[0])
         self.engine = ScriptedEngine(net.join(identities[1]), directory)
         self.terms = Terms(3600 * 10**6, NODE.address, NODE.address, (10**12,), 1 << 30, Patience(), 0.2)
+        self.allowed = AllowList()
+        """Engines for which the next peer works unpaid."""
         self._numbers = itertools.count(1)
 
     def make_offer(self, segments: int = 3, first_segment: int = 0, **changes: Any) -> wire.OfferJob:
@@ -401,7 +409,11 @@ class World:
         workers_directory = self.directory / "workers"
         workers_directory.mkdir(exist_ok=True)
         async with open_store(self.directory / "peer.sqlite") as store, trio.open_nursery() as nursery:
-            artifacts = Artifacts(FileStore(self.directory / "store", 1 << 30), store)
+            artifacts = Artifacts(
+                FileStore(self.directory / "store", 1 << 30),
+                FileStore(self.directory / "proofs", 1 << 30),
+                store,
+            )
             await artifacts.load()
             link = CoordinatorLink(
                 network, self.coordinator.network.peer_id, tuple(self.coordinator.network.addresses()), "test"
@@ -413,19 +425,35 @@ class World:
                 await trio.lowlevel.checkpoint()
                 return Money(CHAIN, self.chain, self.chain)
 
+            access = Access(network.peer_id, link.coordinator_id, time.time, self.allowed)
             services = Services(
-                network, link, money, store, artifacts, workers, deployments, nursery, time.time, self.terms
+                network,
+                link,
+                money,
+                store,
+                artifacts,
+                workers,
+                deployments,
+                nursery,
+                time.time,
+                self.terms,
+                access,
             )
             table = JobTable(services, nursery)
             await table.recover()
             network.set_handler(job_wire.PROTOCOL_ID, JobStreams(services, table).handle)
             serve_transfers(network, artifacts.files, artifacts.may_fetch)
-            InferenceService(network, link.coordinator_id, artifacts, deployments, time.time).serve()
+            inference = InferenceService(network, access, store, artifacts, deployments, time.time)
+            inference.serve()
             device = OfferedDevice(DeviceKind.CPU, "scripted", 1 << 30, "cpu")
-            registration = Registration(services, table, Offer((device,), 1 << 30, "0"), _ignore_chain)
+            offer = Offer((device,), 1 << 30, "0")
+            registration = Registration(services, table, offer, _ignore_chain)
+            DirectLeases(services, table, (device,), registration.record).serve()
             nursery.start_soon(link.run, registration.run)
             try:
-                yield RunningPeer(network, services, table, nursery.cancel_scope)
+                config = Config(self.directory, None, 0, lan=True)
+                control = PeerControl(config, services, table, inference, offer, ())
+                yield RunningPeer(network, services, table, nursery.cancel_scope, control)
             finally:
                 self.net.crash(network)
                 nursery.cancel_scope.cancel()

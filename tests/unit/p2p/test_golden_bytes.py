@@ -16,7 +16,7 @@ import p2p.protocols
 from p2p.codec import Codec, Message
 from p2p.errors import MessageInvalidError
 from p2p.jobs import DataSummary, DeviceKind, FileRef, JobMetrics, JobSpec, JobState, Requirements
-from p2p.protocols import Done, Failure, Request, Response, coordinator, inference, job, transfer
+from p2p.protocols import Done, Failure, Request, Response, coordinator, inference, job, peer, transfer
 from p2p.protocols.coordinator import (
     AccessToken,
     AnswerOffer,
@@ -66,6 +66,7 @@ from p2p.protocols.coordinator import (
 )
 from p2p.protocols.inference import (
     Authorize,
+    AuthorizeJob,
     DescribeModel,
     ModelDescription,
     Predict,
@@ -74,6 +75,7 @@ from p2p.protocols.inference import (
 )
 from p2p.protocols.job import (
     Acknowledge,
+    ConfirmSegments,
     GiveVoucher,
     JobClosed,
     JobFailed,
@@ -89,6 +91,7 @@ from p2p.protocols.job import (
     StartJob,
     StopJob,
 )
+from p2p.protocols.peer import DescribePeer, LeaseGranted, LeaseQueued, PeerDescription, RequestLease
 from p2p.protocols.transfer import Chunk, GetChunk, GetManifest, ManifestPart
 
 JOB = "ab" * 32
@@ -167,6 +170,7 @@ MESSAGES: dict[str, tuple[Codec[Any], tuple[Message, ...]]] = {
             OpenJob("a.b.c", SPEC, LEASE_REF, 0, FILE, 9),
             StartJob(WALLET, 1_800_000_000, TRANSACTION),
             GiveVoucher(WALLET, 2, 250, True, SIGNATURE),
+            ConfirmSegments(2),
             PauseJob(),
             ResumeJob(),
             StopJob(),
@@ -194,7 +198,12 @@ MESSAGES: dict[str, tuple[Codec[Any], tuple[Message, ...]]] = {
     ),
     "inference calls": (
         inference.REQUESTS,
-        (Authorize("a.b.c"), DescribeModel(FILE.blake3), Predict(FILE.blake3, "float32", (2, 1, 8, 8))),
+        (
+            Authorize("a.b.c"),
+            AuthorizeJob(JOB),
+            DescribeModel(FILE.blake3),
+            Predict(FILE.blake3, "float32", (2, 1, 8, 8)),
+        ),
     ),
     "inference answers": (
         inference.RESPONSES,
@@ -211,9 +220,62 @@ MESSAGES: dict[str, tuple[Codec[Any], tuple[Message, ...]]] = {
             Failure("busy", "try later"),
         ),
     ),
+    "peer calls": (peer.REQUESTS, (DescribePeer(), RequestLease(SPEC, 2))),
+    "peer answers": (
+        peer.RESPONSES,
+        (
+            PeerDescription(SIGNED, True, 1, 2),
+            LeaseGranted(LEASE_REF, 0),
+            LeaseQueued(3),
+            Failure("unauthorized", "who are you"),
+        ),
+    ),
 }
 
 GOLDEN: dict[str, str] = {
+    "job, from the Engine: ConfirmSegments": (
+        "82a474797065af436f6e6669726d5365676d656e7473ad7365676d656e74735f646f6e6502"
+    ),
+    "inference calls: AuthorizeJob": (
+        "83a474797065a752657175657374a2696407a463616c6c82a474797065ac417574686f72697a654a6f62a36a6f62d9406162"
+        "6162616261626162616261626162616261626162616261626162616261626162616261626162616261626162616261626162"
+        "616261626162616261626162"
+    ),
+    "peer calls: DescribePeer": (
+        "83a474797065a752657175657374a2696407a463616c6c81a474797065ac446573637269626550656572"
+    ),
+    "peer calls: RequestLease": (
+        "83a474797065a752657175657374a2696407a463616c6c83a474797065ac526571756573744c65617365a36a6f6287a66a6f"
+        "625f6964d9406162616261626162616261626162616261626162616261626162616261626162616261626162616261626162"
+        "6162616261626162616261626162616261626162aa67726170685f68617368d9406364636463646364636463646364636463"
+        "6463646364636463646364636463646364636463646364636463646364636463646364636463646364636463646364a46461"
+        "746185a466696c6583a6626c616b6533d9403031303130313031303130313031303130313031303130313031303130313031"
+        "3031303130313031303130313031303130313031303130313031303130313031a86d616e6966657374d94032333233323332"
+        "3332333233323332333233323332333233323332333233323332333233323332333233323332333233323332333233323332"
+        "33323332333233a473697a65cd03e8a773616d706c657364ac73616d706c655f736861706593010808a56474797065a7666c"
+        "6f61743332a7636c61737365730aa6627564676574ce3b9aca00ab757365725f77616c6c6574d92057575757575757575757"
+        "57575757575757575757575757575757575757575757a87365676d656e747304ac726571756972656d656e747385a6646576"
+        "696365c0ac6d656d6f72795f627974657300ad70726963655f6365696c696e67cf7fffffffffffffffa5616c6c6f7790a464"
+        "656e7990ad66697273745f7365676d656e7402"
+    ),
+    "peer answers: PeerDescription": (
+        "83a474797065a8526573706f6e7365a2696407a6616e7377657285a474797065af506565724465736372697074696f6ea672"
+        "65636f726482a77061796c6f6164c4067265636f7264a97369676e6174757265c440000102030405060708090a0b0c0d0e0f"
+        "101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3fa761"
+        "6c6c6f776564c3a46672656501a777616974696e6702"
+    ),
+    "peer answers: LeaseGranted": (
+        "83a474797065a8526573706f6e7365a2696407a6616e7377657283a474797065ac4c656173654772616e746564a56c656173"
+        "6582a86c656173655f6964a56c65617365a766656e63696e6703a664657669636500"
+    ),
+    "peer answers: LeaseQueued": (
+        "83a474797065a8526573706f6e7365a2696407a6616e7377657282a474797065ab4c65617365517565756564a8706f736974"
+        "696f6e03"
+    ),
+    "peer answers: Failure": (
+        "83a474797065a8526573706f6e7365a2696407a6616e7377657283a474797065a74661696c757265a4636f6465ac756e6175"
+        "74686f72697a6564a76d657373616765ab77686f2061726520796f75"
+    ),
     "coordinator calls: Hello": (
         "83a474797065a752657175657374a2696407a463616c6c84a474797065a548656c6c6fa4726f6c65a470656572b070726f74"
         "6f636f6c5f76657273696f6e01a8736f667477617265a3302e31"
@@ -604,6 +666,7 @@ def test_every_message_of_every_protocol_is_here() -> None:
     unions = (coordinator.CoordinatorCall, coordinator.CoordinatorAnswer, job.FromEngine, job.FromPeer)
     unions += (transfer.TransferCall, transfer.TransferAnswer)
     unions += (inference.InferenceCall, inference.InferenceAnswer)
+    unions += (peer.PeerCall, peer.PeerAnswer)
     for union, (_, messages) in zip(unions, MESSAGES.values(), strict=True):
         assert [type(message) for message in messages] == list(union.__args__)
 
@@ -699,6 +762,10 @@ def test_a_cut_or_lengthened_message_is_refused(codec: Codec[Any], message: Any)
         (job.FROM_ENGINE, JobOpened(1, 2), "Invalid value 'JobOpened'"),
         (inference.REQUESTS, Request(1, Predict(FILE.blake3, "object", (1,))), "Invalid enum value 'object'"),  # type: ignore[arg-type]
         (inference.REQUESTS, Request(1, Predict(FILE.blake3, "int64", (1,) * 9)), "length <= 8"),
+        (inference.REQUESTS, Request(1, AuthorizeJob("zz" * 32)), "matching regex"),
+        (peer.REQUESTS, Request(1, RequestLease(SPEC, -1)), ">= 0"),
+        (peer.REQUESTS, Request(1, RequestLease(SPEC, 1001)), "<= 1000"),
+        (peer.RESPONSES, Response(1, LeaseQueued(0)), ">= 1"),
         (inference.REQUESTS, Request(1, Predict(FILE.blake3, "int64", (-1,))), ">= 0"),
     ],
 )

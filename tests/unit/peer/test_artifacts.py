@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
+from p2p.errors import SourceRefusedError
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
-from peer.artifacts import KEEP_FETCHED_S, KEEP_UNFETCHED_S, Artifacts
+from peer.artifacts import KEEP_FETCHED_S, KEEP_UNFETCHED_S, Artifacts, FetchInto
 from peer.events import OfferAccepted
 from peer.job import (
     Job,
@@ -22,7 +25,8 @@ ENGINE, STRANGER = PeerId(ENGINE_ID), PeerId("12D3KooWStrangerStranger")
 @asynccontextmanager
 async def opened(tmp_path: Path) -> AsyncIterator[Artifacts]:
     async with open_store(tmp_path / "db") as store:
-        artifacts = Artifacts(FileStore(tmp_path / "files", 1 << 20), store)
+        proofs = FileStore(tmp_path / "proofs", 1 << 20)
+        artifacts = Artifacts(FileStore(tmp_path / "files", 1 << 20), proofs, store)
         await artifacts.load()
         yield artifacts
 
@@ -42,8 +46,9 @@ async def test_only_the_engine_of_the_job_may_fetch_its_result_also_after_a_rest
     async with opened(tmp_path) as artifacts:
         assert artifacts.may_fetch(ENGINE, result.manifest)
         assert not artifacts.may_fetch(STRANGER, result.manifest)
-        assert artifacts.is_result_of(result.blake3, job().job_id)
-        assert not artifacts.is_result_of(result.blake3, "f" * 64)
+        assert artifacts.is_result_of(result.blake3, job().job_id, ENGINE)
+        assert not artifacts.is_result_of(result.blake3, job().job_id, STRANGER)
+        assert not artifacts.is_result_of(result.blake3, "f" * 64, ENGINE)
 
 
 async def test_a_fetched_result_is_kept_an_hour_and_then_dropped(tmp_path: Path) -> None:
@@ -85,3 +90,34 @@ async def test_a_result_that_is_missing_on_disk_is_forgotten(tmp_path: Path) -> 
         artifacts.files.remove(result.blake3)
     async with opened(tmp_path) as artifacts:
         assert not artifacts.has_result(result.blake3)
+
+
+async def test_a_file_that_another_engine_brought_is_asked_for_before_it_counts(tmp_path: Path) -> None:
+    source = FileStore(tmp_path / "source", 1 << 20)
+    file = await source.add_bytes(b"samples")
+    asked: list[str] = []
+
+    def bring(who: str) -> FetchInto:
+        async def fetch_into(store: FileStore) -> Path:
+            asked.append(who)
+            if who == "stranger":
+                raise SourceRefusedError("has no such file")
+            await store.add_bytes(b"samples")
+            path = store.path(file.blake3)
+            assert path is not None
+            return path
+
+        return fetch_into
+
+    async with opened(tmp_path) as artifacts:
+        path = await artifacts.receive(file, ENGINE, bring("engine"))
+        with pytest.raises(SourceRefusedError):
+            await artifacts.receive(file, STRANGER, bring("stranger"))
+        assert await artifacts.receive(file, ENGINE, bring("engine")) == path
+    async with opened(tmp_path) as artifacts:  # also remembered over a restart
+        await artifacts.receive(file, ENGINE, bring("engine"))
+        assert asked == ["engine", "stranger"]
+        await artifacts.receive(file, STRANGER, bring("friend"))
+        await artifacts.receive(file, STRANGER, bring("friend"))
+        assert asked == ["engine", "stranger", "friend"]
+        assert FileStore(tmp_path / "proofs", 1 << 20).path(file.blake3) is None

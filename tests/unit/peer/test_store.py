@@ -58,8 +58,8 @@ async def test_results_remember_when_they_were_fetched(tmp_path: Path) -> None:
     job = accepted()
     async with open_store(tmp_path / "db") as store:
         await store.save_result(job, make_file("b"), NOW)
-        await store.mark_fetched(job.job_id, NOW + 5)
-        await store.mark_fetched(job.job_id, NOW + 9)
+        await store.mark_fetched(job.job_id, job.engine_id, NOW + 5)
+        await store.mark_fetched(job.job_id, job.engine_id, NOW + 9)
         (result,) = await store.results()
         assert (result.file, result.made_at, result.fetched_at) == (make_file("b"), NOW, NOW + 5)
         await store.forget_result(result.file.blake3)
