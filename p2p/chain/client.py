@@ -33,9 +33,11 @@ from solders.transaction_status import (
 from p2p.chain.errors import ChainRefusedError, ChainUnavailableError, EscrowInvalidError
 from p2p.chain.escrow_codec import (
     PROGRAM_ERRORS,
+    SYSTEM_PROGRAM,
     EscrowAccount,
     decode_escrow,
     escrow_address,
+    is_closed,
     token_account_of,
 )
 from p2p.chain.outbox import Commit, TransactionStatus
@@ -48,6 +50,9 @@ T = TypeVar("T")
 
 CALL_TIMEOUT_S = 15.0
 MAX_CONNECTIONS = 16
+MAX_RENT_A_BYTE = 50_000
+"""Lamports; Solana asks 6,960."""
+ACCOUNT_OVERHEAD_BYTES = 128
 MAX_STATUSES = 256
 """The most signatures that one getSignatureStatuses takes."""
 
@@ -94,15 +99,20 @@ class ChainClient:
         return int(answer.value)
 
     async def escrow(self, address: str, *, finalized: bool = False) -> EscrowAccount | None:
-        """The confirmed account; None where there is none. Raises EscrowInvalidError."""
+        """The confirmed account; None where there is none. Raises EscrowInvalidError.
+
+        Anyone may send lamports to the address before there is an escrow, and keep what ``close``
+        left of one alive: neither is an escrow, and neither stands in the way of anything.
+        """
         account = await self._account(address, Finalized if finalized else Confirmed)
-        if account is None:
+        if account is None or (account.owner == SYSTEM_PROGRAM and not account.data):
             return None
         if str(account.owner) != self.info.program_id:
             raise EscrowInvalidError(
                 f"{address} belongs to program {account.owner}, allowed is {self.info.program_id}"
             )
-        return decode_escrow(bytes(account.data))
+        data = bytes(account.data)
+        return None if is_closed(data) else decode_escrow(data)
 
     async def accounts_exist(self, addresses: Sequence[str]) -> list[bool]:
         keys = [Pubkey.from_string(address) for address in addresses]
@@ -150,10 +160,16 @@ class ChainClient:
         )
 
     async def rent(self, size: int) -> int:
-        """Lamports that keep an account of ``size`` bytes."""
+        """Lamports that keep an account of ``size`` bytes.
+
+        Raises ChainRefusedError for more than any network asks: the user would lock them up.
+        """
         if size not in self._rents:
             answer = await self._call(self._rpc.get_minimum_balance_for_rent_exemption(size))
-            self._rents[size] = int(answer.value)
+            rent, most = int(answer.value), MAX_RENT_A_BYTE * (size + ACCOUNT_OVERHEAD_BYTES)
+            if rent > most:
+                raise ChainRefusedError(f"rent of {rent} lamports for {size} bytes, allowed {most}")
+            self._rents[size] = rent
         return self._rents[size]
 
     async def latest_blockhash(self) -> tuple[Hash, int]:

@@ -81,6 +81,11 @@ class EscrowAccount:
     bump: int
 
 
+def is_closed(data: bytes) -> bool:
+    """What ``close`` leaves where somebody keeps the account alive with lamports of his own."""
+    return len(data) == ESCROW_BYTES and data[: len(ESCROW_TAG)] == bytes(len(ESCROW_TAG))
+
+
 def decode_escrow(data: bytes) -> EscrowAccount:
     """Raises EscrowInvalidError. The caller has checked that our program owns the account."""
     if len(data) != ESCROW_BYTES:

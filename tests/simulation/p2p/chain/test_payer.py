@@ -16,7 +16,10 @@ import msgspec
 import pytest
 import trio
 from solders.keypair import Keypair
+from solders.message import MessageV0
 from solders.pubkey import Pubkey
+from solders.system_program import TransferParams, transfer
+from solders.transaction import VersionedTransaction
 
 from coordinator.chain.genesis import genesis_info
 from coordinator.chain.ledger import Landed, Ledger
@@ -423,6 +426,33 @@ async def test_an_intent_that_makes_no_sense_is_refused_and_harms_no_other() -> 
                 await payer.pay("too much", too_much)
             await payer.pay("good", world.creation())
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.virtual_clock
+async def test_lamports_that_a_stranger_sent_to_the_address_do_not_prevent_an_escrow() -> None:
+    """Coordinator and peer can guess the address, and a system account there once made it refused."""
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.fund()
+        intent = world.creation()
+        async with world.client() as chain, run_payer(Disk(), [], chain, world.user, OPTIONS) as payer:
+            address = chain.escrow_address(world.user.address, intent.job_id, intent.deadline)
+            await send_lamports(world, chain, address, 5_000_000)
+            assert await chain.escrow(address) is None
+            await payer.pay("it", intent)
+            assert await chain.escrow(address) is not None
+        nursery.cancel_scope.cancel()
+
+
+async def send_lamports(world: World, chain: ChainClient, address: str, lamports: int) -> None:
+    key = world.arbiter.keypair
+    gift = TransferParams(from_pubkey=key.pubkey(), to_pubkey=Pubkey.from_string(address), lamports=lamports)
+    blockhash, _ = await chain.latest_blockhash()
+    message = MessageV0.try_compile(key.pubkey(), [transfer(gift)], [], blockhash)
+    await chain.send(bytes(VersionedTransaction(message, [key])))
+    with trio.fail_after(60):
+        while await chain.lamports(address) < lamports:  # noqa: ASYNC110
+            await trio.sleep(SLOT_S)
 
 
 @pytest.mark.virtual_clock

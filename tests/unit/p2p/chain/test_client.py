@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import trio
 
 from p2p.chain.client import ChainClient, open_chain
 from p2p.chain.errors import ChainRefusedError, ChainUnavailableError, EscrowInvalidError
+from p2p.chain.escrow_codec import ESCROW_BYTES
 from p2p.chain.wallet import Wallet
 from p2p.protocols.coordinator import ChainInfo
 
@@ -111,6 +113,28 @@ async def test_an_account_of_another_program_is_no_escrow() -> None:
     async with client(lambda _: answer) as chain:
         with pytest.raises(EscrowInvalidError, match="belongs to program"):
             await chain.escrow(INFO.arbiter)
+
+
+async def test_what_is_left_of_a_closed_escrow_is_none() -> None:
+    """Somebody may keep the account alive; whoever reads it must not wait for it to make sense."""
+    data = base64.b64encode(bytes(8) + b"x" * (ESCROW_BYTES - 8)).decode()
+    value = {
+        "lamports": 1,
+        "owner": INFO.program_id,
+        "executable": False,
+        "rentEpoch": 0,
+        "space": ESCROW_BYTES,
+        "data": [data, "base64"],
+    }
+    answer = {"result": {"context": {"slot": 1}, "value": value}}
+    async with client(lambda _: answer) as chain:
+        assert await chain.escrow(INFO.arbiter) is None
+
+
+async def test_a_node_that_asks_for_all_lamports_as_rent_gets_none() -> None:
+    async with client(lambda _: {"result": 10**9}) as chain:
+        with pytest.raises(ChainRefusedError, match="rent of 1000000000 lamports for 360 bytes, allowed"):
+            await chain.rent(360)
 
 
 async def test_a_wallet_without_a_token_account_has_nothing() -> None:
