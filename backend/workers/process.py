@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import WorkerError
 from backend.workers.sandbox import SandboxMode, landlock_abi, library_directories
 
+MAX_FILES = 1_000
+"""In a worker's directory."""
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TZ")
 _READ_ONLY_FOR_BWRAP = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 
@@ -70,20 +75,61 @@ def start_process(config: WorkerConfig, directory: Path) -> tuple[subprocess.Pop
     return process, ours
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory that a worker holds, with its children where it runs inside bubblewrap; 0 once gone."""
-    total = 0
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a worker holds, with its children where it runs inside bubblewrap; zeros once it is gone."""
+
+    resident_bytes: int
+    disk_bytes: int
+    """In its directory, and in files that it removed and keeps open."""
+    files: int
+    """In its directory; counted up to MAX_FILES + 1."""
+    threads: int
+
+
+def usage(pid: int, directory: Path) -> Usage:
+    """As the kernel says, not the worker."""
+    pages = threads = removed_bytes = 0
+    for process in _processes(pid):
+        with suppress(OSError, IndexError):
+            pages += int((process / "statm").read_text().split()[1])
+            threads += (process / "task").stat().st_nlink - 2
+            removed_bytes += _removed_bytes(process / "fd")
+    files, kept_bytes = _directory_usage(directory)
+    return Usage(pages * os.sysconf("SC_PAGESIZE"), kept_bytes + removed_bytes, files, threads)
+
+
+def _processes(pid: int) -> Iterator[Path]:
     pids = [pid]
     while pids:
         process = Path("/proc") / str(pids.pop())
-        try:
-            total += int((process / "statm").read_text().split()[1])
-            pids += [
-                int(child) for child in (process / "task" / process.name / "children").read_text().split()
-            ]
-        except (OSError, IndexError):
-            continue
-    return total * os.sysconf("SC_PAGESIZE")
+        yield process
+        with suppress(OSError):
+            children = (process / "task" / process.name / "children").read_text().split()
+            pids += [int(child) for child in children]
+
+
+def _removed_bytes(descriptors: Path) -> int:
+    total = 0
+    for descriptor in descriptors.iterdir():
+        with suppress(OSError):
+            found = descriptor.stat()
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                total += found.st_blocks * 512
+    return total
+
+
+def _directory_usage(directory: Path) -> tuple[int, int]:
+    """(files, bytes on disk); stops counting where there are too many anyway."""
+    count = total = 0
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            count += 1
+            if count > MAX_FILES:
+                break
+            with suppress(OSError):
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return count, total
 
 
 def _command_line(config: WorkerConfig, directory: Path, descriptor: int) -> list[str]:

@@ -34,6 +34,7 @@ _OWN_DIRECTORY_RIGHTS = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 8 | 1 << 14
 _RIGHTS_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 _ALL_RIGHTS = (1 << 16) - 1
 _OPEN_FILES = 256
+_CAPABILITIES_VERSION = 0x20080522
 
 
 class SandboxMode(Enum):
@@ -88,12 +89,13 @@ def close_process(
         return tuple(active)
     try:
         _deny_new_privileges()
+        _drop_capabilities()
         if mode is not SandboxMode.BWRAP:
             active.append(f"landlock {_restrict_files(directory, device_files)}")
         seccomp.install()
     except OSError as error:
         raise WorkerError(f"cannot close the sandbox: {error}") from error
-    active.append("seccomp")
+    active += ["no capabilities", "seccomp"]
     return tuple(active)
 
 
@@ -123,6 +125,14 @@ def _deny_new_privileges() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "no_new_privs refused")
+
+
+def _drop_capabilities() -> None:
+    """Of a peer that runs as root, its workers keep the user id only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("<Ii", _CAPABILITIES_VERSION, 0)
+    if libc.capset(header, bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capabilities not dropped")
 
 
 def _restrict_files(directory: Path, device_files: Iterable[Path]) -> int:

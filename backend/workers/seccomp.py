@@ -50,6 +50,30 @@ _DENIED: dict[str, tuple[int, int]] = {
     "rt_tgsigqueueinfo": (297, 240),
     "setpriority": (141, 140),
     "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+    "move_pages": (279, 239),
+    "migrate_pages": (256, 238),
+    "process_mrelease": (448, 448),
+    "kcmp": (312, 272),
+    # Memory that neither the address space's limit nor the supervisor's count sees, or that stays behind.
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    # A library's file may be open to read; its owner could still change what it is.
+    "fchmod": (91, 52),
+    "fchown": (93, 55),
+    "fsetxattr": (190, 7),
+    "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
     "chmod": (90, _ABSENT),
     "fchmodat": (268, 53),
     "fchmodat2": (452, 452),
@@ -88,6 +112,24 @@ _DENIED: dict[str, tuple[int, int]] = {
     "finit_module": (313, 273),
     "delete_module": (176, 106),
     "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "iopl": (172, _ABSENT),
+    "ioperm": (173, _ABSENT),
+    "modify_ldt": (154, _ABSENT),
+    "syslog": (103, 116),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "fanotify_init": (300, 262),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "vhangup": (153, 58),
+    "swapoff": (168, 225),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    # Flushing everybody's files over and over would stall the machine.
+    "sync": (162, 81),
+    "syncfs": (306, 267),
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
@@ -101,6 +143,11 @@ _CLONE3 = 435
 _KILL = (62, 129)
 _TGKILL = (234, 131)
 _PRLIMIT = (302, 261)
+_SET_AFFINITY = (203, 122)
+_PRCTL = (157, 167)
+_SET_PARENT_DEATH_SIGNAL = 1
+_IOCTL = (16, 29)
+_SET_FILE_FLAGS, _SET_FILE_ATTRIBUTES, _PUSH_INPUT, _CONSOLE = 0x40086602, 0x401C5820, 0x5412, 0x541C
 
 
 class _Program(ctypes.Structure):
@@ -133,6 +180,11 @@ def build_filter(machine_name: str, pid: int) -> bytes:
     parts += _only_if(_KILL[column], _EQUAL, pid)
     parts += _only_if(_TGKILL[column], _EQUAL, pid)
     parts += _only_if(_PRLIMIT[column], _EQUAL, 0)
+    parts += _only_if(_SET_AFFINITY[column], _EQUAL, 0)
+    # Nobody's death but its parent's ends a worker that escaped its supervisor.
+    parts += _unless(_PRCTL[column], 0, (_SET_PARENT_DEATH_SIGNAL,))
+    forbidden = (_SET_FILE_FLAGS, _SET_FILE_ATTRIBUTES, _PUSH_INPUT, _CONSOLE)
+    parts += _unless(_IOCTL[column], 1, forbidden)
     parts.append(_return(_ALLOW))
     return b"".join(parts)
 
@@ -161,6 +213,15 @@ def _only_if(number: int, comparison: int, value: int) -> list[bytes]:
         _denied(),
         _return(_ALLOW),
     ]
+
+
+def _unless(number: int, argument: int, values: tuple[int, ...]) -> list[bytes]:
+    """Allows call ``number`` but where that argument is one of ``values``."""
+    body = [_load(_ARGUMENT_AT + 8 * argument)]
+    for value in values:
+        body += [_jump(_EQUAL, value, 0, 1), _denied()]
+    body.append(_return(_ALLOW))
+    return [_jump(_EQUAL, number, 0, len(body)), *body]
 
 
 def _load(offset: int) -> bytes:

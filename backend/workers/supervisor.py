@@ -23,7 +23,7 @@ import trio
 from backend.errors import WorkerDiedError, WorkerError
 from backend.reports import Command, Event, Ping, Pong, Ready
 from backend.workers import ipc
-from backend.workers.process import WorkerConfig, choose_sandbox, resident_bytes, start_process
+from backend.workers.process import MAX_FILES, Usage, WorkerConfig, choose_sandbox, start_process, usage
 from backend.workers.sandbox import SandboxMode
 
 log = structlog.get_logger(__name__)
@@ -50,6 +50,10 @@ class PoolConfig:
     device: str = "cpu"
     threads: int | None = None
     file_bytes: int = 8 << 30
+    """Of one file."""
+    disk_bytes: int = 32 << 30
+    """Of all files together, removed ones that are still open included."""
+    max_threads: int = 1024
     max_workers: int = 64
     start_timeout_s: float = 60
     refill_delay_s: float = 3
@@ -254,10 +258,9 @@ class Worker:
         while True:
             await trio.sleep(_WATCH_EVERY_S)
             now = trio.current_time()
-            held = resident_bytes(self.pid)
-            if held > config.memory_bytes:
-                limit = config.memory_bytes // _MEGABYTE
-                self._end(f"memory: {held // _MEGABYTE} MB held, limit {limit} MB")
+            excess = _excess(usage(self.pid, self.directory), config)
+            if excess is not None:
+                self._end(excess)
             elif not self._is_ready and now - started_at > config.start_timeout_s:
                 self._end(f"not ready after {config.start_timeout_s:g} s")
             elif self._acquired_at is not None and now - self._acquired_at > config.wall_clock_s:
@@ -299,6 +302,21 @@ class Worker:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lines = self._output.decode(errors="replace").strip().splitlines()
         return f"{how}: {lines[-1][:500]}" if lines else how
+
+
+def _excess(held: Usage, config: PoolConfig) -> str | None:
+    """What a worker holds too much of."""
+    for what, found, limit in (
+        ("memory", held.resident_bytes, config.memory_bytes),
+        ("disk", held.disk_bytes, config.disk_bytes),
+    ):
+        if found > limit:
+            return f"{what}: {found // _MEGABYTE} MB held, limit {limit // _MEGABYTE} MB"
+    if held.files > MAX_FILES:
+        return f"files: {held.files} or more, limit {MAX_FILES}"
+    if held.threads > config.max_threads:
+        return f"threads: {held.threads} run, limit {config.max_threads}"
+    return None
 
 
 class WorkerPool:

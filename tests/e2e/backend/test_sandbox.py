@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 PROBE = """
-import ctypes, json, os, socket, subprocess, sys, threading, time
+import ctypes, fcntl, json, os, socket, struct, subprocess, sys, threading, time
 from pathlib import Path
 
 secret, directory = Path(sys.argv[1]), Path(sys.argv[2])
@@ -20,6 +21,7 @@ graph, parent = sys.argv[3].encode(), int(sys.argv[4])
 
 from backend.reports import Cancelled, Failed, Progress, Train
 from backend.workers.job import TrainingJob
+from backend.workers import seccomp
 from backend.workers.sandbox import SandboxLimits, SandboxMode, close_process
 from backend.workers.warmup import choose_threads, warm_up
 import numpy, torch
@@ -53,7 +55,7 @@ def attempt(action):
     train_on()
     try:
         action()
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ValueError) as error:
         return type(error).__name__
     finally:
         train_on()
@@ -80,6 +82,20 @@ def checked(result):
     if result < 0:
         raise OSError(ctypes.get_errno(), "refused")
 
+def errors_of_denied_calls():
+    "By name: every call of the filter, made with harmless arguments."
+    column = seccomp._COLUMN[seccomp.machine()]
+    found = {}
+    for name, numbers in seccomp._DENIED.items():
+        if numbers[column] != seccomp._ABSENT and name not in ("fork", "vfork"):
+            ctypes.set_errno(0)
+            result = libc.syscall(numbers[column], -1, 0, 0, 0, 0)
+            found[name] = ctypes.get_errno() if result == -1 else f"returned {result}"
+    return found
+
+own = os.open(os.__file__, os.O_RDONLY)
+
+
 print(json.dumps({
     "active": active,
     "read a secret": attempt(secret.read_bytes),
@@ -103,6 +119,19 @@ print(json.dumps({
     "set up io_uring": attempt(lambda: checked(libc.syscall(425, 8, None))),
     "trace its parent": attempt(lambda: checked(libc.ptrace(16, parent, 0, 0))),
     "leave its namespace": attempt(lambda: checked(libc.unshare(0x10000000))),
+    "change a library's mode": attempt(lambda: os.fchmod(own, 0o777)),
+    "make a library immutable": attempt(lambda: fcntl.ioctl(own, 0x40086602, bytes(8))),
+    "hold memory as a file": attempt(lambda: os.memfd_create("hidden")),
+    "leave shared memory behind": attempt(lambda: checked(libc.shmget(0, 4096, 0o1600))),
+    "pin its parent to a core": attempt(lambda: os.sched_setaffinity(parent, {0})),
+    "outlive its parent": attempt(lambda: checked(libc.prctl(1, 0, 0, 0, 0))),
+    "make a device": attempt(lambda: os.mknod(directory / "null", 0o20666, os.makedev(1, 3))),
+    "make a pipe for others": attempt(lambda: os.mkfifo(directory / "pipe")),
+    "make a directory": attempt(lambda: os.mkdir(directory / "deep")),
+    "raise a limit": attempt(lambda: __import__("resource").setrlimit(1, (1 << 40, 1 << 40))),
+    "take a capability back": attempt(lambda: checked(libc.capset(
+        struct.pack("<Ii", 0x20080522, 0), struct.pack("<6I", 1 << 21, 1 << 21, 0, 0, 0, 0)))),
+    "denied calls": errors_of_denied_calls(),
     "hold 4 GB with numpy": attempt(lambda: numpy.ones(1 << 29)),
     "hold 4 GB with torch": attempt(lambda: torch.ones(1 << 30)),
     "write a huge file": attempt(lambda: (directory / "huge").write_bytes(bytes(2 << 20))),
@@ -135,7 +164,8 @@ def test_files_sockets_programs_and_huge_allocations_are_denied_while_it_trains(
         assert process.stdout is not None
         answers = json.loads(process.stdout.readline())
     assert answers.pop("steps") > 2 * len(answers) - 4
-    assert "seccomp" in answers.pop("active")
+    assert {"seccomp", "no capabilities"} <= set(answers.pop("active"))
+    assert set(answers.pop("denied calls").values()) == {errno.EACCES}
     assert {what for what, outcome in answers.items() if outcome == "ALLOWED"} == ALLOWED
     assert secret.read_text() == "key"
     assert secret.stat().st_mode == mode

@@ -17,6 +17,7 @@ import trio
 
 from backend.errors import WorkerDiedError, WorkerError
 from backend.reports import Event, Failed, Finished, Train, TrainingPrepared
+from backend.workers.process import MAX_FILES, usage
 from backend.workers.supervisor import PoolConfig, Worker, open_pool
 
 pytestmark = pytest.mark.e2e
@@ -51,6 +52,43 @@ async def test_a_prewarmed_worker_is_handed_out_at_once_and_replaced(tmp_path: P
         await first.aclose()
         assert not first.directory.exists()
     assert list((tmp_path / "w").iterdir()) == []
+
+
+def open_files(pid: int) -> list[str]:
+    return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+async def test_a_worker_inherits_nothing_but_its_connection_and_its_output(open_worker) -> None:
+    async with open_worker() as worker:
+        links = open_files(worker.pid)
+    assert sorted(link.partition(":")[0] for link in links) == ["/dev/null", "pipe", "pipe", "socket"]
+
+
+async def test_a_worker_that_fills_the_disk_is_killed(open_worker) -> None:
+    async with open_worker(disk_bytes=1 << 20) as worker:
+        (worker.directory / "a").write_bytes(bytes(1 << 20))
+        assert await death_of(worker) == "disk: 1 MB held, limit 1 MB"
+
+
+async def test_a_worker_that_makes_very_many_files_is_killed(open_worker) -> None:
+    async with open_worker() as worker:
+        for number in range(MAX_FILES + 1):
+            (worker.directory / str(number)).touch()
+        assert await death_of(worker) == f"files: {MAX_FILES + 1} or more, limit {MAX_FILES}"
+
+
+async def test_a_worker_with_very_many_threads_is_killed(open_worker) -> None:
+    async with open_worker(max_threads=1) as worker:
+        assert re.fullmatch(r"threads: \d+ run, limit 1", await death_of(worker))
+
+
+def test_files_that_were_removed_and_are_still_open_count(tmp_path: Path) -> None:
+    before = usage(os.getpid(), tmp_path).disk_bytes
+    with (tmp_path / "gone").open("wb") as file:
+        file.write(bytes(5 << 20))
+        file.flush()
+        (tmp_path / "gone").unlink()
+        assert usage(os.getpid(), tmp_path).disk_bytes - before >= 5 << 20
 
 
 async def test_a_killed_worker_says_so(open_worker) -> None:
