@@ -29,7 +29,8 @@ from p2p.session.job import WITH_PEER, Job
 from p2p.session.live import LiveJob
 from p2p.session.news import News
 from p2p.session.runner import JobRunner
-from p2p.session.steps import Engine, reclaim_all
+from p2p.session.steps import Engine
+from p2p.session.sweep import Sweeper
 from p2p.tasks import background_tasks, deadline
 
 DEFAULT_SEGMENTS = 4
@@ -48,6 +49,7 @@ class JobEngine:
         self._workspace = workspace
         self._nursery = nursery
         self._lives: dict[str, LiveJob] = {}
+        self._sweeper = Sweeper(engine)
         self._running: set[str] = set()
         self._models: dict[tuple[str, str], ModelClient] = {}
 
@@ -57,7 +59,7 @@ class JobEngine:
             length = await self.engine.store.story_length(job.job_id)
             self._lives[job.job_id] = LiveJob(job, length, self.engine.store, self.engine.now)
         serve_transfers(self.engine.network, self.engine.files, self._may_fetch)
-        self._nursery.start_soon(reclaim_all, self.engine, list(self._lives.values()))
+        self._nursery.start_soon(self._sweeper.run, self._lives)
 
     async def background(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Starts a service that ends with this engine; returns once it runs."""
@@ -197,7 +199,7 @@ class JobEngine:
             await JobRunner(self.engine, live).run()
         finally:
             self._running.discard(live.job.job_id)
-        await reclaim_all(self.engine, [live])
+        await self._sweeper.look([live])
 
     async def follow(self, name: str, after: int = 0) -> AsyncIterator[News]:
         """Goes on with the job; yields its story from line ``after`` on until it is over.

@@ -195,6 +195,13 @@ class EscrowReclaimed:
 
 
 @dataclass(frozen=True, slots=True)
+class EscrowClosed:
+    """Settled or refunded by somebody else: nothing is left in it."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentAnnounced:
     lease: LeaseRef
     sequence: int
@@ -285,6 +292,7 @@ Event = (
     | EscrowReported
     | EscrowRefused
     | EscrowReclaimed
+    | EscrowClosed
     | SegmentAnnounced
     | ResultAnnounced
     | PeerSaid
@@ -408,7 +416,7 @@ def _paid(job: Job, event: Event) -> Job:
             return _change(job, address, reported=True)
         case EscrowRefused(address, reason):
             return _change(job, address, refused=reason)
-        case EscrowReclaimed(address, _):
+        case EscrowReclaimed(address, _) | EscrowClosed(address):
             return _change(job, address, reclaimed=True)
         case VoucherDelivered(address, voucher):
             current = next(e for e in job.escrows if e.address == address).voucher

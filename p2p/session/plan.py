@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 
+from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus
 from p2p.identifiers import Hash
 from p2p.jobs import FileRef, JobState
 from p2p.protocols.coordinator import Lease, LeaseRef
@@ -202,6 +204,39 @@ def _reclaim(job: Job) -> Iterator[Step]:
 def owed_back(escrow: Escrow) -> bool:
     """The coordinator does not count this escrow, so its user asks the money back."""
     return escrow.refused is not None and not escrow.reclaimed
+
+
+class Fate(Enum):
+    """Of an escrow that may serve no job any more."""
+
+    GONE = "gone"
+    WAIT = "wait"
+    TAKE_BACK = "take back"
+
+
+STRANDED_S = 600.0
+"""Beyond the claim window: the time that coordinator and peer have to do their part."""
+
+
+def may_be_stranded(job: Job, escrow: Escrow, now: float) -> bool:
+    """Whether the chain is worth a look: it may hold money that nobody works for."""
+    if escrow.reclaimed or escrow.dropped or not (escrow.sent or escrow.signature):
+        return False
+    serves = job.escrow is not None and job.escrow.address == escrow.address and not job.state.is_final
+    return not serves or escrow.refused is not None or now >= escrow.deadline
+
+
+def fate_of(escrow: Escrow, account: EscrowAccount | None, now: float, stranded_s: float) -> Fate:
+    """``stranded_s``: for how long it has been seen to serve no job."""
+    if account is None:  # not created, closed, or a node that lags
+        return Fate.GONE if now > escrow.deadline else Fate.WAIT
+    if account.status is not EscrowStatus.OPEN:
+        return Fate.GONE
+    if escrow.refused is not None or now >= escrow.deadline:
+        return Fate.TAKE_BACK
+    if escrow.voucher is not None and escrow.voucher.final:
+        return Fate.WAIT  # the peer has earned what is in it
+    return Fate.TAKE_BACK if stranded_s >= STRANDED_S + escrow.claim_window_s else Fate.WAIT
 
 
 def _prove(job: Job) -> Iterator[Step]:

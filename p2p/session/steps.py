@@ -13,9 +13,9 @@ import base58
 import structlog
 import trio
 
-from p2p.chain.errors import PaymentRefusedError
+from p2p.chain.errors import PaymentPendingError, PaymentRefusedError
 from p2p.disk import RunBlocking, run_in_thread
-from p2p.errors import P2PError, RemoteFailureError, SourceRefusedError, TransferError
+from p2p.errors import RemoteFailureError, SourceRefusedError, TransferError
 from p2p.files import FileStore, fetch
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef, JobState
@@ -49,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 FUNDING_MARGIN_S = 5.0
 """An escrow is not paid when the coordinator would hardly see it before it gives the lease away."""
+TAKE_BACK_EVERY_S = 3600.0
 REVIVE_PAUSE_S = 1.0
 """Before a job that waits for its user is submitted again, so that the two never race."""
 NOT_COUNTED = frozenset({"conflict", "refused", "invalid", "not_found", "unauthorized"})
@@ -228,18 +229,23 @@ class Steps:
 
     async def _reclaim(self, escrow: Escrow) -> None:
         try:
-            await self._engine.treasury.pay(*refund_request(escrow))
-            signature = await self._engine.treasury.pay(*refund(escrow))
+            signature = await take_back(self._engine, escrow)
         except PaymentRefusedError as error:
-            # Settled or refunded by somebody else: nothing is left in it.
-            log.info("nothing to ask back", escrow=escrow.address, reason=str(error))
-            signature = ""
+            # The sweeper looks at the chain, and asks again if anything is left in it.
+            raise PaymentPendingError(f"escrow {escrow.address} not refunded yet: {error}") from error
         await self._live.apply(events.EscrowReclaimed(escrow.address, signature))
 
     # -- proof ---------------------------------------------------------------------------------
 
     async def _prove_segment(self, checkpoint: Checkpoint) -> None:
         done = checkpoint.segment + 1
+        if done >= self._job.spec.segments:
+            # It would be paid in full, and the job would be left without a result.
+            text = f"announced the last of {done} segments as a checkpoint, allowed is the result"
+            escrow = self._job.escrow
+            if escrow is not None:
+                await self._live.apply(events.PeerAccused(escrow.lease, "protocol", text))
+            return
         escrow = await self._fetch_checked(checkpoint.file, done, "corrupt_checkpoint")
         if escrow is None:
             return
@@ -322,12 +328,11 @@ class Steps:
                 self._engine.files.unpin(checkpoint.file.blake3, self._job.job_id)
 
 
-async def reclaim_all(engine: Engine, lives: list[LiveJob]) -> None:
-    """Asks back whatever earlier sessions left in escrows that nobody counts."""
-    for live in lives:
-        for escrow in live.job.escrows:
-            if plan.owed_back(escrow):
-                try:
-                    await Steps(engine, live).perform(plan.Reclaim(escrow.address))
-                except P2PError as error:
-                    log.info("not refunded yet", escrow=escrow.address, reason=str(error))
+async def take_back(engine: Engine, escrow: Escrow) -> str:
+    """The refund's signature. Raises ChainError.
+
+    What was refused is asked anew each hour: a wallet without fees may have some by then.
+    """
+    attempt = int(engine.now() // TAKE_BACK_EVERY_S)
+    await engine.treasury.pay(*refund_request(escrow, attempt))
+    return await engine.treasury.pay(*refund(escrow, attempt))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from p2p.chain.client import ChainClient
+from p2p.chain.escrow_codec import EscrowAccount
 from p2p.chain.outbox import CreateEscrow, Intent, Refund, RequestRefund
 from p2p.chain.payer import Payer
 from p2p.chain.wallet import Wallet
@@ -25,13 +26,19 @@ class Balance:
 
 
 class Treasury(Protocol):
-    """The seam between a job and the chain."""
+    """The seam between a job and the chain.
+
+    Five methods, since a wallet without a chain and a chain without a wallet are of no use here.
+    """
 
     @property
     def address(self) -> str: ...
 
     async def balance(self) -> Balance:
         """Raises ChainError."""
+
+    async def escrow(self, address: str) -> EscrowAccount | None:
+        """As confirmed on chain. Raises ChainError."""
 
     async def pay(self, key: str, intent: Intent) -> str:
         """The signature, once confirmed. Repeating a key pays nothing twice.
@@ -59,6 +66,9 @@ class ChainTreasury:
         tokens = await self._chain.token_balance(self.address)
         return Balance(tokens, await self._chain.lamports(self.address))
 
+    async def escrow(self, address: str) -> EscrowAccount | None:
+        return await self._chain.escrow(address)
+
     async def pay(self, key: str, intent: Intent) -> str:
         return (await self._payer.pay(key, intent, PAYMENT_TIMEOUT_S)).signature
 
@@ -77,6 +87,9 @@ class NoTreasury:
         raise self._missing()
 
     async def balance(self) -> Balance:
+        raise self._missing()
+
+    async def escrow(self, address: str) -> EscrowAccount | None:
         raise self._missing()
 
     async def pay(self, key: str, intent: Intent) -> str:
@@ -104,9 +117,9 @@ def creation(escrow: Escrow, job_id: str) -> tuple[str, CreateEscrow]:
     return f"create/{escrow.address}", intent
 
 
-def refund_request(escrow: Escrow) -> tuple[str, RequestRefund]:
-    return f"request-refund/{escrow.address}", RequestRefund(escrow.address)
+def refund_request(escrow: Escrow, attempt: int) -> tuple[str, RequestRefund]:
+    return f"request-refund/{escrow.address}/{attempt}", RequestRefund(escrow.address)
 
 
-def refund(escrow: Escrow) -> tuple[str, Refund]:
-    return f"refund/{escrow.address}", Refund(escrow.address)
+def refund(escrow: Escrow, attempt: int) -> tuple[str, Refund]:
+    return f"refund/{escrow.address}/{attempt}", Refund(escrow.address)

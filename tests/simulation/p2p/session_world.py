@@ -14,7 +14,7 @@ import trio
 from blake3 import blake3
 
 from p2p.chain.errors import PaymentRefusedError
-from p2p.chain.escrow_codec import escrow_address
+from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus, escrow_address
 from p2p.chain.outbox import CreateEscrow, Intent, Refund, RequestRefund
 from p2p.chain.wallet import Wallet
 from p2p.channel import Channel
@@ -95,6 +95,17 @@ class Ledger:
         await trio.lowlevel.checkpoint()
         return Balance(Units(self.tokens), self.lamports)
 
+    async def escrow(self, address: str) -> EscrowAccount | None:
+        await trio.lowlevel.checkpoint()
+        if (intent := self.escrows.get(address)) is None:
+            return None
+        status = EscrowStatus.OPEN if address in self.open else EscrowStatus.REFUNDED
+        return EscrowAccount(
+            *(USER.address, intent.node, intent.payout, intent.arbiter, CHAIN.mint, CHAIN.platform_account),
+            *(USER.address, address, intent.job_id, intent.amount, 0, 0, intent.claim_window_s),
+            *(intent.deadline, 0, status, 255),
+        )
+
     async def pay(self, key: str, intent: Intent) -> str:
         await trio.sleep(self.delay_s)
         if key not in self.paid:
@@ -173,6 +184,8 @@ class PeerScript:
     lies_at: int | None = None
     """The segment whose checkpoint is of another position."""
     skips_to_result: bool = False
+    hides_result: bool = False
+    """Announces it as one more checkpoint."""
     dies_at: int | None = None
     """The segment during which it vanishes."""
     segment_s: float = 1.0
@@ -293,7 +306,8 @@ class ScriptedPeer:
         self._say(job_wire.JobProgress(0, METRICS))
         await trio.sleep(self.script.segment_s)
         done = segment + 1
-        if done == job.segments or self.script.skips_to_result:
+        is_last = done == job.segments and not self.script.hides_result
+        if is_last or self.script.skips_to_result:
             result = await self._files.add_bytes(model_bytes(job.segments, "result"))
             self._say(job_wire.ResultReady(0, result, METRICS))
             await self._until(lambda: any(voucher.final for voucher in self.vouchers))

@@ -14,6 +14,7 @@ from p2p.protocols import coordinator as wire
 from p2p.session.engine import JobEngine
 from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
 from p2p.session.news import NewsKind
+from p2p.session.plan import STRANDED_S
 from tests.simulation.p2p.session_world import (
     COORDINATOR,
     ENGINE,
@@ -203,6 +204,47 @@ async def test_money_in_an_escrow_that_nobody_counts_comes_back(tmp_path: Path) 
         await trio.sleep(60.0)
         assert len(world.ledger.escrows) == 2
         assert (world.ledger.tokens, world.ledger.open) == (START - COST, {})
+
+
+async def test_money_that_the_coordinator_forgets_in_an_escrow_is_taken_back(tmp_path: Path) -> None:
+    """It gave the job to another peer and never returned what the first escrow holds."""
+    async with open_world(tmp_path, (PeerScript(), PeerScript())) as world, world.engine() as (engine, _):
+        job = await submit(world, engine)
+        async for news in engine.follow(job):
+            if news.kind is NewsKind.PROGRESS:
+                world.coordinator.give_up_lease()
+                break
+        await to_the_end(engine, job)
+        assert len(world.ledger.open) == 1 and world.ledger.paid_out == COST
+        await trio.sleep(STRANDED_S)
+        assert len(world.ledger.open) == 1, "the claim window is the peer's"
+        await trio.sleep(200)
+        assert (world.ledger.open, world.ledger.tokens) == ({}, START - COST)
+
+
+async def test_after_the_deadline_nobodys_absence_locks_the_money(tmp_path: Path) -> None:
+    async with open_world(tmp_path, (PeerScript(dies_at=0),)) as world:
+        async with world.engine() as (engine, _):
+            await submit(world, engine)
+            await trio.sleep(5)
+        assert len(world.ledger.open) == 1
+        world.net.crash(world.coordinator.network)
+        await trio.sleep(25 * 3600)
+        async with world.engine():
+            await trio.sleep(5)
+        assert (world.ledger.open, world.ledger.tokens) == ({}, START)
+
+
+async def test_a_result_that_is_announced_as_a_checkpoint_is_not_paid_for(tmp_path: Path) -> None:
+    """It would be paid in full and leave the job without a result."""
+    async with open_world(tmp_path, (PeerScript(hides_result=True), PeerScript())) as world:
+        async with world.engine() as (engine, _):
+            job = await submit(world, engine)
+            await to_the_end(engine, job)
+            assert engine.job(job).result is not None
+        assert not any(voucher.final for voucher in world.peers[0].vouchers)
+        (complaint,) = world.coordinator.complaints
+        assert complaint.code == "protocol" and "allowed is the result" in complaint.text
 
 
 async def test_engine_and_peer_find_each_other_again_after_a_partition(tmp_path: Path) -> None:
