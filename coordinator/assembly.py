@@ -104,4 +104,5 @@ async def _keep_house(services: Services) -> None:
     while True:
         await trio.sleep(HOUSEKEEPING_S)
         services.registry.forget_expired(services.now())
-        await services.ledger.store.enqueue(Write(services.now(), forget_orders=True)).wait()
+        write = Write(services.now(), forget_orders=True, forget_jobs=True)
+        await services.ledger.store.enqueue(write).wait()

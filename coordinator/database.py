@@ -35,6 +35,9 @@ _orders: msgspec.msgpack.Decoder[OfferJob | RevokeLease] = msgspec.msgpack.Decod
 _standings = msgspec.msgpack.Decoder(Standing)
 
 KEEP_ORDERS_S = 3600.0
+KEEP_UNPAID_S = 24 * 3600.0
+MAX_FORGOTTEN = 1_000
+"""Jobs at once: the writer has other things to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Write:
     standings: tuple[Standing, ...] = ()
     forget_orders: bool = False
     """Those that nobody fetched for an hour."""
+    forget_jobs: bool = False
+    """Those that are over since a day and never had an escrow: anybody can make any number of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,8 @@ class Database:
             self.writes.execute("delete from orders where peer_id = ? and sequence <= ?", write.orders_seen)
         if write.forget_orders:
             self.writes.execute("delete from orders where at < ?", (write.at - KEEP_ORDERS_S,))
+        if write.forget_jobs:
+            self._forget_unpaid(write.at)
         self._many(
             "insert or replace into standings values (?, ?)",
             ((standing.peer_id, _encode(standing)) for standing in write.standings),
@@ -147,6 +154,16 @@ class Database:
                 _encode(job),
             ),
         )
+
+    def _forget_unpaid(self, now: float) -> None:
+        """Every escrow that ended, ended by an effect."""
+        over = (
+            "select job_id from jobs where closed = 1 and submitted_at < ? and not exists"
+            " (select 1 from effects where effects.job_id = jobs.job_id) limit ?"
+        )
+        rows = self.writes.execute(over, (now - KEEP_UNPAID_S, MAX_FORGOTTEN)).fetchall()
+        for table in ("events", "updates", "jobs"):
+            self._many(f"delete from {table} where job_id = ?", rows)
 
     def _many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
         listed = list(rows)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import trio
 
-from coordinator.admission import admit_graph
 from coordinator.escrows import is_wallet
 from coordinator.job import CancelRequested, Job, JobRevived, JobSubmitted, PeerReported
 from coordinator.matcher import Candidate, Need
@@ -44,7 +43,7 @@ MAX_PEERS = 1000
 
 
 async def estimate_job(services: Services, caller: PeerId, call: EstimateJob, body: bytes) -> Estimate:
-    cost = await services.run_blocking(admit_graph, call.job, body)
+    cost = await services.admit(call.job, body)
     need = Need(cost=cost, requirements=call.job.requirements, segments=call.job.segments)
     found = services.matching.quote(need)
     return Estimate(
@@ -72,7 +71,7 @@ async def submit_job(services: Services, caller: PeerId, call: SubmitJob, body: 
 
 async def _admit(services: Services, caller: PeerId, spec: JobSpec, body: bytes) -> Job:
     _check_spec(services, caller, spec)
-    cost = await services.run_blocking(admit_graph, spec, body)
+    cost = await services.admit(spec, body)
     _check_budget(services, spec, Need(cost=cost, requirements=spec.requirements, segments=spec.segments))
     job_id = JobId(spec.job_id)
     known = await services.ledger.load(job_id)  # the same call may have come twice
@@ -112,9 +111,10 @@ def _check_same(known: Job, caller: PeerId, spec: JobSpec) -> None:
 async def poll_job(services: Services, caller: PeerId, call: PollJob) -> JobUpdates:
     """Answered as soon as there is something new; empty after ``wait_ms`` without."""
     await services.own_job(caller, call.job_id)
-    with services.long_poll(caller), trio.move_on_after(call.wait_ms / 1000):
+    bell, key = services.ledger.bell, f"job/{call.job_id}"
+    with services.long_poll(caller), bell.listening(key), trio.move_on_after(call.wait_ms / 1000):
         while True:
-            waiter = services.ledger.bell.waiter(f"job/{call.job_id}")
+            waiter = bell.waiter(key)
             job = await services.own_job(caller, call.job_id)
             updates = await _updates(services, job, call.after)
             if updates.updates or job.is_closed:

@@ -6,7 +6,9 @@ is. What others are shown (updates, orders, effects) is published only after the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -32,10 +34,25 @@ _PAYMENT_EFFECTS = (SettleEscrow, OpenClaimWindow, ReturnRest)
 
 
 class Bell:
-    """Wakes whoever waits for a key. Take ``waiter`` before looking at what may have changed."""
+    """Wakes whoever waits for a key. Take ``waiter`` before looking at what may have changed.
+
+    Keys come from strangers: one is remembered only while somebody is ``listening``.
+    """
 
     def __init__(self) -> None:
         self._events: dict[str, trio.Event] = {}
+        self._listeners: Counter[str] = Counter()
+
+    @contextmanager
+    def listening(self, key: str) -> Iterator[None]:
+        self._listeners[key] += 1
+        try:
+            yield
+        finally:
+            self._listeners[key] -= 1
+            if not self._listeners[key]:
+                del self._listeners[key]
+                self._events.pop(key, None)
 
     def waiter(self, key: str) -> trio.Event:
         return self._events.setdefault(key, trio.Event())

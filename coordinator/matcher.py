@@ -22,6 +22,8 @@ WEIGHTS = {"reputation": 0.45, "free capacity": 0.2, "price": 0.2, "uptime": 0.1
 SLOW_ANSWER_S = 2.0
 UNMEASURED = 0.5
 MAX_EXPLAINED = 50
+MAX_TRIES = 20
+"""Waiting jobs of one user that one pass looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,22 @@ def quotes(need: Need, candidates: Iterable[Candidate], now: float) -> Match:
     found = match(need, idle, now)
     by_price = sorted(found.offers, key=lambda offer: (offer.amount, -offer.score))
     return Match(tuple(by_price), found.rejected, found.lines)
+
+
+def due_for_a_try(
+    waiting: Sequence[tuple[JobId, PeerId, float]], tried_at: Mapping[JobId, float]
+) -> list[tuple[JobId, PeerId, float]]:
+    """Those that one pass looks at: of each user the MAX_TRIES that were looked at longest ago.
+
+    A user whose jobs fit no peer must not make every pass long for all others.
+    """
+    counts: dict[PeerId, int] = {}
+    due = []
+    for entry in sorted(waiting, key=lambda entry: (tried_at.get(entry[0], 0.0), entry[2])):
+        counts[entry[1]] = counts.get(entry[1], 0) + 1
+        if counts[entry[1]] <= MAX_TRIES:
+            due.append(entry)
+    return due
 
 
 def in_turn(

@@ -12,7 +12,7 @@ import trio
 from coordinator.errors import IllegalTransitionError
 from coordinator.job import Job, OfferMade
 from coordinator.ledger import Ledger
-from coordinator.matcher import Candidate, Match, Need, in_turn, match, quotes
+from coordinator.matcher import Candidate, Match, Need, due_for_a_try, in_turn, match, quotes
 from coordinator.registry import Registry
 from coordinator.state import Policy
 from p2p.errors import RemoteFailureError
@@ -43,6 +43,8 @@ class Matching:
         self._reserved: dict[JobId, tuple[PeerId, int]] = {}
         self._served_at: dict[PeerId, float] = {}
         """When a job of a user last found a peer; in that order, the longest ago is forgotten first."""
+        self._tried_at: dict[JobId, float] = {}
+        """When a waiting job was last looked at."""
         for job in ledger.jobs.values():
             self._track(job)
         ledger.listeners.job_changed.append(self._changed)
@@ -56,20 +58,25 @@ class Matching:
             with trio.move_on_after(LOOK_AGAIN_S):
                 await self._wake.wait()
             self._wake = trio.Event()
-            self.match_waiting()
+            await self._match_waiting()
             await trio.lowlevel.checkpoint()
 
-    def match_waiting(self) -> None:
-        """One pass over all waiting jobs, users in turn."""
+    async def _match_waiting(self) -> None:
+        """One pass over waiting jobs, users in turn; everybody else gets a turn after each of them."""
         jobs = self._ledger.jobs
         waiting = [job for job in jobs.values() if job.waits_for_peer]
+        self._tried_at = {job.job_id: self._tried_at.get(job.job_id, 0.0) for job in waiting}
         if not waiting:
             return
         running = Counter(job.engine_id for job in jobs.values() if job.live_grant is not None)
         queue = [(job.job_id, job.engine_id, job.submitted_at) for job in waiting]
-        turns = in_turn(queue, running, self._served_at)
+        turns = in_turn(due_for_a_try(queue, self._tried_at), running, self._served_at)
         for job_id in turns:
-            self._try(jobs[job_id])
+            job = jobs.get(job_id)
+            if job is not None and job.waits_for_peer:
+                self._tried_at[job_id] = self._ledger.now()
+                self._try(job)
+            await trio.lowlevel.checkpoint()
 
     def quote(self, need: Need) -> Match:
         """What the job would cost at whom."""

@@ -41,7 +41,14 @@ def first_tables(db: Any) -> None:
     db.execute("create table standings (peer_id text primary key, body blob not null) without rowid")
 
 
-MIGRATIONS: tuple[tuple[str, Migration], ...] = (("0001 first tables", first_tables),)
+def effects_by_job(db: Any) -> None:
+    db.execute("create index effects_of_job on effects (job_id)")
+
+
+MIGRATIONS: tuple[tuple[str, Migration], ...] = (
+    ("0001 first tables", first_tables),
+    ("0002 effects by job", effects_by_job),
+)
 
 
 def migrate(db: Any, migrations: tuple[tuple[str, Migration], ...] = MIGRATIONS) -> None:

@@ -60,9 +60,10 @@ async def poll_orders(services: Services, caller: PeerId, call: PollOrders) -> O
     after = call.after if call.after <= newest else 0  # numbers of another coordinator's life
     if after:
         store.enqueue(Write(services.now(), orders_seen=(caller, after)))
-    with services.long_poll(caller), trio.move_on_after(call.wait_ms / 1000):
+    key = f"orders/{caller}"
+    with services.long_poll(caller), bell.listening(key), trio.move_on_after(call.wait_ms / 1000):
         while True:
-            waiter = bell.waiter(f"orders/{caller}")
+            waiter = bell.waiter(key)
             orders = await _live_orders(services, caller, after)
             if orders:
                 return Orders(orders, orders[-1].sequence)

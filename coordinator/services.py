@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import trio
+
+from coordinator.admission import admit_graph
 from coordinator.effects import ReadsEscrows
 from coordinator.errors import IllegalTransitionError
-from coordinator.job import Grant, Job
+from coordinator.job import Cost, Grant, Job
 from coordinator.leases import LeaseBook
 from coordinator.ledger import Ledger
 from coordinator.limits import RateLimiter
@@ -20,9 +23,13 @@ from coordinator.store import RunBlocking
 from p2p.auth import Signer
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId, PeerId
+from p2p.jobs import JobSpec
 from p2p.protocols.coordinator import ChainInfo, LeaseRef
 
 SOFTWARE = "cyxwiz"
+MAX_ADMISSIONS = 2
+"""Graphs looked at side by side. The database's writer needs a thread at any time."""
+MAX_WAITING_ADMISSIONS = 64
 MAX_POLLS = 16
 """Long polls that one caller may hold open."""
 
@@ -58,9 +65,20 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     polls: Counter[PeerId] = field(default_factory=Counter)
     rates: RateLimiter = field(init=False)
+    _admissions: trio.CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
         self.rates = RateLimiter(self.limits.calls_per_s, self.limits.burst)
+        self._admissions = trio.CapacityLimiter(MAX_ADMISSIONS)
+
+    async def admit(self, spec: JobSpec, graph: bytes) -> Cost:
+        """What the job needs. Raises RemoteFailureError for a graph that cannot be trained."""
+        waiting = self._admissions.statistics().tasks_waiting
+        if waiting >= MAX_WAITING_ADMISSIONS:
+            raise RemoteFailureError("busy", f"{waiting} graphs wait to be looked at; try again")
+        async with self._admissions:
+            cost: Cost = await self.run_blocking(admit_graph, spec, graph)
+        return cost
 
     @contextmanager
     def long_poll(self, caller: PeerId) -> Iterator[None]:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator.job import Cost
-from coordinator.matcher import Candidate, Need, in_turn, match
+from coordinator.matcher import MAX_TRIES, Candidate, Need, due_for_a_try, in_turn, match
 from coordinator.reputation import LONGEST_BAN_S, Evidence, Standing, note, score
 from p2p.identifiers import JobId, PeerId
 from p2p.jobs import DeviceKind, Requirements
@@ -89,3 +89,19 @@ def test_reputation_is_bounded_and_bans_are_too(story: list[tuple[Evidence, floa
         assert 0 < score(standing, now) < 1
         assert standing.banned_until <= now + LONGEST_BAN_S
         assert standing.strikes < 3
+
+
+@given(
+    jobs=st.dictionaries(st.integers(0, 200), st.sampled_from("abc"), max_size=120),
+    rounds=st.integers(7, 12),
+)
+def test_every_waiting_job_is_looked_at_in_time_and_no_user_fills_a_pass(
+    jobs: dict[int, str], rounds: int
+) -> None:
+    waiting = [(JobId(f"{number}"), PeerId(user), float(number)) for number, user in jobs.items()]
+    tried_at: dict[JobId, float] = {}
+    for at in range(1, rounds):
+        due = due_for_a_try(waiting, tried_at)
+        assert all(count <= MAX_TRIES for count in Counter(user for _, user, _ in due).values())
+        tried_at |= {job_id: float(at) for job_id, _, _ in due}
+    assert len(tried_at) == len(waiting)
