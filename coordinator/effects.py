@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 MAX_AT_ONCE = 128
 PAY_TIMEOUT_S = 60.0
 PAUSE_S = 1.0
+ABSENT_PATIENCE_S = 60.0
 
 
 class PaysOnce(Protocol):
@@ -111,12 +112,19 @@ class EffectRunner:
                 await trio.sleep(PAUSE_S)
 
     async def _look(self, escrow: str) -> EscrowAccount | None:
+        """None only for an escrow that stays away: a node that lags must not close a payment."""
+        absent_since: float | None = None
         while True:
             try:
-                return await self._chain.escrow(escrow)
+                account = await self._chain.escrow(escrow)
+                if account is not None:
+                    return account
+                absent_since = trio.current_time() if absent_since is None else absent_since
+                if trio.current_time() - absent_since >= ABSENT_PATIENCE_S:
+                    return None
             except ChainError as error:
                 log.warning("escrow not readable", escrow=escrow, reason=str(error))
-                await trio.sleep(PAUSE_S)
+            await trio.sleep(PAUSE_S)
 
 
 def intent_of(effect: PaymentEffect) -> Intent:

@@ -18,6 +18,8 @@ from p2p.vouchers import Voucher
 CLAIM_MARGIN_S = 1.0
 """The chain's clock and ours need not agree to the second."""
 RETRY_AFTER_REFUSAL_S = 60.0
+LONGEST_RETRY_S = 3600.0
+"""Each try is an event in the log, and the reason may last: an arbiter without fees, a frozen account."""
 RETRY_AFTER_LAG_S = 2.0
 MAX_REASON = 500
 
@@ -226,7 +228,8 @@ def _checked(seen: Payment, event: PaymentConcluded) -> Payment:
     """Waits before the same is tried again: it was refused, or the chain does not show it yet."""
     again = _next_effect(seen, event.at)
     if event.refusal:
-        pause_s, reason = RETRY_AFTER_REFUSAL_S, event.refusal[:MAX_REASON]
+        pause_s = min(LONGEST_RETRY_S, RETRY_AFTER_REFUSAL_S * 2 ** min(seen.refusals, 10))
+        reason = event.refusal[:MAX_REASON]
     elif again is not None and again.key == event.key:
         pause_s, reason = RETRY_AFTER_LAG_S, "done, but the chain does not show it yet"
     else:

@@ -32,6 +32,8 @@ class Evidence(Enum):
     WORK_FAILED = "work failed"
     UNREACHABLE = "unreachable for its user"
     CORRUPT_WORK = "corrupt work"
+    """By the word of a user who has paid this peer for some of it."""
+    ACCUSED = "accused by a user who has paid nothing"
 
 
 _GOOD = {Evidence.JOB_COMPLETED: 1.0, Evidence.SEGMENT_PROVEN: 0.1}
@@ -41,6 +43,7 @@ _BAD = {
     Evidence.WORK_FAILED: 0.5,
     Evidence.UNREACHABLE: 0.5,
     Evidence.CORRUPT_WORK: 2.0,
+    Evidence.ACCUSED: 0.5,
 }
 _STRIKES = {Evidence.LEASE_LOST: 1, Evidence.CORRUPT_WORK: 2}
 

@@ -61,6 +61,8 @@ from p2p.vouchers import Voucher
 DECLINED_PAUSE_S = 30.0
 FAILED_PAUSE_S = 3600.0
 MAX_RETRIES = 16
+MAX_PAYMENTS = 2 * MAX_RETRIES
+"""Escrows that a job keeps track of: each costs the arbiter fees to return."""
 MAX_TEXT = 1000
 CORRUPT_CODES = frozenset({"corrupt_checkpoint", "corrupt_result", "protocol"})
 ENGINE_ABSENT = "engine_absent"
@@ -350,10 +352,18 @@ def _broken(job: Job, event: WorkFailed | LeaseLost | PeerReported) -> Step:
 
 
 def _report_evidence(job: Job, grant: Grant, code: str) -> tuple[NoteEvidence, ...]:
-    """A user's word counts only while the user has money at stake."""
+    """A user's word counts only while the user has money at stake, and bans only where some is spent.
+
+    What is in the escrow comes back, so anyone could have any peer banned for nothing.
+    """
     if job.state not in WORKING:
         return ()
-    evidence = Evidence.CORRUPT_WORK if code in CORRUPT_CODES else Evidence.UNREACHABLE
+    payment = job.payment(grant.escrow)
+    spent = payment is not None and payment.promised > 0
+    if code not in CORRUPT_CODES:
+        evidence = Evidence.UNREACHABLE
+    else:
+        evidence = Evidence.CORRUPT_WORK if spent else Evidence.ACCUSED
     return (NoteEvidence(grant.peer_id, evidence),)
 
 
@@ -379,6 +389,8 @@ def _released(job: Job, at: float, text: str, *effects: Effect) -> Step:
 def _stray(job: Job, event: StrayEscrowFound) -> Step:
     if job.payment(event.payment.escrow) is not None:
         raise IllegalTransitionError(f"escrow {event.payment.escrow} is known already")
+    if len(job.payments) >= MAX_PAYMENTS:
+        raise IllegalTransitionError(f"the job has {MAX_PAYMENTS} escrows; its user has to ask this one back")
     known = _replace(job, payments=(*job.payments, event.payment))
     text = f"escrow {event.payment.escrow} cannot be used ({event.reason}); it is being returned"
     told, effects = _told(known, text)

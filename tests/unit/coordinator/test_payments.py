@@ -139,3 +139,16 @@ def test_a_node_that_settled_by_itself_closes_the_payment(make: Any) -> None:
     payment, _ = transition(make.payment(), PaymentReleased(1.0, make.escrow))
     payment, effects = transition(payment, concluded(payment, 2.0, 1000, closed=PaymentState.SETTLED))
     assert (payment.state, payment.earned, effects) == (PaymentState.SETTLED, 1000, ())
+
+
+def test_what_the_chain_keeps_refusing_is_tried_less_and_less_often(make: Any) -> None:
+    payment, _ = transition(make.payment(), PaymentReleased(0.0, make.escrow))
+    at, pauses = 0.0, []
+    for _ in range(9):
+        payment, _ = transition(payment, concluded(payment, at, 0, refusal="no fees", signature=""))
+        assert payment.due is not None
+        pauses.append(payment.due - at)
+        at = payment.due
+        payment, effects = transition(payment, PaymentDue(at, payment.escrow))
+        assert len(effects) == 1
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]

@@ -34,8 +34,8 @@ from coordinator.payments import (
     SettleEscrow,
     VoucherTaken,
 )
-from coordinator.reputation import Evidence
-from coordinator.state import MAX_RETRIES, Policy, next_due, transition
+from coordinator.reputation import Evidence, Standing, is_banned, note
+from coordinator.state import MAX_PAYMENTS, MAX_RETRIES, Policy, next_due, transition
 from p2p.jobs import JobState
 from p2p.protocols.coordinator import LeaseRef, OfferJob, RevokeLease
 from p2p.vouchers import Voucher
@@ -189,9 +189,29 @@ def test_a_report_by_a_user_without_money_at_stake_harms_nobody(make: Any) -> No
     job, effects = transition(job, PeerReported(make.now, make.lease(job), "corrupt_result", "bad"))
     assert job.state is JobState.RETRYING
     assert not any(isinstance(effect, NoteEvidence) for effect in effects)
+
+
+def test_a_report_strikes_only_where_its_user_has_paid_the_peer(make: Any) -> None:
+    """What is in an escrow comes back: otherwise anyone could ban any peer for nothing."""
     funded = running(make)
-    _, effects = transition(funded, PeerReported(make.now, make.lease(funded), "corrupt_result", "bad"))
+    report = PeerReported(make.now, make.lease(funded), "corrupt_result", "bad")
+    _, effects = transition(funded, report)
+    assert NoteEvidence(make.identity("peer").peer_id, Evidence.ACCUSED) in effects
+    _, effects = transition(after(funded, vouch(make, 250, 1)), report)
     assert NoteEvidence(make.identity("peer").peer_id, Evidence.CORRUPT_WORK) in effects
+    standing = Standing(make.identity("peer").peer_id)
+    for number in range(100):
+        standing = note(standing, Evidence.ACCUSED, float(number))
+    assert not is_banned(standing, 100.0)
+
+
+def test_a_job_keeps_track_of_so_many_escrows_only(make: Any) -> None:
+    """Each that cannot be used costs the arbiter fees to return."""
+    job = make.submitted()
+    for number in range(MAX_PAYMENTS):
+        job = after(job, StrayEscrowFound(make.now, make.payment(escrow=f"escrow {number}"), "no lease"))
+    with pytest.raises(IllegalTransitionError, match="32 escrows; its user has to ask this one back"):
+        transition(job, StrayEscrowFound(make.now, make.payment(escrow="one more"), "no lease"))
 
 
 def test_a_cancelled_job_pays_what_is_vouched_for(make: Any) -> None:
