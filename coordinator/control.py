@@ -143,6 +143,7 @@ def _payment_view(job: Job, payment: Payment) -> dict[str, Any]:
         "escrow": payment.escrow,
         "peer_id": payment.peer_id,
         "state": payment.state.value,
+        "first_segment": payment.first_segment,
         "amount": payment.amount,
         "vouchered": payment.promised,
         "earned": payment.earned,

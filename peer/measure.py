@@ -50,8 +50,8 @@ async def measured_speed(device: OfferedDevice, pool: WorkerPool, store: Store) 
 
 async def _measure(device: str, pool: WorkerPool) -> int:
     graph = GRAPH_FILE.read_bytes()
+    pool.start_worker()  # the first job comes soon: one worker measures, another warms beside it
     worker = await pool.acquire()
-    pool.start_worker()  # the first job comes soon: do not wait for the pool to refill at its leisure
     try:
         (worker.directory / DATA_FILE).write_bytes(random_dataset())
         train = Train(DATA_FILE, None, 1, 0, 0, device, REPORT_EVERY_S, prepare_only=True)

@@ -58,12 +58,15 @@ class Program:
         """Starts it, also again after a kill; returns what it says once it listens."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        return wait_until(self._look, START_DEADLINE_S, f"{self.name} to listen; its log:\n{self.tail()}")
+        try:
+            return wait_until(self._look, START_DEADLINE_S, f"{self.name} to listen")
+        except NetworkError as error:
+            raise NetworkError(f"{error}; its log:\n{self.tail()}") from error
 
     def _look(self) -> dict[str, Any] | None:
         assert self.process is not None
         if self.process.poll() is not None:
-            raise NetworkError(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
+            raise NetworkError(f"{self.name} ended with {self.process.returncode}")
         try:
             ready: dict[str, Any] = json.loads((self.home / "ready.json").read_text())
         except FileNotFoundError:
@@ -144,6 +147,10 @@ class LocalNetwork:
 
     def engine_arguments(self, *arguments: str) -> list[str]:
         return [command("cyxwiz"), "--data-dir", str(self.engine_home), *arguments]
+
+    def ask_engine(self, *arguments: str) -> Any:
+        """The ``--json`` answer of one ``cyxwiz`` command. Raises NetworkError when it fails."""
+        return json.loads(self.engine(*arguments, "--json"))
 
     def ask(self, program: str, *arguments: str) -> Any:
         """The ``--json`` listing of a running coordinator or peer."""

@@ -1,9 +1,11 @@
-"""What the end-to-end tests share: a network of real processes, and data that the tests make."""
+"""What the end-to-end tests share: networks of real processes, and data that the tests make."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +13,20 @@ import pytest
 from local_network import LocalNetwork, loopback_environment
 from safetensors.numpy import save_file
 
-FAST = ("--heartbeat", "0.5", "--lease", "2.5", "--claim-window", "2", "--retry-patience", "25")
+FAST = ("--heartbeat", "0.5", "--lease", "2.5", "--offer", "2", "--claim-window", "2")
+PATIENT = ("--retry-patience", "25")
 DIGITS = Path(__file__).parents[2] / "scripts" / "examples" / "digits_cnn.json"
 
+MakeNetwork = Callable[..., AbstractContextManager[LocalNetwork]]
 
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[LocalNetwork]:
-    """A coordinator with its chain, and an Engine with 100 tokens. Prints the logs of what failed."""
+
+@contextmanager
+def open_network(directory: Path, *options: str) -> Iterator[LocalNetwork]:
     loopback_environment()
-    made = LocalNetwork(tmp_path)
+    directory.mkdir(exist_ok=True)
+    made = LocalNetwork(directory)
     try:
-        made.start_coordinator(*FAST)
+        made.start_coordinator(*FAST, *(options or PATIENT))
         made.engine("wallet", "new")
         made.engine("wallet", "airdrop", "100", "--coordinator", made.address)
         yield made
@@ -30,10 +35,25 @@ def network(tmp_path: Path) -> Iterator[LocalNetwork]:
         print(made.logs())
 
 
+@pytest.fixture(scope="session")
+def make_network() -> MakeNetwork:
+    """A coordinator with its chain, and an Engine with 100 tokens. Prints the logs of what failed."""
+    return open_network
+
+
 @pytest.fixture
-def stripes(tmp_path: Path) -> Path:
-    """600 images of 1 x 8 x 8 in three classes: bars across, bars down, and diagonals."""
-    random = np.random.default_rng(7)
+def network(tmp_path: Path) -> Iterator[LocalNetwork]:
+    with open_network(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def stripes(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """600 images of 1 x 8 x 8 in three classes: bars across, bars down, and diagonals.
+
+    Others for every test, so that no peer has them already.
+    """
+    random = np.random.default_rng(zlib.crc32(request.node.name.encode()))
     labels = random.integers(0, 3, 600)
     images = random.normal(0, 0.25, (600, 1, 8, 8)).astype(np.float32)
     for image, label in zip(images, labels, strict=True):

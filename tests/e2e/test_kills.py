@@ -1,0 +1,210 @@
+"""One job over real processes, with every program killed at every step: never lost, never paid twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from demo import balances, chain_info
+from local_network import EngineRun, LocalNetwork, NetworkError, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+STEPS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "matching": lambda news: news.get("state") == "matched",
+    "funding": lambda news: news.get("state") == "awaiting funds",
+    "funded": lambda news: news.get("state") == "funded",
+    "running": lambda news: news.get("state") == "running",
+    "voucher": lambda news: news["kind"] == "checkpoint" and "voucher" in news["text"],
+    "result": lambda news: news.get("state") == "result ready",
+    "settle": lambda news: news["kind"] == "result" and news.get("result") is not None,
+}
+"""How whoever follows a job sees that it has come so far."""
+BEFORE_ANY_PROOF = ("matching", "funding", "funded", "running")
+SEGMENTS = 4
+CLOSED = ("settled", "refunded")
+CLOSE_DEADLINE_S = 30.0
+
+
+class Money:
+    """What user, peers and platform hold, before and after one job."""
+
+    def __init__(self, network: LocalNetwork) -> None:
+        self._network = network
+        self._wallets = {"user": network.ask_engine("wallet", "show")["address"]}
+        for name, program in network.programs.items():
+            if name != "coordinator" and program.is_running:
+                status = network.ask(name, "status")
+                self._wallets[status["peer_id"]] = status["payout_wallet"]
+        self._before = self._look()
+
+    def _look(self) -> dict[str, int]:
+        return trio.run(balances, chain_info(self._network), self._wallets)
+
+    def check(self, job_id: str) -> list[dict[str, Any]]:
+        """Returns the job's escrows, oldest first, once each is closed: the user paid what was earned,
+        nine tenths of it went to the peers that earned it, and the rest to the platform."""
+        payments = wait_until(lambda: self._closed(job_id), CLOSE_DEADLINE_S, "every escrow to be closed")
+        after = self._look()
+        expected = dict(self._before)
+        for payment in payments:
+            expected["user"] -= payment["earned"]
+            expected["platform"] += payment["earned"] // 10
+            if payment["earned"]:
+                expected[payment["peer_id"]] += payment["earned"] - payment["earned"] // 10
+        assert after == expected
+        return payments
+
+    def check_paid_once(self, job_id: str) -> None:
+        """After a job that is settled: no segment was paid twice, and none not at all."""
+        paid = 0.0
+        for payment in self.check(job_id):
+            paid += (SEGMENTS - payment["first_segment"]) * payment["earned"] / payment["amount"]
+        assert paid == pytest.approx(SEGMENTS, abs=0.001)
+
+    def _closed(self, job_id: str) -> list[dict[str, Any]] | None:
+        payments = [
+            entry for entry in self._network.ask("coordinator", "payments") if entry["job_id"] == job_id
+        ]
+        return payments if payments and all(entry["state"] in CLOSED for entry in payments) else None
+
+
+@pytest.fixture(scope="module")
+def shared(
+    make_network: Callable[..., AbstractContextManager[LocalNetwork]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[LocalNetwork]:
+    """One network for the whole walk: what one test kills, the next one finds running again."""
+    with make_network(tmp_path_factory.mktemp("network")) as network:
+        yield network
+
+
+@pytest.fixture
+def peers(shared: LocalNetwork) -> dict[str, str]:
+    """Two running peers: names by peer id. A killed one does not come back; a new one takes its place."""
+    return _running_peers(shared, 2)
+
+
+def _running_peers(network: LocalNetwork, count: int) -> dict[str, str]:
+    names = [
+        name for name, program in network.programs.items() if name != "coordinator" and program.is_running
+    ]
+    while len(names) < count:
+        names.append(f"peer{len(network.programs)}")
+        network.start_peer(names[-1], "10", "--gpus", "none")
+    return {network.ask(name, "status")["peer_id"]: name for name in names}
+
+
+def submit(network: LocalNetwork, graph: Path, data: Path) -> EngineRun:
+    return network.follow("submit", str(graph), "--data", str(data), "--budget", "5", "--follow")
+
+
+def run_until(run: EngineRun, step: str, peers: dict[str, str]) -> tuple[str, str]:
+    """The job, and the name of the peer that has it by then."""
+    holder = ""
+    for news in run.news():
+        holder = next((name for peer, name in peers.items() if peer in news.get("text", "")), holder)
+        if STEPS[step](news):
+            return news["job_id"], holder
+    raise AssertionError(f"the job never came to {step}")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("victim", ["coordinator", "chain", "engine"])
+def test_the_same_job_finishes_after_a_kill(
+    shared: LocalNetwork, peers: dict[str, str], graph: Path, stripes: Path, victim: str, step: str
+) -> None:
+    money = Money(shared)
+    run = submit(shared, graph, stripes)
+    job_id, _ = run_until(run, step, peers)
+    if victim == "engine":
+        run.kill()
+        run = shared.follow("follow", job_id)
+    elif victim == "coordinator":
+        shared.programs["coordinator"].kill()
+        shared.programs["coordinator"].start()
+    else:
+        os.kill(shared.chain_pid(), signal.SIGKILL)
+    summary = run.finish()
+    assert (summary["job_id"], summary["state"]) == (job_id, "settled")
+    money.check_paid_once(job_id)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_killed_peers_job_finishes(
+    shared: LocalNetwork, peers: dict[str, str], graph: Path, stripes: Path, step: str
+) -> None:
+    money = Money(shared)
+    run = submit(shared, graph, stripes)
+    job_id, victim = run_until(run, step, peers)
+    shared.programs[victim].kill()
+    summary = run.finish()
+    assert (summary["job_id"], summary["state"]) == (job_id, "settled")
+    if step in (*BEFORE_ANY_PROOF, "voucher"):
+        assert peers[summary["peer_id"]] != victim
+    money.check_paid_once(job_id)
+
+
+def test_another_peer_goes_on_bit_exactly_from_the_last_checkpoint_that_the_engine_holds(
+    shared: LocalNetwork, peers: dict[str, str], graph: Path, stripes: Path, tmp_path: Path
+) -> None:
+    money = Money(shared)
+    run = submit(shared, graph, stripes)
+    proven, started = "", []
+    for news in run.news():
+        started += [news["text"]] if "works from segment" in news.get("text", "") else []
+        if STEPS["voucher"](news) and "segment 2" in news["text"]:
+            proven = news["job_id"]
+            victim = next(name for peer, name in peers.items() if peer == _holder(shared, proven))
+            shared.programs[victim].kill()
+    summary = run.finish()
+    assert [text[text.index("segment") :] for text in started] == ["segment 1", "segment 3"]
+    assert peers[summary["peer_id"]] != victim
+    first, second = money.check(proven)
+    assert first["state"] == "refunded" and first["earned"] == first["amount"] // 2
+    assert second["earned"] == second["amount"]
+    uninterrupted, resumed = tmp_path / "uninterrupted.cyxmodel", tmp_path / "resumed.cyxmodel"
+    shared.engine("train", str(graph), "--data", str(stripes), "-o", str(uninterrupted))
+    shared.engine("fetch", proven, "-o", str(resumed))
+    assert weights(resumed) == weights(uninterrupted)
+
+
+def _holder(network: LocalNetwork, job_id: str) -> str:
+    return str(next(job["peer_id"] for job in network.ask("coordinator", "jobs") if job["job_id"] == job_id))
+
+
+def weights(model: Path) -> bytes:
+    with zipfile.ZipFile(model) as archive:
+        return archive.read("weights.safetensors")
+
+
+@pytest.mark.parametrize("step", ["funding", "running", "voucher"])
+def test_a_job_without_any_peer_left_is_refunded(
+    make_network: Callable[..., AbstractContextManager[LocalNetwork]],
+    graph: Path,
+    stripes: Path,
+    tmp_path: Path,
+    step: str,
+) -> None:
+    with make_network(tmp_path / "network", "--retry-patience", "3") as network:
+        peers = _running_peers(network, 1)
+        money = Money(network)
+        run = submit(network, graph, stripes)
+        job_id, victim = run_until(run, step, peers)
+        network.programs[victim].kill()
+        with pytest.raises(NetworkError):
+            run.finish()
+        assert run.summary is not None and run.summary["state"] == "refunded"
+        assert "refunded" in run.summary["text"]
+        [payment] = money.check(job_id)
+        assert payment["state"] == "refunded"
+        assert payment["returned"] == payment["amount"] - payment["earned"]
+        assert payment["earned"] < payment["amount"]
+        assert (payment["earned"] > 0) == (step == "voucher")
