@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 DATA_DIR = "~/.cyxwiz/coordinator"
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def _use_config_file(context: click.Context, _: click.Parameter, value: Path) -> Path:
@@ -34,9 +35,13 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON o
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CYXCOORDINATOR"})
-@click.version_option(package_name="cyxwiz", prog_name="cyxcoordinator")
-def cli() -> None:
+@click.version_option(package_name="cyxwiz", prog_name="cyxcoordinator", message="%(prog)s %(version)s")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="As of each command.")
+@click.pass_context
+def cli(context: click.Context, data_dir: Path | None) -> None:
     """Introduces Engines to peers, vouches for them and settles what is owed."""
+    if data_dir is not None:
+        context.default_map = {name: {"data_dir": data_dir} for name in cli.commands}
 
 
 @cli.command()
@@ -51,7 +56,7 @@ def cli() -> None:
 @click.option("--claim-window", type=click.IntRange(1, 86400), default=60, show_default=True)
 @click.option("--retry-patience", type=click.FloatRange(0, 86400), default=120.0, show_default=True)
 @click.option("--chain-slot-ms", type=click.IntRange(10, 10_000), default=400, show_default=True)
-@click.option("--log-level", default="info", show_default=True)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="One JSON object a line.")
 def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
     """Run a coordinator until interrupted. Times are in seconds."""

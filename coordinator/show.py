@@ -11,6 +11,9 @@ import click
 
 from p2p.pricing import format_tokens
 
+WIDE = 240
+"""Columns where no terminal says how many it has."""
+
 
 def output(answer: Any, as_json: bool, draw: Callable[[Any], None]) -> None:
     if as_json:
@@ -38,11 +41,11 @@ def jobs(answer: list[dict[str, Any]]) -> None:
         ("job", "state", "segments", "peer", "budget", "submitted", "last"),
         (
             (
-                job["job_id"][:16],
+                job["job_id"][:12],
                 job["state"],
                 f"{job['segments_done']}/{job['segments']}",
                 (job["peer_id"] or "")[-8:],
-                format_tokens(job["budget"]),
+                _tokens(job["budget"]),
                 _when(job["submitted_at"]),
                 job["text"],
             )
@@ -66,7 +69,7 @@ def peers(answer: list[dict[str, Any]]) -> None:
                 peer["tier"],
                 f"{peer['reputation']:.3f}",
                 f"{peer['running']}/{peer['slots']}",
-                format_tokens(peer["price_per_hour"]),
+                _tokens(peer["price_per_hour"]),
                 ", ".join(device["name"] for device in peer["devices"]),
             )
             for peer in answer
@@ -85,17 +88,14 @@ def explain(answer: dict[str, Any]) -> None:
 
 def payments(answer: list[dict[str, Any]]) -> None:
     _table(
-        ("job", "escrow", "state", "amount", "vouched for", "paid", "returned", "signature"),
+        ("job", "escrow", "state", "amount", "vouched for", "paid", "returned", "transaction"),
         (
             (
-                payment["job_id"][:16],
-                payment["escrow"],
+                payment["job_id"][:12],
+                payment["escrow"][:12],
                 payment["state"],
-                format_tokens(payment["amount"]),
-                format_tokens(payment["vouchered"]),
-                format_tokens(payment["earned"]),
-                format_tokens(payment["returned"]),
-                (payment["signature"] or payment["reason"] or "")[:16],
+                *(_tokens(payment[name]) for name in ("amount", "vouchered", "earned", "returned")),
+                (payment["signature"] or payment["reason"] or "")[:12],
             )
             for payment in answer
         ),
@@ -103,14 +103,22 @@ def payments(answer: list[dict[str, Any]]) -> None:
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Cells wrap where the terminal is narrow; where there is none, lines are as long as they need."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*names)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(escape(value) for value in row))
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDE)).print(table)
+
+
+def _tokens(units: int) -> str:
+    return format_tokens(units).partition(" ")[0]
 
 
 def _when(at: float) -> str:

@@ -28,7 +28,25 @@ def _version(context: click.Context, _parameter: click.Parameter, value: bool) -
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Takes --data-dir before and after the name of a command."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        if not isinstance(cmd, click.Group):
+            cmd.params.append(
+                click.Option(
+                    ["--data-dir"], metavar="DIR", expose_value=False, callback=_data_dir, hidden=True
+                )
+            )
+        super().add_command(cmd, name)
+
+
+def _data_dir(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.obj = value
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version."
 )
@@ -87,17 +105,24 @@ def train(
 @main.command()
 @click.argument("graph", type=FILE)
 @data_option
+@click.option("--budget", metavar="CYXWIZ", help="Fail if no peer would do it for this much, such as 2.5.")
 @coordinator_option
 @click.option("--segments", type=click.IntRange(1, 1000), default=4, show_default=True)
 @as_json
 @click.pass_context
 def estimate(
-    context: click.Context, graph: Path, data: Path, coordinator: str | None, segments: int, as_json: bool
+    context: click.Context,
+    graph: Path,
+    data: Path,
+    budget: str | None,
+    coordinator: str | None,
+    segments: int,
+    as_json: bool,
 ) -> None:
     """What training GRAPH would cost, at which peer."""
     from engine_app import jobs
 
-    jobs.estimate(_config(context, coordinator), graph, data, segments, as_json)
+    jobs.estimate(_config(context, coordinator), jobs.Order(graph, data, budget, segments), as_json)
 
 
 @main.command()
@@ -217,7 +242,7 @@ def infer(
 # -- wallet ------------------------------------------------------------------------------------
 
 
-@main.group()
+@main.group(cls=_Commands)
 def wallet() -> None:
     """The key that pays for jobs."""
 

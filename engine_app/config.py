@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_DATA_DIR = "~/.cyxwiz/engine"
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class ConfigError(Exception):
@@ -34,11 +35,14 @@ def read_config(data_dir: str | None, coordinator: str | None = None) -> Config:
     def setting(name: str, flag: str | None = None) -> str | None:
         return flag or os.environ.get(f"CYXWIZ_{name.upper()}") or settings.get(name)
 
+    level = setting("log_level") or "error"
+    if level not in LOG_LEVELS:
+        raise ConfigError(f"log level {level!r}, allowed {', '.join(LOG_LEVELS)}")
     return Config(
         data_dir=directory,
         coordinator=setting("coordinator", coordinator),
         passphrase=os.environ.get("CYXWIZ_PASSPHRASE"),
-        log_level=setting("log_level") or "error",
+        log_level=level,
         escrow=setting("escrow"),
     )
 

@@ -14,7 +14,7 @@ from backend.facts import DataFacts
 from backend.graph import Graph
 from backend.serialize import graph_hash, load_graph
 from backend.validate import Diagnostic, diagnose, has_errors
-from engine_app.entry import report
+from engine_app.entry import CommandError, report
 from engine_app.show import print_json
 
 
@@ -22,6 +22,9 @@ def check_graph(path: Path, data: Path | None, as_json: bool) -> None:
     """Ends with status 1 if the graph has errors."""
     try:
         graph = load_graph(path.read_bytes())
+    except (BackendError, OSError) as error:
+        report(CommandError(f"{path.name}: {error}"))
+    try:
         facts = _facts(data) if data is not None else None
     except (BackendError, OSError) as error:
         report(error)

@@ -21,8 +21,16 @@ LEFT = "stopped following; the job waits, the peer pauses after one segment: cyx
 class Order:
     graph: Path
     data: Path
-    budget: str
+    budget: str | None
+    """In CYXWIZ, as it was typed."""
     segments: int
+
+    def units(self) -> int:
+        """Of the budget. Ends the command if it is no amount."""
+        try:
+            return parse_tokens(self.budget or "")
+        except ValueError as error:
+            report(CommandError(f"budget {error}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +52,7 @@ def _with_session(
 
 
 def submit(config: Config, order: Order, *, follow: bool, as_json: bool) -> None:
-    try:
-        budget = parse_tokens(order.budget)
-    except ValueError as error:
-        report(CommandError(str(error)))
+    budget = order.units()
 
     async def use(session: Session) -> None:
         with open_story(as_json) as story:
@@ -132,15 +137,30 @@ def _file_name(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in text).strip("-")[:64]
 
 
-def estimate(config: Config, graph: Path, data: Path, segments: int, as_json: bool) -> None:
+def estimate(config: Config, order: Order, as_json: bool) -> None:
+    """Ends with status 1 if there is a budget and no peer would do it for that."""
+    budget = None if order.budget is None else order.units()
+
     async def use(session: Session) -> None:
-        answer = await session.ask("estimate", graph=str(graph), data=str(data), segments=segments)
+        words = {"graph": str(order.graph), "data": str(order.data), "segments": order.segments}
+        answer = await session.ask("estimate", **words)
         if as_json:
             print_json(answer)
         else:
             _print_estimate(answer)
+        if budget is not None:
+            _check_budget(budget, answer)
 
     _with_session(config, use)
+
+
+def _check_budget(budget: int, answer: dict[str, Any]) -> None:
+    """Raises CommandError."""
+    cheapest = min((quote["amount"] for quote in answer["quotes"]), default=None)
+    if cheapest is not None and cheapest > budget:
+        raise CommandError(
+            f"budget {format_tokens(budget)}, the cheapest acceptable quote is {format_tokens(cheapest)}"
+        )
 
 
 def _print_estimate(answer: dict[str, Any]) -> None:

@@ -126,7 +126,8 @@ def paid(job: dict[str, Any]) -> int:
 def print_job(job: dict[str, Any]) -> None:
     """The closing lines of a command about one job."""
     print(f"job        {job['job_id']}")
-    print(f"state      {job['state']}" + (f": {job['text']}" if job["text"] else ""))
+    paused = " (paused)" if job["paused"] else ""
+    print(f"state      {job['state']}{paused}" + (f": {job['text']}" if job["text"] else ""))
     if job["peer_id"]:
         print(f"peer       {job['peer_id']}")
     if job["escrows"]:

@@ -59,5 +59,7 @@ def parse_tokens(text: str) -> Units:
     whole, _, decimals = text.strip().partition(".")
     digits = whole + decimals
     if not digits.isascii() or not digits.isdigit() or len(decimals) > 9 or len(whole) > 9:
-        raise ValueError(f"{text!r} is no amount, allowed a number with at most 9 decimals, such as 2.5")
+        raise ValueError(
+            f"{text[:40]!r} is no amount, allowed a number below 10^9 with at most 9 decimals, such as 2.5"
+        )
     return Units(int(whole or "0") * UNITS_PER_TOKEN + int(decimals.ljust(9, "0") or "0"))

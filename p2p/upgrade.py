@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from libp2p.peer.id import ID
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 
+from p2p.errors import ConnectionFailedError
 from p2p.identifiers import PeerId
 from p2p.multistream import answering, asking, negotiate
 from p2p.muxer import OwnYamux
@@ -48,8 +50,15 @@ class Upgrader:
             return await self._muxed(await self._noise.secure_inbound(raw), "inbound")
 
     async def secure(self, raw: IRawConnection, peer_id: PeerId) -> NoiseSession:
-        """Only the handshake: proves that ``peer_id`` is there. Does not close ``raw``."""
-        return await self._noise.secure_outbound(raw, ID.from_base58(peer_id), asking(NOISE_PROTOCOL))
+        """Only the handshake: proves that ``peer_id`` is there. Does not close ``raw``.
+
+        Raises ConnectionFailedError where another peer is, and whatever else the handshake raises.
+        """
+        try:
+            return await self._noise.secure_outbound(raw, ID.from_base58(peer_id), asking(NOISE_PROTOCOL))
+        except PeerIDMismatchesPubkey as error:
+            found = str(error).rpartition("=")[2]  # nowhere else is it said
+            raise ConnectionFailedError(f"found peer {found} there, allowed is {peer_id}") from error
 
     async def _muxed(self, session: NoiseSession, direction: str) -> Any:
         muxed = await self._muxer.new_conn(session, session.get_remote_peer())

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 DATA_DIR = "~/.cyxwiz/peer"
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _data_dir = click.option(
     "--data-dir",
@@ -22,9 +23,13 @@ _data_dir = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CYXPEER"})
-@click.version_option(package_name="cyxwiz", prog_name="cyxpeer")
-def cli() -> None:
+@click.version_option(package_name="cyxwiz", prog_name="cyxpeer", message="%(prog)s %(version)s")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="As of each command.")
+@click.pass_context
+def cli(context: click.Context, data_dir: Path | None) -> None:
     """Offers this machine's devices for training, for a price, and serves what it trained."""
+    if data_dir is not None:
+        context.default_map = {name: {"data_dir": data_dir} for name in cli.commands}
 
 
 def _use_config_file(context: click.Context, _: click.Parameter, value: Path) -> Path:
@@ -57,7 +62,13 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
 @click.option("--payout", default="", help="Solana wallet that is paid. [default: the peer's own]")
 @click.option("--listen", multiple=True, help="Multiaddress to listen at. [default: /ip4/0.0.0.0/tcp/0]")
 @click.option("--prewarmed", default=1, show_default=True, help="Workers kept ready for the next job.")
-@click.option("--sandbox", default="auto", show_default=True, help="auto, landlock, bwrap or none.")
+@click.option(
+    "--sandbox",
+    type=click.Choice(("auto", "landlock", "bwrap", "none")),
+    default="auto",
+    show_default=True,
+    help="How training is closed off; auto takes landlock, else bwrap, else refuses to start.",
+)
 @click.option(
     "--engine-patience", default=900.0, show_default=True, help="Seconds to wait for a silent Engine."
 )
@@ -65,7 +76,7 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
     "--settle-grace", default=20.0, show_default=True, help="Seconds the coordinator has to settle."
 )
 @click.option("--escrow", default="", metavar="PROGRAM[/MINT]", help="Trusted on a real network.")
-@click.option("--log-level", default="info", show_default=True)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="One JSON object a line.")
 def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
     """Runs a peer until interrupted."""

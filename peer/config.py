@@ -8,6 +8,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+import base58
+
+from p2p.errors import P2PError
 from p2p.identifiers import UNITS_PER_TOKEN, PeerId
 from peer.errors import ConfigError
 
@@ -60,17 +63,27 @@ def check_config(config: Config) -> Config:
         raise ConfigError(f"price of {config.price_per_hour} units per hour, must not be negative")
     if not 0 <= config.prewarmed <= MAX_PREWARMED:
         raise ConfigError(f"{config.prewarmed} pre-warmed workers, allowed 0 to {MAX_PREWARMED}")
-    if config.payout and not 32 <= len(config.payout) <= 44:
+    if config.payout and not _is_public_key(config.payout):
         raise ConfigError(f"payout wallet {config.payout!r}, expected a Solana address in base58")
     return config
 
 
 def _check_coordinator(coordinator: str) -> None:
-    address, separator, peer_id = coordinator.rpartition("/p2p/")
-    if not (separator and address.startswith("/") and peer_id):
+    from p2p.addresses import dialable  # here: it loads what a status needs not
+
+    try:
+        dialable(PeerId(coordinator.rpartition("/p2p/")[2]), (coordinator,))
+    except P2PError:
         raise ConfigError(
             f"coordinator {coordinator!r}, expected an address such as /ip4/127.0.0.1/tcp/4001/p2p/ID"
-        )
+        ) from None
+
+
+def _is_public_key(text: str) -> bool:
+    try:
+        return len(base58.b58decode(text)) == 32
+    except ValueError:
+        return False
 
 
 def parse_price(text: str) -> int:

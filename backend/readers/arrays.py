@@ -26,8 +26,6 @@ def open(path: Path, options: ReadOptions) -> ArraySource:
         return _open_dataset(path)
     try:
         x, y = _load(path, options)
-    except KeyError as error:
-        raise DatasetError(f"{path.name}: no array {error}, needed are x and y") from error
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(f"{path.name} cannot be read: {error}") from error
     return array_source(x, y, options.task)
@@ -43,6 +41,9 @@ def _open_dataset(path: Path) -> ArraySource:
 def _load(path: Path, options: ReadOptions) -> tuple[Any, Any]:
     if path.suffix.lower() == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
+            if not {"x", "y"} <= set(arrays):
+                found = ", ".join(sorted(arrays)[:20]) or "none"
+                raise DatasetError(f"{path.name}: found arrays {found}, needed are x and y")
             return arrays["x"], arrays["y"]
     if options.labels is None:
         raise DatasetError(f"{path.name} holds one array; name the .npy of its labels too (--labels)")

@@ -9,6 +9,8 @@ import click
 import trio
 
 from coordinator.chain.server import ChainConfig, run_chain
+from p2p.datadir import DataDir
+from p2p.errors import DataDirLockedError
 from p2p.logs import configure_logging
 
 
@@ -23,9 +25,12 @@ def main(data_dir: Path, host: str, port: int, slot_ms: int, platform_wallet: st
     configure_logging("info", json=False)
     config = ChainConfig(data_dir, host, port, slot_ms, platform_wallet)
     try:
-        trio.run(_main, config)
+        with DataDir.open(data_dir, "the embedded chain"):
+            trio.run(_main, config)
     except KeyboardInterrupt:
         sys.exit(130)
+    except DataDirLockedError as error:
+        raise click.ClickException(str(error)) from error
 
 
 async def _main(config: ChainConfig) -> None:

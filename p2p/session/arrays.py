@@ -49,6 +49,9 @@ async def predict_file(
         array = await trio.to_thread.run_sync(lambda: numpy.load(source, allow_pickle=False))
     except (OSError, ValueError) as error:
         raise JobRefusedError(f"{source} is no .npy file: {error}") from error
+    if not isinstance(array, numpy.ndarray):
+        array.close()
+        raise JobRefusedError(f"{source} is an archive of arrays, allowed is one array in a .npy file")
     started = trio.current_time()
     answer = to_array(await engine.predict(peer, model, to_tensor(array)))
     duration_s = trio.current_time() - started

@@ -54,6 +54,12 @@ def test_a_dataset_file_is_taken_as_it_is(tmp_path: Path, out: Path) -> None:
     assert out.read_bytes() == (tmp_path / "d.safetensors").read_bytes()
 
 
+def test_an_archive_without_x_and_y_names_what_it_holds(tmp_path: Path, out: Path) -> None:
+    np.savez(tmp_path / "digits.npz", images=np.zeros((3, 4)), labels=np.zeros(3, np.int64))
+    with pytest.raises(DatasetError, match="found arrays images, labels, needed are x and y"):
+        convert(tmp_path / "digits.npz", out)
+
+
 def test_pickled_arrays_are_refused_and_nothing_is_left(tmp_path: Path, out: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object), y=np.zeros(1))
     with pytest.raises(DatasetError, match="cannot be read"):

@@ -215,8 +215,9 @@ async def test_a_wrong_peer_at_the_address_is_refused() -> None:
         open_host(Identity.generate(), []) as caller,
     ):
         address = server.addresses()[0].rpartition("/p2p/")[0]
-        with pytest.raises(ConnectionFailedError):
+        with pytest.raises(ConnectionFailedError) as refused:
             await caller.connect(expected, [address])
+        assert f"found peer {server.peer_id} there, allowed is {expected}" in str(refused.value)
         assert not caller.is_connected(expected)
         with pytest.raises(ConnectionFailedError, match="no TCP address"):
             await caller.connect(expected, server.addresses())

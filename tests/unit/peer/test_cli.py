@@ -11,7 +11,7 @@ from peer.cli import cli
 from peer.config import Config, check_config, parse_price
 from peer.errors import ConfigError
 
-ADDRESS = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWExampleExample"
+ADDRESS = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWA4Xop1JaT3MHxwYMkCepYsv4iPVopMXwCz5iHYdBfeSB"
 HEAVY = ("torch", "libp2p", "trio", "solders", "numpy", "sklearn", "backend", "p2p.host")
 
 
@@ -50,8 +50,11 @@ def test_a_price_that_is_none_is_refused(text: str) -> None:
     ("changes", "words"),
     [
         ({"coordinator": "localhost:4001"}, "expected an address"),
+        ({"coordinator": "/ip4/127.0.0.1/tcp/4001/p2p/nobody"}, "expected an address"),
+        ({"coordinator": ADDRESS.replace("/tcp/", "/udp/")}, "expected an address"),
         ({"prewarmed": 99}, "allowed 0 to 16"),
         ({"payout": "me"}, "Solana address"),
+        ({"payout": "1" * 44}, "Solana address"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
