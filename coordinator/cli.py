@@ -56,6 +56,7 @@ def cli(context: click.Context, data_dir: Path | None) -> None:
 @click.option("--claim-window", type=click.IntRange(1, 86400), default=60, show_default=True)
 @click.option("--retry-patience", type=click.FloatRange(0, 86400), default=120.0, show_default=True)
 @click.option("--chain-slot-ms", type=click.IntRange(10, 10_000), default=400, show_default=True)
+@click.option("--limit", multiple=True, metavar="NAME=VALUE", help="What strangers may cost; see README.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="One JSON object a line.")
 def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
@@ -65,6 +66,7 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
     sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
     from coordinator.config import DEFAULT_LISTEN, Config, check_config
     from coordinator.daemon import run
+    from p2p.limits import parse_limits
     from p2p.logs import configure_logging
 
     configure_logging(log_level, log_json)
@@ -80,6 +82,7 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         claim_window_s=flags["claim_window"],
         retry_patience_s=flags["retry_patience"],
         chain_slot_ms=flags["chain_slot_ms"],
+        limits=parse_limits(flags["limit"]),
     )
     run(check_config(config))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from coordinator.errors import ConfigError
 from p2p.chain.trust import CYXWIZ_MINT
+from p2p.limits import HostLimits
 
 CONFIG_NAME = "config.toml"
 CONTROL_NAME = "control.sock"
@@ -35,6 +36,7 @@ class Config:
     chain_slot_ms: int = 400
     chain_port: int = 0
     """0 takes a free one at the first start, and that one ever after."""
+    limits: HostLimits = HostLimits()  # noqa: RUF009 - frozen
 
 
 def check_config(config: Config) -> Config:

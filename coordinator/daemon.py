@@ -55,7 +55,7 @@ async def serve_forever(config: Config, data_dir: DataDir, identity: Identity) -
         if info.embedded:
             await _take_fees(chain, arbiter)
         payer = await stack.enter_async_context(open_payer(data_dir.path / "payments", chain, arbiter))
-        network = await stack.enter_async_context(open_host(identity, config.listen))
+        network = await stack.enter_async_context(open_host(identity, config.listen, config.limits))
         world = World(network, info, chain, payer, time.time)
         path = data_dir.path / "coordinator.sqlite"
         services = await stack.enter_async_context(open_coordinator(path, config, world))

@@ -15,7 +15,6 @@ from coordinator.errors import IllegalTransitionError
 from coordinator.job import Cost, Grant, Job
 from coordinator.leases import LeaseBook
 from coordinator.ledger import Ledger
-from coordinator.limits import RateLimiter
 from coordinator.matching import Matching
 from coordinator.registry import Registry
 from coordinator.state import Policy
@@ -24,6 +23,7 @@ from p2p.auth import Signer
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId, PeerId
 from p2p.jobs import JobSpec
+from p2p.limits import Rate, RateLimiter
 from p2p.protocols.coordinator import ChainInfo, LeaseRef
 
 SOFTWARE = "cyxwiz"
@@ -68,7 +68,7 @@ class Services:
     _admissions: trio.CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rates = RateLimiter(self.limits.calls_per_s, self.limits.burst)
+        self.rates = RateLimiter(Rate(self.limits.calls_per_s, self.limits.burst))
         self._admissions = trio.CapacityLimiter(MAX_ADMISSIONS)
 
     async def admit(self, spec: JobSpec, graph: bytes) -> Cost:

@@ -36,7 +36,7 @@ class Channel(Generic[S, R]):
         self._send_codec = send_codec
         self._receive_codec = receive_codec
         self._limits = limits
-        self._decoder = FrameDecoder(limits)
+        self._decoder = FrameDecoder(limits.within(stream.largest))
         self._send_lock = trio.Lock()
 
     @property
@@ -85,6 +85,8 @@ class Channel(Generic[S, R]):
 
     async def _buffered_frame(self) -> Frame | None:
         try:
+            if self._decoder.has_frame:
+                await self._stream.wait_turn()  # before the frame is taken: this may be cancelled
             return self._decoder.next_frame()
         except FrameTooLargeError:
             await self.reset()

@@ -21,6 +21,12 @@ class FrameLimits:
     message_bytes: int = 1 << 20
     body_bytes: int = 16 << 20
 
+    def within(self, other: FrameLimits) -> FrameLimits:
+        """The stricter of both."""
+        return FrameLimits(
+            min(self.message_bytes, other.message_bytes), min(self.body_bytes, other.body_bytes)
+        )
+
     def check(self, message_bytes: int, body_bytes: int) -> None:
         """Raises FrameTooLargeError."""
         if message_bytes > self.message_bytes:
@@ -59,18 +65,24 @@ class FrameDecoder:
 
         Raises FrameTooLargeError as soon as the header announces too much.
         """
-        if len(self._buffer) < HEADER.size:
+        if not self.has_frame:
             return None
         message_bytes, body_bytes = HEADER.unpack_from(self._buffer)
-        self._limits.check(message_bytes, body_bytes)
         body_at = HEADER.size + message_bytes
         end = body_at + body_bytes
-        if len(self._buffer) < end:
-            return None
         with memoryview(self._buffer) as view:
             frame = Frame(bytes(view[HEADER.size : body_at]), bytes(view[body_at:end]))
         del self._buffer[:end]
         return frame
+
+    @property
+    def has_frame(self) -> bool:
+        """``next_frame`` would give one. Raises FrameTooLargeError as it does."""
+        if len(self._buffer) < HEADER.size:
+            return False
+        message_bytes, body_bytes = HEADER.unpack_from(self._buffer)
+        self._limits.check(message_bytes, body_bytes)
+        return bool(len(self._buffer) >= HEADER.size + message_bytes + body_bytes)
 
     @property
     def is_empty(self) -> bool:

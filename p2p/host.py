@@ -8,11 +8,12 @@ dial, 250 ms lost per connection, handlers that take the whole host down with th
 
 from __future__ import annotations
 
+import resource
 import weakref
 from collections import ChainMap
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -39,8 +40,10 @@ from p2p.addresses import (
 )
 from p2p.dialing import Race
 from p2p.errors import ConnectionFailedError, P2PError, PortInUseError, StreamResetError
+from p2p.framing import FrameLimits
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
+from p2p.limits import Door, HostLimits, Turns, place_of
 from p2p.multistream import answering, negotiate, select_protocol
 from p2p.muxer import ConnectionObserver, MuxedConnection, MuxedStream, OwnYamux
 from p2p.network import Network, StreamHandler
@@ -53,32 +56,24 @@ from p2p.yamux_stream import YamuxLimits
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
+LIMITS = HostLimits()
+STREAMS = YamuxLimits()
 _STOP_TIMEOUT_S = 10.0
+_OTHER_DESCRIPTORS = 512
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HostLimits:
-    """What strangers may cost this host."""
-
-    connections: int = 4096
-    connections_per_peer: int = 8
-    handshakes: int = 256
-    """Strangers that may be shaking hands at once; more are turned away."""
-    handshake_timeout_s: float = 10.0
-    stream_timeout_s: float = 10.0
-    """For naming the protocol of a stream."""
-    streams: YamuxLimits = YamuxLimits()  # noqa: RUF009 - frozen
 
 
 @asynccontextmanager
 async def open_host(
     identity: Identity,
     listen: Sequence[str],
-    limits: HostLimits = HostLimits(),
+    limits: HostLimits = LIMITS,
+    streams: YamuxLimits = STREAMS,
 ) -> AsyncIterator[Network]:
     """A running host that listens at the multiaddresses ``listen`` (none: it only dials).
+
+    What ``limits`` says of streams holds, whatever ``streams`` says.
 
     Raises PortInUseError when another process listens there, LocalProtocolError for an address
     that is none or not TCP. On leaving, what was sent is flushed and every connection closed.
@@ -86,7 +81,8 @@ async def open_host(
     addresses = [listen_address(text) for text in listen]
     for address in addresses:
         refuse_used_port(address)
-    network = Libp2pNetwork(identity, limits)
+    _allow_descriptors(limits.connections)
+    network = Libp2pNetwork(identity, limits, streams)
     # In a task of its own: an error of the caller's block leaves without the host's nurseries
     # around it.
     async with background_tasks() as nursery:
@@ -102,11 +98,14 @@ async def open_host(
 class Libp2pNetwork(ConnectionObserver):
     """A ``p2p.network.Network``; made by ``open_host``."""
 
-    def __init__(self, identity: Identity, limits: HostLimits) -> None:
+    def __init__(self, identity: Identity, limits: HostLimits, streams: YamuxLimits) -> None:
         self._identity = identity
         self._limits = limits
+        self._door = Door(limits)
+        self._turns = Turns(limits)
         self._noise = NoiseTransport(create_new_key_pair(identity.secret_bytes()))
-        self._muxer = OwnYamux(limits.streams, self)
+        kept = replace(streams, incoming_streams=limits.streams_per_peer, unread_bytes=limits.unread_per_peer)
+        self._muxer = OwnYamux(kept, self)
         self._host = _new_host(self._noise, self._muxer, limits)
         self._swarm: Any = self._host.get_network()
         self._swarm.set_stream_handler(self._serve_stock)
@@ -194,20 +193,27 @@ class Libp2pNetwork(ConnectionObserver):
         came, until it is itself stopped.
         """
         raw = RawConnection(stream, False)
+        address = _remote_ip(raw)
+        refusal = self._door.enter(address, trio.current_time())
+        if refusal is not None:
+            log.debug("incoming connection refused", remote=address, reason=refusal)
+            await raw.close()
+            return
         try:
             connection = await self._shake_hands(raw)
             await connection.muxed_conn.event_ended.wait()
         except Exception as error:  # the boundary of the connection's task
-            log.debug("incoming connection refused", remote=raw.get_remote_address(), reason=repr(error))
+            log.debug("incoming connection refused", remote=address, reason=repr(error))
+        finally:
+            self._door.leave(address)
 
     async def _shake_hands(self, raw: RawConnection) -> Any:
-        connections = sum(map(len, self._connections.values()))
-        if self._handshakes >= self._limits.handshakes or connections >= self._limits.connections:
+        if self._handshakes >= self._limits.handshakes:
             await raw.close()
-            raise ConnectionFailedError(f"{connections} connections and {self._handshakes} strangers already")
+            raise ConnectionFailedError(f"{self._handshakes} strangers shake hands already")
         self._handshakes += 1
         try:
-            with deadline(self._limits.handshake_timeout_s, "handshake"):
+            with deadline(self._limits.handshake_s, "handshake"):
                 return await self._upgrader.incoming(raw)
         finally:
             self._handshakes -= 1
@@ -264,7 +270,7 @@ class Libp2pNetwork(ConnectionObserver):
             except BaseException:
                 stream.refuse()
                 raise
-        return HostStream(peer_id, stream)
+        return self._host_stream(connection, stream)
 
     def stream_opened(self, connection: MuxedConnection, stream: YamuxStream) -> None:
         self._nursery.start_soon(self._serve, connection, stream)
@@ -273,7 +279,7 @@ class Libp2pNetwork(ConnectionObserver):
         """Hands an incoming stream to whom it is for."""
         peer_id = _peer_id(connection)
         try:
-            with deadline(self._limits.stream_timeout_s, "naming a protocol"):
+            with deadline(self._limits.naming_s, "naming a protocol"):
                 protocol = await negotiate(stream, answering(self._spoken))
         except P2PError as error:
             log.debug("incoming stream refused", peer_id=peer_id, reason=str(error))
@@ -283,9 +289,19 @@ class Libp2pNetwork(ConnectionObserver):
             raise
         else:
             if handler := self._handlers.get(protocol):
-                await _handle(handler, HostStream(peer_id, stream), protocol)
+                await _handle(handler, self._host_stream(connection, stream), protocol)
             else:
                 connection.hand_over(stream, protocol)
+
+    def _host_stream(self, connection: MuxedConnection, stream: YamuxStream) -> HostStream:
+        peer_id, place = _peer_id(connection), place_of(_remote_ip(connection))
+
+        async def wait_turn() -> None:
+            delay_s = self._turns.delay_s(peer_id, place, trio.current_time())
+            if delay_s > 0:
+                await trio.sleep(delay_s)
+
+        return HostStream(peer_id, stream, FrameLimits(self._limits.message, self._limits.body), wait_turn)
 
     async def _serve_stock(self, net_stream: Any) -> None:
         """py-libp2p's own protocols."""
@@ -301,9 +317,17 @@ class Libp2pNetwork(ConnectionObserver):
 class HostStream:
     """A ``p2p.network.Stream``."""
 
-    def __init__(self, remote_peer_id: PeerId, stream: YamuxStream) -> None:
+    def __init__(
+        self,
+        remote_peer_id: PeerId,
+        stream: YamuxStream,
+        largest: FrameLimits,
+        wait_turn: Callable[[], Awaitable[None]],
+    ) -> None:
         self._remote_peer_id = remote_peer_id
         self._stream = stream
+        self._largest = largest
+        self._wait_turn = wait_turn
         self.send_all = stream.send_all
         self.receive_some = stream.receive_some
         self.send_eof = stream.send_eof
@@ -313,6 +337,13 @@ class HostStream:
     @property
     def remote_peer_id(self) -> PeerId:
         return self._remote_peer_id
+
+    @property
+    def largest(self) -> FrameLimits:
+        return self._largest
+
+    async def wait_turn(self) -> None:
+        await self._wait_turn()
 
 
 async def _handle(handler: StreamHandler, stream: HostStream, protocol: str) -> None:
@@ -343,7 +374,7 @@ def _new_host(noise: NoiseTransport, muxer: OwnYamux, limits: HostLimits) -> Any
             min_connections=0,
             low_watermark=0,
             high_watermark=limits.connections,
-            inbound_upgrade_timeout=limits.handshake_timeout_s,
+            inbound_upgrade_timeout=limits.handshake_s,
         ),
         disable_identify_address_discovery=True,
     )
@@ -367,6 +398,23 @@ async def _close_swarm_connection(connection: Any) -> None:
 
 async def _dial_nobody() -> None:
     await trio.lowlevel.checkpoint()
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Each connection takes a file descriptor; many systems start a program with 1024 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.info("fewer connections than configured", file_descriptors=hard, connections=connections)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _remote_ip(connection: RawConnection | MuxedConnection) -> str:
+    """Empty where there is none, as inside another connection."""
+    found = connection.get_remote_address()
+    return found[0] if found else ""
 
 
 def _peer_id(connection: MuxedConnection) -> PeerId:

@@ -6,6 +6,7 @@ these classes; ours take the ``YamuxStream`` inside.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from p2p.errors import StreamResetError
 from p2p.multistream import answering, asking, negotiate
 from p2p.noise import NoiseSession
 from p2p.yamux import Heartbeat, YamuxSession, YamuxStream
-from p2p.yamux_stream import YamuxLimits
+from p2p.yamux_stream import Use, YamuxLimits
 
 if TYPE_CHECKING:
     from libp2p.peer.id import ID
@@ -41,6 +42,7 @@ class MuxedConnection(IMuxedConn):
         conn: NoiseSession,
         peer_id: ID,
         limits: YamuxLimits,
+        use: Use,
         heartbeat: Heartbeat,
         observer: ConnectionObserver,
     ) -> None:
@@ -57,6 +59,7 @@ class MuxedConnection(IMuxedConn):
             on_stream=partial(observer.stream_opened, self),
             heartbeat=heartbeat,
             limits=limits,
+            use=use,
         )
 
     def hand_over(self, stream: YamuxStream, protocol: str) -> None:
@@ -182,10 +185,12 @@ class OwnYamux(MuxerMultistream):
         """To be run for as long as there are connections."""
         self._limits = limits
         self._observer = observer
+        self._uses: weakref.WeakValueDictionary[ID, Use] = weakref.WeakValueDictionary()
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         """Raises ConnectionFailedError, RemoteProtocolError, StreamResetError."""
         assert isinstance(conn, NoiseSession)  # the only security that the host offers
         await negotiate(conn, asking(PROTOCOL_ID) if conn.is_initiator else answering((PROTOCOL_ID,)))
-        connection = MuxedConnection(conn, peer_id, self._limits, self.heartbeat, self._observer)
+        use = self._uses.setdefault(peer_id, Use())
+        connection = MuxedConnection(conn, peer_id, self._limits, use, self.heartbeat, self._observer)
         return self._annotate_connection(connection, conn, TProtocol(PROTOCOL_ID))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from p2p.framing import FrameLimits
 from p2p.identifiers import PeerId
 
 
@@ -17,6 +18,13 @@ class Stream(Protocol):
 
     @property
     def remote_peer_id(self) -> PeerId: ...
+
+    @property
+    def largest(self) -> FrameLimits:
+        """No frame beyond this is read, whatever its protocol allows."""
+
+    async def wait_turn(self) -> None:
+        """Before each message is read: holds back whoever sends too many."""
 
     async def send_all(self, data: bytes) -> None:
         """Raises StreamResetError."""

@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from p2p.errors import ConnectionFailedError, DeadlineError, StreamResetError
+from p2p.framing import FrameLimits
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
 from p2p.network import StreamHandler
@@ -231,6 +232,8 @@ class _Link:
 class MemoryStream:
     """One end of a stream: a ``p2p.network.Stream``."""
 
+    largest = FrameLimits(1 << 30, 1 << 30)
+
     def __init__(self, remote_peer_id: PeerId, outgoing: _Pipe, incoming: _Pipe) -> None:
         self._remote_peer_id = remote_peer_id
         self._outgoing = outgoing
@@ -239,6 +242,9 @@ class MemoryStream:
     @property
     def remote_peer_id(self) -> PeerId:
         return self._remote_peer_id
+
+    async def wait_turn(self) -> None:
+        """Nobody is held back here."""
 
     async def send_all(self, data: bytes) -> None:
         await self._outgoing.send(data)

@@ -17,7 +17,7 @@ import trio
 from p2p.errors import P2PError, StreamResetError
 from p2p.yamux_core import ConnectionEnded, StreamChanged, StreamOpened, YamuxCore
 from p2p.yamux_keepalive import KeepAlive
-from p2p.yamux_stream import StreamState, YamuxLimits
+from p2p.yamux_stream import StreamState, Use, YamuxLimits
 
 _MAX_BATCH_BYTES = 512 * 1024
 _YIELD_BYTES = 256 * 1024
@@ -75,8 +75,9 @@ class YamuxSession:
         on_stream: Callable[[YamuxStream], None],
         heartbeat: Heartbeat,
         limits: YamuxLimits,
+        use: Use | None = None,
     ) -> None:
-        self.core = YamuxCore(is_initiator=is_initiator, limits=limits)
+        self.core = YamuxCore(is_initiator=is_initiator, limits=limits, use=use)
         self.lost: str | None = None
         """Why the connection ended; None while it lives."""
         self.waiting = 0

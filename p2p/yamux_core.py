@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from p2p.errors import LocalProtocolError, RemoteProtocolError, StreamResetError
-from p2p.yamux_stream import INITIAL_WINDOW_BYTES, StreamState, YamuxLimits
+from p2p.yamux_stream import INITIAL_WINDOW_BYTES, StreamState, Use, YamuxLimits
 
 HEADER = struct.Struct(">BBHII")
 DATA, WINDOW, PING, GO_AWAY = range(4)
@@ -57,16 +57,14 @@ Event = StreamOpened | StreamChanged | ConnectionEnded
 class YamuxCore:
     """One connection. ``now_s`` is any clock that does not go back."""
 
-    def __init__(self, *, is_initiator: bool, limits: YamuxLimits) -> None:
+    def __init__(self, *, is_initiator: bool, limits: YamuxLimits, use: Use | None = None) -> None:
+        """``use`` is what the other connections of the same peer count in too."""
         self.streams: dict[int, StreamState] = {}
-        self.unread_bytes = 0
+        self.use = use if use is not None else Use()
         self.outgoing_bytes = 0
         self._limits = limits
         self._is_initiator = is_initiator
         self._next_id = 1 if is_initiator else 2
-        self._incoming = 0
-        self._held = 0
-        self._grown_bytes = 0
         self._queue: deque[tuple[bytes, memoryview | None]] = deque()
         self._control: deque[bytes] = deque()
         self._resets: deque[int] = deque(maxlen=_REMEMBERED_RESETS)
@@ -162,11 +160,11 @@ class YamuxCore:
         if stream is None:
             return
         if stream.reset_reason is None:
-            if self.unread_bytes + end - at > self._limits.unread_bytes:
-                self._cut(stream, f"over {self._limits.unread_bytes} unread bytes on one connection")
+            if self.use.unread_bytes + end - at > self._limits.unread_bytes:
+                self._cut(stream, f"over {self._limits.unread_bytes} unread bytes of one peer")
             else:
                 stream.append(piece, at, end)
-                self.unread_bytes += end - at
+                self.use.unread_bytes += end - at
                 self._changed(stream)
         if not self._body_bytes:
             self._take_flags(stream, self._body_flags)
@@ -212,14 +210,14 @@ class YamuxCore:
         if stream_id in self.streams or (stream_id % 2 == 1) == self._is_initiator:
             raise RemoteProtocolError(f"yamux stream {stream_id} opened twice or with our number")
         allowed = self._limits.incoming_streams
-        if self._incoming >= allowed or self._held >= 2 * allowed:
+        if self.use.incoming_streams >= allowed or self.use.held_streams >= 2 * allowed:
             self._charge("streams over the limit")
             self._refuse(stream_id)
             return None
         self._check_reading()
         stream = self.streams[stream_id] = StreamState(stream_id, incoming=True)
-        self._incoming += 1
-        self._held += 1
+        self.use.incoming_streams += 1
+        self.use.held_streams += 1
         self._put_control(WINDOW, ACK, stream_id, 0)
         self._events.append(StreamOpened(stream))
         return stream
@@ -308,7 +306,7 @@ class YamuxCore:
     def read(self, stream: StreamState, max_bytes: int, now_s: float) -> bytes:
         """What has arrived, none where nothing has; opens the window for what was taken."""
         data = stream.pop(max_bytes)
-        self.unread_bytes -= len(data)
+        self.use.unread_bytes -= len(data)
         if more := stream.consume(len(data)):
             more += self._growth(stream, now_s)
             stream.receive_window += more
@@ -321,10 +319,10 @@ class YamuxCore:
         stream.window_opened_s = now_s
         larger = min(2 * stream.window_bytes, self._limits.max_window_bytes)
         growth = larger - stream.window_bytes
-        if not soon or growth <= 0 or self._grown_bytes + growth > self._limits.unread_bytes // 2:
+        if not soon or growth <= 0 or self.use.grown_bytes + growth > self._limits.unread_bytes // 2:
             return 0
         stream.window_bytes = larger
-        self._grown_bytes += growth
+        self.use.grown_bytes += growth
         return growth
 
     def end(self, stream: StreamState) -> None:
@@ -342,7 +340,7 @@ class YamuxCore:
             if stream.unread_bytes and not stream.received_end:
                 self._put_reset(stream.id)  # a sender without window would wait for ever
             stream.reset_reason = "closed on this side"
-        self.unread_bytes -= stream.drop_unread()
+        self.use.unread_bytes -= stream.drop_unread()
         self._release(stream)
 
     def reset(self, stream: StreamState) -> None:
@@ -400,7 +398,7 @@ class YamuxCore:
         if stream.reset_reason is None:
             stream.reset_reason = reason
             if not stream.received_end:
-                self.unread_bytes -= stream.drop_unread()
+                self.use.unread_bytes -= stream.drop_unread()
         self._forget(stream)
 
     def _forget_when_over(self, stream: StreamState) -> None:
@@ -410,8 +408,8 @@ class YamuxCore:
 
     def _forget(self, stream: StreamState) -> None:
         if self.streams.pop(stream.id, None) is not None:
-            self._grown_bytes -= stream.window_bytes - INITIAL_WINDOW_BYTES
-            self._incoming -= stream.incoming
+            self.use.grown_bytes -= stream.window_bytes - INITIAL_WINDOW_BYTES
+            self.use.incoming_streams -= stream.incoming
 
     def _release(self, stream: StreamState) -> None:
         """Nobody on this side holds the stream any more.
@@ -422,4 +420,4 @@ class YamuxCore:
         self._forget(stream)
         if not stream.released:
             stream.released = True
-            self._held -= stream.incoming
+            self.use.held_streams -= stream.incoming

@@ -19,9 +19,20 @@ _GATHERED_BYTES = 65536
 _WHOLE_BYTES = 16384
 
 
+@dataclass(slots=True, weakref_slot=True)
+class Use:
+    """What one peer has of its limits at the moment, shared by its connections."""
+
+    incoming_streams: int = 0
+    held_streams: int = 0
+    unread_bytes: int = 0
+    grown_bytes: int = 0
+    """Of windows, beyond what every stream begins with."""
+
+
 @dataclass(frozen=True, slots=True)
 class YamuxLimits:
-    """What one connection may cost this side."""
+    """What one peer may cost this side. The first three hold over all its connections."""
 
     incoming_streams: int = 1024
     """Open at once, and as many again that are over but still held by who handles them."""

@@ -75,11 +75,13 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
 @click.option(
     "--settle-grace", default=20.0, show_default=True, help="Seconds the coordinator has to settle."
 )
+@click.option("--limit", multiple=True, metavar="NAME=VALUE", help="What strangers may cost; see README.")
 @click.option("--escrow", default="", metavar="PROGRAM[/MINT]", help="Trusted on a real network.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="One JSON object a line.")
 def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
     """Runs a peer until interrupted."""
+    from p2p.limits import parse_limits
     from p2p.logs import configure_logging
     from peer.config import DEFAULT_LISTEN, Config, check_config
     from peer.daemon import run
@@ -99,6 +101,7 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         engine_patience_s=flags["engine_patience"],
         settle_grace_s=flags["settle_grace"],
         escrow=flags["escrow"],
+        limits=parse_limits(flags["limit"]),
     )
     run(check_config(config))
 

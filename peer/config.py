@@ -12,6 +12,7 @@ import base58
 
 from p2p.errors import P2PError
 from p2p.identifiers import UNITS_PER_TOKEN, PeerId
+from p2p.limits import HostLimits
 from peer.errors import ConfigError
 
 DEFAULT_DATA_DIR = "~/.cyxwiz/peer"
@@ -40,6 +41,7 @@ class Config:
     worker_memory_bytes: int = 0
     """0: the machine's memory, shared out over the devices."""
     storage_bytes: int = 64 << 30
+    limits: HostLimits = HostLimits()  # noqa: RUF009 - frozen
     escrow: str = ""
     """PROGRAM or PROGRAM/MINT that is trusted on a real network."""
 

@@ -80,7 +80,7 @@ async def _serve_until_signal(
 
 async def serve(config: Config, data_dir: DataDir, identity: Identity, wallet: Wallet | None) -> None:
     """The peer on a real host."""
-    async with open_host(identity, config.listen) as network:
+    async with open_host(identity, config.listen, config.limits) as network:
         await serve_on(network, config, data_dir, wallet)
 
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from p2p.errors import ConnectionFailedError, StreamResetError
-from p2p.host import HostLimits, open_host
+from p2p.host import open_host
 from p2p.identity import Identity
 from p2p.network import Network
 from p2p.yamux_stream import YamuxLimits
@@ -113,8 +113,8 @@ async def test_a_killed_peer_cuts_a_writer_too() -> None:
 
 
 async def test_a_frozen_peer_is_noticed_and_a_thawed_one_reached_again() -> None:
-    limits = HostLimits(streams=YamuxLimits(keep_alive_s=0.3, keep_alive_timeout_s=0.7))
-    async with open_host(Identity.generate(), [], limits) as caller:
+    limits = YamuxLimits(keep_alive_s=0.3, keep_alive_timeout_s=0.7)
+    async with open_host(Identity.generate(), [], streams=limits) as caller:
         with running() as peer:
             await caller.connect(peer.peer_id, [peer.address])
             stream = await caller.open_stream(peer.peer_id, "/test/echo")
@@ -130,8 +130,8 @@ async def test_a_frozen_peer_is_noticed_and_a_thawed_one_reached_again() -> None
 
 
 async def test_a_writer_to_a_frozen_peer_is_freed() -> None:
-    limits = HostLimits(streams=YamuxLimits(keep_alive_s=0.3, keep_alive_timeout_s=0.7))
-    async with open_host(Identity.generate(), [], limits) as caller:
+    limits = YamuxLimits(keep_alive_s=0.3, keep_alive_timeout_s=0.7)
+    async with open_host(Identity.generate(), [], streams=limits) as caller:
         with running() as peer:
             await caller.connect(peer.peer_id, [peer.address])
             stream = await caller.open_stream(peer.peer_id, "/test/echo")

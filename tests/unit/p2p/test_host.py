@@ -32,13 +32,13 @@ from p2p.errors import (
     StreamResetError,
 )
 from p2p.framing import FrameLimits
-from p2p.host import HostLimits, open_host
+from p2p.host import open_host
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
+from p2p.limits import HostLimits
 from p2p.network import Network, Stream
 from p2p.protocols import Request, Response
 from p2p.router import serve_calls
-from p2p.yamux_stream import YamuxLimits
 
 LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
 
@@ -309,7 +309,7 @@ async def test_three_hundred_streams_can_be_open_at_once() -> None:
 
 
 async def test_a_stream_over_the_limit_is_refused_with_an_error() -> None:
-    async with two_hosts(HostLimits(streams=YamuxLimits(incoming_streams=3))) as (server, caller):
+    async with two_hosts(HostLimits(streams_per_peer=3)) as (server, caller):
         streams = [await caller.open_stream(server.peer_id, "/test/echo") for _ in range(3)]
         with pytest.raises(ConnectionFailedError):
             await caller.open_stream(server.peer_id, "/test/echo")

@@ -257,17 +257,17 @@ async def test_ended_streams_are_forgotten_on_both_sides() -> None:
             await stream.aclose()
         await trio.sleep(1)
         assert pair.here.core.streams == pair.there.core.streams == {}
-        assert pair.here.core.unread_bytes == pair.there.core.unread_bytes == 0
+        assert pair.here.core.use.unread_bytes == pair.there.core.use.unread_bytes == 0
 
 
-async def test_unread_bytes_over_the_limit_of_a_connection_cost_their_stream() -> None:
+async def test_unread_bytes_over_the_limit_of_a_peer_cost_their_stream() -> None:
     async with connected(ignore, YamuxLimits(unread_bytes=300_000)) as pair:
         streams = [pair.here.open_stream() for _ in range(2)]
         await streams[0].send_all(bytes(200_000))
         await streams[1].send_all(bytes(200_000))
         with pytest.raises(StreamResetError, match="reset by the other side"):
             await streams[1].receive_some()
-        assert pair.there.core.unread_bytes <= 300_000
+        assert pair.there.core.use.unread_bytes <= 300_000
 
 
 async def test_who_closes_with_bytes_on_the_way_resets_their_sender_only() -> None:
