@@ -128,7 +128,8 @@ def estimate(
 @main.command()
 @click.argument("graph", type=FILE)
 @data_option
-@click.option("--budget", required=True, metavar="CYXWIZ", help="The most it may cost, such as 2.5.")
+@click.option("--budget", metavar="CYXWIZ", help="The most it may cost, such as 2.5. Needed without --lan.")
+@click.option("--lan", metavar="PEER", help="Train unpaid on the own network: any, a peer's id or address.")
 @coordinator_option
 @click.option(
     "--segments",
@@ -144,7 +145,8 @@ def submit(
     context: click.Context,
     graph: Path,
     data: Path,
-    budget: str,
+    budget: str | None,
+    lan: str | None,
     coordinator: str | None,
     segments: int,
     follow: bool,
@@ -153,12 +155,36 @@ def submit(
     """Have GRAPH trained by a peer, on data that this machine sends to it.
 
     Without --follow it stays until the peer is training; the peer then pauses after one segment
-    until `cyxwiz follow` checks and pays it.
+    until `cyxwiz follow` checks and pays it. With --lan it trains on and keeps the model.
     """
     from engine_app import jobs
 
-    order = jobs.Order(graph, data, budget, segments)
+    if (budget is None) == (lan is None):
+        raise click.UsageError("either --budget, for a paid job, or --lan, for an unpaid one")
+    order = jobs.Order(graph, data, budget or "0", segments, lan)
     jobs.submit(_config(context, coordinator), order, follow=follow, as_json=as_json)
+
+
+@main.command("id")
+@as_json
+@click.pass_context
+def show_id(context: click.Context, as_json: bool) -> None:
+    """Print this Engine's id, by which a peer's owner lets it in: cyxpeer allow ID."""
+    from engine_app import jobs
+
+    jobs.show_id(_config(context), as_json)
+
+
+@main.command("peers")
+@click.option("--lan", is_flag=True, help="Those of the own network, without any coordinator.")
+@coordinator_option
+@as_json
+@click.pass_context
+def list_peers(context: click.Context, lan: bool, coordinator: str | None, as_json: bool) -> None:
+    """List peers: what they have, and whether they would work for you."""
+    from engine_app import jobs
+
+    jobs.list_peers(_config(context, coordinator), lan, as_json)
 
 
 @main.command("jobs")

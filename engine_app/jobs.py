@@ -11,9 +11,19 @@ from typing import Any
 from engine_app.config import Config
 from engine_app.entry import CommandError, report, run
 from engine_app.sessions import Session, open_session
-from engine_app.show import open_story, print_job, print_jobs, print_json, print_table
+from engine_app.show import (
+    open_story,
+    print_job,
+    print_jobs,
+    print_json,
+    print_neighbours,
+    print_peers,
+    print_table,
+)
+from p2p.errors import P2PError
 from p2p.pricing import format_tokens, parse_tokens
 
+LEFT_UNPAID = "stopped following; the peer trains on and keeps the model: cyxwiz follow"
 LEFT = "stopped following; the job waits, the peer pauses after one segment: cyxwiz follow"
 
 
@@ -24,9 +34,13 @@ class Order:
     budget: str | None
     """In CYXWIZ, as it was typed."""
     segments: int
+    peer: str | None = None
+    """On the own network, unpaid: an id, an address, or any."""
 
     def units(self) -> int:
-        """Of the budget. Ends the command if it is no amount."""
+        """Of the budget, 0 for an unpaid job. Ends the command if it is no amount."""
+        if self.peer is not None:
+            return 0
         try:
             return parse_tokens(self.budget or "")
         except ValueError as error:
@@ -42,10 +56,14 @@ class Question:
 
 
 def _with_session(
-    config: Config, use: Callable[[Session], Awaitable[None]], interrupted: str = "interrupted"
+    config: Config,
+    use: Callable[[Session], Awaitable[None]],
+    interrupted: str = "interrupted",
+    *,
+    lan: bool = False,
 ) -> None:
     async def main() -> None:
-        async with open_session(config) as session:
+        async with open_session(config, lan) as session:
             await use(session)
 
     run(main, config, interrupted)
@@ -62,12 +80,14 @@ def submit(config: Config, order: Order, *, follow: bool, as_json: bool) -> None
                 data=str(order.data),
                 budget=budget,
                 segments=order.segments,
+                peer=order.peer,
             )
-            story.line(f"job {job['job_id']} submitted, budget {format_tokens(budget)}")
+            terms = "unpaid" if order.peer else f"budget {format_tokens(budget)}"
+            story.line(f"job {job['job_id']} submitted, {terms}")
             job = await session.ask("follow", story.tell, job=job["job_id"], until_training=not follow)
         _close(job, as_json, over=follow)
 
-    _with_session(config, use, LEFT)
+    _with_session(config, use, LEFT_UNPAID if order.peer else LEFT, lan=order.peer is not None)
 
 
 def follow(config: Config, job: str, as_json: bool) -> None:
@@ -87,10 +107,38 @@ def _close(job: dict[str, Any], as_json: bool, *, over: bool) -> None:
         print_job(job)
     if not over:
         if not as_json:
-            short = job["job_id"][:12]
-            print(f"The peer trains, and pauses after one segment until: cyxwiz follow {short}")
+            pauses = "" if job["unpaid"] else ", and pauses after one segment until"
+            print(f"The peer trains{pauses}: cyxwiz follow {job['job_id'][:12]}")
     elif job["result"] is None:
         raise CommandError(f"job {job['job_id'][:12]} is {job['state']} and has no model")
+
+
+def list_peers(config: Config, lan: bool, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        peers = await session.ask("peers", lan=lan)
+        if as_json:
+            print_json(peers)
+        elif lan:
+            print_neighbours(peers)
+        else:
+            print_peers(peers)
+
+    _with_session(config, use, lan=lan)
+
+
+def show_id(config: Config, as_json: bool) -> None:
+    """Needs no session: the key alone says who this Engine is."""
+    from p2p.identity import load_or_create_identity
+    from p2p.session.places import Places
+
+    try:
+        peer_id = load_or_create_identity(Places(config.data_dir).identity).peer_id
+    except (P2PError, OSError) as error:
+        report(error)
+    if as_json:
+        print_json({"peer_id": peer_id})
+    else:
+        print(peer_id)
 
 
 def list_jobs(config: Config, as_json: bool) -> None:

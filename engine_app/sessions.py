@@ -62,8 +62,8 @@ async def _last(answers: AsyncIterator[Any], tell: Tell | None) -> Any:
 
 
 @asynccontextmanager
-async def open_session(config: Config) -> AsyncIterator[Session]:
-    """Raises what ``p2p.api.open_engine`` raises."""
+async def open_session(config: Config, lan: bool = False) -> AsyncIterator[Session]:
+    """With ``lan`` no coordinator is waited for. Raises what ``p2p.api.open_engine`` raises."""
     places = Places(config.data_dir)
     if await _is_running(places):
         yield _Running(places)
@@ -76,6 +76,7 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
         coordinator=config.coordinator,
         passphrase=config.passphrase,
         trusted=parse_trusted(config.escrow) if config.escrow else None,
+        lan=lan,
     ) as engine:
         yield _Own(engine.control)
 

@@ -110,12 +110,58 @@ def print_jobs(jobs: list[dict[str, Any]]) -> None:
             job["name"],
             job["state"] + (" (paused)" if job["paused"] else ""),
             f"{job['segments_done']}/{job['segments']}",
-            format_tokens(paid(job)),
+            "unpaid" if job["unpaid"] else format_tokens(paid(job)),
             job["text"],
         )
         for job in jobs
     ]
     print_table(("job", "name", "state", "segments", "vouchered", "last"), rows)
+
+
+def print_neighbours(peers: list[dict[str, Any]]) -> None:
+    """Peers of the own network."""
+    if not peers:
+        print("no peer answers on this network")
+        return
+    rows = [
+        (
+            peer["peer_id"],
+            _devices(peer["devices"]),
+            f"{peer['free']} of {len(peer['devices'])}",
+            peer["waiting"],
+            "yes" if peer["allowed"] else "no",
+            peer["addresses"][0],
+        )
+        for peer in peers
+    ]
+    print_table(("peer", "devices", "free", "waiting", "lets you in", "address"), rows)
+
+
+def print_peers(peers: list[dict[str, Any]]) -> None:
+    """Peers of the coordinator's registry."""
+    if not peers:
+        print("the coordinator knows no peer")
+        return
+    rows = [
+        (
+            peer["peer_id"],
+            _devices(peer["devices"]),
+            f"{peer['free']} of {len(peer['devices'])}",
+            format_tokens(peer["price_per_hour"]),
+            f"{peer['reputation']:.2f}",
+            "yes" if peer["online"] else "no",
+        )
+        for peer in peers
+    ]
+    print_table(("peer", "devices", "free", "an hour", "reputation", "online"), rows)
+
+
+def _devices(devices: list[dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{device['name']} ({device['kind']}, {device['memory_bytes'] / (1 << 30):.0f} GiB, "
+        f"{device['flops_per_s'] / 1e9:.0f} GFLOP/s)"
+        for device in devices
+    )
 
 
 def paid(job: dict[str, Any]) -> int:

@@ -17,6 +17,7 @@ import importlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,8 +42,14 @@ from p2p.protocols.coordinator import ChainInfo, Estimate
 from p2p.session.arrays import to_array, to_tensor
 from p2p.session.blocking import TrioThread
 from p2p.session.checks import Checks, Prepared
-from p2p.session.control import Control, summary
-from p2p.session.coordinator_link import LOST, CoordinatorLink, open_coordinator
+from p2p.session.control import Control, neighbour_summary, summary
+from p2p.session.coordinator_link import (
+    LOST,
+    NO_COORDINATOR,
+    CoordinatorLink,
+    NoCoordinator,
+    open_coordinator,
+)
 from p2p.session.engine import DEFAULT_SEGMENTS, JobEngine, run_engine
 from p2p.session.errors import SetupError
 from p2p.session.news import News
@@ -77,16 +84,24 @@ class AsyncEngine:
         self,
         graph: bytes | Path,
         data: Path,
-        budget: int,
+        budget: int = 0,
         *,
         segments: int = DEFAULT_SEGMENTS,
         requirements: Requirements | None = None,
+        peer: str | None = None,
     ) -> JobId:
         """``graph`` is a document or its file, ``data`` a .safetensors, .npz or .csv, ``budget`` in units.
 
+        With ``peer`` (an id, an address, or ``any``) a peer of the own network does it, unpaid.
         Raises JobRefusedError, SetupError, RemoteFailureError.
         """
-        return await self._jobs.submit(graph, data, budget, segments=segments, requirements=requirements)
+        return await self._jobs.submit(
+            graph, data, budget, segments=segments, requirements=requirements, peer=peer
+        )
+
+    async def neighbours(self) -> list[dict[str, Any]]:
+        """Peers of the own network, those that work for this Engine first."""
+        return [neighbour_summary(peer) for peer in await self._jobs.neighbours()]
 
     async def estimate(
         self, graph: bytes | Path, data: Path, *, segments: int = DEFAULT_SEGMENTS
@@ -145,10 +160,13 @@ async def open_engine(
     limits: Limits | None = None,
     now: Callable[[], float] = time.time,
     trusted: TrustedEscrow | None = None,
+    lan: bool = False,
 ) -> AsyncIterator[AsyncEngine]:
     """An Engine on its data directory, which it locks.
 
-    ``coordinator`` is a multiaddress with /p2p/ at the end; without it the last one is used.
+    ``coordinator`` is a multiaddress with /p2p/ at the end; without it the last one is used, and
+    where there is none, only what needs none can be done: jobs of peers on the own network.
+    With ``lan`` a coordinator that is known is not waited for.
     ``passphrase`` opens an encrypted wallet; ``trusted`` is needed on a real network only.
     Raises DataDirLockedError, SetupError, KeystoreError, ChainNotTrustedError.
     """
@@ -157,29 +175,46 @@ async def open_engine(
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(DataDir.open(Path(data_dir), SOFTWARE))
         places = Places(directory.path)
-        address = _coordinator_address(places, coordinator)
-        peer_id = coordinator_peer(address)
         store = stack.enter_context(open_store(places.jobs))
         identity = load_or_create_identity(places.identity)
         network = await stack.enter_async_context(open_host(identity, listen))
-        link = await stack.enter_async_context(open_coordinator(network, peer_id, (address,), SOFTWARE, now))
-        chain = await find_chain(link, places, address, trusted)
-        treasury = await _open_treasury(stack, places.payments(chain, address), places, chain, passphrase)
+        payment = NO_PAYMENT
+        address = coordinator or places.remembered_coordinator()
+        if address is not None:
+            link = await stack.enter_async_context(
+                open_coordinator(network, coordinator_peer(address), (address,), SOFTWARE, now)
+            )
+            known = places.remembered_chain(address) if lan else None
+            chain = known or await find_chain(link, places, address, trusted)
+            outbox = places.payments(chain, address)
+            payment = _Payment(link, chain, await _open_treasury(stack, outbox, places, chain, passphrase))
         parts = EngineParts(
             network=network,
-            coordinator=link,
-            treasury=treasury,
+            coordinator=payment.coordinator,
+            treasury=payment.treasury,
             files=FileStore(places.files, STORE_QUOTA_BYTES),
             checks=checks or load_checks(),
             store=store,
             now=now,
-            chain=chain,
+            chain=payment.chain,
             limits=limits or Limits(),
         )
         jobs = await stack.enter_async_context(run_engine(parts, places.workspace))
-        engine = AsyncEngine(jobs, treasury)
+        engine = AsyncEngine(jobs, payment.treasury)
         await jobs.background(serve_control, places.control, engine.control)
         yield engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Payment:
+    """What paid jobs need."""
+
+    coordinator: CoordinatorLink
+    chain: ChainInfo | None
+    treasury: Treasury
+
+
+NO_PAYMENT = _Payment(NoCoordinator(), None, NoTreasury(NO_COORDINATOR))
 
 
 async def find_chain(
@@ -227,7 +262,7 @@ async def ask_chain(
 def _coordinator_address(places: Places, coordinator: str | None) -> str:
     address = coordinator or places.remembered_coordinator()
     if address is None:
-        raise SetupError("no coordinator is known yet: name its address with --coordinator")
+        raise SetupError(NO_COORDINATOR)
     return address
 
 
@@ -235,7 +270,7 @@ async def _open_treasury(
     stack: AsyncExitStack, outbox: Path, places: Places, info: ChainInfo, passphrase: str | None
 ) -> Treasury:
     if not places.wallet.exists():
-        return NoTreasury(places.wallet)
+        return NoTreasury(f"no wallet at {places.wallet}: make one with `cyxwiz wallet new`")
     wallet = Wallet.load(places.wallet, passphrase)
     chain = await stack.enter_async_context(open_chain(info))
     payer = await stack.enter_async_context(open_payer(outbox, chain, wallet))
@@ -276,7 +311,7 @@ class Engine:
         """Ends the session; jobs wait for the next one."""
         self._thread.close()
 
-    def submit(self, graph: bytes | Path, data: Path, budget: int, **options: Any) -> JobId:
+    def submit(self, graph: bytes | Path, data: Path, budget: int = 0, **options: Any) -> JobId:
         """As ``AsyncEngine.submit``."""
         return self._thread.call(lambda: self._engine.submit(graph, data, Units(budget), **options))
 
@@ -298,6 +333,10 @@ class Engine:
 
     def infer(self, peer: str, model: str, x: Any) -> Any:
         return self._thread.call(lambda: self._engine.infer(peer, model, x))
+
+    def neighbours(self) -> list[dict[str, Any]]:
+        """As ``AsyncEngine.neighbours``."""
+        return self._thread.call(self._engine.neighbours)
 
     def job(self, job: str) -> dict[str, Any]:
         return self._engine.job(job)

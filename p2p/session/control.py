@@ -13,11 +13,15 @@ from typing import Any
 import msgspec
 
 from p2p.errors import P2PError, RemoteFailureError
-from p2p.jobs import JobState
+from p2p.identifiers import PeerId
+from p2p.jobs import JobState, Requirements
+from p2p.protocols.coordinator import FindPeers, PeerRecord, Peers, PeerSummary
+from p2p.records import open_record
 from p2p.session.arrays import predict_file
 from p2p.session.engine import DEFAULT_SEGMENTS, JobEngine
 from p2p.session.errors import JobUnknownError, SessionError
 from p2p.session.job import Job
+from p2p.session.neighbours import Neighbour
 from p2p.session.news import NewsKind
 
 
@@ -28,6 +32,7 @@ class Control:
         self._engine = engine
         self._methods: dict[str, Callable[..., AsyncIterator[Any]]] = {
             "jobs": self._jobs,
+            "peers": self._peers,
             "estimate": self._estimate,
             "submit": self._submit,
             "follow": self._follow,
@@ -64,10 +69,24 @@ class Control:
         yield {**fields, "name": prepared.name, "samples": prepared.samples}
 
     async def _submit(
-        self, graph: str, data: str, budget: int, segments: int = DEFAULT_SEGMENTS
+        self,
+        graph: str,
+        data: str,
+        budget: int = 0,
+        segments: int = DEFAULT_SEGMENTS,
+        peer: str | None = None,
     ) -> AsyncIterator[Any]:
-        job_id = await self._engine.submit(Path(graph), Path(data), budget, segments=segments)
+        job_id = await self._engine.submit(Path(graph), Path(data), budget, segments=segments, peer=peer)
         yield summary(self._engine.job(job_id))
+
+    async def _peers(self, lan: bool = False) -> AsyncIterator[Any]:
+        """Of the own network, or those that the coordinator knows."""
+        if lan:
+            yield [neighbour_summary(peer) for peer in await self._engine.neighbours()]
+            return
+        parts = self._engine.engine
+        answer = await parts.coordinator.ask(FindPeers(Requirements()), Peers)
+        yield [registered_summary(peer, parts.now()) for peer in answer.peers]
 
     async def _follow(self, job: str, after: int = 0, until_training: bool = False) -> AsyncIterator[Any]:
         """The story, then the job's summary. ``until_training`` ends it at the first trained batch."""
@@ -112,6 +131,7 @@ def summary(job: Job) -> dict[str, Any]:
         "job_id": job.job_id,
         "name": job.name,
         "state": job.state.value,
+        "unpaid": job.direct is not None,
         "text": job.text,
         "created_at": job.created_at,
         "budget": job.spec.budget,
@@ -125,6 +145,41 @@ def summary(job: Job) -> dict[str, Any]:
         "metrics": msgspec.to_builtins(job.metrics) if job.metrics else None,
         "escrows": escrows,
         "settle_signature": job.settlement if job.state is JobState.SETTLED else None,
+    }
+
+
+def neighbour_summary(peer: Neighbour) -> dict[str, Any]:
+    """One peer of the own network for a listing."""
+    return {
+        **_record_summary(peer.record),
+        "addresses": list(peer.addresses),
+        "allowed": peer.allowed,
+        "free": peer.free,
+        "waiting": peer.waiting,
+    }
+
+
+def registered_summary(peer: PeerSummary, now: float) -> dict[str, Any]:
+    """One peer of the coordinator's registry. Raises RecordRefusedError for a record that does not hold."""
+    record = open_record(peer.record, now, PeerId(peer.peer_id))
+    return {
+        **_record_summary(record),
+        "price_per_hour": record.price_per_hour,
+        "reputation": peer.reputation,
+        "tier": peer.tier,
+        "online": peer.online,
+        "free": max(0, len(record.devices) - peer.running),
+    }
+
+
+def _record_summary(record: PeerRecord) -> dict[str, Any]:
+    return {
+        "peer_id": record.peer_id,
+        "addresses": list(record.addresses),
+        "devices": msgspec.to_builtins(record.devices),
+        "ram_bytes": record.ram_bytes,
+        "formats": list(record.formats),
+        "version": record.version,
     }
 
 

@@ -133,6 +133,30 @@ class CoordinatorLink:
             self._greeted = True
 
 
+NO_COORDINATOR = "no coordinator is known yet: name its address with --coordinator"
+
+
+class NoCoordinator(CoordinatorLink):
+    """Where none is known: for what needs none. Whatever asks it is told so."""
+
+    def __init__(self) -> None:
+        self.peer_id = PeerId("")
+        self.welcome = None
+        self._tokens = {}
+
+    async def ask(
+        self,
+        call: CoordinatorCall,
+        answer_type: type[A],
+        body: bytes = b"",
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> A:
+        raise SetupError(NO_COORDINATOR)
+
+    async def greet(self) -> Welcome:
+        raise SetupError(NO_COORDINATOR)
+
+
 async def until_done(attempt: Callable[[], Awaitable[T]], what: str) -> T:
     """Repeats ``attempt`` with growing pauses while it fails for a reason that passes."""
     pause_s = FIRST_PAUSE_S

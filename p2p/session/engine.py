@@ -15,8 +15,10 @@ from pathlib import Path
 
 import trio
 
+from p2p.errors import RemoteProtocolError
 from p2p.files import serve_transfers
-from p2p.identifiers import JobId, PeerId, Units
+from p2p.identifiers import NO_WALLET, JobId, PeerId, Units
+from p2p.identity import public_key_of
 from p2p.jobs import DataSummary, JobSpec, Requirements
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import Estimate, EstimateJob
@@ -25,8 +27,9 @@ from p2p.session import plan
 from p2p.session.checks import Prepared
 from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
 from p2p.session.inference import ModelClient, Tensor, reachable_addresses
-from p2p.session.job import WITH_PEER, Job
+from p2p.session.job import WITH_PEER, Direct, Job
 from p2p.session.live import LiveJob
+from p2p.session.neighbours import Neighbour, find_neighbours
 from p2p.session.news import News
 from p2p.session.runner import JobRunner
 from p2p.session.steps import Engine
@@ -35,8 +38,7 @@ from p2p.tasks import background_tasks, deadline
 
 DEFAULT_SEGMENTS = 4
 ANY_BUDGET = Units(2**63 - 1)
-NOBODY = "1" * 32
-"""The wallet of an estimate: Solana's address of all zeros."""
+ANY_PEER = "any"
 TOLD_TIMEOUT_S = 30.0
 CANCEL_TIMEOUT_S = 10.0
 
@@ -86,6 +88,11 @@ class JobEngine:
             raise JobUnknownError(f"{what} here with an id that begins with {name!r}")
         return found[0]
 
+    async def neighbours(self) -> list[Neighbour]:
+        """Peers of the own network that answer. Raises ConnectionFailedError without any network."""
+        found = await find_neighbours(self.engine)
+        return sorted(found, key=lambda peer: (not peer.allowed, peer.free == 0, peer.peer_id))
+
     # -- submitting ----------------------------------------------------------------------------
 
     async def estimate(
@@ -94,7 +101,7 @@ class JobEngine:
         """What it would cost where. Raises JobRefusedError, RemoteFailureError."""
         with self._workspace_directory() as workspace:
             prepared = await self._prepare(graph, data, workspace)
-            spec = await self._spec(prepared, ANY_BUDGET, segments, Requirements(), NOBODY)
+            spec = await self._spec(prepared, ANY_BUDGET, segments, Requirements(), NO_WALLET)
             answer = await self.engine.coordinator.ask(EstimateJob(spec), Estimate, prepared.graph)
         return prepared, answer
 
@@ -102,29 +109,36 @@ class JobEngine:
         self,
         graph: bytes | Path,
         data: Path,
-        budget: int,
+        budget: int = 0,
         *,
         segments: int = DEFAULT_SEGMENTS,
         requirements: Requirements | None = None,
+        peer: str | None = None,
     ) -> JobId:
         """Returns once the coordinator has the job; this Engine now works on it.
 
         ``budget`` is in units; there are at most as many segments as training steps.
-        Raises JobRefusedError when graph, data, wallet or budget do not do, SetupError without a wallet.
+        With ``peer`` it is done unpaid by that peer of the own network, without any coordinator: an
+        id, an address with /p2p/ at the end, or ``any``; then it returns once the peer has it.
+        Raises JobRefusedError when one of these does not do, SetupError without a wallet.
         """
-        if budget < 1:
+        terms = None if peer is None else direct_terms(peer)
+        if terms is None and budget < 1:
             raise JobRefusedError(f"budget of {format_tokens(budget)}, must be positive")
+        if terms is not None and budget != 0:
+            raise JobRefusedError(f"budget of {format_tokens(budget)} for a job that nobody is paid for")
         document = graph if isinstance(graph, bytes) else await self.engine.run_blocking(_read, graph)
         with self._workspace_directory() as workspace:
             prepared = await self._prepare(document, data, workspace)
-            await self._check_wallet(budget)
+            wallet = NO_WALLET if terms is not None else await self._check_wallet(budget)
             needs = requirements or Requirements()
-            spec = await self._spec(prepared, Units(budget), segments, needs, self.engine.treasury.address)
+            spec = await self._spec(prepared, Units(budget), segments, needs, wallet)
             self.engine.files.pin(spec.data.file.blake3, spec.job_id)
         job = Job(
             spec=spec,
             name=prepared.name,
-            coordinator=self.engine.coordinator.peer_id,
+            coordinator=self.engine.coordinator.peer_id if terms is None else "",
+            direct=terms,
             training_flops=prepared.training_flops,
             steps=prepared.steps,
             created_at=self.engine.now(),
@@ -146,7 +160,8 @@ class JobEngine:
     async def _prepare(self, graph: bytes, data: Path, workspace: Path) -> Prepared:
         return await self.engine.run_blocking(self.engine.checks.prepare, graph, data, workspace)
 
-    async def _check_wallet(self, budget: int) -> None:
+    async def _check_wallet(self, budget: int) -> str:
+        """The wallet that pays. Raises JobRefusedError, SetupError."""
         treasury = self.engine.treasury
         address, balance = treasury.address, await treasury.balance()
         if balance.tokens == 0:
@@ -155,6 +170,7 @@ class JobEngine:
             )
         if balance.lamports == 0:
             raise JobRefusedError(f"wallet {address} holds 0 SOL, a little is needed for fees")
+        return address
 
     async def _spec(
         self, prepared: Prepared, budget: Units, segments: int, needs: Requirements, wallet: str
@@ -219,7 +235,7 @@ class JobEngine:
         return await self._set_paused(self._live(name), False)
 
     async def _set_paused(self, live: LiveJob, paused: bool) -> Job:
-        if live.job.state.is_final:
+        if live.job.is_over:
             raise JobEndedError(f"job {live.job.job_id[:8]} is {live.job.state.value}")
         await live.apply(events.PauseChanged(paused))
         self._run(live)
@@ -229,14 +245,17 @@ class JobEngine:
         return live.job
 
     async def cancel(self, name: str) -> Job:
-        """Returns when the coordinator has been told; what is vouchered stays the peer's."""
+        """Returns when coordinator, or peer of a direct job, was told; what is vouchered stays paid."""
         live = self._live(name)
-        if live.job.state.is_final:
+        if live.job.is_over:
             raise JobEndedError(f"job {live.job.job_id[:8]} is {live.job.state.value}")
         await live.apply(events.CancelAsked())
         self._run(live)
-        with deadline(CANCEL_TIMEOUT_S, "telling the coordinator"):
-            await _until(live, lambda job: job.cancel_sent or job.state.is_final)
+        timeout_s, whom = CANCEL_TIMEOUT_S, "the coordinator"
+        if live.job.direct is not None:
+            timeout_s, whom = timeout_s + self.engine.limits.peer_patience_s, "the peer"
+        with deadline(timeout_s, f"telling {whom}"):
+            await _until(live, lambda job: job.cancel_sent or job.is_over)
         return live.job
 
     # -- results -------------------------------------------------------------------------------
@@ -270,11 +289,24 @@ class JobEngine:
             job = next((job for job in self.jobs() if job.result and job.result.blake3 == model), None)
             if job is None:
                 raise JobUnknownError(f"no job here made model {model[:16]}: only its owner may call it")
-            known = next((e.addresses for e in reversed(job.escrows) if e.peer_id == peer), ())
-            addresses = await reachable_addresses(self.engine, PeerId(peer), known)
-            client = ModelClient(self.engine, PeerId(peer), job.job_id, addresses, self._nursery)
+            addresses = await reachable_addresses(self.engine, PeerId(peer), job)
+            client = ModelClient(self.engine, PeerId(peer), job, addresses, self._nursery)
             self._models[peer, model] = client
         return self._models[peer, model]
+
+
+def direct_terms(peer: str) -> Direct:
+    """Raises JobRefusedError for what names no peer."""
+    if peer == ANY_PEER:
+        return Direct()
+    address, _, name = peer.rpartition("/p2p/") if "/" in peer else ("", "", peer)
+    try:
+        public_key_of(PeerId(name))
+    except RemoteProtocolError as error:
+        raise JobRefusedError(
+            f"{error}; allowed is any, a peer's id, or an address such as /ip4/192.168.1.2/tcp/4001/p2p/ID"
+        ) from error
+    return Direct(name, (peer,) if address else ())
 
 
 async def _until(live: LiveJob, condition: Callable[[Job], bool]) -> None:

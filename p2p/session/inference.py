@@ -20,6 +20,7 @@ from p2p.protocols.inference import (
     REQUESTS,
     RESPONSES,
     Authorize,
+    AuthorizeJob,
     DescribeModel,
     InferenceAnswer,
     InferenceCall,
@@ -29,10 +30,13 @@ from p2p.protocols.inference import (
 )
 from p2p.records import open_record
 from p2p.session.coordinator_link import LOST
+from p2p.session.job import Job
+from p2p.session.neighbours import reach
 from p2p.session.steps import Engine
 
 PREDICT_TIMEOUT_S = 60.0
 SCOPE = "infer"
+DIRECT_LIFETIME_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +49,19 @@ class Tensor:
 
 
 class ModelClient:
-    """One model's peer; ``job_id`` is the job that made the model and gives the right to call it."""
+    """One model's peer; ``job`` is the one that made the model and gives the right to call it."""
 
     def __init__(
         self,
         engine: Engine,
         peer_id: PeerId,
-        job_id: str,
+        job: Job,
         addresses: Sequence[str],
         nursery: trio.Nursery,
     ) -> None:
         self._engine = engine
-        self._job_id = job_id
+        self._job_id = job.job_id
+        self._is_direct = job.direct is not None
         self._client: CallClient[InferenceCall, InferenceAnswer] = CallClient(
             engine.network, peer_id, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, addresses, nursery
         )
@@ -97,16 +102,27 @@ class ModelClient:
         async with self._authorizing:
             if self._engine.now() < self._authorized_until:
                 return
-            token = await self._engine.coordinator.token(self._job_id, SCOPE)
-            answer, _ = await self._client.call(Authorize(token.token))
+            if self._is_direct:
+                call: InferenceCall = AuthorizeJob(self._job_id)
+                until = self._engine.now() + DIRECT_LIFETIME_S
+            else:
+                token = await self._engine.coordinator.token(self._job_id, SCOPE)
+                call, until = Authorize(token.token), token.expires_at
+            answer, _ = await self._client.call(call)
             if not isinstance(answer, Done):
-                raise RemoteProtocolError(f"peer answered {type(answer).__name__} to Authorize")
-            self._authorized_until = token.expires_at - 60.0
+                raise RemoteProtocolError(f"peer answered {type(answer).__name__} to {type(call).__name__}")
+            self._authorized_until = until - 60.0
 
 
-async def reachable_addresses(engine: Engine, peer_id: PeerId, known: Sequence[str]) -> Sequence[str]:
-    """Connects, by ``known`` or by what the coordinator has; the addresses that worked."""
+async def reachable_addresses(engine: Engine, peer_id: PeerId, job: Job) -> Sequence[str]:
+    """Connects, where the peer was or where it is said to be now; the addresses that worked."""
     network: Network = engine.network
+    known: Sequence[str] = next((hold.addresses for hold in job.holds if hold.peer_id == peer_id), ())
+    if job.direct is not None:
+        found = await reach(engine, peer_id, known)
+        if found is None:
+            raise ConnectionFailedError(f"peer {peer_id} does not answer on this network")
+        return found
     try:
         await network.connect(peer_id, known)
         return known

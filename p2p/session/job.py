@@ -5,6 +5,7 @@ The record is on disk before anything is done about it. It never decides what to
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,6 +21,8 @@ from p2p.vouchers import Voucher
 
 WITH_PEER = frozenset({JobState.AWAITING_FUNDS, JobState.FUNDED, JobState.RUNNING, JobState.RESULT_READY})
 """The states in which the lease holds and there is something to say to the peer."""
+ENDED = frozenset({JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED})
+"""How a direct job can end: nothing is left to refund when it failed."""
 LEASE_OVER = frozenset({JobState.SUBMITTED, JobState.RETRYING, JobState.WAITING_FOR_USER, JobState.FAILED})
 
 
@@ -70,10 +73,36 @@ class Escrow(Part, frozen=True):
         return self.voucher.earned if self.voucher is not None else 0
 
 
+class Grant(Part, frozen=True):
+    """A lease that a peer gave by itself, unpaid: what an Escrow is to a paid one."""
+
+    lease: LeaseRef
+    peer_id: PeerIdField
+    addresses: Annotated[tuple[Address, ...], Meta(max_length=32)]
+    first_segment: Count
+    segments_done: Count
+    """Of the whole job, fetched and checked."""
+
+
+class Direct(Part, frozen=True):
+    """The terms of a job that is done unpaid by a peer of the own network."""
+
+    wanted: str = ""
+    """The one peer that may do it; empty: any that lets this Engine in."""
+    addresses: tuple[Address, ...] = ()
+    """Of that peer, where the user named one."""
+    grants: tuple[Grant, ...] = ()
+    failures: Count = 0
+    """In a row, without a segment in between."""
+    avoided: tuple[PeerIdField, ...] = ()
+    """Peers that gave what does not hold."""
+
+
 class Job(Part, frozen=True):
     spec: JobSpec
     name: Label
-    coordinator: PeerIdField
+    coordinator: Label
+    """Empty for a direct job, which has none."""
     training_flops: Annotated[int, Meta(ge=0)]
     steps: Annotated[int, Meta(ge=1)]
     """Of the whole training."""
@@ -106,6 +135,8 @@ class Job(Part, frozen=True):
     cancelling: bool = False
     cancel_sent: bool = False
     settlement: str | None = None
+    direct: Direct | None = None
+    """The terms of an unpaid job; None: a paid one. Fixed when the job is made."""
 
     @property
     def job_id(self) -> str:
@@ -119,9 +150,26 @@ class Job(Part, frozen=True):
         return next((e for e in reversed(self.escrows) if e.lease.lease_id == self.lease.lease_id), None)
 
     @property
+    def hold(self) -> Escrow | Grant | None:
+        """What the current lease rests on."""
+        if self.direct is None:
+            return self.escrow
+        return next((g for g in self.holds if self.lease and g.lease.lease_id == self.lease.lease_id), None)
+
+    @property
+    def holds(self) -> Sequence_[Escrow | Grant]:
+        """What all leases so far rested on, newest first."""
+        return tuple(reversed(self.escrows if self.direct is None else self.direct.grants))
+
+    @property
+    def is_over(self) -> bool:
+        """Nobody has any more to do for it; its money may still be on its way back."""
+        return self.state.is_final or (self.direct is not None and self.state in ENDED)
+
+    @property
     def segments_done(self) -> int:
-        """Proven and vouchered, wherever."""
-        return max((escrow.segments_done for escrow in self.escrows), default=0)
+        """Proven, and vouchered if paid, wherever."""
+        return max((hold.segments_done for hold in self.holds), default=0)
 
     @property
     def spent(self) -> int:
@@ -133,7 +181,7 @@ class Job(Part, frozen=True):
         """Of the current lease, or the last that was paid."""
         if self.lease is not None:
             return self.lease.peer_id
-        return self.escrows[-1].peer_id if self.escrows else None
+        return self.holds[0].peer_id if self.holds else None
 
     def checkpoint_before(self, segment: int) -> Checkpoint | None:
         """The one from which ``segment`` goes on."""
@@ -224,6 +272,46 @@ class PeerSaid:
     lease: LeaseRef
     sequence: int
     text: str
+    retryable: bool = True
+    """Whether the peer says that another try may succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobQueued:
+    """A direct job waits for a device."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """A peer takes a direct job."""
+
+    lease: Lease
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentKept:
+    """The checkpoint of a direct job is here and checked."""
+
+    lease: LeaseRef
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentMissed:
+    """The peer of a direct job does not have this checkpoint any more."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ResultKept:
+    """The model of a direct job is here and checked."""
+
+    lease: LeaseRef
+    result: FileRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +384,11 @@ Event = (
     | SegmentAnnounced
     | ResultAnnounced
     | PeerSaid
+    | JobQueued
+    | LeaseGranted
+    | SegmentKept
+    | SegmentMissed
+    | ResultKept
     | CountRestarted
     | SegmentProven
     | ResultProven
@@ -309,7 +402,10 @@ Event = (
 
 
 def advance(job: Job, event: Event) -> Job:
-    """The job after the event. Late and repeated events change nothing."""
+    """The job after the event; of a direct job only what is as with a paid one: see ``direct.advance``.
+
+    Late and repeated events change nothing.
+    """
     match event:
         case JobAccepted():
             return replace(job, accepted=True, revive=False)
@@ -378,13 +474,13 @@ def _heard(job: Job, event: SegmentAnnounced | ResultAnnounced | PeerSaid) -> Jo
         return job
     match event:
         case SegmentAnnounced(_, sequence, checkpoint, metrics):
-            if job.escrow is not None and checkpoint.segment < job.escrow.segments_done:  # told again
+            if job.hold is not None and checkpoint.segment < job.hold.segments_done:  # told again
                 return replace(job, messages=sequence)
             return replace(job, messages=sequence, announced=checkpoint, metrics=metrics)
         case ResultAnnounced(_, sequence, result, metrics):
             announced = result if job.result is None else None
             return replace(job, messages=sequence, announced_result=announced, metrics=metrics)
-        case PeerSaid(_, sequence, _):
+        case PeerSaid(_, sequence):
             return replace(job, messages=sequence)
 
 

@@ -9,10 +9,16 @@ import structlog
 import trio
 
 from p2p.channel import Channel
-from p2p.errors import P2PError, RemoteFailureError, RemoteProtocolError, StreamClosedError
+from p2p.errors import (
+    ConnectionFailedError,
+    P2PError,
+    RemoteFailureError,
+    RemoteProtocolError,
+    StreamClosedError,
+)
 from p2p.identifiers import PeerId
 from p2p.protocols import Failure
-from p2p.protocols.coordinator import Lease
+from p2p.protocols.coordinator import AccessToken, Lease
 from p2p.protocols.job import (
     FROM_ENGINE,
     FROM_PEER,
@@ -32,9 +38,12 @@ from p2p.protocols.job import (
     SegmentFinished,
 )
 from p2p.session import job as events
+from p2p.session import plan
 from p2p.session.coordinator_link import FIRST_PAUSE_S, LONGEST_PAUSE_S, LOST
-from p2p.session.job import Checkpoint, Escrow, lease_ref
+from p2p.session.errors import JobRefusedError
+from p2p.session.job import Checkpoint, Escrow, Grant, lease_ref
 from p2p.session.live import LiveJob
+from p2p.session.neighbours import reach
 from p2p.session.news import News, NewsKind
 from p2p.session.plan import Told, things_to_tell
 from p2p.session.steps import Engine
@@ -47,17 +56,20 @@ ACKNOWLEDGE_EVERY = 32
 """Progress messages; well below the peer's credit."""
 REFRESH_BEFORE_S = 120.0
 SCOPE = "job"
+NO_TOKEN = AccessToken("", 0.0)
+"""Of a direct job, whose right is the connection's identity."""
 
 
 class PeerTalk:
     """``run`` it for as long as the lease holds; cancel it when that is over."""
 
-    def __init__(self, engine: Engine, live: LiveJob, lease: Lease, escrow: Escrow) -> None:
+    def __init__(self, engine: Engine, live: LiveJob, lease: Lease, hold: Escrow | Grant) -> None:
         self._engine = engine
         self._live = live
         self._lease = lease
-        self._escrow = escrow
+        self._hold = hold
         self._peer_id = PeerId(lease.peer_id)
+        self._is_direct = isinstance(hold, Grant)
         self._closed = False
         self._heard_at = trio.current_time()
         self._heard = live.job.messages
@@ -95,23 +107,35 @@ class PeerTalk:
 
     async def _recount(self) -> None:
         self._heard = 0
-        await self._live.apply(events.CountRestarted(self._escrow.lease))
+        await self._live.apply(events.CountRestarted(self._hold.lease))
 
     async def _give_up(self, reason: P2PError) -> bool:
         silent_s = trio.current_time() - self._heard_at
         broken = isinstance(reason, RemoteProtocolError)
-        if not broken and silent_s < self._engine.limits.peer_patience_s:
+        if self._is_direct and isinstance(reason, RemoteFailureError):
+            return await self._refused(reason)
+        patient = plan.is_patient(self._live.job) or silent_s < self._engine.limits.peer_patience_s
+        if not broken and patient:
             return False
         code = "protocol" if broken else "unreachable"
         text = f"{reason}" if broken else f"out of reach for {silent_s:.0f} s: {reason}"
         await self._live.apply(events.PeerAccused(lease_ref(self._lease), code, text[:4000]))
         return True
 
+    async def _refused(self, reason: RemoteFailureError) -> bool:
+        """By the peer that gave the lease itself: it holds no more, or this Engine is not let in any more."""
+        if reason.code == "unauthorized":
+            raise JobRefusedError(f"peer {self._peer_id}: {reason.message}")
+        if reason.code not in ("not_found", "conflict"):
+            return False
+        await self._live.apply(events.PeerAccused(lease_ref(self._lease), "lost", reason.message[:4000]))
+        return True
+
     async def _converse(self) -> None:
         """One stream, from its opening to its loss."""
         engine, job = self._engine, self._live.job
-        token = await engine.coordinator.token(job.job_id, SCOPE)
-        await engine.network.connect(self._peer_id, self._escrow.addresses)
+        token = NO_TOKEN if self._is_direct else await engine.coordinator.token(job.job_id, SCOPE)
+        await self._connect()
         stream = await engine.network.open_stream(self._peer_id, PROTOCOL_ID)
         channel: Channel[FromEngine, FromPeer] = Channel(stream, FROM_ENGINE, FROM_PEER, LIMITS)
         try:
@@ -119,7 +143,8 @@ class PeerTalk:
             async with background_tasks() as nursery:
                 ended = _Ended(nursery.cancel_scope)
                 nursery.start_soon(ended.guard, self._tell, channel)
-                nursery.start_soon(ended.guard, self._refresh, channel, token.expires_at)
+                if not self._is_direct:
+                    nursery.start_soon(ended.guard, self._refresh, channel, token.expires_at)
                 await ended.guard(self._listen, channel)
             if ended.reason is not None:
                 raise ended.reason
@@ -127,13 +152,20 @@ class PeerTalk:
             with trio.CancelScope(shield=True):
                 await channel.reset()
 
+    async def _connect(self) -> None:
+        """A peer of the own network is looked for: after a restart it may have another port."""
+        if not self._is_direct:
+            await self._engine.network.connect(self._peer_id, self._hold.addresses)
+        elif await reach(self._engine, self._peer_id, self._hold.addresses) is None:
+            raise ConnectionFailedError(f"peer {self._peer_id} does not answer on this network")
+
     async def _open(self, channel: Channel[FromEngine, FromPeer], token: str) -> None:
-        job, first = self._live.job, self._escrow.first_segment
+        job, first = self._live.job, self._hold.first_segment
         start = job.checkpoint_before(first)
         call = OpenJob(
             token=token,
             job=job.spec,
-            lease=self._escrow.lease,
+            lease=self._hold.lease,
             first_segment=first,
             checkpoint=start.file if start is not None and first > 0 else None,
             after=self._heard,
@@ -153,7 +185,7 @@ class PeerTalk:
         while True:
             change = self._live.change()
             job = self._live.job
-            if job.escrow is not None and job.escrow.address == self._escrow.address:
+            if job.hold is not None and job.hold.lease == self._hold.lease:
                 messages, told = things_to_tell(job, told)
                 for message in messages:
                     await channel.send(message)
@@ -191,7 +223,7 @@ class PeerTalk:
 
     async def _hear(self, message: FromPeer) -> bool:
         """True for what is durable now and may be acknowledged at once."""
-        lease, live = self._escrow.lease, self._live
+        lease, live = self._hold.lease, self._live
         match message:
             case Failure(code, text):
                 raise RemoteFailureError(code, text)
@@ -205,8 +237,9 @@ class PeerTalk:
                 await live.apply(events.SegmentAnnounced(lease, sequence, Checkpoint(segment, file), metrics))
             case ResultReady(sequence, result, metrics):
                 await live.apply(events.ResultAnnounced(lease, sequence, result, metrics))
-            case JobFailed(sequence, code, text, _):
-                await live.apply(events.PeerSaid(lease, sequence, f"the peer failed: {code}: {text}"))
+            case JobFailed(sequence, code, text, retryable):
+                said = f"the peer failed: {code}: {text}"
+                await live.apply(events.PeerSaid(lease, sequence, said, retryable))
                 self._closed = True
             case JobClosed(sequence, text):
                 await live.apply(events.PeerSaid(lease, sequence, f"the peer closed the job: {text}"))

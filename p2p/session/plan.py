@@ -6,16 +6,25 @@ it twice is harmless. Steps of one answer are independent and run side by side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Protocol, TypeVar
 
 from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus
-from p2p.identifiers import Hash
+from p2p.identifiers import Hash, PeerId
 from p2p.jobs import FileRef, JobState
-from p2p.protocols.coordinator import Lease, LeaseRef
-from p2p.protocols.job import FromEngine, GiveVoucher, PauseJob, ResumeJob, StartJob, StopJob
-from p2p.session.job import WITH_PEER, Checkpoint, Escrow, Job, lease_ref
+from p2p.protocols.coordinator import Lease, LeaseRef, PeerRecord
+from p2p.protocols.job import (
+    ConfirmSegments,
+    FromEngine,
+    GiveVoucher,
+    PauseJob,
+    ResumeJob,
+    StartJob,
+    StopJob,
+)
+from p2p.session.job import WITH_PEER, Checkpoint, Escrow, Grant, Job, lease_ref
 from p2p.vouchers import Voucher
 
 
@@ -74,6 +83,11 @@ class DeliverVoucher:
 
 
 @dataclass(frozen=True, slots=True)
+class AskPeer:
+    """Ask peers of the own network to take a direct job."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendComplaint:
     """Report the peer of the lease to the coordinator."""
 
@@ -92,22 +106,24 @@ Step = (
     | ProveResult
     | DeliverVoucher
     | SendComplaint
+    | AskPeer
 )
 
 
 def next_steps(job: Job) -> tuple[Step, ...]:
     """Everything that should be under way now."""
-    return tuple(step for rule in _RULES for step in rule(job))
+    rules = _RULES if job.direct is None else _DIRECT_RULES
+    return tuple(step for rule in rules for step in rule(job))
 
 
 def is_finished(job: Job) -> bool:
     """Nothing is left that follows from the job being followed; its money may still be on its way back."""
-    return job.state.is_final and all(escrow.delivered for escrow in job.escrows)
+    return job.is_over and all(escrow.delivered for escrow in job.escrows)
 
 
 def peer_to_talk_to(job: Job) -> Lease | None:
     """The lease whose peer the job stream should be open to."""
-    if job.lease is None or job.state not in WITH_PEER or job.escrow is None:
+    if job.lease is None or job.state not in WITH_PEER or job.hold is None:
         return None
     return None if job.complained == lease_ref(job.lease) else job.lease
 
@@ -127,6 +143,8 @@ class Told:
 
     started: bool = False
     voucher: Voucher | None = None
+    confirmed: int = 0
+    """Segments of a direct job."""
     paused: bool | None = None
     """None before anything was said: the peer may remember a pause of an earlier stream."""
     stopped: bool = False
@@ -135,13 +153,12 @@ class Told:
 def things_to_tell(job: Job, told: Told) -> tuple[tuple[FromEngine, ...], Told]:
     """What to send to the peer now, in order, and what it knows after that."""
     messages: list[FromEngine] = []
-    escrow = job.escrow
-    if escrow is not None and escrow.signature is not None and not told.started:
-        messages.append(StartJob(escrow.address, escrow.deadline, escrow.signature))
-        told = replace(told, started=True)
-    if escrow is not None and escrow.voucher is not None and escrow.voucher.supersedes(told.voucher):
-        messages.append(_given(escrow.voucher))
-        told = replace(told, voucher=escrow.voucher)
+    match job.hold:
+        case Escrow() as escrow:
+            told = _tell_money(escrow, told, messages)
+        case Grant(segments_done=done, first_segment=first) if done > max(told.confirmed, first):
+            messages.append(ConfirmSegments(done))
+            told = replace(told, confirmed=done)
     if job.cancelling and not told.stopped:
         messages.append(StopJob())
         told = replace(told, stopped=True)
@@ -149,6 +166,16 @@ def things_to_tell(job: Job, told: Told) -> tuple[tuple[FromEngine, ...], Told]:
         messages.append(PauseJob() if job.paused else ResumeJob())
         told = replace(told, paused=job.paused)
     return tuple(messages), told
+
+
+def _tell_money(escrow: Escrow, told: Told, messages: list[FromEngine]) -> Told:
+    if escrow.signature is not None and not told.started:
+        messages.append(StartJob(escrow.address, escrow.deadline, escrow.signature))
+        told = replace(told, started=True)
+    if escrow.voucher is not None and escrow.voucher.supersedes(told.voucher):
+        messages.append(_given(escrow.voucher))
+        told = replace(told, voucher=escrow.voucher)
+    return told
 
 
 def _given(voucher: Voucher) -> GiveVoucher:
@@ -159,12 +186,68 @@ def _given(voucher: Voucher) -> GiveVoucher:
 
 def out_of_order(job: Job, segments_done: int) -> str | None:
     """Why what the peer announced cannot come next; ``segments_done`` is what it would prove, or None."""
-    if job.escrow is None:
-        return "no escrow of the current lease"
-    allowed = job.escrow.segments_done + 1
-    if segments_done == allowed:
+    if job.hold is None:
+        return "no current lease"
+    allowed = job.hold.segments_done + 1
+    if segments_done == allowed or (job.direct is not None and allowed < segments_done <= job.spec.segments):
         return None
     return f"announced segment {segments_done} of {job.spec.segments}, allowed {allowed}"
+
+
+# -- direct jobs ---------------------------------------------------------------------------------
+
+
+class Choosable(Protocol):
+    """What is known of a peer that could take a direct job."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    @property
+    def record(self) -> PeerRecord: ...
+
+    @property
+    def free(self) -> int: ...
+
+
+C = TypeVar("C", bound=Choosable)
+
+
+def in_order_of_choice(job: Job, peers: Iterable[C]) -> list[C]:
+    """Those with a free device first, the fastest of them first; none that was caught lying."""
+    avoided = job.direct.avoided if job.direct is not None else ()
+
+    def speed(peer: C) -> int:
+        return max(device.flops_per_s for device in peer.record.devices)
+
+    fit = [peer for peer in peers if peer.peer_id not in avoided]
+    return sorted(fit, key=lambda peer: (peer.free == 0, -speed(peer), peer.peer_id))
+
+
+def first_segment_left(job: Job) -> int:
+    """Where another lease of a direct job goes on: after the newest checkpoint that is here."""
+    return max((checkpoint.segment + 1 for checkpoint in job.checkpoints), default=0)
+
+
+def known_addresses(job: Job) -> tuple[str, ...]:
+    """Of the peer that a direct job wants: where it was last, and where the user said."""
+    terms = job.direct
+    if terms is None:
+        return ()
+    last = next((grant.addresses for grant in reversed(terms.grants) if grant.peer_id == terms.wanted), ())
+    return tuple(dict.fromkeys((*last, *terms.addresses)))
+
+
+def is_patient(job: Job) -> bool:
+    """Whether a peer out of reach is waited for: the only one that may do the job, which may be back."""
+    if job.direct is None or not job.direct.wanted:
+        return False
+    return job.result is None and not job.cancelling
+
+
+def _ask_peer(job: Job) -> Iterator[Step]:
+    if job.lease is None and not job.cancelling and job.state in (JobState.SUBMITTED, JobState.RETRYING):
+        yield AskPeer()
 
 
 def _submit(job: Job) -> Iterator[Step]:
@@ -259,4 +342,5 @@ def _complain(job: Job) -> Iterator[Step]:
         yield SendComplaint(lease_ref(job.lease), job.complaint[0])
 
 
+_DIRECT_RULES = (_ask_peer, _prove)
 _RULES = (_submit, _cancel, _take_lease, _pay, _report_escrow, _reclaim, _prove, _deliver, _complain)

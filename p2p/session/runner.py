@@ -20,6 +20,7 @@ from p2p.session.coordinator_link import (
     TEMPORARY_CODES,
     until_done,
 )
+from p2p.session.direct_steps import DirectSteps
 from p2p.session.errors import SessionError
 from p2p.session.live import LiveJob
 from p2p.session.peer_stream import PeerTalk
@@ -38,7 +39,7 @@ class JobRunner:
     def __init__(self, engine: Engine, live: LiveJob) -> None:
         self._engine = engine
         self._live = live
-        self._steps = Steps(engine, live)
+        self._steps = Steps(engine, live) if live.job.direct is None else DirectSteps(engine, live)
         self._under_way: set[plan.Step] = set()
         self._failure: P2PError | None = None
 
@@ -47,7 +48,8 @@ class JobRunner:
         self._live.begin()
         try:
             async with background_tasks() as nursery:
-                nursery.start_soon(self._guard, self._poll)
+                if self._live.job.direct is None:
+                    nursery.start_soon(self._guard, self._poll)
                 nursery.start_soon(self._guard, self._talk)
                 await self._drive(nursery)
         finally:
@@ -112,8 +114,8 @@ class JobRunner:
         """With the peer of the current lease, whichever that is."""
         while True:
             job = await self._live.wait_for(lambda job: plan.peer_to_talk_to(job) is not None)
-            lease, escrow = plan.peer_to_talk_to(job), job.escrow
-            assert lease is not None and escrow is not None
+            lease, hold = plan.peer_to_talk_to(job), job.hold
+            assert lease is not None and hold is not None
             async with background_tasks() as nursery:
-                nursery.start_soon(self._guard, PeerTalk(self._engine, self._live, lease, escrow).run)
+                nursery.start_soon(self._guard, PeerTalk(self._engine, self._live, lease, hold).run)
                 await self._live.wait_for(lambda job, held=lease: plan.peer_to_talk_to(job) != held)  # type: ignore[misc]

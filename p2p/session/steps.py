@@ -5,8 +5,8 @@ Each step either ends in an event that is on disk, or may be done again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import base58
@@ -19,6 +19,7 @@ from p2p.errors import RemoteFailureError, SourceRefusedError, TransferError
 from p2p.files import FileStore, fetch
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef, JobState
+from p2p.lan import Lan, MulticastLan
 from p2p.network import Network
 from p2p.pricing import format_tokens
 from p2p.protocols import Done
@@ -35,8 +36,8 @@ from p2p.protocols.coordinator import (
 from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.checks import Checks, ExpectedModel
-from p2p.session.coordinator_link import CoordinatorLink
-from p2p.session.errors import JobRefusedError, ModelRefusedError
+from p2p.session.coordinator_link import NO_COORDINATOR, CoordinatorLink
+from p2p.session.errors import JobRefusedError, ModelRefusedError, SetupError
 from p2p.session.job import Checkpoint, Escrow, Job
 from p2p.session.lease import check_lease, earned_by
 from p2p.session.live import LiveJob
@@ -78,7 +79,9 @@ class Engine:
     checks: Checks
     store: JobStore
     now: Callable[[], float]
-    chain: ChainInfo
+    chain: ChainInfo | None
+    """None where no coordinator is known."""
+    lan: Lan = field(default_factory=MulticastLan)
     limits: Limits = Limits()
     run_blocking: RunBlocking = run_in_thread
 
@@ -179,6 +182,8 @@ class Steps:
     # -- money ---------------------------------------------------------------------------------
 
     async def _take_lease(self, lease: Lease) -> None:
+        if self._engine.chain is None:
+            raise SetupError(NO_COORDINATOR)
         escrow = check_lease(self._job, lease, self._engine.chain, self._engine.now())
         balance = await self._engine.treasury.balance()
         if balance.tokens < escrow.amount:
@@ -252,7 +257,7 @@ class Steps:
         self._engine.files.pin(checkpoint.file.blake3, self._job.job_id)
         voucher = self._sign(escrow, done)
         await self._live.apply(events.SegmentProven(escrow.address, checkpoint, voucher))
-        self._release_old(done)
+        release_old(self._engine, self._job, done)
 
     async def _prove_result(self, result: FileRef) -> None:
         escrow = await self._fetch_checked(result, self._job.spec.segments, "corrupt_result")
@@ -275,8 +280,8 @@ class Steps:
             await self._live.apply(events.PeerAccused(escrow.lease, "protocol", fault))
             return None
         try:
-            path = await self._fetch(file, escrow)
-            await self._engine.run_blocking(self._engine.checks.check_model, path, self._expected(job, done))
+            path = await fetch_model(self._engine, self._live, file, escrow.peer_id, escrow.addresses)
+            await self._engine.run_blocking(self._engine.checks.check_model, path, expected_model(job, done))
         except SourceRefusedError as error:
             await self._live.apply(events.PeerAccused(escrow.lease, "protocol", str(error)[:4000]))
             return None
@@ -289,31 +294,6 @@ class Steps:
             return None  # the lease ended while the file travelled
         return current
 
-    async def _fetch(self, file: FileRef, escrow: Escrow) -> Path:
-        def progress(done: int, total: int) -> None:
-            self._live.mention(News(NewsKind.TRANSFER, "fetching the model", done=done, total=total))
-
-        return await fetch(
-            self._engine.network,
-            PeerId(escrow.peer_id),
-            file,
-            self._engine.files,
-            addresses=escrow.addresses,
-            progress=progress,
-            max_bytes=self._engine.limits.max_model_bytes,
-            timeout_s=self._engine.limits.chunk_timeout_s,
-        )
-
-    def _expected(self, job: Job, done: int) -> ExpectedModel:
-        return ExpectedModel(
-            graph_hash=job.spec.graph_hash,
-            samples=job.spec.data.samples,
-            sample_shape=job.spec.data.sample_shape,
-            segments_done=done,
-            segments=job.spec.segments,
-            steps=job.steps,
-        )
-
     def _sign(self, escrow: Escrow, done: int) -> Voucher:
         earned = earned_by(escrow, done, self._job.spec.segments)
         final = done == self._job.spec.segments
@@ -321,11 +301,44 @@ class Steps:
         signature = self._engine.treasury.sign(voucher_bytes(address, node, earned, final))
         return Voucher(escrow.address, earned, final, signature, segments_done=done)
 
-    def _release_old(self, done: int) -> None:
-        """Two checkpoints are kept: a retry may start before a voucher that the coordinator never got."""
-        for checkpoint in self._job.checkpoints:
-            if checkpoint.segment < done - 2:
-                self._engine.files.unpin(checkpoint.file.blake3, self._job.job_id)
+
+async def fetch_model(
+    engine: Engine, live: LiveJob, file: FileRef, peer_id: str, addresses: Sequence[str]
+) -> Path:
+    """Not yet checked. Raises what ``fetch`` does."""
+
+    def progress(done: int, total: int) -> None:
+        live.mention(News(NewsKind.TRANSFER, "fetching the model", done=done, total=total))
+
+    return await fetch(
+        engine.network,
+        PeerId(peer_id),
+        file,
+        engine.files,
+        addresses=addresses,
+        progress=progress,
+        max_bytes=engine.limits.max_model_bytes,
+        timeout_s=engine.limits.chunk_timeout_s,
+    )
+
+
+def expected_model(job: Job, done: int) -> ExpectedModel:
+    """What the checkpoint of ``done`` segments, or the result, has to be."""
+    return ExpectedModel(
+        graph_hash=job.spec.graph_hash,
+        samples=job.spec.data.samples,
+        sample_shape=job.spec.data.sample_shape,
+        segments_done=done,
+        segments=job.spec.segments,
+        steps=job.steps,
+    )
+
+
+def release_old(engine: Engine, job: Job, done: int) -> None:
+    """Two checkpoints are kept: a retry may start before a voucher that the coordinator never got."""
+    for checkpoint in job.checkpoints:
+        if checkpoint.segment < done - 2:
+            engine.files.unpin(checkpoint.file.blake3, job.job_id)
 
 
 async def take_back(engine: Engine, escrow: Escrow) -> str:

@@ -25,7 +25,18 @@ def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
             text = f"trained; the model has {result.size} bytes{_measured(metrics)}"
             return (News(NewsKind.RESULT, text, metrics=metrics),)
         case events.PeerSaid(_, _, text):
-            return (News(NewsKind.STAGE, text),)
+            return (News(NewsKind.STAGE, text), *_about_state(before, after))
+        case events.LeaseGranted():
+            return _about_state(before, after)
+        case events.JobQueued(text):
+            return (News(NewsKind.NOTE, text),)
+        case events.SegmentKept(_, checkpoint):
+            text = f"checkpoint of segment {checkpoint.segment + 1} fetched and checked"
+            return (News(NewsKind.CHECKPOINT, text),)
+        case events.ResultKept(_, result):
+            return (News(NewsKind.RESULT, f"model {result.blake3[:16]} fetched and checked", result=result),)
+        case events.PeerAccused(_, code, text) if after.direct is not None:
+            return (News(NewsKind.NOTE, f"the peer is left: {code}: {text}"), *_about_state(before, after))
         case events.ResultProven(_, result, voucher):
             text = f"model {result.blake3[:16]} fetched and checked; final voucher over {_tokens(voucher)}"
             return (News(NewsKind.RESULT, text, result=result),)
@@ -35,11 +46,18 @@ def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
         case events.PeerAccused(_, code, text):
             return (News(NewsKind.NOTE, f"reporting the peer to the coordinator: {code}: {text}"),)
         case events.CancelAsked():
-            return (News(NewsKind.NOTE, "cancelling"),)
+            return (News(NewsKind.NOTE, "cancelling"), *_about_state(before, after))
         case events.PauseChanged(paused):
             return (News(NewsKind.NOTE, "pausing" if paused else "resuming"),)
         case _:
             return _about_money(event, after)
+
+
+def _about_state(before: Job, after: Job) -> tuple[News, ...]:
+    """For what the Engine decides itself."""
+    if before.state is after.state:
+        return ()
+    return (News(NewsKind.STATE, after.text, state=after.state, result=after.result),)
 
 
 def _about_update(update: JobUpdate, before: Job) -> tuple[News, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from p2p.chain.client import ChainClient
@@ -77,10 +76,10 @@ class ChainTreasury:
 
 
 class NoTreasury:
-    """Where there is no wallet yet: for what costs nothing."""
+    """Where there is no wallet, or no chain: for what costs nothing. ``reason`` says what is missing."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
 
     @property
     def address(self) -> str:
@@ -99,7 +98,7 @@ class NoTreasury:
         raise self._missing()
 
     def _missing(self) -> SetupError:
-        return SetupError(f"no wallet at {self._path}: make one with `cyxwiz wallet new`")
+        return SetupError(self._reason)
 
 
 def creation(escrow: Escrow, job_id: str) -> tuple[str, CreateEscrow]:

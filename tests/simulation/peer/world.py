@@ -114,9 +114,12 @@ def dataset() -> bytes:
 
 @dataclass
 class Script:
-    """How workers behave. ``dies_in``: the segment in which the process ends."""
+    """How workers behave."""
 
     dies_in: int | None = None
+    """The segment in which the process ends."""
+    stalls_in: int | None = None
+    """The segment that is never finished."""
     started: int = 0
     alive: set[int] = field(default_factory=set)
 
@@ -184,6 +187,8 @@ class ScriptedWorker:
         assert self._train is not None
         while self._next < self._allowed and not self._paused:
             segment, last = self._next, self._train.segments - 1
+            if segment == self.script.stalls_in:
+                return
             if segment == self.script.dies_in:
                 self.die()
                 return
