@@ -13,6 +13,7 @@ import base58
 from p2p.errors import P2PError
 from p2p.identifiers import UNITS_PER_TOKEN, PeerId
 from p2p.limits import HostLimits
+from peer.allowed import checked_id
 from peer.errors import ConfigError
 
 DEFAULT_DATA_DIR = "~/.cyxwiz/peer"
@@ -61,6 +62,8 @@ def check_config(config: Config) -> Config:
         _check_coordinator(config.coordinator)
     elif not config.lan:
         raise ConfigError("neither --coordinator nor --lan: nobody could have work for this peer")
+    for engine_id in config.allow:
+        checked_id(engine_id)
     if config.price_per_hour < 0:
         raise ConfigError(f"price of {config.price_per_hour} units per hour, must not be negative")
     if not 0 <= config.prewarmed <= MAX_PREWARMED:

@@ -124,6 +124,13 @@ class LocalNetwork:
         program = self.programs[name] = Program(name, home, arguments)
         return program.start()
 
+    def start_lan_peer(self, name: str, *options: str) -> dict[str, Any]:
+        """One that no coordinator knows. Like every peer it is stopped with the network."""
+        home = self.directory / name
+        arguments = [command("cyxpeer"), "start", "--data-dir", str(home), "--listen", LOOPBACK, "--lan"]
+        program = self.programs[name] = Program(name, home, [*arguments, *options])
+        return program.start()
+
     def chain_pid(self) -> int:
         """Of the coordinator's embedded chain."""
         coordinator = self.programs["coordinator"].process

@@ -49,6 +49,8 @@ def _advance(job: Job, terms: Direct, event: Event) -> Job:
             return _lease_ended(replace(job, messages=sequence), terms, text, retryable, counts=True)
         case events.PeerAccused(lease, code, text):
             return _accused(job, terms, code, text) if _is_current(job, lease.lease_id) else job
+        case events.JobUpdated():
+            return job  # no coordinator has a say in it
         case events.CancelAsked() if job.lease is None:
             return replace(job, cancelling=True, state=JobState.CANCELLED, text="cancelled by the user")
         case _:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from p2p.identity import Identity
 from peer.cli import cli
 from peer.config import Config, check_config, parse_price
 from peer.errors import ConfigError
@@ -29,7 +32,7 @@ def test_the_daemon_loads_no_numeric_runtime() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["start", "status"])
+@pytest.mark.parametrize("command", ["start", "status", "allow", "deny", "allowed"])
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(cli, [command, "--help"])
     assert result.exit_code == 0 and "--data-dir" in result.output
@@ -87,3 +90,29 @@ def test_the_config_file_stands_in_for_flags(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1 and "price 'free'" in done.stderr
+
+
+def test_the_list_of_allowed_engines_is_changed_without_a_running_peer(tmp_path: Path) -> None:
+    engine_id = Identity.generate().peer_id
+    runner = CliRunner()
+
+    def ask(*words: str) -> Any:
+        return runner.invoke(cli, [*words, "--data-dir", str(tmp_path)])
+
+    assert ask("allow", engine_id).stdout.strip() == engine_id
+    assert json.loads(ask("allowed", "--json").stdout)["allowed"] == [engine_id]
+    assert isinstance(ask("allow", "nobody").exception, ConfigError)
+    assert "no Engine is let in" in ask("deny", engine_id).output
+    assert json.loads(ask("allowed", "--json").stdout)["allowed"] == []
+
+
+def test_a_peer_for_nobody_is_not_started(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["start", "--data-dir", str(tmp_path)])
+    assert "neither --coordinator nor --lan" in str(result.exception)
+    result = CliRunner().invoke(cli, ["start", "--data-dir", str(tmp_path), "--coordinator", "/ip4/1.1.1.1"])
+    assert "--price is needed with --coordinator" in result.output
+
+
+def test_an_allowed_engine_that_is_none_is_named_at_the_start(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["start", "--data-dir", str(tmp_path), "--lan", "--allow", "me"])
+    assert "'me' is no peer id" in str(result.exception)
