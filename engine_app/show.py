@@ -152,8 +152,12 @@ def print_peers(peers: list[dict[str, Any]]) -> None:
             "yes" if peer["online"] else "no",
         )
         for peer in peers
+        if "refused" not in peer
     ]
     print_table(("peer", "devices", "free", "an hour", "reputation", "online"), rows)
+    for peer in peers:
+        if "refused" in peer:
+            print(f"not {peer['peer_id']}: {peer['refused']}")
 
 
 def _devices(devices: list[dict[str, Any]]) -> str:

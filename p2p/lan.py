@@ -42,22 +42,36 @@ _IP_MULTICAST_ALL = 49
 _LABEL_LETTERS = string.ascii_lowercase + string.digits
 
 Peers = dict[PeerId, tuple[str, ...]]
+Enough = Callable[[Peers], bool]
 
 
 class Lan(Protocol):
     """The seam to whoever looks for peers."""
 
-    async def look(self, timeout_s: float, enough: Callable[[Peers], bool] = lambda _: False) -> Peers:
-        """Who announces itself within ``timeout_s``, or until ``enough``. Hints only."""
+    async def look(
+        self,
+        timeout_s: float,
+        enough: Enough = lambda _: False,
+        wanted: PeerId | None = None,
+    ) -> Peers:
+        """Who announces itself within ``timeout_s``, or until ``enough``. Hints only.
+
+        With ``wanted`` only what concerns that peer is heard, so that others cannot crowd it out.
+        """
 
 
 class MulticastLan:
     """Asks on every interface of this machine."""
 
-    async def look(self, timeout_s: float, enough: Callable[[Peers], bool] = lambda _: False) -> Peers:
+    async def look(
+        self,
+        timeout_s: float,
+        enough: Enough = lambda _: False,
+        wanted: PeerId | None = None,
+    ) -> Peers:
         """Raises ConnectionFailedError where no interface can be asked."""
         networks = local_networks()
-        listener = _Listener(networks, enough)
+        listener = _Listener(networks, enough, wanted)
         with _open_sockets(networks) as sockets, trio.move_on_after(timeout_s):
             if not sockets:
                 raise ConnectionFailedError("no network interface of this machine takes multicast DNS")
@@ -71,10 +85,11 @@ class MulticastLan:
 
 
 class _Listener:
-    def __init__(self, networks: mdns.LocalNetworks, enough: Callable[[Peers], bool]) -> None:
+    def __init__(self, networks: mdns.LocalNetworks, enough: Enough, wanted: PeerId | None) -> None:
         self.satisfied = trio.Event()
         self._networks = networks
         self._enough = enough
+        self._wanted = wanted
         self._found = mdns.Found()
 
     def peers(self) -> Peers:
@@ -82,7 +97,11 @@ class _Listener:
 
     async def hear(self, packet: dns.Packet, source: tuple[str, int]) -> None:
         await trio.lowlevel.checkpoint()
-        news = mdns.hints(packet, self._networks, source[0])
+        news = [
+            hint
+            for hint in mdns.hints(packet, self._networks, source[0])
+            if self._wanted in (None, hint.peer_id)
+        ]
         if news:
             self._found = self._found.hear(news, trio.current_time())
             if self._enough(self.peers()):
@@ -181,7 +200,12 @@ class _Answerer:
 def local_networks() -> mdns.LocalNetworks:
     """This machine's addresses, as they are now."""
     found = []
-    for adapter in ifaddr.get_adapters():
+    try:
+        adapters = list(ifaddr.get_adapters())
+    except OSError as error:
+        log.warning("the network interfaces cannot be listed", reason=str(error))
+        adapters = []
+    for adapter in adapters:
         for ip in adapter.ips:
             text = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
             with contextlib.suppress(ValueError):

@@ -87,9 +87,12 @@ class DirectLeases:
     async def _lease(self, engine_id: PeerId, call: RequestLease) -> LeaseGranted | LeaseQueued:
         try:
             return await self._grant_or_queue(engine_id, call)
-        except (OfferRefusedError, DeviceError) as refusal:
+        except OfferRefusedError as refusal:
             log.info("direct lease refused", engine_id=engine_id, reason=str(refusal))
             raise RemoteFailureError("refused", str(refusal)) from refusal
+        except DeviceError:  # a paid job was quicker
+            self._queue, position = self._queue.ask(engine_id, call.job.job_id, self._services.now())
+            return LeaseQueued(position + 1)
 
     async def _grant_or_queue(self, engine_id: PeerId, call: RequestLease) -> LeaseGranted | LeaseQueued:
         job_id = call.job.job_id
@@ -104,8 +107,8 @@ class DirectLeases:
             return LeaseQueued(position + 1)
         lease = LeaseRef(secrets.token_hex(16), await self._services.store.next_fencing())
         await self._services.store.remember_direct(job_id, engine_id)
-        self._queue = self._queue.leave(job_id)
         await self._table.take_direct(OfferJob(lease, call.job, engine_id, free, 0, call.first_segment))
+        self._queue = self._queue.leave(job_id)
         return LeaseGranted(lease, free)
 
     async def _check_ownership(self, engine_id: PeerId, job_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from p2p.errors import P2PError, RemoteFailureError
+from p2p.errors import P2PError, RecordRefusedError, RemoteFailureError
 from p2p.identifiers import PeerId
 from p2p.jobs import JobState, Requirements
 from p2p.protocols.coordinator import FindPeers, PeerRecord, Peers, PeerSummary
@@ -160,16 +160,19 @@ def neighbour_summary(peer: Neighbour) -> dict[str, Any]:
 
 
 def registered_summary(peer: PeerSummary, now: float) -> dict[str, Any]:
-    """One peer of the coordinator's registry. Raises RecordRefusedError for a record that does not hold."""
-    record = open_record(peer.record, now, PeerId(peer.peer_id))
-    return {
-        **_record_summary(record),
-        "price_per_hour": record.price_per_hour,
+    """One peer of the coordinator's registry; what its record says only where it holds."""
+    known = {
+        "peer_id": peer.peer_id,
         "reputation": peer.reputation,
         "tier": peer.tier,
         "online": peer.online,
-        "free": max(0, len(record.devices) - peer.running),
     }
+    try:
+        record = open_record(peer.record, now, PeerId(peer.peer_id))
+    except RecordRefusedError as error:
+        return {**known, "refused": str(error)}
+    free = max(0, len(record.devices) - peer.running)
+    return {**known, **_record_summary(record), "price_per_hour": record.price_per_hour, "free": free}
 
 
 def _record_summary(record: PeerRecord) -> dict[str, Any]:

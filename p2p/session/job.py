@@ -5,7 +5,6 @@ The record is on disk before anything is done about it. It never decides what to
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -157,9 +156,10 @@ class Job(Part, frozen=True):
         return next((g for g in self.holds if self.lease and g.lease.lease_id == self.lease.lease_id), None)
 
     @property
-    def holds(self) -> Sequence_[Escrow | Grant]:
+    def holds(self) -> tuple[Escrow | Grant, ...]:
         """What all leases so far rested on, newest first."""
-        return tuple(reversed(self.escrows if self.direct is None else self.direct.grants))
+        held: tuple[Escrow | Grant, ...] = self.escrows if self.direct is None else self.direct.grants
+        return held[::-1]
 
     @property
     def is_over(self) -> bool:

@@ -39,7 +39,9 @@ LOOK_S = 2.0
 """For everybody: most answer in milliseconds."""
 LOOK_FOR_ONE_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
-MAX_ASKED_AT_ONCE = 8
+ASK_ALL_TIMEOUT_S = 20.0
+"""However many there are: most of them may be made up."""
+MAX_ASKED_AT_ONCE = 32
 MAX_ADDRESSES = 32
 
 
@@ -65,32 +67,41 @@ async def find_neighbours(engine: Engine) -> list[Neighbour]:
 
 
 async def find_neighbour(engine: Engine, peer_id: PeerId, known: Sequence[str]) -> Neighbour | None:
-    """One peer, at the addresses that are known or wherever it is now."""
+    """One peer, at the addresses that are known or wherever it is now; None where it is not to be found.
+
+    Raises RecordRefusedError, RemoteProtocolError and RemoteFailureError for what it says of itself.
+    """
     addresses = await reach(engine, peer_id, known)
     if addresses is None:
         return None
-    found = await _ask_all(engine, {peer_id: addresses})
-    return found[0] if found else None
+    try:
+        return await _describe(engine, peer_id, addresses)
+    except LOST as error:
+        log.debug("peer lost", peer_id=peer_id, reason=str(error))
+        return None
 
 
 async def reach(engine: Engine, peer_id: PeerId, known: Sequence[str]) -> tuple[str, ...] | None:
     """Connects; the addresses that worked, or None where the peer is not to be found."""
-    if known or engine.network.is_connected(peer_id):
-        try:
-            await engine.network.connect(peer_id, known, ANSWER_TIMEOUT_S)
-            return tuple(known)
-        except LOST as error:
-            log.debug("not where it was", peer_id=peer_id, reason=str(error))
-    hints = await engine.lan.look(LOOK_FOR_ONE_S, lambda found: peer_id in found)
-    addresses = hints.get(peer_id, ())
+    if engine.network.is_connected(peer_id) or (known and await _connects(engine, peer_id, known)):
+        return tuple(known)
+    first = await engine.lan.look(LOOK_FOR_ONE_S, lambda found: peer_id in found, peer_id)
+    if await _connects(engine, peer_id, first.get(peer_id, ())):
+        return first[peer_id]
+    # The first answer may be another's lie: all answers, then.
+    every = await engine.lan.look(LOOK_S, wanted=peer_id) if first else {}
+    return every[peer_id] if await _connects(engine, peer_id, every.get(peer_id, ())) else None
+
+
+async def _connects(engine: Engine, peer_id: PeerId, addresses: Sequence[str]) -> bool:
     if not addresses:
-        return None
+        return False
     try:
         await engine.network.connect(peer_id, addresses, ANSWER_TIMEOUT_S)
     except LOST as error:
         log.debug("not where it is said to be", peer_id=peer_id, reason=str(error))
-        return None
-    return addresses
+        return False
+    return True
 
 
 async def _ask_all(engine: Engine, hints: Peers) -> list[Neighbour]:
@@ -104,9 +115,10 @@ async def _ask_all(engine: Engine, hints: Peers) -> list[Neighbour]:
             except P2PError as error:  # another kind of program, or one that lies about itself
                 log.debug("no peer of ours", peer_id=peer_id, reason=str(error))
 
-    async with trio.open_nursery() as nursery:
-        for peer_id, addresses in hints.items():
-            nursery.start_soon(ask, peer_id, addresses)
+    with trio.move_on_after(ASK_ALL_TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            for peer_id, addresses in hints.items():
+                nursery.start_soon(ask, peer_id, addresses)
     return found
 
 

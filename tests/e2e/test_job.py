@@ -34,6 +34,8 @@ def test_a_job_ends_with_a_model_that_its_peer_serves(
     assert escrow["earned"] == escrow["amount"]
     [payment] = network.ask("coordinator", "payments")
     assert (payment["state"], payment["earned"], payment["returned"]) == ("settled", escrow["amount"], 0)
+    [known] = json.loads(network.engine("peers", "--json"))
+    assert (known["peer_id"], known["online"], known["free"]) == (peer["peer_id"], True, 1)
     network.engine("fetch", summary["job_id"], "-o", str(tmp_path / "model.cyxmodel"))
     assert (tmp_path / "model.cyxmodel").stat().st_size == summary["result"]["size"]
     np.save(tmp_path / "x.npy", np.zeros((2, 1, 8, 8), np.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from blake3 import blake3
 
 from p2p.disk import run_inline
 from p2p.files import FileStore
+from p2p.identifiers import PeerId
 from p2p.identity import Identity
 from p2p.jobs import JobState
-from p2p.lan import Peers
+from p2p.lan import Enough, Peers
 from p2p.session.checks import ExpectedModel, Prepared
 from p2p.session.coordinator_link import NoCoordinator
 from p2p.session.engine import JobEngine, run_engine
@@ -68,7 +69,12 @@ class EverybodyHears:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def look(self, timeout_s: float, enough: Callable[[Peers], bool] = lambda _: False) -> Peers:
+    async def look(
+        self,
+        timeout_s: float,
+        enough: Enough = lambda _: False,
+        wanted: PeerId | None = None,
+    ) -> Peers:
         await trio.lowlevel.checkpoint()
         peer = self._world.net._nodes.get(self._world.peer_identity.peer_id)
         return {peer.peer_id: tuple(peer.addresses())} if peer is not None else {}
@@ -103,7 +109,7 @@ async def engine_on(
                 now=time.time,
                 chain=None,
                 lan=EverybodyHears(world),
-                limits=Limits(peer_patience_s=3.0),
+                limits=Limits(peer_patience_s=1.0),
                 run_blocking=run_inline,
             )
             async with run_engine(parts, home / "workspace") as engine:
