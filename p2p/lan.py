@@ -12,10 +12,9 @@ import ipaddress
 import secrets
 import socket
 import string
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import ifaddr
 import structlog
@@ -38,7 +37,6 @@ ANNOUNCED_AT_S = (0.0, 1.0)
 LOOK_AGAIN_AT_INTERFACES_S = 15.0
 MIN_ANSWER_GAP_S = 0.1
 """However often it is asked, a host answers ten times a second at most on one interface."""
-_IP_MULTICAST_ALL = 49
 _LABEL_LETTERS = string.ascii_lowercase + string.digits
 
 Peers = dict[PeerId, tuple[str, ...]]
@@ -72,13 +70,10 @@ class MulticastLan:
         """Raises ConnectionFailedError where no interface can be asked."""
         networks = local_networks()
         listener = _Listener(networks, enough, wanted)
-        with _open_sockets(networks) as sockets, trio.move_on_after(timeout_s):
-            if not sockets:
-                raise ConnectionFailedError("no network interface of this machine takes multicast DNS")
+        with _open_socket(networks) as shared, trio.move_on_after(timeout_s):
             async with trio.open_nursery() as nursery:
-                for item in sockets:
-                    nursery.start_soon(item.receive, listener.hear)
-                nursery.start_soon(_ask_repeatedly, sockets)
+                nursery.start_soon(shared.receive, listener.hear)
+                nursery.start_soon(_ask_repeatedly, shared)
                 await listener.satisfied.wait()
                 nursery.cancel_scope.cancel()
         return listener.peers()
@@ -108,50 +103,58 @@ class _Listener:
                 self.satisfied.set()
 
 
-async def _ask_repeatedly(sockets: Sequence[_Socket]) -> None:
+async def _ask_repeatedly(shared: _Socket) -> None:
     began = trio.current_time()
     for at_s in QUESTIONS_AT_S:
         await trio.sleep_until(began + at_s)
-        for item in sockets:
-            await item.send(mdns.question())
+        for interface in shared.interfaces:
+            await shared.send(mdns.question(), interface)
 
 
 async def announce(network: Network, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Answers whoever looks for peers, until cancelled; then says that this one leaves.
 
-    Follows the machine's interfaces as they come and go. Started once it answers.
+    Follows the machine's interfaces as they come and go. Started once it answers, or cannot.
     """
     label = "".join(secrets.choice(_LABEL_LETTERS) for _ in range(32))
     while True:
         networks = local_networks()
-        with _open_sockets(networks) as sockets:
-            answerers = _answerers(network, label, networks, sockets)
-            if not answerers:
-                log.warning("not announced: no interface takes multicast DNS", addresses=network.addresses())
-            async with _serving(answerers):
-                task_status.started()
-                task_status = trio.TASK_STATUS_IGNORED
-                while local_networks() == networks:  # noqa: ASYNC110 - the system tells no change
-                    await trio.sleep(LOOK_AGAIN_AT_INTERFACES_S)
+        try:
+            with _open_socket(networks) as shared:
+                async with _serving(shared, _answerers(network, label, networks, shared)):
+                    task_status.started()
+                    task_status = trio.TASK_STATUS_IGNORED
+                    while local_networks() == networks:  # noqa: ASYNC110 - the system tells no change
+                        await trio.sleep(LOOK_AGAIN_AT_INTERFACES_S)
+        except ConnectionFailedError as error:
+            log.warning("not announced on this network", reason=str(error))
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await trio.sleep(LOOK_AGAIN_AT_INTERFACES_S)
 
 
 def _answerers(
-    network: Network, label: str, networks: mdns.LocalNetworks, sockets: Sequence[_Socket]
+    network: Network, label: str, networks: mdns.LocalNetworks, shared: _Socket
 ) -> list[_Answerer]:
     answerers = []
-    for item in sockets:
-        addresses = mdns.on_interface(network.addresses(), item.interface)
+    for interface in shared.interfaces:
+        addresses = mdns.on_interface(network.addresses(), interface)
         if addresses:
             instance = mdns.Instance(label, network.peer_id, addresses)
-            answerers.append(_Answerer(item, instance, networks))
+            answerers.append(_Answerer(shared, interface, instance))
     return answerers
 
 
 @asynccontextmanager
-async def _serving(answerers: Sequence[_Answerer]) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:
+async def _serving(shared: _Socket, answerers: Sequence[_Answerer]) -> AsyncIterator[None]:
+    async def hear(packet: dns.Packet, source: tuple[str, int]) -> None:
         for answerer in answerers:
-            nursery.start_soon(answerer.run)
+            await answerer.hear(packet, source)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shared.receive, hear)
+        for answerer in answerers:
+            nursery.start_soon(answerer.introduce)
         try:
             yield
         finally:
@@ -162,36 +165,36 @@ async def _serving(answerers: Sequence[_Answerer]) -> AsyncIterator[None]:
 
 
 class _Answerer:
-    """Announces one host on one interface."""
+    """Announces one host on one interface, to whoever asks from a network address of that interface."""
 
-    def __init__(self, sock: _Socket, instance: mdns.Instance, networks: mdns.LocalNetworks) -> None:
-        self._socket = sock
+    def __init__(self, shared: _Socket, interface: ipaddress.IPv4Interface, instance: mdns.Instance) -> None:
+        self._socket = shared
+        self._interface = interface
         self._instance = instance
-        self._networks = networks
         self._answered_at = -1.0
 
-    async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._socket.receive, self._answer)
-            for pause_s in ANNOUNCED_AT_S:
-                await trio.sleep(pause_s)
-                await self._socket.send(mdns.announcement(self._instance))
+    async def introduce(self) -> None:
+        for pause_s in ANNOUNCED_AT_S:
+            await trio.sleep(pause_s)
+            await self._socket.send(mdns.announcement(self._instance), self._interface)
 
     async def leave(self) -> None:
-        await self._socket.send(mdns.announcement(self._instance, ttl_s=0))
+        await self._socket.send(mdns.announcement(self._instance, ttl_s=0), self._interface)
 
-    async def _answer(self, packet: dns.Packet, source: tuple[str, int]) -> None:
+    async def hear(self, packet: dns.Packet, source: tuple[str, int]) -> None:
+        """Answers a question that came over this interface, not too often."""
+        await trio.lowlevel.checkpoint()
         now = trio.current_time()
-        local = self._networks.has(ipaddress.ip_address(source[0]))
-        if (
-            not (local and mdns.asks_for(packet, self._instance))
-            or now - self._answered_at < MIN_ANSWER_GAP_S
-        ):
+        from_here = ipaddress.ip_address(source[0]) in self._interface.network
+        if not from_here or now - self._answered_at < MIN_ANSWER_GAP_S:
+            return
+        if not mdns.asks_for(packet, self._instance):
             return
         self._answered_at = now
-        await self._socket.send(mdns.announcement(self._instance))
+        await self._socket.send(mdns.announcement(self._instance), self._interface)
         if source[1] != mdns.PORT:  # asked by a simple resolver, which hears no multicast
-            await self._socket.send(mdns.announcement(self._instance, id_=packet.id), source)
+            answer = mdns.announcement(self._instance, id_=packet.id)
+            await self._socket.send(answer, self._interface, source)
 
 
 # -- interfaces and sockets --------------------------------------------------------------------
@@ -213,69 +216,68 @@ def local_networks() -> mdns.LocalNetworks:
     return mdns.LocalNetworks(tuple(sorted(found, key=str)))
 
 
-@dataclass(frozen=True, slots=True)
 class _Socket:
-    """Port 5353 on one interface, shared with every other program that speaks mDNS there."""
+    """Port 5353, shared with every other program that speaks mDNS here.
 
-    interface: ipaddress.IPv4Interface
-    socket: Any
+    One for all interfaces: which of several sockets a packet reaches, the system does not promise.
+    """
 
-    async def send(self, packet: bytes, target: tuple[str, int] = (mdns.GROUP, mdns.PORT)) -> None:
+    def __init__(self, sock: socket.socket, interfaces: Sequence[ipaddress.IPv4Interface]) -> None:
+        self.interfaces = interfaces
+        self._plain = sock
+        self._socket = trio.socket.from_stdlib_socket(sock)
+        self._sending = trio.Lock()
+
+    async def send(
+        self,
+        packet: bytes,
+        interface: ipaddress.IPv4Interface,
+        target: tuple[str, int] = (mdns.GROUP, mdns.PORT),
+    ) -> None:
         """A network that takes nothing now is as one that loses it."""
-        try:
-            await self.socket.sendto(packet, target)
-        except OSError as error:
-            log.debug("mDNS not sent", interface=str(self.interface), reason=str(error))
+        async with self._sending:
+            try:
+                way_out = socket.inet_aton(str(interface.ip))
+                self._plain.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, way_out)
+                await self._socket.sendto(packet, target)
+            except OSError as error:
+                log.debug("mDNS not sent", interface=str(interface), reason=str(error))
 
-    async def receive(self, hear: Callable[[dns.Packet, tuple[str, int]], Any]) -> None:
+    async def receive(self, hear: Callable[[dns.Packet, tuple[str, int]], Awaitable[None]]) -> None:
         while True:
             try:
-                data, source = await self.socket.recvfrom(dns.MAX_PACKET_BYTES + 1)
+                data, source = await self._socket.recvfrom(dns.MAX_PACKET_BYTES + 1)
                 await hear(dns.decode(data), source[:2])
             except RemoteProtocolError as error:
-                log.debug("mDNS packet refused", interface=str(self.interface), reason=str(error))
-            except OSError as error:  # the interface went away
-                log.debug("mDNS lost", interface=str(self.interface), reason=str(error))
+                log.debug("mDNS packet refused", reason=str(error))
+            except OSError as error:  # an interface went away
+                log.debug("mDNS lost", reason=str(error))
                 await trio.sleep(1.0)
 
 
 @contextmanager
-def _open_sockets(networks: mdns.LocalNetworks) -> Iterator[list[_Socket]]:
-    with contextlib.ExitStack() as stack:
-        sockets = []
-        for interface in networks.interfaces[:MAX_INTERFACES]:
-            if isinstance(interface, ipaddress.IPv4Interface):
-                try:
-                    opened = stack.enter_context(_open_socket(str(interface.ip)))
-                except OSError as error:
-                    log.info("no mDNS on an interface", interface=str(interface), reason=str(error))
-                else:
-                    sockets.append(_Socket(interface, opened))
-        yield sockets
+def _open_socket(networks: mdns.LocalNetworks) -> Iterator[_Socket]:
+    """Raises ConnectionFailedError where no interface takes multicast DNS."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            # Not SO_REUSEPORT: it may give each packet to one of the programs only.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("0.0.0.0", mdns.PORT))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+        except OSError as error:
+            raise ConnectionFailedError(f"cannot use port {mdns.PORT} for multicast DNS: {error}") from error
+        candidates = [item for item in networks.interfaces if isinstance(item, ipaddress.IPv4Interface)]
+        interfaces = [interface for interface in candidates[:MAX_INTERFACES] if _joined(sock, interface)]
+        if not interfaces:
+            raise ConnectionFailedError("no network interface of this machine takes multicast DNS")
+        yield _Socket(sock, interfaces)
 
 
-@contextmanager
-def _open_socket(interface: str) -> Iterator[Any]:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def _joined(sock: socket.socket, interface: ipaddress.IPv4Interface) -> bool:
+    member = socket.inet_aton(mdns.GROUP) + socket.inet_aton(str(interface.ip))
     try:
-        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-            sock.setsockopt(socket.SOL_SOCKET, option, 1)
-        sock.bind(("0.0.0.0", mdns.PORT))
-        with _unless_unsupported():
-            sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)  # nothing of other interfaces
-        member = socket.inet_aton(mdns.GROUP) + socket.inet_aton(interface)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
-        yield trio.socket.from_stdlib_socket(sock)
-    finally:
-        sock.close()
-
-
-@contextmanager
-def _unless_unsupported() -> Iterator[None]:
-    try:
-        yield
     except OSError as error:
-        if error.errno != errno.ENOPROTOOPT:
-            raise
+        log.info("no mDNS on an interface", interface=str(interface), reason=str(error))
+        return error.errno == errno.EADDRINUSE  # another address of the same interface has joined
+    return True

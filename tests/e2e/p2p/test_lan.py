@@ -93,6 +93,26 @@ async def test_what_is_found_can_be_connected_to_and_a_forged_answer_cannot() ->
             await caller.connect(victim, found[victim], timeout_s=5)
 
 
+async def test_a_crowd_of_made_up_peers_hides_none_that_is_looked_for() -> None:
+    async with announced() as network:
+        genuine = network.addresses()[0]
+        crowd = []
+        for _ in range(mdns.MAX_PEERS + 1):
+            made_up = Identity.generate().peer_id
+            crowd.append(genuine.replace(network.peer_id, made_up))
+        packets = [
+            mdns.announcement(
+                mdns.Instance(f"liar{number}", network.peer_id, tuple(crowd[number : number + 8]))
+            )
+            for number in range(0, len(crowd), 8)
+        ]
+        async with flood(*packets):
+            found = await MulticastLan().look(
+                LOOK_S, lambda peers: network.peer_id in peers, wanted=network.peer_id
+            )
+    assert found == {network.peer_id: (genuine,)}
+
+
 async def test_a_flood_of_nonsense_hides_nobody() -> None:
     noise = [os.urandom(300), b"", dns.encode(dns.Packet(True))]
     async with announced() as network, flood(*noise):
