@@ -12,7 +12,7 @@ import msgspec
 
 from p2p.identifiers import JobId, PeerId
 from p2p.jobs import FileRef, JobMetrics
-from p2p.pricing import earned_after
+from p2p.pricing import earned_after, format_tokens
 from p2p.progress import Numbered
 from p2p.protocols.coordinator import LeaseRef, OfferJob
 from p2p.protocols.job import (
@@ -367,7 +367,7 @@ def _vouchered(job: Job, voucher: Voucher, at: float) -> Step:
         return job, ()
     paid = _replace(job, voucher=voucher, waiting_since=at)
     if voucher.final:
-        return _ended(paid, Ending(EndingKind.COMPLETED, f"paid in full: {voucher.earned} units"))
+        return _ended(paid, Ending(EndingKind.COMPLETED, f"paid in full: {format_tokens(voucher.earned)}"))
     if paid.covered < paid.done or paid.result is not None:
         return paid, ()
     return _replace(paid, waiting_since=None), (

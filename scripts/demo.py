@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import statistics
 import sys
@@ -21,7 +22,6 @@ import trio
 from local_network import EngineRun, LocalNetwork, NetworkError, loopback_environment
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from backend.datasets import load_dataset, split
 from backend.pipeline import read_pipeline
@@ -31,21 +31,26 @@ from backend.serialize import load_graph
 from backend.workers.supervisor import PoolConfig, open_pool
 from p2p.api import Engine
 from p2p.chain.client import open_chain
+from p2p.errors import P2PError
 from p2p.logs import configure_logging
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import ChainInfo
 
+# Its learning rate, weight decay, dropout and label smoothing were chosen from 24 combinations by mean
+# validation accuracy, then validation loss, over the splits of seeds 0 to 3; nothing by the test part.
 GRAPH = Path(__file__).parent / "examples" / "digits_cnn.json"
 PRICE, BUDGET, AIRDROP = "10", "5", "100"
 CALLS = 200
+LONG_ID = re.compile(r"\b[1-9A-HJ-NP-Za-km-z]{32,}\b")
 
 console = Console(stderr=True, highlight=False)
 started_at = time.monotonic()
 
 
 def say(text: str) -> None:
-    """One line of what happens and why."""
-    console.print(f"[dim]{time.monotonic() - started_at:6.2f} s[/dim]  {text}")
+    """One line of what happens and why; of long ids the last letters, which are in the table in full."""
+    shown = LONG_ID.sub(lambda found: f"..{found[0][-6:]}", text)
+    console.print(f"{time.monotonic() - started_at:6.2f} s  {shown}", markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -53,7 +58,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep data and logs in this new directory")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # As Ctrl-C, which trio knows how to take: an exception out of a handler of ours would tear its loop.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     configure_logging("warning", json=False)
     loopback_environment()
     try:
@@ -66,7 +72,7 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("\nstopped; nothing is left running")
         sys.exit(130)
-    except (NetworkError, FileExistsError) as error:
+    except (NetworkError, P2PError, FileExistsError) as error:
         console.print(f"the demo failed: {error}", markup=False)
         sys.exit(1)
     show(found)
@@ -85,7 +91,7 @@ def run_demo(directory: Path) -> dict[str, Any]:
 def run_job(network: LocalNetwork) -> dict[str, Any]:
     say("starting a coordinator with its own Solana chain: it introduces, vouches and settles")
     network.start_coordinator()
-    say(f"starting a peer: it sells this machine's devices for {PRICE} CYXWIZ an hour")
+    say(f"starting a peer: it measures this machine's devices and offers them for {PRICE} CYXWIZ an hour")
     peer = network.start_peer("peer", PRICE, "--gpus", "all")
     say("making a wallet, and taking free tokens from the embedded chain")
     wallet = json.loads(network.engine("wallet", "new", "--json"))["address"]
@@ -96,16 +102,17 @@ def run_job(network: LocalNetwork) -> dict[str, Any]:
     wallets = {"user": wallet, "node": peer["payout_wallet"]}
     before = trio.run(balances, chain, wallets)
 
-    submitted_at = time.monotonic()
-    summary, first_batch_s, speeds = follow(network.follow(*submit_words(data)))
-    wall_s = time.monotonic() - submitted_at
+    begun_at = time.time()
+    summary, first_batch_at, speeds = follow(network.follow(*submit_words(data)))
+    wall_s = time.time() - begun_at
     after = trio.run(balances, chain, wallets)
     moved = network.ask("peer", "status")
     answers = call_model(network, summary, data)
     return {
         "test_accuracy": summary["metrics"]["test_accuracy"],
         "samples_per_s": statistics.median(speeds) if speeds else None,
-        "submit_to_first_batch_s": first_batch_s,
+        "submit_to_first_batch_s": first_batch_at - summary["created_at"],
+        "command_to_first_batch_s": first_batch_at - begun_at,
         "wall_s": wall_s,
         "bytes_moved": moved["bytes_sent"] + moved["bytes_received"],
         "model_blake3": summary["result"]["blake3"],
@@ -137,7 +144,7 @@ def write_digits(path: Path) -> Path:
 
 
 def follow(run: EngineRun) -> tuple[dict[str, Any], float, list[float]]:
-    """The job's summary, seconds from submitting to the first trained batch, and samples per second."""
+    """The job's summary, when its first batch was trained, and samples per second."""
     times: dict[str, float] = {}
     speeds: list[float] = []
     bars = (
@@ -158,11 +165,11 @@ def follow(run: EngineRun) -> tuple[dict[str, Any], float, list[float]]:
                     text = f"step {metrics['step']} of {metrics['total_steps']}, loss {metrics['loss']:.3f}"
                     progress.update(task, completed=metrics["step"], total=metrics["total_steps"], text=text)
                 elif news["kind"] not in ("progress", "transfer"):
-                    say(str(news.get("text", "")).replace("[", "\\["))
+                    say(str(news.get("text", "")))
         summary = run.finish()
     finally:
         run.stop()
-    return summary, times["first batch"] - summary["created_at"], speeds
+    return summary, times["first batch"], speeds
 
 
 def chain_info(network: LocalNetwork) -> ChainInfo:
@@ -234,24 +241,27 @@ async def predict_here(directory: Path, model: Path, images: Any) -> Any:
 
 def show(found: dict[str, Any]) -> None:
     money = found["balances"]
-    paid = money["user_before"] - money["user_after"]
-    table = Table(title="One job, end to end", show_header=False, title_justify="left")
+    gained = {who: money[f"{who}_after"] - money[f"{who}_before"] for who in ("user", "node", "platform")}
     rows = {
         "test accuracy": f"{found['test_accuracy']:.4f}",
-        "submit to first batch": f"{found['submit_to_first_batch_s']:.2f} s",
-        "submit to settled": f"{found['wall_s']:.2f} s",
-        "bytes between Engine and peer": f"{found['bytes_moved']:,}",
+        "training speed": f"{found['samples_per_s'] or 0:,.0f} samples/s",
+        "submitted to first batch": f"{found['submit_to_first_batch_s']:.2f} s",
+        "command to first batch": f"{found['command_to_first_batch_s']:.2f} s",
+        "command to settled": f"{found['wall_s']:.2f} s",
+        "moved between Engine and peer": f"{found['bytes_moved']:,} bytes",
+        "the user paid": format_tokens(-gained["user"]),
+        "of that to the peer, 90 %": format_tokens(gained["node"]),
+        "and to the platform, 10 %": format_tokens(gained["platform"]),
+        "same answers there and here": "yes" if found["parity_argmax_equal"] else "NO",
+        "largest difference": f"{found['parity_max_difference']:.1e}",
+        f"one call, median of {CALLS}": f"{found['infer_p50_ms']:.2f} ms",
+        "job": found["job_id"],
+        "peer": found["peer_id"],
         "model": found["model_blake3"],
-        "user paid": format_tokens(paid),
-        "to the node (90 %)": format_tokens(money["node_after"] - money["node_before"]),
-        "to the platform (10 %)": format_tokens(money["platform_after"] - money["platform_before"]),
-        "peer's answers against a local run": f"argmax equal: {found['parity_argmax_equal']}, "
-        f"largest difference {found['parity_max_difference']:.1e}",
-        "one call, median": f"{found['infer_p50_ms']:.2f} ms",
     }
+    console.print("\n[bold]One job, end to end[/bold]")
     for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
+        console.print(f"  {name:<29} {value}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

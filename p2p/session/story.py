@@ -97,6 +97,9 @@ def _tokens(voucher: Voucher) -> str:
 
 
 def _measured(metrics: JobMetrics) -> str:
-    accuracy = metrics.test_accuracy if metrics.test_accuracy is not None else metrics.validation_accuracy
-    found = "" if accuracy is None else f", accuracy {accuracy:.3f}"
-    return f": loss {metrics.loss:.4f}{found}"
+    found = f": loss {metrics.loss:.4f}"
+    for what in ("validation", "test"):
+        accuracy = getattr(metrics, f"{what}_accuracy")
+        if accuracy is not None:
+            found += f", {what} accuracy {accuracy:.3f}"
+    return found

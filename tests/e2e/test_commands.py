@@ -136,3 +136,11 @@ def test_a_bad_file_is_refused_in_words(running: LocalNetwork, graph: Path, tmp_
     text = refused(*home, "submit", str(graph), "--data", str(tmp_path / "digits.npz"), "--budget", "1")
     assert text == "cyxwiz: digits.npz: found arrays images, needed are x and y"
     assert "does not exist" in refused(*home, "check", str(tmp_path / "nothing.json"))
+
+
+def test_an_idle_coordinator_holds_less_than_150_megabytes(running: LocalNetwork) -> None:
+    process = running.programs["coordinator"].process
+    assert process is not None
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    held_kib = int(status.split("VmRSS:")[1].split()[0])
+    assert held_kib * 1024 < 150e6
