@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 15.0
+BLOCKHASH_REUSE_S = 1.0
+"""Of the minute for which it is good; many settlements of a moment share one."""
 MAX_CONNECTIONS = 16
 MAX_RENT_A_BYTE = 50_000
 """Lamports; Solana asks 6,960."""
@@ -77,6 +79,7 @@ class ChainClient:
         self._rpc = rpc
         self._timeout_s = timeout_s
         self._rents: dict[int, int] = {}
+        self._blockhash: tuple[float, Hash, int] | None = None
 
     def escrow_address(self, user: str, job_id: str, deadline: int) -> str:
         return escrow_address(self.info.program_id, user, job_id, deadline)
@@ -173,9 +176,12 @@ class ChainClient:
         return self._rents[size]
 
     async def latest_blockhash(self) -> tuple[Hash, int]:
-        """A confirmed blockhash and the last block height at which it is good."""
-        value = (await self._call(self._rpc.get_latest_blockhash(Confirmed))).value
-        return value.blockhash, int(value.last_valid_block_height)
+        """A confirmed blockhash and the last block height at which it is good; asked for once a second."""
+        now = trio.current_time()
+        if self._blockhash is None or not 0 <= now - self._blockhash[0] < BLOCKHASH_REUSE_S:
+            value = (await self._call(self._rpc.get_latest_blockhash(Confirmed))).value
+            self._blockhash = now, value.blockhash, int(value.last_valid_block_height)
+        return self._blockhash[1:]
 
     async def finalized_height(self) -> int:
         return int((await self._call(self._rpc.get_block_height(Finalized))).value)

@@ -141,3 +141,21 @@ async def test_a_wallet_without_a_token_account_has_nothing() -> None:
     async with client(lambda _: {"result": {"context": {"slot": 1}, "value": None}}) as chain:
         assert await chain.token_balance(INFO.arbiter) == 0
         assert await chain.escrow(INFO.arbiter) is None
+
+
+@pytest.mark.virtual_clock
+async def test_transactions_of_one_moment_share_a_blockhash() -> None:
+    asked: list[str] = []
+
+    def answer(method: str) -> Any:
+        asked.append(method)
+        blockhash = Wallet.generate().address
+        context = {"slot": 1, "apiVersion": "1.0.0"}
+        return {"result": {"context": context, "value": {"blockhash": blockhash, "lastValidBlockHeight": 9}}}
+
+    async with client(answer) as chain:
+        first = await chain.latest_blockhash()
+        assert await chain.latest_blockhash() == first
+        await trio.sleep(1)
+        assert await chain.latest_blockhash() != first
+    assert asked == ["getLatestBlockhash"] * 2
