@@ -26,6 +26,7 @@ from coordinator.services import Limits, Services
 from coordinator.state import Policy
 from coordinator.store import RunBlocking, open_store
 from coordinator.timers import Timers
+from coordinator.tokens import TokenBook
 from p2p.chain.escrow_codec import escrow_address
 from p2p.network import Network
 from p2p.protocols.coordinator import ChainInfo
@@ -62,7 +63,9 @@ async def open_coordinator(path: Path, config: Config, world: World) -> AsyncIte
     async with open_store(path, world.run_blocking) as store:
         kept = await store.read(store.database.load)
         ledger = Ledger(store, kept, world.now)
-        services = _services(config, world, ledger)
+        services = _services(config, world, ledger, TokenBook(kept.tokens))
+        ledger.listeners.job_changed.append(services.job_changed)
+        await services.take_up_tokens()
         timers = Timers(ledger, services.policy, services.leases, trio.current_time)
         effects = EffectRunner(ledger, world.payer, world.chain, kept.effects)
         log.info("state loaded", jobs=len(kept.jobs), unfinished_payments=len(kept.effects))
@@ -76,7 +79,7 @@ async def open_coordinator(path: Path, config: Config, world: World) -> AsyncIte
             yield services
 
 
-def _services(config: Config, world: World, ledger: Ledger) -> Services:
+def _services(config: Config, world: World, ledger: Ledger, tokens: TokenBook) -> Services:
     info = world.chain_info
     policy = Policy(offer_s=config.offer_s, fund_s=config.fund_s, retry_patience_s=config.retry_patience_s)
     registry = Registry(silence_s=config.lease_s)
@@ -97,6 +100,7 @@ def _services(config: Config, world: World, ledger: Ledger) -> Services:
         monotonic=trio.current_time,
         new_id=world.new_id,
         limits=world.limits,
+        tokens=tokens,
     )
 
 

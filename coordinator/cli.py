@@ -142,6 +142,15 @@ def _question_about_job(name: str, help_text: str) -> None:
 _question_about_job("explain", "Why JOB is where it is: its peer, who was passed over, why it waits.")
 
 
+@cli.command()
+@click.argument("whose", metavar="JOB|ENGINE")
+@data_dir_option
+@as_json
+def revoke(whose: str, data_dir: Path, as_json: bool) -> None:
+    """Take back the access tokens of a job, or of an Engine, before they expire."""
+    _answer(data_dir, "revoke", {"whose": whose}, as_json)
+
+
 def main() -> None:
     """The console command: one clear line for an error."""
     try:

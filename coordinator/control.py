@@ -16,11 +16,11 @@ from coordinator.job import Job
 from coordinator.payments import Payment
 from coordinator.services import Services
 from p2p.errors import RemoteFailureError
-from p2p.identifiers import JobId
+from p2p.identifiers import JobId, PeerId
 from p2p.network import Network
 
 MAX_LISTED = 10_000
-METHODS = ("status", "jobs", "peers", "explain", "payments", "metrics")
+METHODS = ("status", "jobs", "peers", "explain", "payments", "metrics", "revoke")
 
 
 def control_handler(
@@ -34,6 +34,7 @@ def control_handler(
         "explain": lambda asked: _explain(services, asked),
         "payments": lambda asked: _payments(services, asked),
         "metrics": lambda asked: _metrics(services, asked),
+        "revoke": lambda asked: _revoke(services, asked),
     }
 
     async def answer(method: str, parameters: dict[str, Any]) -> Any:
@@ -163,6 +164,15 @@ async def _metrics(services: Services, asked: dict[str, Any]) -> list[dict[str, 
         for update in updates
         if update.metrics is not None
     ]
+
+
+async def _revoke(services: Services, asked: dict[str, Any]) -> dict[str, Any]:
+    """All tokens of an Engine, or of one job. On disk before the answer."""
+    name = str(asked.get("whose", ""))
+    jobs = services.tokens.jobs_of(PeerId(name)) or {(await _find(services, {"job": name})).job_id}
+    count = sum(services.revoke_tokens(job_id, lambda _: True) for job_id in sorted(jobs))
+    await services.ledger.store.settle()
+    return {"revoked": count}
 
 
 async def _find(services: Services, asked: dict[str, Any]) -> Job:

@@ -21,6 +21,7 @@ from coordinator.migrations import migrate
 from coordinator.payments import PaymentEffect
 from coordinator.reputation import Standing
 from coordinator.state import replay
+from coordinator.tokens import IssuedToken
 from p2p.identifiers import JobId, PeerId
 from p2p.protocols.coordinator import JobUpdate, OfferJob, Order, RevokeLease
 
@@ -33,6 +34,7 @@ _updates = msgspec.msgpack.Decoder(JobUpdate)
 _effects: msgspec.msgpack.Decoder[PaymentEffect] = msgspec.msgpack.Decoder(PaymentEffect)
 _orders: msgspec.msgpack.Decoder[OfferJob | RevokeLease] = msgspec.msgpack.Decoder(OfferJob | RevokeLease)
 _standings = msgspec.msgpack.Decoder(Standing)
+_tokens = msgspec.msgpack.Decoder(IssuedToken)
 
 KEEP_ORDERS_S = 3600.0
 KEEP_UNPAID_S = 24 * 3600.0
@@ -53,6 +55,8 @@ class Write:
     orders: tuple[tuple[PeerId, OfferJob | RevokeLease], ...] = ()
     orders_seen: tuple[PeerId, int] | None = None
     standings: tuple[Standing, ...] = ()
+    tokens: tuple[IssuedToken, ...] = ()
+    """Issued or revoked."""
     forget_orders: bool = False
     """Those that nobody fetched for an hour."""
     forget_jobs: bool = False
@@ -67,6 +71,8 @@ class Kept:
     latest: dict[JobId, int]
     effects: tuple[tuple[JobId, PaymentEffect], ...]
     standings: tuple[Standing, ...]
+    tokens: tuple[IssuedToken, ...] = ()
+    """Also such as have expired since."""
 
 
 class Database:
@@ -132,6 +138,12 @@ class Database:
         if write.forget_jobs:
             self._forget_unpaid(write.at)
         self._many(
+            "insert or replace into tokens values (?, ?, ?)",
+            ((token.jti, token.expires_at, _encode(token)) for token in write.tokens),
+        )
+        if write.tokens:
+            self.writes.execute("delete from tokens where expires_at <= ?", (write.at,))
+        self._many(
             "insert or replace into standings values (?, ?)",
             ((standing.peer_id, _encode(standing)) for standing in write.standings),
         )
@@ -181,7 +193,8 @@ class Database:
             (JobId(row["job_id"]), _decoded(_effects, row["body"], "effect"))
             for row in self.reads.query(unfinished)
         )
-        return Kept(jobs, {job.job_id: self.latest(job.job_id) for job in jobs}, effects, self.standings())
+        latest = {job.job_id: self.latest(job.job_id) for job in jobs}
+        return Kept(jobs, latest, effects, self.standings(), self.tokens())
 
     def job(self, job_id: JobId) -> Job | None:
         rows = list(self.reads.query("select job_id, snapshot from jobs where job_id = ?", (job_id,)))
@@ -233,6 +246,11 @@ class Database:
     def standings(self) -> tuple[Standing, ...]:
         rows = self.reads.query("select body from standings order by peer_id")
         return tuple(_decoded(_standings, row["body"], "standing") for row in rows)
+
+    def tokens(self) -> tuple[IssuedToken, ...]:
+        return tuple(
+            _decoded(_tokens, row["body"], "token") for row in self.reads.query("select body from tokens")
+        )
 
     def effects(self, limit: int) -> list[dict[str, Any]]:
         """The outbox for people: key, job, when it began and ended."""

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 
 import trio
 
+from coordinator.database import Write
 from coordinator.escrows import is_wallet
-from coordinator.job import CancelRequested, Job, JobRevived, JobSubmitted, PeerReported
+from coordinator.job import TALKING, CancelRequested, Job, JobRevived, JobSubmitted, PeerReported
 from coordinator.matcher import Candidate, Need
 from coordinator.reputation import score, tier
 from coordinator.services import Services, refusing
+from coordinator.tokens import MAX_ALIVE, IssuedToken
 from p2p.auth import MAX_LIFETIME_S, SCOPE_INFER, SCOPE_JOB, issue_token
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId, PeerId
@@ -159,16 +161,16 @@ async def report_peer(services: Services, caller: PeerId, call: ReportPeer) -> D
     return Done()
 
 
-_TALKING = frozenset(
-    {JobState.AWAITING_FUNDS, JobState.FUNDED, JobState.RUNNING, JobState.RESULT_READY, JobState.SETTLED}
-)
-
-
 async def request_token(services: Services, caller: PeerId, call: RequestToken) -> AccessToken:
     """``job`` while a peer has accepted it; ``infer`` once there is a result."""
     job = await services.own_job(caller, call.job_id)
     audience = _audience(job, call.scope)
     now = services.now()
+    issued = IssuedToken(
+        services.new_id(), caller, audience, job.job_id, call.scope, float(int(now) + MAX_LIFETIME_S)
+    )
+    if not services.tokens.issue(issued, now):
+        raise RemoteFailureError("busy", f"{MAX_ALIVE} tokens for this are alive already")
     token = issue_token(
         services.signer,
         subject=caller,
@@ -176,15 +178,17 @@ async def request_token(services: Services, caller: PeerId, call: RequestToken) 
         job_id=job.job_id,
         scope=call.scope,
         now=now,
-        jti=services.new_id(),
+        jti=issued.jti,
         lifetime_s=MAX_LIFETIME_S,
     )
-    return AccessToken(token, float(int(now) + MAX_LIFETIME_S))
+    # On disk first: what is not known after a crash could not be taken back.
+    await services.ledger.store.enqueue(Write(now, tokens=(issued,))).wait()
+    return AccessToken(token, issued.expires_at)
 
 
 def _audience(job: Job, scope: str) -> PeerId:
     if scope == SCOPE_JOB:
-        if job.grant is None or not job.grant.accepted or job.state not in _TALKING:
+        if job.grant is None or not job.grant.accepted or job.state not in TALKING:
             raise RemoteFailureError("conflict", f"no peer holds the job: it is {job.state.value}")
         return job.grant.peer_id
     if scope == SCOPE_INFER:

@@ -115,6 +115,8 @@ class Job(msgspec.Struct, frozen=True):
 
 
 WORKING = frozenset({JobState.FUNDED, JobState.RUNNING, JobState.RESULT_READY})
+TALKING = WORKING | {JobState.AWAITING_FUNDS, JobState.SETTLED}
+"""The states in which Engine and peer have something to say to each other."""
 RESERVING = WORKING | {JobState.MATCHED, JobState.AWAITING_FUNDS}
 
 

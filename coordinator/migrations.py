@@ -45,9 +45,18 @@ def effects_by_job(db: Any) -> None:
     db.execute("create index effects_of_job on effects (job_id)")
 
 
+def tokens(db: Any) -> None:
+    db.execute(
+        "create table tokens (jti text primary key, expires_at real not null,"
+        " body blob not null) without rowid"
+    )
+    db.execute("create index tokens_by_end on tokens (expires_at)")
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001 first tables", first_tables),
     ("0002 effects by job", effects_by_job),
+    ("0003 tokens", tokens),
 )
 
 

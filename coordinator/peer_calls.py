@@ -50,7 +50,7 @@ async def heartbeat(services: Services, caller: PeerId, call: Heartbeat) -> Hear
     unknown = services.leases.renew(caller, call.leases, services.monotonic())
     if not was_online or known is None or known.capacity != call.capacity:
         services.matching.wake()
-    return HeartbeatAnswer(unknown, registered)
+    return HeartbeatAnswer(unknown, registered, services.tokens.revoked_at(caller, services.now()))
 
 
 async def poll_orders(services: Services, caller: PeerId, call: PollOrders) -> Orders:

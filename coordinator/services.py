@@ -10,16 +10,18 @@ from dataclasses import dataclass, field
 import trio
 
 from coordinator.admission import admit_graph
+from coordinator.database import Write
 from coordinator.effects import ReadsEscrows
 from coordinator.errors import IllegalTransitionError
-from coordinator.job import Cost, Grant, Job
+from coordinator.job import TALKING, Cost, Grant, Job
 from coordinator.leases import LeaseBook
 from coordinator.ledger import Ledger
 from coordinator.matching import Matching
 from coordinator.registry import Registry
 from coordinator.state import Policy
 from coordinator.store import RunBlocking
-from p2p.auth import Signer
+from coordinator.tokens import IssuedToken, TokenBook
+from p2p.auth import SCOPE_JOB, Signer
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId, PeerId
 from p2p.jobs import JobSpec
@@ -64,6 +66,7 @@ class Services:
     new_id: Callable[[], str]
     limits: Limits = field(default_factory=Limits)
     polls: Counter[PeerId] = field(default_factory=Counter)
+    tokens: TokenBook = field(default_factory=TokenBook)
     rates: RateLimiter = field(init=False)
     _admissions: trio.CapacityLimiter = field(init=False)
 
@@ -98,6 +101,28 @@ class Services:
         if job is None or job.engine_id != caller:
             raise RemoteFailureError("not_found", f"you have no job {job_id}")
         return job
+
+    def revoke_tokens(self, job_id: str, chosen: Callable[[IssuedToken], bool]) -> int:
+        """How many were alive. The peers hear of it with their next heartbeat."""
+        now = self.now()
+        taken = self.tokens.revoke(job_id, chosen, now)
+        if taken:
+            self.ledger.store.enqueue(Write(now, tokens=taken))
+        return len(taken)
+
+    async def take_up_tokens(self) -> None:
+        """After a start: a crash may have come between a job's change and what follows for its tokens."""
+        self.tokens.forget_expired(self.now())
+        for job_id in sorted(self.tokens.jobs()):
+            job = await self.ledger.find(JobId(job_id))
+            if job is not None:
+                self.job_changed(job)
+
+    def job_changed(self, job: Job) -> None:
+        """What let an Engine talk to a peer about the job ends where that peer's part in it ends."""
+        talks = job.grant is not None and job.state in TALKING
+        holder = job.grant.peer_id if talks and job.grant is not None else None
+        self.revoke_tokens(job.job_id, lambda token: token.scope == SCOPE_JOB and token.audience != holder)
 
     def leased_job(self, caller: PeerId, ref: LeaseRef) -> tuple[Job, Grant]:
         """The open job that the caller holds this very lease of."""

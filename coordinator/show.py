@@ -54,6 +54,10 @@ def jobs(answer: list[dict[str, Any]]) -> None:
     )
 
 
+def revoke(answer: dict[str, Any]) -> None:
+    click.echo(f"{answer['revoked']} tokens are taken back; peers hear of it with their next heartbeat")
+
+
 def metrics(answer: list[dict[str, Any]]) -> None:
     names = ("step", "epoch", "loss", "accuracy", "validation_loss", "validation_accuracy", "test_accuracy")
     _table(names, ([_number(point[name]) for name in names] for point in answer))

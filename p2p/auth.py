@@ -19,6 +19,7 @@ from msgspec import Meta
 from p2p.errors import LocalProtocolError, TokenRefusedError
 from p2p.identifiers import JobIdField, Label, PeerId, PeerIdField
 from p2p.identity import public_key_of
+from p2p.protocols.coordinator import TokenId
 
 ALGORITHM = "EdDSA"
 MAX_LIFETIME_S = 900
@@ -41,7 +42,7 @@ class TokenClaims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scope: Label
     iat: Timestamp
     exp: Timestamp
-    jti: Annotated[str, Meta(min_length=8, max_length=128)]
+    jti: TokenId
 
 
 class Signer(Protocol):

@@ -30,6 +30,7 @@ class Access:
         path: Path | None = None,
     ) -> None:
         self.allowed = allowed
+        self._revoked: frozenset[str] = frozenset()
         self._own_id = own_id
         self._coordinator_id = coordinator_id
         self._now = now
@@ -47,10 +48,18 @@ class Access:
                 audience=self._own_id,
                 scope=scope,
                 now=self._now(),
+                revoked=self._revoked,
                 job_id=job_id,
             )
         except TokenRefusedError as error:
             raise RemoteFailureError("unauthorized", str(error)) from error
+
+    def learn_revoked(self, token_ids: Iterable[str]) -> None:
+        """All tokens that the coordinator took back and that have not expired."""
+        self._revoked = frozenset(token_ids)
+
+    def is_revoked(self, token_id: str) -> bool:
+        return token_id in self._revoked
 
     def check_allowed(self, caller: PeerId) -> None:
         """Raises RemoteFailureError, saying how to be let in."""

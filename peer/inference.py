@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import get_args
 
 import trio
@@ -56,6 +57,13 @@ ITEM_BYTES = {
 _CODES = {"input": "invalid", "model": "invalid", "busy": "busy", "memory": "refused"}
 
 
+@dataclass(frozen=True, slots=True)
+class _Permission:
+    until: float
+    token_id: str = ""
+    """Empty without a token: an owner of a direct job."""
+
+
 class InferenceService:
     """Answers calls of authorised Engines."""
 
@@ -74,7 +82,7 @@ class InferenceService:
         self._artifacts = artifacts
         self._deployments = deployments
         self._now = now
-        self._callers: OrderedDict[PeerId, dict[str, float]] = OrderedDict()
+        self._callers: OrderedDict[PeerId, dict[str, _Permission]] = OrderedDict()
         """Caller to the jobs it may use, each with the end of its token."""
 
     def serve(self) -> None:
@@ -87,7 +95,7 @@ class InferenceService:
             match call:
                 case Authorize(token):
                     claims = self._access.check_token(caller, token, SCOPE_INFER)
-                    return self._let_in(caller, claims.job, float(claims.exp))
+                    return self._let_in(caller, claims.job, _Permission(float(claims.exp), claims.jti))
                 case AuthorizeJob(job_id):
                     return await self._authorize_owner(caller, job_id)
                 case DescribeModel(model):
@@ -108,25 +116,29 @@ class InferenceService:
         self._access.check_allowed(caller)
         if not await self._store.is_direct(job_id, caller):
             raise RemoteFailureError("unauthorized", f"job {job_id} is no direct job of this Engine")
-        return self._let_in(caller, job_id, self._now() + OWNER_LIFETIME_S)
+        return self._let_in(caller, job_id, _Permission(self._now() + OWNER_LIFETIME_S))
 
     def turn_out(self, caller: PeerId) -> None:
         """It has to authorize itself again."""
         self._callers.pop(caller, None)
 
-    def _let_in(self, caller: PeerId, job_id: str, until: float) -> Done:
+    def _let_in(self, caller: PeerId, job_id: str, permission: _Permission) -> Done:
         jobs = self._callers.setdefault(caller, {})
-        jobs[job_id] = until
+        jobs[job_id] = permission
         self._callers.move_to_end(caller)
         while len(jobs) > MAX_JOBS_OF_CALLER:
-            del jobs[min(jobs, key=lambda job_id: jobs[job_id])]
+            del jobs[min(jobs, key=lambda job_id: jobs[job_id].until)]
         while len(self._callers) > MAX_CALLERS:
             self._callers.popitem(last=False)
         return Done()
 
     def _check_allowed(self, caller: PeerId, model: str) -> None:
         now = self._now()
-        jobs = [job_id for job_id, expires_at in self._callers.get(caller, {}).items() if expires_at > now]
+        jobs = [
+            job_id
+            for job_id, permission in self._callers.get(caller, {}).items()
+            if permission.until > now and not self._access.is_revoked(permission.token_id)
+        ]
         if not jobs:
             raise RemoteFailureError(
                 "unauthorized", "no valid token on this connection: send Authorize first"

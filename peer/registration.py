@@ -101,6 +101,7 @@ class Registration:
             beat = Heartbeat(devices.running, devices.count, self._table.leases())
             timeout_s = max(2.0, 4 * every_s)
             answer = await self._services.link.ask(beat, HeartbeatAnswer, timeout_s)
+            self._services.access.learn_revoked(answer.revoked)
             for lease in answer.unknown:
                 await self._table.revoke(lease, "the coordinator has ended it")
             if not answer.registered or self._services.now() > renew_at:

@@ -37,6 +37,7 @@ MAX_WAIT_MS = 20_000
 """The longest that a long poll may hold its answer."""
 
 WaitMs = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
+TokenId = Annotated[str, Meta(min_length=8, max_length=128)]
 LeaseIdField = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
@@ -361,6 +362,8 @@ class HeartbeatAnswer(Message, frozen=True):
     unknown: Annotated[tuple[LeaseRef, ...], Meta(max_length=256)]
     registered: bool
     """False asks for a new RegisterPeer (the coordinator lost or expired the record)."""
+    revoked: Annotated[tuple[TokenId, ...], Meta(max_length=256)] = ()
+    """All tokens for this peer that were taken back before their end."""
 
 
 class Orders(Message, frozen=True):

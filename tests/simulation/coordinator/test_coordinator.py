@@ -14,7 +14,7 @@ from p2p.chain.escrow_codec import EscrowStatus
 from p2p.errors import RemoteFailureError
 from p2p.jobs import JobState
 from p2p.protocols import coordinator as wire
-from tests.simulation.coordinator.world import GRAPH, World, open_world
+from tests.simulation.coordinator.world import GRAPH, Engine, World, open_world
 
 pytestmark = pytest.mark.virtual_clock
 
@@ -243,3 +243,29 @@ async def test_a_user_sees_and_touches_only_what_is_theirs(tmp_path: Path) -> No
         assert "still waiting: no peer is registered" in lines
         await owner.ask(wire.CancelJob(spec.job_id))
     check_invariants(world)
+
+
+async def test_a_token_of_a_job_that_moved_on_is_taken_back_at_the_peer_before(tmp_path: Path) -> None:
+    """Also when the coordinator died right after it issued the token."""
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        first = await world.start_peer("first")
+        spec = engine.spec(1)
+        await engine.ask(wire.SubmitJob(spec), GRAPH)
+        await _until_talking(engine, spec.job_id)
+        await engine.ask(wire.RequestToken(spec.job_id, "job"))
+        writes = world.writes
+        world.crash_when = lambda write: "after" if write == writes + 1 else ""
+        await engine.ask(wire.CancelJob(spec.job_id))
+        await trio.sleep(3.0)
+        assert world.crashes == 1 and world.services is not None
+        answer = await first.ask(wire.Heartbeat(0, 1, ()))
+        assert len(answer.revoked) == 1
+
+
+async def _until_talking(engine: Engine, job_id: str) -> None:
+    after = 0
+    while True:
+        answer = await engine.ask(wire.PollJob(job_id, after, 5_000))
+        if answer.state is JobState.AWAITING_FUNDS:
+            return
+        after = answer.updates[-1].sequence if answer.updates else after

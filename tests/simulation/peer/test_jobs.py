@@ -469,6 +469,21 @@ async def test_a_token_that_does_not_hold_here_opens_nothing(tmp_path: Path, fau
             assert (await line.hear(Failure)).code == "unauthorized"
 
 
+async def test_a_token_that_was_taken_back_opens_nothing(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        world.coordinator.revoked.add("token-id-1")
+        await until(lambda: peer.services.access.is_revoked("token-id-1"), "the heartbeat")
+        async with world.line(peer, offer) as line:
+            failure = await line.hear(Failure)
+            assert failure.code == "unauthorized" and "token-id-1 is revoked" in failure.message
+        engine, there = world.engine.network.peer_id, peer.network.peer_id
+        fresh = world.coordinator.token(engine, there, offer.job.job_id, "job", jti="token-id-2")
+        async with world.line(peer, offer, token=fresh) as line:
+            await line.hear(JobOpened)
+
+
 def _forged(token: str) -> str:
     head, claims, signature = token.split(".")
     return f"{head}.{claims}.{'A' * len(signature)}"

@@ -272,6 +272,7 @@ class ScriptedCoordinator:
         self.calls: list[Any] = []
         self.orders: list[wire.Order] = []
         self.ended: set[str] = set()
+        self.revoked: set[str] = set()
         self._changed = trio.Event()
         serve_calls(network, wire.PROTOCOL_ID, wire.REQUESTS, wire.RESPONSES, wire.LIMITS, self._answer)
 
@@ -302,7 +303,7 @@ class ScriptedCoordinator:
             case wire.Heartbeat():
                 self.calls.append(call)
                 unknown = tuple(lease for lease in call.leases if lease.lease_id in self.ended)
-                return wire.HeartbeatAnswer(unknown, True)
+                return wire.HeartbeatAnswer(unknown, True, tuple(self.revoked))
             case wire.PollOrders(after, _):
                 with trio.move_on_after(1):
                     while len(self.orders) <= after:

@@ -146,7 +146,7 @@ MESSAGES: dict[str, tuple[Codec[Any], tuple[Message, ...]]] = {
         (
             Welcome(1, "0.1", CHAIN, 5.0, 20.0, 99.5),
             Done(),
-            HeartbeatAnswer((LEASE_REF,), False),
+            HeartbeatAnswer((LEASE_REF,), False, ("token-01",)),
             Orders(
                 (
                     Order(1, OfferJob(LEASE_REF, SPEC, PEER, 0, 500, 0)),
@@ -415,8 +415,9 @@ GOLDEN: dict[str, str] = {
         "83a474797065a8526573706f6e7365a2696407a6616e7377657281a474797065a4446f6e65"
     ),
     "coordinator answers: HeartbeatAnswer": (
-        "83a474797065a8526573706f6e7365a2696407a6616e7377657283a474797065af486561727462656174416e73776572a775"
-        "6e6b6e6f776e9182a86c656173655f6964a56c65617365a766656e63696e6703aa72656769737465726564c2"
+        "83a474797065a8526573706f6e7365a2696407a6616e7377657284a474797065af486561727462656174416e73776572a775"
+        "6e6b6e6f776e9182a86c656173655f6964a56c65617365a766656e63696e6703aa72656769737465726564c2a77265766f6b"
+        "656491a8746f6b656e2d3031"
     ),
     "coordinator answers: Orders": (
         "83a474797065a8526573706f6e7365a2696407a6616e7377657283a474797065a64f7264657273a66f72646572739282a873"
