@@ -75,9 +75,6 @@ def test_nobody_but_the_node_refunds_early(world: Any, who: str) -> None:
 
 def test_a_user_that_did_not_sign_pays_for_nothing(world: Any) -> None:
     creation = world.creation(world.terms())[1]
-    world.refuses(
-        [world.creation(world.terms(user=world.evil.address))[0]], world.evil, code=None
-    ) if 0 else None
     vault = escrow_codec.create_token_account(world.evil.address, world.address(world.terms()), world.mint)
     accounts = list(creation.accounts)
     accounts[0] = AccountMeta(accounts[0].pubkey, False, True)
@@ -156,6 +153,24 @@ def test_a_fake_token_program_is_not_called(world: Any) -> None:
     world.refuses([creation[0], world.swapped(creation[1], 7, world.program)], world.user, code=WRONG_PROGRAM)
 
 
+def test_accounts_of_the_newer_token_program_are_no_tokens(world: Any) -> None:
+    """Token-2022 shares the first 165 bytes of an account, and its extensions may hold a transfer back."""
+    creation = world.creation(world.terms())
+    vault = Pubkey.from_string(token_account_of(world.address(world.terms()), world.mint))
+    world.do([creation[0]], world.user)
+    newer = Pubkey.from_string("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb")
+    for address, code in (
+        (vault, WRONG_VAULT),
+        (Pubkey.from_string(world.platform), WRONG_TOKEN),
+        (Pubkey.from_string(world.mint), WRONG_TOKEN),
+    ):
+        true = world.svm.get_account(address)
+        world.svm.set_account(address, Account(true.lamports, bytes(true.data), newer, False))
+        world.refuses([creation[1]], world.user, code=code)
+        world.svm.set_account(address, true)
+    world.do([creation[1]], world.user)
+
+
 def test_a_vault_of_somebody_else_is_refused(world: Any) -> None:
     creation = world.creation(world.terms())[1]
     evil_tokens = token_account_of(world.evil.address, world.mint)
@@ -167,6 +182,60 @@ def test_tokens_of_somebody_else_are_not_taken(world: Any) -> None:
     evil_tokens = token_account_of(world.evil.address, world.mint)
     forged = world.swapped(creation[1], 4, evil_tokens)
     world.refuses([creation[0], forged], world.user, code=WRONG_ACCOUNT)
+
+
+def freeze(world: Any, account: str) -> None:
+    address = Pubkey.from_string(account)
+    found = world.svm.get_account(address)
+    data = bytearray(found.data)
+    data[108] = 2
+    world.svm.set_account(address, Account(found.lamports, bytes(data), found.owner, False))
+
+
+def second_account(world: Any, owner: Wallet) -> str:
+    key = Keypair()
+    account = CreateAccountParams(
+        from_pubkey=world.evil.keypair.pubkey(),
+        to_pubkey=key.pubkey(),
+        lamports=world.svm.minimum_balance_for_rent_exemption(165),
+        space=165,
+        owner=escrow_codec.TOKEN_PROGRAM,
+    )
+    opening = InitializeAccountParams(
+        program_id=escrow_codec.TOKEN_PROGRAM,
+        account=key.pubkey(),
+        mint=Pubkey.from_string(world.mint),
+        owner=owner.keypair.pubkey(),
+    )
+    world.do([create_account(account), initialize_account(opening)], world.evil, Wallet(key))
+    return str(key.pubkey())
+
+
+def balance(world: Any, account: str) -> int:
+    data = world.svm.get_account(Pubkey.from_string(account)).data
+    return int.from_bytes(bytes(data)[64:72], "little")
+
+
+def test_a_frozen_account_of_the_node_locks_nobodys_money(world: Any) -> None:
+    """Nor does a frozen one of the platform: what it cannot take is the node's."""
+    address = world.create()
+    freeze(world, token_account_of(world.payout.address, world.mint))
+    freeze(world, world.platform)
+    check, settle = world.settlement(address, world.voucher(address, world.amount, True))
+    world.refuses([check, settle], world.evil, code=WRONG_TOKEN)
+    other = second_account(world, world.payout)
+    world.do([check, world.swapped(settle, 3, other)], world.evil)
+    assert balance(world, other) == world.amount
+
+
+def test_a_frozen_account_of_the_user_locks_nobodys_money(world: Any) -> None:
+    address = world.create()
+    freeze(world, token_account_of(world.user.address, world.mint))
+    check, settle = world.settlement(address, world.voucher(address, 1_000, True), world.node)
+    world.refuses([check, settle], world.node, code=WRONG_TOKEN)
+    other = second_account(world, world.user)
+    world.do([check, world.swapped(settle, 5, other)], world.node)
+    assert balance(world, other) == world.amount - 1_000
 
 
 # -- which escrow it is
