@@ -107,6 +107,6 @@ def _services(config: Config, world: World, ledger: Ledger, tokens: TokenBook) -
 async def _keep_house(services: Services) -> None:
     while True:
         await trio.sleep(HOUSEKEEPING_S)
-        services.registry.forget_expired(services.now())
+        services.registry.forget_silent(services.now())
         write = Write(services.now(), forget_orders=True, forget_jobs=True)
         await services.ledger.store.enqueue(write).wait()

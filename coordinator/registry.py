@@ -16,6 +16,7 @@ from p2p.protocols.coordinator import PeerRecord, SignedRecord
 from p2p.records import open_record
 
 MAX_PEERS = 20_000
+KEEP_SILENT_S = 3600.0
 UPTIME_SPAN_S = 3600.0
 """Being here without a gap for this long counts as full uptime."""
 _SMOOTHING = 0.3
@@ -53,8 +54,9 @@ class PeerEntry:
 class Registry:
     """All peers that registered with this run of the coordinator."""
 
-    def __init__(self, silence_s: float) -> None:
+    def __init__(self, silence_s: float, max_peers: int = MAX_PEERS) -> None:
         self._silence_s = silence_s
+        self._max_peers = max_peers
         self._entries: dict[PeerId, PeerEntry] = {}
 
     def register(self, caller: PeerId, signed: SignedRecord, now: float) -> PeerEntry:
@@ -68,10 +70,10 @@ class Registry:
             raise RecordRefusedError(
                 f"record of sequence {record.sequence}, known is {known.record.sequence}: it is older"
             )
-        if known is None and len(self._entries) >= MAX_PEERS:
-            self.forget_expired(now)
-            if len(self._entries) >= MAX_PEERS:
-                raise RecordRefusedError(f"{len(self._entries)} peers are registered, limit {MAX_PEERS}")
+        if known is None and len(self._entries) >= self._max_peers:
+            self.forget_silent(now, self._silence_s)
+            if len(self._entries) >= self._max_peers:
+                raise RecordRefusedError(f"{len(self._entries)} peers are online, limit {self._max_peers}")
         entry = self._entries[caller] = _entry(known, record, signed, now, self._silence_s)
         return entry
 
@@ -102,9 +104,17 @@ class Registry:
         entry = self._entries.get(peer_id)
         return entry is not None and entry.record.expires_at > now and self._is_fresh(entry, now)
 
-    def forget_expired(self, now: float) -> None:
-        expired = [key for key, entry in self._entries.items() if entry.record.expires_at <= now]
-        for peer_id in expired:
+    def forget_silent(self, now: float, silence_s: float = KEEP_SILENT_S) -> None:
+        """Those that said nothing for so long, or whose record has expired.
+
+        Names cost nothing: one that registers and leaves must not take a place for a day.
+        """
+        gone = [
+            key
+            for key, entry in self._entries.items()
+            if entry.record.expires_at <= now or now - entry.seen_at > silence_s
+        ]
+        for peer_id in gone:
             del self._entries[peer_id]
 
     def __iter__(self) -> Iterator[PeerEntry]:
