@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from coordinator.job import Cost, Exclusion
 from coordinator.registry import PeerEntry
-from coordinator.reputation import Standing, score, tier
-from p2p.identifiers import JobId, PeerId
+from coordinator.reputation import PROVEN_JOBS, Standing, score, tier
+from p2p.identifiers import UNITS_PER_TOKEN, JobId, PeerId
 from p2p.jobs import Requirements
 from p2p.pricing import estimated_duration_ms, format_tokens, price_of, remaining_amount
 from p2p.protocols.coordinator import Device, PeerQuote, RejectedPeer
@@ -21,6 +21,7 @@ from p2p.protocols.coordinator import Device, PeerQuote, RejectedPeer
 WEIGHTS = {"reputation": 0.45, "free capacity": 0.2, "price": 0.2, "uptime": 0.1, "answer time": 0.05}
 SLOW_ANSWER_S = 2.0
 UNMEASURED = 0.5
+SMALL_JOB = 10 * UNITS_PER_TOKEN
 MAX_EXPLAINED = 50
 MAX_TRIES = 20
 """Waiting jobs of one user that one pass looks at."""
@@ -254,7 +255,16 @@ def _ranked(offers: Sequence[Offer], now: float) -> tuple[Offer, ...]:
         return ()
     cheapest = min(offer.amount for offer in offers)
     scored = [_scored(offer, cheapest, now) for offer in offers]
-    return tuple(sorted(scored, key=lambda offer: (-offer.score, offer.amount, offer.candidate.peer_id)))
+
+    def rank(offer: Offer) -> tuple[bool, float, int, PeerId]:
+        return is_too_large(offer), -offer.score, offer.amount, offer.candidate.peer_id
+
+    return tuple(sorted(scored, key=rank))
+
+
+def is_too_large(offer: Offer) -> bool:
+    """Names cost nothing: a peer that has proven little gets a large job only where nobody else can do it."""
+    return offer.amount > SMALL_JOB and offer.candidate.standing.completed < PROVEN_JOBS
 
 
 def _scored(offer: Offer, cheapest: int, now: float) -> Offer:
@@ -292,4 +302,5 @@ def _line(place: int, offer: Offer) -> str:
     return (
         f"{place}. {offer.candidate.peer_id}: {offer.score:.3f} = {parts}; asks "
         f"{format_tokens(offer.amount)} for {offer.quote.duration_ms / 1000:.1f} s; {tier_now}"
+        f"{', so small jobs first' if is_too_large(offer) else ''}"
     )

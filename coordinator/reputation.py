@@ -26,6 +26,7 @@ class Evidence(Enum):
     """What happened, as the log names it."""
 
     JOB_COMPLETED = "job completed"
+    TINY_JOB_COMPLETED = "job worth next to nothing completed"
     SEGMENT_PROVEN = "segment proven"
     OFFER_IGNORED = "offer ignored"
     LEASE_LOST = "lease lost"
@@ -36,6 +37,10 @@ class Evidence(Enum):
     ACCUSED = "accused by a user who has paid nothing"
 
 
+PROVEN_JOBS = 3
+"""Completed by a peer that is not new any more."""
+TINY_JOB = 10**5
+"""Units. Nobody can prove anything to the coordinator by paying himself less: the fee is what it costs."""
 _GOOD = {Evidence.JOB_COMPLETED: 1.0, Evidence.SEGMENT_PROVEN: 0.1}
 _BAD = {
     Evidence.OFFER_IGNORED: 0.25,
@@ -68,6 +73,11 @@ class Standing(msgspec.Struct, frozen=True):
     bans: int = 0
     banned_until: float = 0.0
     updated_at: float = 0.0
+
+
+def completion(amount: int) -> Evidence:
+    """Of a job that earned so many units."""
+    return Evidence.JOB_COMPLETED if amount >= TINY_JOB else Evidence.TINY_JOB_COMPLETED
 
 
 def note(standing: Standing, evidence: Evidence, at: float) -> Standing:
@@ -111,7 +121,7 @@ def tier(standing: Standing, now: float) -> Tier:
     value = score(standing, now)
     if value < 0.35:
         return Tier.POOR
-    if standing.completed < 3:
+    if standing.completed < PROVEN_JOBS:
         return Tier.NEW
     return Tier.TRUSTED if standing.completed >= 20 and value >= 0.85 else Tier.REGULAR
 

@@ -51,7 +51,7 @@ from coordinator.payments import (
     PaymentState,
     VoucherTaken,
 )
-from coordinator.reputation import Evidence
+from coordinator.reputation import TINY_JOB, Evidence, completion
 from p2p.identifiers import JobId
 from p2p.jobs import JobState
 from p2p.pricing import earned_after, format_tokens
@@ -305,8 +305,8 @@ def _vouchered(job: Job, event: VoucherTaken) -> Step:
     if done == job.segments_done:
         return changed, effects
     text = f"segment {done} of {job.spec.segments} proven; {format_tokens(voucher.earned)} earned"
-    proof = NoteEvidence(payment.peer_id, Evidence.SEGMENT_PROVEN)
-    return _told(_replace(changed, segments_done=done), text, proof, *effects)
+    proof = [NoteEvidence(payment.peer_id, Evidence.SEGMENT_PROVEN)] if payment.amount >= TINY_JOB else []
+    return _told(_replace(changed, segments_done=done), text, *proof, *effects)
 
 
 def segments_proven(payment: Payment, voucher: Voucher, segments: int) -> int:
@@ -464,7 +464,7 @@ def _escrow_closed(job: Job, payment: Payment, at: float) -> Step:
 
 def _all_settled(job: Job, payment: Payment, at: float, text: str) -> Step:
     """The work is paid in full, be it by a peer whose lease was given up too soon."""
-    effects: list[Effect] = [NoteEvidence(payment.peer_id, Evidence.JOB_COMPLETED)]
+    effects: list[Effect] = [NoteEvidence(payment.peer_id, completion(payment.amount))]
     grant = job.live_grant
     if grant is not None and grant.escrow != payment.escrow:
         effects.append(_revoke(job, grant, "the job is settled"))

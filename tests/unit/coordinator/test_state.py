@@ -91,7 +91,7 @@ def test_a_job_goes_from_submission_to_settlement(make: Any) -> None:
     assert job.state is JobState.SETTLED
     assert job.is_closed
     assert effects[0].signature == "t" * 88
-    assert NoteEvidence(make.identity("peer").peer_id, Evidence.JOB_COMPLETED) in effects
+    assert NoteEvidence(make.identity("peer").peer_id, Evidence.TINY_JOB_COMPLETED) in effects
 
 
 def test_a_late_message_of_an_old_lease_is_refused(make: Any) -> None:
