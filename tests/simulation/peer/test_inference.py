@@ -141,3 +141,15 @@ async def test_a_body_that_does_not_fit_its_shape_is_refused_before_the_worker(t
             await client.call(Authorize(token(world, peer, job_id)))
             with pytest.raises(RemoteFailureError, match=r"body of 3 bytes, uint8 of shape \(2, 2\) has 4"):
                 await client.call(Predict(model, **PREDICT), b"abc")
+
+
+async def test_a_token_that_was_taken_back_answers_no_more_calls(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        model, job_id = await trained(world, peer)
+        async with calls(world, peer) as client:
+            await client.call(Authorize(token(world, peer, job_id, jti="token-id-9")))
+            await client.call(Predict(model=model, **PREDICT), b"abcd")
+            world.coordinator.revoked.add("token-id-9")
+            await until(lambda: peer.services.access.is_revoked("token-id-9"), "the heartbeat")
+            with pytest.raises(RemoteFailureError, match="no valid token"):
+                await client.call(Predict(model=model, **PREDICT), b"abcd")
