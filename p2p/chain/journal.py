@@ -1,7 +1,9 @@
 """An append-only file of records that are on disk before ``append`` returns. Knows nothing of payments.
 
 Each record is its length, a CRC-32 and the bytes. A record that a crash cut off at the end is dropped at
-the next start: nobody was told that it was written. Records of concurrent callers share one fsync.
+the next start: nobody was told that it was written. What is dropped is kept beside the file, in case a
+disk's fault and no crash was the cause. Records of concurrent callers share one fsync. A file that has
+grown is compacted while it is in use.
 """
 
 from __future__ import annotations
@@ -13,15 +15,19 @@ import struct
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
 
+import structlog
 import trio
 
 from p2p.chain.errors import JournalError
 
+log = structlog.get_logger(__name__)
+
 _HEADER = struct.Struct("<II")
 MAX_RECORD_BYTES = 64 * 1024
 MAX_JOURNAL_BYTES = 1 << 30
+COMPACT_AT_BYTES = 64 << 20
+"""And at twice what was left the last time: a program may run for years."""
 
 Compact = Callable[[list[bytes]], Iterable[bytes]]
 
@@ -29,8 +35,11 @@ Compact = Callable[[list[bytes]], Iterable[bytes]]
 class Journal:
     """Use ``open_journal``."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, path: Path, compact: Compact, compact_at_bytes: int = COMPACT_AT_BYTES) -> None:
+        self._path = path
+        self._compact = compact
+        self._least_bytes = self._compact_at = compact_at_bytes
+        self._file = path.open("ab")
         self._pending: list[bytes] = []
         self._appended = 0
         self._durable = 0
@@ -65,6 +74,18 @@ class Journal:
         self._file.write(batch)
         self._file.flush()
         os.fdatasync(self._file.fileno())
+        if self._file.tell() >= self._compact_at:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """From what is on disk: memory may be behind it."""
+        self._file.close()
+        _replace(self._path, list(self._compact(_load(self._path))))
+        self._file = self._path.open("ab")
+        self._compact_at = max(self._least_bytes, 2 * self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
 
 
 @contextlib.asynccontextmanager
@@ -75,18 +96,18 @@ async def open_journal(path: Path, compact: Compact) -> AsyncIterator[tuple[Jour
     """
     lock = _lock(path)
     try:
-        kept, file = await trio.to_thread.run_sync(_open, path, compact)
-        with file:
-            yield Journal(file), kept
+        kept, journal = await trio.to_thread.run_sync(_open, path, compact)
+        with contextlib.closing(journal):
+            yield journal, kept
     finally:
         os.close(lock)
 
 
-def _open(path: Path, compact: Compact) -> tuple[list[bytes], BinaryIO]:
+def _open(path: Path, compact: Compact) -> tuple[list[bytes], Journal]:
     try:
         kept = list(compact(_load(path)))
         _replace(path, kept)
-        return kept, path.open("ab")
+        return kept, Journal(path, compact)
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}") from error
 
@@ -95,8 +116,8 @@ def frame(record: bytes) -> bytes:
     return _HEADER.pack(len(record), zlib.crc32(record)) + record
 
 
-def parse(data: bytes) -> list[bytes]:
-    """Every whole record up to the first that is cut off or damaged."""
+def parse(data: bytes) -> tuple[list[bytes], int]:
+    """Every whole record up to the first that is cut off or damaged, and where that begins."""
     records, at = [], 0
     while at + _HEADER.size <= len(data):
         size, checksum = _HEADER.unpack_from(data, at)
@@ -105,7 +126,7 @@ def parse(data: bytes) -> list[bytes]:
             break
         records.append(record)
         at += _HEADER.size + size
-    return records
+    return records, at
 
 
 def _lock(path: Path) -> int:
@@ -125,7 +146,12 @@ def _load(path: Path) -> list[bytes]:
     size = path.stat().st_size
     if size > MAX_JOURNAL_BYTES:
         raise JournalError(f"{path} has {size} bytes, limit {MAX_JOURNAL_BYTES}")
-    return parse(path.read_bytes())
+    data = path.read_bytes()
+    records, end = parse(data)
+    if end < len(data):
+        path.with_name(path.name + ".damaged").write_bytes(data[end:])
+        log.warning("end of a journal dropped", path=str(path), at=end, dropped_bytes=len(data) - end)
+    return records
 
 
 def _replace(path: Path, records: list[bytes]) -> None:

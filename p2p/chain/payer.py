@@ -63,7 +63,8 @@ __all__ = [
 log = structlog.get_logger()
 MAX_OPEN = 10_000
 MAX_SIGNING = 32
-KEEP_FINISHED = 100_000
+KEEP_FINISHED = 10_000
+"""Of a payment that is forgotten and asked for again, the chain knows that it happened."""
 TOO_EARLY = PROGRAM_ERRORS[108]
 NO_FEES = ("AccountNotFound", "InsufficientFundsForFee", "InsufficientFundsForRent")
 """What a node says of a wallet with too little SOL. The embedded chain gives some to whoever asks."""
@@ -118,6 +119,8 @@ class Payer:
         self._options = options
         self._poller = StatusPoller(chain, options.poll_s)
         self._driven: set[str] = set()
+        self._finished = {record.key: None for record in records.values() if outbox.finished(record)}
+        """A set that keeps its order."""
         self._changed: dict[str, trio.Event] = {}
         self._signing = trio.CapacityLimiter(MAX_SIGNING)
         nursery.start_soon(self._poller.run)
@@ -183,9 +186,19 @@ class Payer:
         if record is None:
             raise JournalError(f"an entry about unknown payment {entry.key}")
         self._records[entry.key] = record
+        if outbox.finished(record):
+            self._forget_oldest(record.key)
         if (event := self._changed.pop(entry.key, None)) is not None:
             event.set()
         return record
+
+    def _forget_oldest(self, key: str) -> None:
+        """Keeps the newest finished payments, in memory as in the file."""
+        self._finished[key] = None
+        if len(self._finished) > KEEP_FINISHED:
+            oldest = next(iter(self._finished))
+            del self._finished[oldest]
+            del self._records[oldest]
 
     async def _drive(self, key: str) -> None:
         driver = _Driver(self, key)
