@@ -27,6 +27,7 @@ from coordinator.job import (
     WorkFailed,
     WorkStarted,
 )
+from coordinator.moves import MAX_PAYMENTS, MAX_RETRIES
 from coordinator.payments import (
     OpenClaimWindow,
     PaymentConcluded,
@@ -35,7 +36,7 @@ from coordinator.payments import (
     VoucherTaken,
 )
 from coordinator.reputation import Evidence, Standing, is_banned, note
-from coordinator.state import MAX_PAYMENTS, MAX_RETRIES, Policy, next_due, transition
+from coordinator.state import Policy, next_due, transition
 from p2p.jobs import JobState
 from p2p.protocols.coordinator import LeaseRef, OfferJob, RevokeLease
 from p2p.vouchers import Voucher
