@@ -40,6 +40,8 @@ def withdrawal(account: EscrowAccount, now: float) -> str | None:
     A refund can be requested at any time and without a word; the vouchers of a node that does not
     notice before the claim window is over are worth nothing.
     """
+    if account.status is EscrowStatus.SETTLED and account.earned == account.amount:
+        return None  # paid in full: the coordinator had the final voucher sooner than this peer
     if account.status is not EscrowStatus.OPEN:
         return f"the escrow is {account.status.name.lower()}"
     if account.refund_requested_at != 0:

@@ -83,6 +83,11 @@ def test_a_sound_escrow_is_counted_on() -> None:
     assert withdrawal(make_account(), NOW) is None
 
 
+def test_one_that_paid_everything_is_no_reason_to_fail_the_job() -> None:
+    paid = make_account(status=EscrowStatus.SETTLED, earned=AMOUNT, refund_requested_at=5)
+    assert withdrawal(paid, NOW) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "now", "words"),
     [
