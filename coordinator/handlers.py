@@ -38,7 +38,14 @@ from p2p.protocols.coordinator import (
 )
 from p2p.router import serve_calls
 
-_COSTS = {EstimateJob: 10.0, SubmitJob: 10.0, EscrowCreated: 20.0, ReportMetrics: 2.0, FindPeers: 5.0}
+_COSTS = {
+    EstimateJob: 10.0,
+    SubmitJob: 10.0,
+    EscrowCreated: 20.0,
+    ReportMetrics: 2.0,
+    FindPeers: 5.0,
+    RequestToken: 5.0,
+}
 """Of a caller's calls. An escrow that is not there yet is looked for on chain for a while."""
 
 

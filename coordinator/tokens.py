@@ -15,8 +15,8 @@ from p2p.identifiers import PeerId
 
 K = TypeVar("K", bound=Hashable)
 
-MAX_ALIVE = 16
-"""Tokens of one job and scope: an Engine needs one, and another before it expires."""
+MAX_ALIVE = 1_000
+"""Tokens of one job and scope: an Engine needs one for each of its runs."""
 MAX_TOLD = 256
 
 

@@ -300,6 +300,7 @@ async def _open_pool(
         directory=directory / "workers" / str(number),
         prewarmed=config.prewarmed,
         memory_bytes=memory_bytes,
+        disk_bytes=config.storage_bytes,
         sandbox=config.sandbox,
         device=device.torch_name,
     )
