@@ -76,6 +76,13 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
     "--settle-grace", default=20.0, show_default=True, help="Seconds the coordinator has to settle."
 )
 @click.option("--limit", multiple=True, metavar="NAME=VALUE", help="What strangers may cost; see README.")
+@click.option(
+    "--min-claim-window",
+    type=click.IntRange(1, 86_400),
+    default=30,
+    show_default=True,
+    help="Seconds that an escrow must leave between asking for a refund and getting it.",
+)
 @click.option("--escrow", default="", metavar="PROGRAM[/MINT]", help="Trusted on a real network.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="One JSON object a line.")
@@ -100,6 +107,7 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         sandbox=flags["sandbox"],
         engine_patience_s=flags["engine_patience"],
         settle_grace_s=flags["settle_grace"],
+        min_claim_window_s=flags["min_claim_window"],
         escrow=flags["escrow"],
         limits=parse_limits(flags["limit"]),
     )

@@ -39,6 +39,8 @@ class Config:
     sandbox: str = "auto"
     engine_patience_s: float = 900.0
     settle_grace_s: float = 20.0
+    min_claim_window_s: int = 30
+    """Between a refund's request and the refund: the time to notice and to settle."""
     worker_memory_bytes: int = 0
     """0: the machine's memory, shared out over the devices."""
     storage_bytes: int = 64 << 30

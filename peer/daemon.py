@@ -203,6 +203,7 @@ class Daemon:
             max_data_bytes=self._config.storage_bytes // 2,
             patience=Patience(engine_s=self._config.engine_patience_s),
             settle_grace_s=self._config.settle_grace_s,
+            min_claim_window_s=self._config.min_claim_window_s,
         )
 
     async def _open_jobs(self, terms: Terms) -> tuple[Services, JobTable, InferenceService]:

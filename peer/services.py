@@ -29,6 +29,8 @@ class Terms:
     patience: Patience = field(default_factory=Patience)
     settle_grace_s: float = 20.0
     """How long a coordinator may take to settle a final voucher before the peer does it."""
+    min_claim_window_s: int = 1
+    """In less, a coordinator and a user in league could take back what is vouchered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ class JobWork:
             platform=money.info.platform_account,
             quote=job.quote,
             offered=job.offer.amount,
-            claim_window_s=money.info.claim_window_s,
+            claim_window_s=max(money.info.claim_window_s, self._services.terms.min_claim_window_s),
             duration_s=job.duration_s,
         )
 

@@ -120,7 +120,8 @@ class LocalNetwork:
     def start_peer(self, name: str, price: str, *options: str) -> dict[str, Any]:
         home = self.directory / name
         arguments = [command("cyxpeer"), "start", "--data-dir", str(home), "--listen", LOOPBACK]
-        arguments += ["--coordinator", self.address, "--price", price, *options]
+        # Tests give short claim windows; a peer of its own accord takes none in which it could lose.
+        arguments += ["--coordinator", self.address, "--price", price, "--min-claim-window", "1", *options]
         program = self.programs[name] = Program(name, home, arguments)
         return program.start()
 

@@ -146,6 +146,19 @@ async def test_a_wrong_escrow_fails_the_job_before_any_work(
         assert report.code == "escrow"
 
 
+async def test_a_claim_window_that_the_coordinator_made_too_short_is_not_worked_for(tmp_path: Path) -> None:
+    """In league with a user it would leave no time to settle what is vouchered."""
+    async with open_world(tmp_path) as world:
+        world.terms = replace(world.terms, min_claim_window_s=30)
+        async with world.peer() as peer:
+            offer = world.make_offer()
+            await world.accepted(offer)
+            async with world.line(peer, offer) as line:
+                await start(world, line)
+                failed = await line.hear(JobFailed)
+            assert "claim window: found 2 s, allowed 30 s or more" in failed.text
+
+
 async def test_an_offer_below_the_own_quote_is_not_worked_for(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world, world.peer() as peer:
         offer = world.make_offer(amount=1)
