@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from coordinator.control import control_handler
 from coordinator.database import Database
 from coordinator.state import replay
 from p2p.chain.escrow_codec import EscrowStatus
@@ -260,6 +261,24 @@ async def test_a_token_of_a_job_that_moved_on_is_taken_back_at_the_peer_before(t
         assert world.crashes == 1 and world.services is not None
         answer = await first.ask(wire.Heartbeat(0, 1, ()))
         assert len(answer.revoked) == 1
+
+
+@pytest.mark.parametrize("by", ["job", "engine"])
+async def test_the_operator_takes_back_the_tokens_of_a_job_or_an_engine(tmp_path: Path, by: str) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        peer = await world.start_peer("peer")
+        spec = engine.spec(1)
+        await engine.ask(wire.SubmitJob(spec), GRAPH)
+        await _until_talking(engine, spec.job_id)
+        await engine.ask(wire.RequestToken(spec.job_id, "job"))
+        assert world.services is not None
+        ask = control_handler(world.services, engine.network, None)
+        whose = spec.job_id[:50] if by == "job" else engine.peer_id
+        assert await ask("revoke", {"whose": whose}) == {"revoked": 1}
+        assert await ask("revoke", {"whose": whose}) == {"revoked": 0}
+        assert len((await peer.ask(wire.Heartbeat(0, 1, ()))).revoked) == 1
+        with pytest.raises(RemoteFailureError, match="no jobs begin with 'nobody'"):
+            await ask("revoke", {"whose": "nobody"})
 
 
 async def _until_talking(engine: Engine, job_id: str) -> None:
