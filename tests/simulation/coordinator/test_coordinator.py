@@ -247,9 +247,9 @@ async def test_a_user_sees_and_touches_only_what_is_theirs(tmp_path: Path) -> No
 
 
 async def test_a_token_of_a_job_that_moved_on_is_taken_back_at_the_peer_before(tmp_path: Path) -> None:
-    """Also when the coordinator died right after it issued the token."""
+    """Also when the coordinator died between the job's change and what follows for its tokens."""
     async with open_world(tmp_path) as world, world.engine("engine") as engine:
-        first = await world.start_peer("first")
+        await world.start_peer("first")
         spec = engine.spec(1)
         await engine.ask(wire.SubmitJob(spec), GRAPH)
         await _until_talking(engine, spec.job_id)
@@ -259,8 +259,8 @@ async def test_a_token_of_a_job_that_moved_on_is_taken_back_at_the_peer_before(t
         await engine.ask(wire.CancelJob(spec.job_id))
         await trio.sleep(3.0)
         assert world.crashes == 1 and world.services is not None
-        answer = await first.ask(wire.Heartbeat(0, 1, ()))
-        assert len(answer.revoked) == 1
+        kept = world.services.ledger.store.database.tokens()
+        assert kept and all(token.revoked for token in kept)
 
 
 @pytest.mark.parametrize("by", ["job", "engine"])
