@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keyword
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,13 @@ from torch import fx, nn, optim
 
 from backend import losses, optimizers
 from backend.catalogue import CATALOGUE
-from backend.catalogue.record import Shape, tensor_shapes
+from backend.catalogue.record import Shape, TensorType, tensor_shapes, variadic_names
 from backend.errors import GraphInvalidError
-from backend.graph import Graph, Node, model_nodes
+from backend.graph import Body, Graph, Link, Node, Wiring, model_nodes
 from backend.layers import BUILDERS, Emitter, Site
+from backend.layers.emitter import Inner, Values
 from backend.pipeline import read_loss, read_optimizer
-from backend.shapes import Shapes, infer_shapes, ordered_inputs, parameters_of
+from backend.shapes import Shapes, framed, infer_shapes, nodes_of_type, ordered_inputs, parameters_of
 from backend.validate import Severity, diagnose
 
 INPUT_NAME = "x"
@@ -31,14 +32,35 @@ _FRESH = frozenset({"BatchNorm", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv2D"
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """An input or output of a model: its node, the shape of a sample, and for ids, their number."""
+
+    name: str
+    shape: Shape
+    ids: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledModel:
-    """Shapes are without the batch."""
+    """``module`` takes a tensor for each input and gives one, or a tuple of those for each output."""
 
     graph: Graph
     module: fx.GraphModule
-    input_shape: Shape
-    output_shape: Shape
-    output_names: tuple[str, ...]
+    inputs: tuple[End, ...]
+    outputs: tuple[End, ...]
+
+    @property
+    def input_shape(self) -> Shape:
+        """Of the first input, without the batch."""
+        return self.inputs[0].shape
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.outputs[0].shape
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(end.name for end in self.outputs)
 
     def build_loss(self) -> losses.LossFunction:
         """``(prediction, target) -> loss``. Raises GraphInvalidError for a graph without one loss."""
@@ -63,44 +85,97 @@ def compile_graph(graph: Graph) -> CompiledModel:
     if errors:
         raise GraphInvalidError(errors)
     shapes = infer_shapes(graph)
-    nodes = model_nodes(graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(graph.training.seed)
-        module = _build(graph, nodes, shapes)
-    output = next(node for node in nodes if node.type == "Output")
-    entry = next(node for node in nodes if node.type == "Input")
-    return CompiledModel(
-        graph, module, _shape(shapes, entry), _shape(shapes, output), output_names=(output.id,)
-    )
+        module = _build(graph, shapes)
+    inputs, outputs = ends_of(graph, shapes)
+    return CompiledModel(graph, module, inputs, outputs)
 
 
-def _shape(shapes: Shapes, node: Node) -> Shape:
-    (shape,) = tensor_shapes(tuple(shapes.nodes[node.id].outputs.values()))
-    return shape
+def ends_of(graph: Graph, shapes: Shapes) -> tuple[tuple[End, ...], tuple[End, ...]]:
+    """The inputs that a model uses and its outputs, both in document order."""
+    used = {node.id for node in model_nodes(graph)}
+    found = []
+    for name in ("Input", "Output"):
+        nodes = [node for node in nodes_of_type(graph, name) if node.id in used]
+        types = [(node.id, shapes.output(node.id)) for node in nodes]
+        found.append(tuple(End(node_id, t.shape, t.ids) for node_id, t in types if isinstance(t, TensorType)))
+    return found[0], found[1]
 
 
-def _build(graph: Graph, nodes: tuple[Node, ...], shapes: Shapes) -> fx.GraphModule:
+def _build(graph: Graph, shapes: Shapes) -> fx.GraphModule:
     root, calls = nn.Module(), fx.Graph()
-    emit = Emitter(root, calls)
-    values: dict[str, fx.Node] = {}
-    incoming = graph.incoming()
+    inputs, _ = ends_of(graph, shapes)
+    doors = {end.name: calls.placeholder(_argument_name(number)) for number, end in enumerate(inputs)}
+    answers = _emit(Emitter(root, calls), graph, shapes, "", doors, next(iter(doors.values())))
+    calls.output(answers[0] if len(answers) == 1 else answers)
+    return fx.GraphModule(root, calls, class_name="CompiledGraph")
+
+
+def _argument_name(number: int) -> str:
+    return INPUT_NAME if number == 0 else f"{INPUT_NAME}{number + 1}"
+
+
+def _emit(
+    emit: Emitter, wiring: Wiring, shapes: Shapes, prefix: str, doors: Mapping[str, fx.Node], batch: fx.Node
+) -> Values:
+    """Builds a graph or a body between the values at its Input nodes and those of its Output nodes."""
+    values = {(node_id, "output"): value for node_id, value in doors.items()}
+    nodes = tuple(node for node in model_nodes(wiring) if node.type != "Input")
+    emit_nodes(emit, wiring, shapes, nodes, values, Place(prefix, batch))
+    return tuple(values[node.id, "output"] for node in nodes_of_type(wiring, "Output"))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the names of weights begin with, and a tensor whose first axis is the batch."""
+
+    prefix: str
+    batch: fx.Node
+
+
+def emit_nodes(
+    emit: Emitter,
+    wiring: Wiring,
+    shapes: Shapes,
+    nodes: tuple[Node, ...],
+    values: dict[tuple[str, str], fx.Node],
+    place: Place,
+) -> None:
+    """Builds nodes, sources first; ``values`` holds what enters and gets what comes out, by node and port."""
+    incoming = wiring.incoming()
     fresh = {node.id for node in nodes if node.type in _FRESH}
     readers = Counter(link.source_node for node in nodes for link in incoming[node.id])
     for node in nodes:
-        if node.type == "Input":
-            values[node.id] = calls.placeholder(INPUT_NAME)
-            continue
         links = ordered_inputs(CATALOGUE[node.type], incoming[node.id]) or []
+        first = links[0].source_node if links else ""
         site = Site(
-            module_name(node.id),
+            place.prefix + module_name(node.id),
             parameters_of(node),
             tensor_shapes(shapes.nodes[node.id].inputs),
-            may_overwrite=links[0].source_node in fresh and readers[links[0].source_node] == 1,
+            may_overwrite=first in fresh and readers[first] == 1,
+            batch=place.batch,
+            inner=_inner(emit, node, shapes) if node.body is not None else None,
         )
-        values[node.id] = BUILDERS[node.type](emit, site, tuple(values[link.source_node] for link in links))
-        if node.type == "Output":
-            calls.output(values[node.id])
-    return fx.GraphModule(root, calls, class_name="CompiledGraph")
+        built = BUILDERS[node.type](emit, site, tuple(values[_source(link)] for link in links))
+        outputs = built if isinstance(built, tuple) else (built,)
+        for name, value in zip(variadic_names("output", len(outputs)), outputs, strict=True):
+            values[node.id, name] = value
+
+
+def _source(link: Link) -> tuple[str, str]:
+    return link.source_node, link.source_port
+
+
+def _inner(emit: Emitter, node: Node, shapes: Shapes) -> Inner:
+    body = framed(node.body or Body(), CATALOGUE[node.type])
+    inside = shapes.bodies[node.id]
+
+    def build(name: str, inputs: Values, batch: fx.Node) -> Values:
+        doors = {door.id: value for door, value in zip(nodes_of_type(body, "Input"), inputs, strict=True)}
+        return _emit(emit, body, inside, f"{name}.", doors, batch)
+
+    return build
 
 
 def module_name(node_id: str) -> str:

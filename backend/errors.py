@@ -4,6 +4,7 @@ BackendError
 ├── GraphFormatError       a graph file that cannot be read
 ├── GraphInvalidError      asked to compile a graph that has errors; carries the diagnostics
 ├── ShapeMismatchError     a layer cannot take these inputs; becomes a diagnostic
+├── ExpressionError        the text of a Lambda node that does not follow its grammar
 ├── DatasetError           a data file that cannot be read or does not fit the graph
 ├── ArchiveError           a .cyxmodel that is damaged or hostile
 ├── CheckpointError        a checkpoint that does not belong to this graph or job
@@ -15,6 +16,10 @@ BackendError
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 class BackendError(Exception):
@@ -33,8 +38,33 @@ class GraphInvalidError(BackendError):
         self.diagnostics = diagnostics
 
 
+@dataclass(frozen=True, slots=True)
+class SetParameter:
+    """A remedy: give a parameter of the node another value."""
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class InsertBefore:
+    """A remedy: put a node of this type in front of the node's first input."""
+
+    type: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
 class ShapeMismatchError(BackendError):
     """Raised by a catalogue rule for inputs it cannot take; the caller makes a diagnostic of it."""
+
+    def __init__(self, text: str, *remedies: SetParameter | InsertBefore) -> None:
+        """The remedies together put it right."""
+        super().__init__(text)
+        self.remedies = remedies
+
+
+class ExpressionError(BackendError):
+    """The text of a Lambda node does not follow its grammar, or is too large."""
 
 
 class DatasetError(BackendError):

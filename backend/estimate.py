@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backend.catalogue.optimizer import state_slots
-from backend.catalogue.record import TensorType, elements
 from backend.errors import GraphInvalidError
 from backend.graph import Graph, model_nodes
 from backend.pipeline import read_pipeline
-from backend.shapes import Inference, infer_shapes
+from backend.shapes import infer_shapes
 from backend.validate import Severity, diagnose
 
 BYTES_PER_NUMBER = 4
@@ -58,7 +56,12 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
         raise GraphInvalidError((f"training takes {flops} floating-point operations, limit {MAX_FLOPS}",))
     saved = parameters * (1 + slots) + buffers
     batch = min(pipeline.batch_size, max(1, training))
-    working = saved + parameters + 2 * batch * _activations(nodes) + samples * math.prod(sample_shape)
+    working = (
+        saved
+        + parameters
+        + 2 * batch * sum(node.counts.activations for node in nodes)
+        + samples * math.prod(sample_shape)
+    )
     return Estimate(
         parameters=parameters,
         flops_per_sample=forward,
@@ -66,14 +69,4 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
         memory_bytes=working * BYTES_PER_NUMBER,
         steps=steps,
         checkpoint_bytes=saved * BYTES_PER_NUMBER + ARCHIVE_BYTES,
-    )
-
-
-def _activations(nodes: Iterable[Inference]) -> int:
-    """Numbers that one sample leaves behind for the backward pass."""
-    return sum(
-        elements(value.shape)
-        for node in nodes
-        for value in node.outputs.values()
-        if isinstance(value, TensorType)
     )

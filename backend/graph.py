@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
-FORMAT_VERSION = 1
-"""1: first public form. 0: nodes keyed by id, links as strings (see ``backend.serialize``)."""
+FORMAT_VERSION = 2
+"""2: nodes may have a body. 1: first public form. 0: nodes keyed by id, links as strings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Node:
     version: int = 1
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
+    body: Body | None = None
+    """What a node that wraps others has inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +42,12 @@ class Link:
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    epochs: int = 1
-    seed: int = 0
-    """Of weight initialization, shuffling and dropout."""
-    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+class Wiring:
+    """Nodes and the links between them: a whole graph, or the body of a node."""
 
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A whole document. Links into a variadic port count in the order of ``links``."""
-
-    name: str
-    nodes: tuple[Node, ...] = ()
-    links: tuple[Link, ...] = ()
-    training: TrainingSettings = TrainingSettings()
-    view: Mapping[str, JsonValue] = field(default_factory=dict)
-    """Where things are on the screen: no meaning for training."""
-    format_version: int = FORMAT_VERSION
-    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+    __slots__ = ()
+    nodes: tuple[Node, ...]
+    links: tuple[Link, ...]
 
     def node(self, node_id: str) -> Node:
         """Raises KeyError."""
@@ -86,6 +74,40 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
+class Body(Wiring):
+    """The graph inside a node: what is linked to the node enters at its Input nodes, in document order.
+
+    A node that wraps one other node has that node alone here, without links.
+    """
+
+    nodes: tuple[Node, ...] = ()
+    links: tuple[Link, ...] = ()
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    epochs: int = 1
+    seed: int = 0
+    """Of weight initialization, shuffling and dropout."""
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Graph(Wiring):
+    """A whole document. Links into a variadic port count in the order of ``links``."""
+
+    name: str
+    nodes: tuple[Node, ...] = ()
+    links: tuple[Link, ...] = ()
+    training: TrainingSettings = TrainingSettings()
+    view: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Where things are on the screen: no meaning for training."""
+    format_version: int = FORMAT_VERSION
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """``nodes`` so that sources come first; ``stuck`` are the ids on a cycle or behind one."""
 
@@ -93,7 +115,7 @@ class Order:
     stuck: frozenset[str]
 
 
-def topological_order(graph: Graph) -> Order:
+def topological_order(graph: Wiring) -> Order:
     """Kahn's algorithm; ties fall in document order, so the result is deterministic."""
     by_id = {node.id: node for node in graph.nodes}
     outgoing = graph.outgoing()
@@ -114,7 +136,7 @@ def topological_order(graph: Graph) -> Order:
     return Order(tuple(ordered), frozenset(by_id))
 
 
-def upstream(graph: Graph, starts: Iterable[str]) -> frozenset[str]:
+def upstream(graph: Wiring, starts: Iterable[str]) -> frozenset[str]:
     """The starts, and all that something flows from to them."""
     incoming = graph.incoming()
     seen: set[str] = set()
@@ -127,8 +149,8 @@ def upstream(graph: Graph, starts: Iterable[str]) -> frozenset[str]:
     return frozenset(seen)
 
 
-def model_nodes(graph: Graph) -> tuple[Node, ...]:
-    """The nodes that the model's output depends on, sources first, from the Input on."""
+def model_nodes(graph: Wiring) -> tuple[Node, ...]:
+    """The nodes that the model's outputs depend on, sources first, from the Inputs on."""
     used = upstream(graph, (node.id for node in graph.nodes if node.type == "Output"))
     fed = upstream(graph, (node.id for node in graph.nodes if node.type == "Input"))
     entries = {node.id for node in graph.nodes if node.type == "Input"}
@@ -139,7 +161,7 @@ def model_nodes(graph: Graph) -> tuple[Node, ...]:
     )
 
 
-def cycle_members(graph: Graph) -> frozenset[str]:
+def cycle_members(graph: Wiring) -> frozenset[str]:
     """The ids that lie on a cycle, without those that merely come after one."""
     stuck = set(topological_order(graph).stuck)
     outgoing = graph.outgoing()

@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import optim
 
 from backend.pipeline import Setting
+
+
+class Lion(optim.Optimizer):
+    """The sign of a mean of gradients is the step (Chen et al. 2023, "Symbolic Discovery of Optimization
+    Algorithms"); weight decay is decoupled from it.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        super().__init__(parameters, {"lr": rate, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            weights: list[torch.Tensor] = [each for each in group["params"] if each.grad is not None]
+            if weights:
+                self._step(weights, group)
+
+    def _step(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
+        rate, (beta1, beta2) = group["lr"], group["betas"]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        means = [self._mean_of(weight) for weight in weights]
+        directions = torch._foreach_lerp(gradients, means, beta1)
+        torch._foreach_sign_(directions)
+        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(weights, directions, alpha=-rate)
+        torch._foreach_lerp_(means, gradients, 1 - beta2)
+
+    def _mean_of(self, weight: torch.Tensor) -> torch.Tensor:
+        state = self.state[weight]
+        if "mean" not in state:
+            state["mean"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        mean: torch.Tensor = state["mean"]
+        return mean
 
 
 def build_optimizer(setting: Setting, parameters: Iterable[torch.nn.Parameter]) -> optim.Optimizer:
@@ -36,7 +76,9 @@ def build_optimizer(setting: Setting, parameters: Iterable[torch.nn.Parameter]) 
                 weight_decay=decay,
             )
         case "Adagrad":
-            return optim.Adagrad(weights, lr=rate, eps=given["epsilon"], weight_decay=decay)
+            return optim.Adagrad(weights, lr=rate, eps=given["epsilon"], weight_decay=decay, fused=True)
+        case "Lion":
+            return Lion(weights, rate, (given["beta1"], given["beta2"]), decay)
         case unknown:
             raise KeyError(unknown)
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from backend.catalogue import CATALOGUE, Category
 from backend.errors import GraphInvalidError
-from backend.graph import Graph, Node
-from backend.shapes import node_type, parameters_of
+from backend.graph import Graph, Link, Node, topological_order, upstream
+from backend.shapes import node_type, ordered_inputs, parameters_of
 
 NO_SPLIT = {"validation": 0.0, "test": 0.0, "seed": 0, "stratified": False}
+PER_SAMPLE = frozenset({"Augmentation", "OneHotEncode", "Tokenize"})
+"""Data nodes that change each batch, not the dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +26,64 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """An output port."""
+
+    node_id: str
+    port: str
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """One loss: what of the model it judges, by the ids of Output nodes, and what it compares that with."""
+
+    setting: Setting
+    predictions: tuple[str, ...]
+    target: Source
+
+
+@dataclass(frozen=True, slots=True)
+class PenaltyTerm:
+    """``nodes`` are those whose weights it is of; empty for all of the model."""
+
+    setting: Setting
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """Everything around the model. Fractions are of all samples; training gets what rounding leaves."""
 
     sample_shape: tuple[int, ...]
+    """Of the dataset; with what follows about labels, before any data node has changed it."""
     classes: int
     """0 for a regression target."""
     target_shape: tuple[int, ...]
+    vocabulary: int
+    """Above 0: samples are ids below it."""
     validation: float
     test: float
     split_seed: int
     stratified: bool
     normalization: str
     """mean_std, scale or none."""
+    changes: tuple[Setting, ...]
+    """Data nodes that change each batch, in the order of the links."""
     batch_size: int
     shuffle: bool
     drop_last: bool
     epochs: int
     seed: int
-    loss: Setting
+    losses: tuple[LossTerm, ...]
+    penalties: tuple[PenaltyTerm, ...]
     optimizer: Setting
+    schedules: tuple[Setting, ...]
+    clip: Setting | None
+
+    @property
+    def loss(self) -> Setting:
+        """The first one."""
+        return self.losses[0].setting
 
     def split_sizes(self, samples: int) -> tuple[int, int, int]:
         """Samples for training, validation and test."""
@@ -58,7 +98,7 @@ class Pipeline:
 
 
 def read_pipeline(graph: Graph) -> Pipeline:
-    """Raises GraphInvalidError unless there is one dataset, loader, loss and optimizer."""
+    """Raises GraphInvalidError unless there are one dataset, loader and optimizer, and a loss."""
     data = _one(graph, "DatasetInput").parameters
     loader = _one(graph, "DataLoader").parameters
     split = _at_most_one(graph, "DataSplit")
@@ -68,23 +108,44 @@ def read_pipeline(graph: Graph) -> Pipeline:
         sample_shape=data["sample_shape"],
         classes=data["classes"],
         target_shape=data["target_shape"],
+        vocabulary=data["vocabulary"],
         validation=shares["validation"],
         test=shares["test"],
         split_seed=shares["seed"],
         stratified=shares["stratified"],
         normalization=normalize.parameters["method"] if normalize else "none",
+        changes=read_changes(graph),
         batch_size=loader["batch_size"],
         shuffle=loader["shuffle"],
         drop_last=loader["drop_last"],
         epochs=graph.training.epochs,
         seed=graph.training.seed,
-        loss=read_loss(graph),
+        losses=read_losses(graph),
+        penalties=_read_penalties(graph),
         optimizer=read_optimizer(graph),
+        schedules=tuple(_setting(node) for node in _ordered(graph, Category.SCHEDULE)),
+        clip=_at_most_one(graph, "GradientClip"),
     )
 
 
+def read_losses(graph: Graph) -> tuple[LossTerm, ...]:
+    """In document order. Raises GraphInvalidError for a graph without any."""
+    incoming = graph.incoming()
+    found = []
+    for node in nodes_of(graph, Category.LOSS):
+        links = ordered_inputs(CATALOGUE[node.type], incoming[node.id])
+        if links is None:
+            raise GraphInvalidError((f"{node.id}: prediction and target must be linked",))
+        *predictions, target = links
+        names = tuple(link.source_node for link in predictions)
+        found.append(LossTerm(_setting(node), names, Source(target.source_node, target.source_port)))
+    if not found:
+        raise GraphInvalidError((f"{Category.LOSS.value}: 0 nodes, must be 1 or more",))
+    return tuple(found)
+
+
 def read_loss(graph: Graph) -> Setting:
-    """Raises GraphInvalidError."""
+    """Of a graph with one loss, linked or not. Raises GraphInvalidError."""
     return _one_of(graph, Category.LOSS)
 
 
@@ -93,9 +154,54 @@ def read_optimizer(graph: Graph) -> Setting:
     return _one_of(graph, Category.OPTIMIZER)
 
 
+def read_changes(graph: Graph) -> tuple[Setting, ...]:
+    """The data nodes that change each batch, in the order in which they do."""
+    return tuple(_setting(node) for node in _ordered(graph, Category.DATA) if node.type in PER_SAMPLE)
+
+
+def preparing_nodes(graph: Graph) -> tuple[Node, ...]:
+    """The nodes between the DataLoader and the Inputs or a loss's target, sources first.
+
+    What they make of samples and labels is no part of the model.
+    """
+    ends = upstream(graph, (node.id for node in graph.nodes if node.type == "Input"))
+    targets = upstream(graph, (link.source_node for link in target_links(graph)))
+    return tuple(
+        node
+        for node in topological_order(graph).nodes
+        if node.id in ends | targets and node.type != "Input" and not _is_data(node)
+    )
+
+
+def target_links(graph: Graph) -> list[Link]:
+    losses = {node.id for node in nodes_of(graph, Category.LOSS)}
+    return [link for link in graph.links if link.target_node in losses and link.target_port == "target"]
+
+
 def nodes_of(graph: Graph, category: Category) -> list[Node]:
     """The nodes of known types of a category, in document order."""
     return [node for node in graph.nodes if node_type(node) and CATALOGUE[node.type].category is category]
+
+
+def _read_penalties(graph: Graph) -> tuple[PenaltyTerm, ...]:
+    incoming = graph.incoming()
+    return tuple(
+        PenaltyTerm(
+            _setting(node),
+            tuple(link.source_node for link in incoming[node.id] if link.target_port == "parameters"),
+        )
+        for node in nodes_of(graph, Category.PENALTY)
+        if node.type != "GradientClip"
+    )
+
+
+def _is_data(node: Node) -> bool:
+    return node.type in CATALOGUE and CATALOGUE[node.type].category is Category.DATA
+
+
+def _ordered(graph: Graph, category: Category) -> list[Node]:
+    wanted = {node.id for node in nodes_of(graph, category)}
+    return [node for node in topological_order(graph).nodes if node.id in wanted]
 
 
 def _one_of(graph: Graph, category: Category) -> Setting:

@@ -146,11 +146,13 @@ def check_fit(facts: DataFacts, pipeline: Pipeline) -> None:
     """Raises DatasetError unless the data is what the graph says it is."""
     if facts.sample_shape != pipeline.sample_shape:
         raise DatasetError(f"samples are shaped {facts.sample_shape}, the graph says {pipeline.sample_shape}")
-    if facts.classes > pipeline.classes:
-        raise DatasetError(f"the data has {facts.classes} classes, the graph {pipeline.classes}")
-    if not facts.classes and pipeline.classes:
-        raise DatasetError(f"the data has real-numbered targets, the graph {pipeline.classes} classes")
-    if not facts.classes and facts.target_shape != pipeline.target_shape:
+    # Labels with axes of their own are stored as numbers: what they mean, the graph says.
+    if not pipeline.target_shape:
+        if facts.classes > pipeline.classes:
+            raise DatasetError(f"the data has {facts.classes} classes, the graph {pipeline.classes}")
+        if not facts.classes and pipeline.classes:
+            raise DatasetError(f"the data has real-numbered targets, the graph {pipeline.classes} classes")
+    if facts.target_shape != pipeline.target_shape:
         raise DatasetError(f"targets are shaped {facts.target_shape}, the graph says {pipeline.target_shape}")
     if not pipeline.steps_per_epoch(facts.samples):
         raise DatasetError(f"{facts.samples} samples leave no batch to train on")

@@ -5,9 +5,11 @@ show it. Everything is bounded, for files come from strangers.
 
 Document::
 
-    {"format_version": 1, "name": "...", "training": {"epochs": 10, "seed": 0},
+    {"format_version": 2, "name": "...", "training": {"epochs": 10, "seed": 0},
      "nodes": [{"id": "conv1", "type": "Conv2D", "version": 1, "parameters": {"filters": 16}}],
      "links": [{"from": ["input", "output"], "to": ["conv1", "input"]}], "view": {}}
+
+A node that wraps others also has a ``"body": {"nodes": [...], "links": [...]}``.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from typing import Any
 from blake3 import blake3
 
 from backend.errors import GraphFormatError
-from backend.graph import FORMAT_VERSION, Graph, JsonValue, Link, Node, TrainingSettings
+from backend.graph import FORMAT_VERSION, Body, Graph, JsonValue, Link, Node, TrainingSettings
 
 MAX_GRAPH_BYTES = 4 << 20
 MAX_NODES = 10_000
 MAX_LINKS = 50_000
+"""Both of a whole document, bodies included."""
 MAX_NAME_CHARACTERS = 128
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63 - 1
@@ -70,6 +73,12 @@ def document_of(graph: Graph) -> Document:
 
 def _node_document(node: Node) -> Document:
     known = {"id": node.id, "type": node.type, "version": node.version, "parameters": dict(node.parameters)}
+    if node.body is not None:
+        known["body"] = {
+            **node.body.extra,
+            "nodes": [_node_document(inner) for inner in node.body.nodes],
+            "links": [_link_document(link) for link in node.body.links],
+        }
     return {**node.extra, **known}
 
 
@@ -85,16 +94,11 @@ def graph_from_document(document: JsonValue) -> Graph:
     """Raises GraphFormatError."""
     current = migrate(_object(document, "the document"))
     fields = _Fields(current, "the document")
+    nodes, links = _read_wiring(fields, "", _Budget())
     return Graph(
         name=fields.text("name", ""),
-        nodes=tuple(
-            _read_node(entry, f"nodes[{index}]")
-            for index, entry in enumerate(fields.array("nodes", MAX_NODES))
-        ),
-        links=tuple(
-            _read_link(entry, f"links[{index}]")
-            for index, entry in enumerate(fields.array("links", MAX_LINKS))
-        ),
+        nodes=nodes,
+        links=links,
         training=_read_training(fields.mapping("training")),
         view=fields.mapping("view"),
         format_version=fields.integer("format_version", FORMAT_VERSION),
@@ -102,15 +106,48 @@ def graph_from_document(document: JsonValue) -> Graph:
     )
 
 
-def _read_node(value: JsonValue, where: str) -> Node:
+class _Budget:
+    """Counts nodes and links over all bodies."""
+
+    def __init__(self) -> None:
+        self._left = {"nodes": MAX_NODES, "links": MAX_LINKS}
+
+    def take(self, what: str, count: int) -> None:
+        """Raises GraphFormatError."""
+        self._left[what] -= count
+        if self._left[what] < 0:
+            limit = {"nodes": MAX_NODES, "links": MAX_LINKS}[what]
+            raise GraphFormatError(f"{limit - self._left[what]} {what} with all bodies, limit {limit}")
+
+
+def _read_wiring(fields: _Fields, where: str, budget: _Budget) -> tuple[tuple[Node, ...], tuple[Link, ...]]:
+    nodes, links = fields.array("nodes", MAX_NODES), fields.array("links", MAX_LINKS)
+    budget.take("nodes", len(nodes))
+    budget.take("links", len(links))
+    return (
+        tuple(_read_node(entry, f"{where}nodes[{index}]", budget) for index, entry in enumerate(nodes)),
+        tuple(_read_link(entry, f"{where}links[{index}]") for index, entry in enumerate(links)),
+    )
+
+
+def _read_node(value: JsonValue, where: str, budget: _Budget) -> Node:
     fields = _Fields(_object(value, where), where)
     return Node(
         id=fields.text("id"),
         type=fields.text("type"),
         version=fields.integer("version", 1),
         parameters=fields.mapping("parameters"),
+        body=_read_body(fields, where, budget),
         extra=fields.rest(),
     )
+
+
+def _read_body(fields: _Fields, where: str, budget: _Budget) -> Body | None:
+    if not fields.has("body"):
+        return None
+    inner = _Fields(fields.mapping("body"), f"body of {where}")
+    nodes, links = _read_wiring(inner, f"{where}.", budget)
+    return Body(nodes, links, inner.rest())
 
 
 def _read_link(value: JsonValue, where: str) -> Link:
@@ -134,6 +171,9 @@ class _Fields:
 
     def rest(self) -> dict[str, JsonValue]:
         return self._left
+
+    def has(self, name: str) -> bool:
+        return name in self._left
 
     def _take(self, name: str, default: JsonValue) -> JsonValue:
         return self._left.pop(name, default)
@@ -202,6 +242,18 @@ def _from_0(document: Document) -> Document:
     return {**fields.rest(), "format_version": 1, "nodes": nodes, "links": links, "training": training}
 
 
+def _from_1(document: Document) -> Document:
+    """Version 1 knew no bodies: a field of that name was one that it kept without knowing it."""
+    fields = _Fields(document, "the document")
+    nodes = []
+    for index, entry in enumerate(fields.array("nodes", MAX_NODES)):
+        node = dict(_object(entry, f"nodes[{index}]"))
+        if "body" in node:
+            node["body of format 1"] = node.pop("body")
+        nodes.append(node)
+    return {**fields.rest(), "format_version": 2, "nodes": nodes}
+
+
 def _link_of_text(entry: JsonValue) -> Document:
     source, arrow, target = str(entry).partition(" -> ")
     if not arrow or "." not in source or "." not in target:
@@ -209,7 +261,7 @@ def _link_of_text(entry: JsonValue) -> Document:
     return {"from": list(source.rpartition(".")[::2]), "to": list(target.rpartition(".")[::2])}
 
 
-MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {0: _from_0}
+MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {0: _from_0, 1: _from_1}
 """From the version that is the key to the next one."""
 
 

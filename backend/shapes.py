@@ -7,44 +7,66 @@ unknown, so that one mistake is told once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.catalogue import CATALOGUE
+from backend.catalogue.parameter import MAX_AXES, completed, problem_of
 from backend.catalogue.record import (
-    KIND_OF,
-    MAX_AXES,
     MAX_ELEMENTS,
+    BodyTypes,
     Counts,
     DatasetType,
     NodeType,
     PortType,
     Shape,
     TensorType,
-    completed,
+    Wrapping,
+    converted,
     described,
     elements,
-    problem_of,
+    tensor_shapes,
 )
-from backend.errors import ShapeMismatchError
-from backend.graph import Graph, Link, Node, topological_order
+from backend.errors import InsertBefore, SetParameter, ShapeMismatchError
+from backend.graph import Body, Link, Node, Wiring, model_nodes, topological_order
+
+MAX_NESTING = 16
+"""Bodies within bodies."""
+MAX_EXPANDED = 20_000
+"""Layers that a graph comes to when every body is built as often as it is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What is known of one node."""
+    """What is known of one node. ``layers`` counts those it comes to, with what is inside it."""
 
     inputs: tuple[PortType, ...]
     outputs: Mapping[str, PortType]
     counts: Counts
+    layers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a node cannot be worked out; the remedies together, if any, put it right."""
+
+    text: str
+    remedies: tuple[SetParameter | InsertBefore, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """``nodes`` holds those that could be worked out, sources first; ``problems`` says why not."""
+    """``nodes`` holds those that could be worked out, sources first; ``problems`` says why not.
+
+    ``bodies`` is the same for what is inside a node, by the node's id.
+    """
 
     nodes: Mapping[str, Inference] = field(default_factory=dict)
-    problems: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, Problem] = field(default_factory=dict)
+    bodies: Mapping[str, Shapes] = field(default_factory=dict)
 
     def output(self, node_id: str, port: str = "output") -> PortType | None:
         found = self.nodes.get(node_id)
@@ -89,23 +111,53 @@ def ordered_inputs(record: NodeType, links: list[Link]) -> list[Link] | None:
     return found
 
 
-def infer_shapes(graph: Graph) -> Shapes:
+def infer_shapes(graph: Wiring) -> Shapes:
     """Works out every node that can be worked out."""
+    return _infer(graph, None, 0)
+
+
+def framed(body: Body, record: NodeType) -> Body:
+    """The body as a graph: one that holds a single node gets an Input and an Output around it."""
+    if record.wrapping is None or not record.wrapping.one_node or len(body.nodes) != 1:
+        return body
+    (inner,) = body.nodes
+    inner_record = node_type(inner)
+    port = inner_record.inputs[0].name if inner_record and inner_record.inputs else "input"
+    entry, end = f"{inner.id} in", f"{inner.id} out"
+    links = (Link(entry, "output", inner.id, port), Link(inner.id, "output", end, "input"))
+    return Body((Node(entry, "Input"), inner, Node(end, "Output")), links)
+
+
+def nodes_of_type(wiring: Wiring, name: str) -> list[Node]:
+    return [node for node in wiring.nodes if node.type == name]
+
+
+def _infer(wiring: Wiring, entries: Mapping[str, TensorType] | None, depth: int) -> Shapes:
+    """``entries``: what enters a body, by the ids of its Input nodes; None for a whole graph."""
     known: dict[str, Inference] = {}
-    problems: dict[str, str] = {}
-    incoming = graph.incoming()
-    for node in topological_order(graph).nodes:
+    problems: dict[str, Problem] = {}
+    bodies: dict[str, Shapes] = {}
+    incoming = wiring.incoming()
+    for node in topological_order(wiring).nodes:
         record = node_type(node)
         if record is None or parameter_problems(record, node):
             continue
         inputs = _inputs(record, incoming[node.id], known)
         if inputs is None:
             continue
+        if entries is not None and node.type == "Input":
+            inputs = (*inputs, *([entries[node.id]] if node.id in entries else []))
         try:
-            known[node.id] = _apply(record, node, inputs)
+            if record.wrapping is None:
+                found: Inference | None = _apply(record, node, inputs)
+            else:
+                bodies[node.id] = _open(record.wrapping, record, node, inputs, depth)
+                found = _close(record.wrapping, record, node, inputs, bodies[node.id])
+            if found is not None:
+                known[node.id] = found
         except ShapeMismatchError as error:
-            problems[node.id] = str(error)
-    return Shapes(known, problems)
+            problems[node.id] = Problem(str(error), error.remedies)
+    return Shapes(known, problems, bodies)
 
 
 def _inputs(
@@ -119,15 +171,21 @@ def _inputs(
         source = known.get(link.source_node)
         value = source.outputs.get(link.source_port) if source else None
         port = record.input(link.target_port)
-        if value is None or port is None or KIND_OF[type(value)] is not port.kind:
+        taken = converted(value, port.kind) if value is not None and port is not None else None
+        if taken is None:
             return None
-        found.append(value)
+        found.append(taken)
     return tuple(found)
 
 
 def _apply(record: NodeType, node: Node, inputs: tuple[PortType, ...]) -> Inference:
     """Raises ShapeMismatchError."""
-    parameters = completed(record.parameters, node.parameters)
+    return _checked(record, completed(record.parameters, node.parameters), inputs, 1)
+
+
+def _checked(
+    record: NodeType, parameters: dict[str, Any], inputs: tuple[PortType, ...], layers: int
+) -> Inference:
     outputs = record.rule(parameters, inputs)
     for output in outputs:
         for shape in _shapes_in(output):
@@ -135,8 +193,46 @@ def _apply(record: NodeType, node: Node, inputs: tuple[PortType, ...]) -> Infere
     counts = record.count(parameters, inputs, outputs)
     if counts.parameters > MAX_ELEMENTS:
         raise ShapeMismatchError(f"{counts.parameters} parameters, limit {MAX_ELEMENTS}")
-    named = {port.name: value for port, value in zip(record.outputs, outputs, strict=True)}
-    return Inference(inputs, named, counts)
+    if not counts.activations:
+        counts = replace(counts, activations=sum(elements(shape) for shape in tensor_shapes(outputs)))
+    return Inference(inputs, record.name_outputs(outputs), counts, layers)
+
+
+def _open(
+    wrapping: Wrapping, record: NodeType, node: Node, inputs: tuple[PortType, ...], depth: int
+) -> Shapes:
+    """Works out what is inside, once, however often it is repeated. Raises ShapeMismatchError."""
+    if node.body is None or depth >= MAX_NESTING:
+        return Shapes()
+    parameters = completed(record.parameters, node.parameters)
+    entries = wrapping.takes(parameters, tuple(each for each in inputs if isinstance(each, TensorType)))
+    body = framed(node.body, record)
+    doors = nodes_of_type(body, "Input")
+    if len(doors) != len(entries):
+        raise ShapeMismatchError(
+            f"{len(entries)} linked to it, the graph inside has {len(doors)} Input nodes"
+        )
+    return _infer(body, dict(zip((door.id for door in doors), entries, strict=True)), depth + 1)
+
+
+def _close(
+    wrapping: Wrapping, record: NodeType, node: Node, inputs: tuple[PortType, ...], inside: Shapes
+) -> Inference | None:
+    """None where what is inside could not be worked out. Raises ShapeMismatchError."""
+    body = framed(node.body or Body(), record)
+    ends = [inside.output(end.id) for end in nodes_of_type(body, "Output")]
+    outputs = tuple(end for end in ends if isinstance(end, TensorType))
+    if not outputs or len(outputs) != len(ends):
+        return None
+    if wrapping.one_node and len(outputs) != 1:
+        raise ShapeMismatchError(f"wraps a layer with 1 output, found {len(outputs)}")
+    parameters = completed(record.parameters, node.parameters)
+    used = [inside.nodes[each.id] for each in model_nodes(body) if each.id in inside.nodes]
+    layers = sum(each.layers for each in used) * wrapping.copies(parameters)
+    if layers > MAX_EXPANDED:
+        raise ShapeMismatchError(f"comes to {layers} layers, limit {MAX_EXPANDED}")
+    parameters["body"] = BodyTypes(outputs, sum((each.counts for each in used), Counts()))
+    return _checked(record, parameters, inputs, layers)
 
 
 def _shapes_in(value: PortType) -> tuple[Shape, ...]:

@@ -18,11 +18,22 @@ from backend.checkpoint import capture_optimizer, capture_weights, restore_optim
 from backend.compiler import compile_graph
 from backend.errors import CheckpointError, DatasetError, TrainingDivergedError
 from backend.formats.cyxmodel import CyxModel, TrainingState
-from backend.losses import correct_predictions
+from backend.losses import Judged
+from backend.objective import Objective, Penalties
+from backend.optimizers import build_optimizer
 from backend.pipeline import read_pipeline
+from backend.preparation import build_augmentation, compile_preparation
 from backend.reports import Metrics
 from backend.sample_plan import make_schedule
 from backend.samples import SampleSource, check_fit
+from backend.schedules import (
+    Position,
+    first_plateaus,
+    load_plateaus,
+    observe_loss,
+    rate_factor,
+    save_plateaus,
+)
 from backend.serialize import load_graph
 from backend.training_data import Batch, Layout, TrainingData
 
@@ -49,7 +60,9 @@ class TrainingConfig:
 @dataclass(frozen=True, slots=True)
 class Sums:
     loss: float = 0.0
-    correct: float = 0.0
+    correct: int = 0
+    places: int = 0
+    """That a class was predicted for: one a sample, or one for each of its labels."""
     samples: int = 0
 
 
@@ -59,16 +72,18 @@ class Tally:
     def __init__(self, device: torch.device) -> None:
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._places = torch.zeros((), dtype=torch.int64, device=device)
         self._samples = 0
 
-    def add(self, loss: torch.Tensor, correct: torch.Tensor | None, samples: int) -> None:
+    def add(self, loss: torch.Tensor, judged: Judged | None, samples: int) -> None:
         self._loss.add_(loss.detach(), alpha=samples)
-        if correct is not None:
-            self._correct.add_(correct)
+        if judged is not None:
+            self._correct.add_(judged.correct)
+            self._places.add_(judged.places)
         self._samples += samples
 
     def read(self) -> Sums:
-        return Sums(self._loss.item(), self._correct.item(), self._samples)
+        return Sums(self._loss.item(), int(self._correct.item()), int(self._places.item()), self._samples)
 
 
 class Trainer:
@@ -83,11 +98,10 @@ class Trainer:
         pipeline = read_pipeline(document)
         self._graph = graph
         self._config = config
+        self._pipeline = pipeline
         self._device = torch.device(config.device)
         self._seed = pipeline.seed
-        self._classes = samples.facts.classes
         self._facts = samples.facts
-        self._loss_setting = pipeline.loss
         self._module: torch.nn.Module = compiled.module.to(self._device)
         memory_format = _best_memory_format(self._module)
         self._module.to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -97,12 +111,18 @@ class Trainer:
         )
         normalization = checkpoint.training.normalization if checkpoint else None
         layout = Layout(self._device, memory_format)
-        self._data = TrainingData(samples, self._schedule, layout, pipeline.normalization, normalization)
+        self._data = TrainingData(samples, self._schedule, layout, pipeline, normalization)
         self.training_samples = pipeline.split_sizes(samples.facts.samples)[0]
         if config.segments > self.total_steps:
             raise DatasetError(f"{config.segments} segments of {self.total_steps} steps, at most one a step")
-        self._loss = compiled.build_loss()
-        self._optimizer = compiled.build_optimizer(self._module.parameters())
+        self._changes = [
+            build_augmentation(change) for change in pipeline.changes if change.type == "Augmentation"
+        ]
+        self._prepare = compile_preparation(document).to(self._device)
+        self._objective = Objective(compiled, pipeline.losses)
+        self._penalties = Penalties(self._module, pipeline)
+        self._optimizer = build_optimizer(pipeline.optimizer, self._module.parameters())
+        self._plateaus = first_plateaus(pipeline.schedules)
         self._step = 0
         self._history: list[Metrics] = []
         self._tally = Tally(self._device)
@@ -181,16 +201,32 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         _seed_step(self._device, self._seed, self._step)
+        self._set_rate()
+        samples = batch.inputs
+        for change in self._changes:
+            samples = change(samples)
+        inputs, targets = self._prepare(samples, batch.targets)
         self._optimizer.zero_grad(set_to_none=True)
-        prediction = self._module(batch.inputs)
-        loss = self._loss(prediction, batch.targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        predictions = self._predict(inputs)
+        loss = self._objective.loss(predictions, targets)
+        self._penalties.add_to(loss).backward()  # type: ignore[no-untyped-call]
+        self._penalties.limit_gradients()
         self._optimizer.step()
-        self._tally.add(loss, self._correct(prediction, batch.targets), len(batch.targets))
+        self._tally.add(loss, self._objective.judge(predictions, targets), len(batch.targets))
         self._step += 1
 
-    def _correct(self, prediction: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
-        return correct_predictions(self._loss_setting, prediction.detach(), targets)
+    def _predict(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        answer = self._module(*inputs)
+        return answer if isinstance(answer, tuple) else (answer,)
+
+    def _set_rate(self) -> None:
+        schedules = self._pipeline.schedules
+        if not schedules:
+            return
+        position = Position(self._step, self._schedule.steps_per_epoch, self.total_steps)
+        factor = rate_factor(schedules, position, self._plateaus)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._pipeline.optimizer.parameters["learning_rate"] * factor
 
     def _report_when_due(self, report: Callable[[Metrics], None]) -> None:
         now = self._config.now()
@@ -208,6 +244,8 @@ class Trainer:
         self._epoch_began = self._tally.read()
         loss, accuracy = self._evaluate("validation")
         metrics = msgspec.structs.replace(metrics, validation_loss=loss, validation_accuracy=accuracy)
+        watched = loss if loss is not None else metrics.loss
+        self._plateaus = observe_loss(self._pipeline.schedules, self._plateaus, watched)
         self._history = [*self._history, metrics][-MAX_HISTORY:]
         return metrics
 
@@ -227,7 +265,7 @@ class Trainer:
             total_steps=self.total_steps,
             epoch=(self._step - 1) // self._schedule.steps_per_epoch,
             loss=loss,
-            accuracy=(now.correct - since.correct) / samples if self._classes else None,
+            accuracy=self._accuracy(since, now),
             learning_rate=float(self._optimizer.param_groups[0]["lr"]),
             samples_per_s=samples_per_s,
         )
@@ -238,16 +276,22 @@ class Trainer:
         self._module.eval()
         with torch.inference_mode():
             for batch in self._data.evaluation(part):
-                prediction = self._module(batch.inputs)
-                loss = self._loss(prediction, batch.targets)
-                tally.add(loss, self._correct(prediction, batch.targets), len(batch.targets))
+                inputs, targets = self._prepare(batch.inputs, batch.targets)
+                predictions = self._predict(inputs)
+                loss = self._objective.loss(predictions, targets)
+                tally.add(loss, self._objective.judge(predictions, targets), len(batch.targets))
         self._module.train()
         sums = tally.read()
         if not sums.samples:
             return None, None
         loss_mean = sums.loss / sums.samples
-        accuracy = sums.correct / sums.samples if self._classes else None
-        return (loss_mean if math.isfinite(loss_mean) else None), accuracy
+        return (loss_mean if math.isfinite(loss_mean) else None), self._accuracy(Sums(), sums)
+
+    def _accuracy(self, since: Sums, now: Sums) -> float | None:
+        """None where there are no classes to be right about."""
+        if not self._objective.counts_correct:
+            return None
+        return (now.correct - since.correct) / max(1, now.places - since.places)
 
     def _state(self, segments_done: int) -> TrainingState:
         return TrainingState(
@@ -260,6 +304,7 @@ class Trainer:
             sample_shape=self._facts.sample_shape,
             classes=self._facts.classes,
             normalization=self._data.normalization,
+            schedule=save_plateaus(self._plateaus),
         )
 
     def _go_on_from(self, checkpoint: CyxModel) -> None:
@@ -268,7 +313,7 @@ class Trainer:
         expected = self._state(found.segments_done)
         if checkpoint.graph != self._graph:
             raise CheckpointError("the checkpoint is of another graph")
-        if msgspec.structs.replace(found, optimizer_groups=[]) != expected:
+        if msgspec.structs.replace(found, optimizer_groups=[], schedule=expected.schedule) != expected:
             raise CheckpointError(
                 "the checkpoint is of other data, another seed or another cut into segments"
             )
@@ -278,6 +323,10 @@ class Trainer:
             raise CheckpointError("the checkpoint holds no optimizer state")
         restore_weights(self._module, checkpoint.weights)
         restore_optimizer(self._optimizer, checkpoint.optimizer, found.optimizer_groups)
+        try:
+            self._plateaus = load_plateaus(self._pipeline.schedules, found.schedule)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError("the checkpoint holds another state of the schedules") from error
         self._history = list(checkpoint.history)
 
 

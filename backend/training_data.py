@@ -15,6 +15,7 @@ import torch
 from backend.datasets import Scaling
 from backend.errors import DatasetError
 from backend.formats.cyxmodel import Normalization
+from backend.pipeline import Pipeline
 from backend.sample_plan import EVALUATION_BATCH, Schedule, Window
 from backend.samples import LocalSamples, SampleSource
 
@@ -41,13 +42,14 @@ class TrainingData:
         samples: SampleSource,
         schedule: Schedule,
         layout: Layout,
-        method: str,
+        pipeline: Pipeline,
         normalization: Normalization | None = None,
     ) -> None:
-        """``normalization`` comes from a checkpoint; without it ``method`` says how. Raises DatasetError."""
+        """``normalization`` comes from a checkpoint; without it the graph says how. Raises DatasetError."""
         self._schedule = schedule
         self._layout = layout
-        scaling = _scaling(samples, method, normalization)
+        self._vocabulary, self._classes = pipeline.vocabulary, pipeline.classes
+        scaling = _scaling(samples, pipeline.normalization, normalization)
         self.normalization = _saved(scaling)
         self._rows = _rows_on_device(samples, layout.device)
         rank = 1 + len(samples.facts.sample_shape)
@@ -63,7 +65,12 @@ class TrainingData:
             yield from self._batches(window, EVALUATION_BATCH)
 
     def _batches(self, window: Window, size: int) -> Iterator[Batch]:
-        whole = self._normalized(*self._rows(window))
+        x, y = self._rows(window)
+        if self._vocabulary:
+            check_names(x, self._vocabulary, "samples")
+        if self._classes:
+            check_names(y, self._classes, "labels")
+        whole = self._normalized(x, y)
         for at in range(0, len(whole.targets), size):
             yield Batch(whole.inputs[at : at + size], whole.targets[at : at + size])
 
@@ -107,6 +114,18 @@ def _rows_on_device(samples: SampleSource, device: torch.device) -> _ResidentRow
     if isinstance(samples, LocalSamples) and not isinstance(samples.dataset.x, np.memmap):
         return _ResidentRows(samples, device)
     return _GatheredRows(samples, device)
+
+
+def check_names(values: torch.Tensor, below: int, what: str) -> None:
+    """Raises DatasetError unless all are whole numbers from 0 to below ``below``.
+
+    A device that looks up one that is not there ends the process, so they are looked at first.
+    """
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high >= below:
+        raise DatasetError(f"{what} from {low:g} to {high:g}, the graph allows 0 to {below - 1}")
+    if values.is_floating_point() and not bool((values == values.floor()).all()):
+        raise DatasetError(f"{what} that are no whole numbers, the graph says they name one of {below}")
 
 
 def _scaling(samples: SampleSource, method: str, normalization: Normalization | None) -> Scaling | None:

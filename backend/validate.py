@@ -1,59 +1,47 @@
 """What is wrong with a graph, and at which node. Pure; whatever the graph, this never raises.
 
-Each mistake is told once, at the node where it can be put right.
+Each mistake is told once, at the node where it can be put right, and with edits that do so where
+there is one way.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from difflib import get_close_matches
-from enum import Enum
-from typing import Protocol
 
-from backend.catalogue import CATALOGUE, Category, NodeType
-from backend.catalogue.record import Port, described
-from backend.graph import Graph, Link, Node, cycle_members, upstream
-from backend.pipeline import Pipeline, nodes_of, read_pipeline
-from backend.shapes import Shapes, infer_shapes, node_type, parameter_problems
+from backend.catalogue import CATALOGUE, Category, NodeType, Parameter
+from backend.catalogue.parameter import ParameterType, problem_of
+from backend.catalogue.record import MODEL_CATEGORIES, Port, PortKind, may_link
+from backend.diagnostics import (
+    AddLink,
+    AddNode,
+    ChangeParameter,
+    ChangeType,
+    Diagnostic,
+    Edit,
+    Fix,
+    RemoveLink,
+    RemoveNode,
+    RemoveParameter,
+    Severity,
+    ends_of,
+    error,
+    free_id,
+    insert_before,
+    moved_inside,
+)
+from backend.errors import InsertBefore, SetParameter
+from backend.graph import Body, Graph, JsonValue, Link, Node, Wiring, cycle_members, upstream
+from backend.shapes import MAX_NESTING, Problem, Shapes, framed, infer_shapes, node_type, nodes_of_type
+from backend.training_checks import DataFacts, check_data, check_training, fix_scores
 
-MAX_EPOCHS = 1_000_000
-MAX_SEED = 2**63 - 1
+__all__ = ["DataFacts", "Diagnostic", "Severity", "diagnose", "has_errors"]
+
 MAX_DIAGNOSTICS = 200
 MAX_SUGGESTIONS = 20
-MODEL_CATEGORIES = frozenset(Category) - {Category.LOSS, Category.OPTIMIZER, Category.DATA}
-
-
-class Severity(Enum):
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnostic:
-    """``node_id`` is None for what concerns the whole graph."""
-
-    severity: Severity
-    node_id: str | None
-    text: str
-    fix: str | None = None
-    """What would put it right, where that can be told."""
-
-    def __str__(self) -> str:
-        place = f" at {self.node_id}" if self.node_id is not None else ""
-        return f"{self.severity.value}{place}: {self.text}" + (f" ({self.fix})" if self.fix else "")
-
-
-class DataFacts(Protocol):
-    """What must be known of a dataset to check a graph against it."""
-
-    @property
-    def samples(self) -> int: ...
-    @property
-    def sample_shape(self) -> tuple[int, ...]: ...
-    @property
-    def classes(self) -> int: ...
+MAX_FIXES = 50
 
 
 def diagnose(
@@ -63,39 +51,52 @@ def diagnose(
 
     Without ``for_training`` it only has to be a model: dataset, loss and optimizer may be missing.
     """
-    found = [*_check_nodes(graph), *_check_links(graph), *_check_cycles(graph)]
     shapes = infer_shapes(graph)
-    found += [_error(node_id, text) for node_id, text in shapes.problems.items()]
-    found += _check_model(graph)
+    budget = _Budget()
+    found = [*_check_wiring(graph, shapes, budget, 0), *_check_model(graph)]
+    found = [*_with_score_fixes(found, graph, shapes, budget)]
     if for_training:
-        found += _check_settings(graph)
-        found += _check_training(graph)
+        found += check_training(graph, shapes)
         if data is not None and not has_errors(found):
-            found += _check_data(graph, read_pipeline(graph), shapes, data)
+            found += check_data(graph, shapes, data)
     place: dict[str | None, int] = {node.id: index for index, node in enumerate(graph.nodes)}
     return tuple(_bounded(sorted(found, key=lambda each: place.get(each.node_id, -1))))
+
+
+def _with_score_fixes(
+    found: Iterable[Diagnostic], graph: Graph, shapes: Shapes, budget: _Budget
+) -> Iterator[Diagnostic]:
+    """What a loss cannot compare is put right in the layers before it."""
+    losses = {node.id for node in graph.nodes if _category(node) is Category.LOSS} & shapes.problems.keys()
+    for each in found:
+        if each.fix is None and each.node_id in losses and budget.takes_fix():
+            each = replace(each, fix=fix_scores(graph, shapes, str(each.node_id)))
+        yield each
 
 
 def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
     return any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
 
 
-def _error(node_id: str | None, text: str, fix: str | None = None) -> Diagnostic:
-    return Diagnostic(Severity.ERROR, node_id, text, fix)
-
-
-class _Suggestions:
-    """Looks for names alike, a bounded number of times: graphs come from strangers."""
+class _Budget:
+    """Bounds what is looked for: graphs come from strangers."""
 
     def __init__(self) -> None:
-        self._left = MAX_SUGGESTIONS
+        self._suggestions = MAX_SUGGESTIONS
+        self._fixes = MAX_FIXES
 
     def closest(self, name: str, names: Iterable[str]) -> str | None:
-        if not self._left:
+        """A name that is alike."""
+        if not self._suggestions:
             return None
-        self._left -= 1
+        self._suggestions -= 1
         matches = get_close_matches(name[:64], names, n=1)
-        return f"did you mean {matches[0]}?" if matches else None
+        return matches[0] if matches else None
+
+    def takes_fix(self) -> bool:
+        """Whether one more fix, for which the whole graph is looked at, may be worked out."""
+        self._fixes -= 1
+        return self._fixes >= 0
 
 
 def _bounded(found: list[Diagnostic]) -> list[Diagnostic]:
@@ -111,45 +112,77 @@ def _shown(text: str) -> str:
     return ascii(text if len(text) <= 60 else f"{text[:57]}...")
 
 
+def _check_wiring(wiring: Wiring, shapes: Shapes, budget: _Budget, depth: int) -> Iterator[Diagnostic]:
+    """A graph, or what is inside a node."""
+    yield from _check_nodes(wiring, budget)
+    yield from _check_links(wiring)
+    yield from _check_cycles(wiring)
+    incoming = wiring.incoming()
+    for node_id, problem in shapes.problems.items():
+        fix = _remedy(wiring, node_id, problem, incoming[node_id]) if budget.takes_fix() else None
+        yield error(node_id, problem.text, fix)
+    for node in wiring.nodes:
+        yield from _check_body(node, shapes, budget, depth)
+
+
 # -- nodes ---------------------------------------------------------------------------------------
 
 
-def _check_nodes(graph: Graph) -> Iterator[Diagnostic]:
-    suggestions = _Suggestions()
-    for node_id, count in Counter(node.id for node in graph.nodes).items():
+def _check_nodes(wiring: Wiring, budget: _Budget) -> Iterator[Diagnostic]:
+    for node_id, count in Counter(node.id for node in wiring.nodes).items():
         if count > 1:
-            yield _error(node_id, f"{count} nodes have this id, must be 1")
-    for node in graph.nodes:
+            yield error(node_id, f"{count} nodes have this id, must be 1")
+    for node in wiring.nodes:
         record = CATALOGUE.get(node.type)
         if record is None:
-            text = f"type {_shown(node.type)} is not known to this program"
-            yield _error(node.id, text, suggestions.closest(node.type, CATALOGUE))
+            closest = budget.closest(node.type, CATALOGUE)
+            fix = Fix(f"did you mean {closest}?", (ChangeType(node.id, closest),)) if closest else None
+            yield error(node.id, f"type {_shown(node.type)} is not known to this program", fix)
         elif not 1 <= node.version <= record.version:
-            yield _error(
+            yield error(
                 node.id, f"version {node.version} of {node.type}, this program knows 1 to {record.version}"
             )
         else:
-            yield from _check_parameters(node, record, suggestions)
+            yield from _check_parameters(node, record, budget)
 
 
-def _check_parameters(node: Node, record: NodeType, suggestions: _Suggestions) -> Iterator[Diagnostic]:
+def _check_parameters(node: Node, record: NodeType, budget: _Budget) -> Iterator[Diagnostic]:
     names = [parameter.name for parameter in record.parameters]
-    for name in node.parameters:
+    for name, value in node.parameters.items():
         if name not in names:
-            text = f"{node.type} has no parameter {_shown(name)}"
-            yield _error(node.id, text, suggestions.closest(name, names))
-    for problem in parameter_problems(record, node):
-        yield _error(node.id, problem)
+            closest = budget.closest(name, names)
+            text = f"did you mean {closest}?" if closest else "remove it"
+            edits: tuple[Edit, ...] = (RemoveParameter(node.id, name),)
+            if closest and closest not in node.parameters:
+                edits = (*edits, ChangeParameter(node.id, closest, value))
+            yield error(node.id, f"{node.type} has no parameter {_shown(name)}", Fix(text, edits))
+    for parameter in record.parameters:
+        if parameter.name in node.parameters:
+            value = node.parameters[parameter.name]
+            problem = problem_of(parameter, value)
+            if problem:
+                yield error(node.id, problem, _nearest(node, parameter, value))
+
+
+def _nearest(node: Node, parameter: Parameter, value: JsonValue) -> Fix:
+    """The value in range that is closest, or the default."""
+    near: JsonValue = parameter.default if not isinstance(parameter.default, tuple) else [*parameter.default]
+    low, high = parameter.minimum, parameter.maximum
+    scalar = parameter.type in (ParameterType.INTEGER, ParameterType.NUMBER)
+    if scalar and isinstance(value, int | float) and not isinstance(value, bool):
+        bounded = min(max(value, low if low is not None else value), high if high is not None else value)
+        near = int(bounded) if parameter.type is ParameterType.INTEGER else bounded
+    return Fix(f"set {parameter.name} to {near}", (ChangeParameter(node.id, parameter.name, near),))
 
 
 # -- links ---------------------------------------------------------------------------------------
 
 
-def _check_links(graph: Graph) -> Iterator[Diagnostic]:
-    nodes = {node.id: node for node in graph.nodes}
-    for link in graph.links:
+def _check_links(wiring: Wiring) -> Iterator[Diagnostic]:
+    nodes = {node.id: node for node in wiring.nodes}
+    for link in wiring.links:
         yield from _check_link(link, nodes)
-    incoming = graph.incoming()
+    incoming = wiring.incoming()
     for node in nodes.values():
         record = node_type(node)
         if record is not None:
@@ -158,47 +191,125 @@ def _check_links(graph: Graph) -> Iterator[Diagnostic]:
 
 def _check_link(link: Link, nodes: dict[str, Node]) -> Iterator[Diagnostic]:
     source, target = nodes.get(link.source_node), nodes.get(link.target_node)
+    fix = Fix("remove the link", (RemoveLink(*ends_of(link)),))
     if source is None:
         place = link.target_node if target else None
-        yield _error(place, f"a link comes from node {_shown(link.source_node)}, which does not exist")
+        yield error(place, f"a link comes from node {_shown(link.source_node)}, which does not exist", fix)
     if target is None:
         place = link.source_node if source else None
-        yield _error(place, f"a link goes to node {_shown(link.target_node)}, which does not exist")
+        yield error(place, f"a link goes to node {_shown(link.target_node)}, which does not exist", fix)
     if source is None or target is None:
         return
     source_type, target_type = node_type(source), node_type(target)
     out = source_type.output(link.source_port) if source_type else None
     into = target_type.input(link.target_port) if target_type else None
     if source_type and out is None:
-        yield _missing_port(source, "output", link.source_port, source_type.outputs)
+        yield _missing_port(source, "output", link.source_port, source_type.outputs, fix)
     if target_type and into is None:
-        yield _missing_port(target, "input", link.target_port, target_type.inputs)
-    if out and into and out.kind is not into.kind:
-        yield _error(
+        yield _missing_port(target, "input", link.target_port, target_type.inputs, fix)
+    if out and into and not may_link(out.kind, into.kind):
+        yield error(
             target.id,
             f"{into.name} takes {into.kind.value}, {out.name} of {_shown(source.id)} gives {out.kind.value}",
+            fix,
         )
 
 
-def _missing_port(node: Node, side: str, name: str, ports: tuple[Port, ...]) -> Diagnostic:
+def _missing_port(node: Node, side: str, name: str, ports: tuple[Port, ...], fix: Fix) -> Diagnostic:
     names = ", ".join(port.name for port in ports) or "none"
-    return _error(node.id, f"{node.type} has no {side} {_shown(name)}, there is {names}")
+    return error(node.id, f"{node.type} has no {side} {_shown(name)}, there is {names}", fix)
 
 
 def _check_inputs(node: Node, record: NodeType, links: list[Link]) -> Iterator[Diagnostic]:
     counts = Counter(link.target_port for link in links)
     for port in record.inputs:
         if port.required and not counts[port.name]:
-            yield _error(node.id, f"nothing is linked to {port.name}", f"link a {port.kind.value} to it")
+            yield error(node.id, f"nothing is linked to {port.name}", Fix(f"link a {port.kind.value} to it"))
         if counts[port.name] > 1 and not port.variadic:
-            yield _error(node.id, f"{counts[port.name]} links into {port.name}, must be 1")
+            here = [link for link in links if link.target_port == port.name]
+            fix = Fix("keep the first", tuple(RemoveLink(*ends_of(link)) for link in reversed(here[1:])))
+            yield error(node.id, f"{counts[port.name]} links into {port.name}, must be 1", fix)
 
 
-def _check_cycles(graph: Graph) -> Iterator[Diagnostic]:
-    members = cycle_members(graph)
-    for node_id in dict.fromkeys(node.id for node in graph.nodes):
+def _check_cycles(wiring: Wiring) -> Iterator[Diagnostic]:
+    members = cycle_members(wiring)
+    incoming = wiring.incoming()
+    for node_id in dict.fromkeys(node.id for node in wiring.nodes):
         if node_id in members:
-            yield _error(node_id, "its output comes back to its input", "remove a link of the cycle")
+            back = next(link for link in incoming[node_id] if link.source_node in members)
+            fix = Fix("remove a link of the cycle", (RemoveLink(*ends_of(back)),))
+            yield error(node_id, "its output comes back to its input", fix)
+
+
+def _remedy(wiring: Wiring, node_id: str, problem: Problem, links: list[Link]) -> Fix | None:
+    """The remedies of a problem as edits."""
+    texts: list[str] = []
+    edits: tuple[Edit, ...] = ()
+    for remedy in problem.remedies:
+        match remedy:
+            case SetParameter(name, value):
+                plain = list(value) if isinstance(value, tuple) else value
+                texts.append(f"set {name} to {plain}")
+                edits += (ChangeParameter(node_id, name, plain),)
+            case InsertBefore(type_name, parameters) if links:
+                texts.append(f"insert {type_name}")
+                edits += insert_before(wiring, links[0], type_name, parameters)
+    return Fix(" and ".join(texts), edits) if texts else None
+
+
+# -- bodies --------------------------------------------------------------------------------------
+
+
+def _check_body(node: Node, shapes: Shapes, budget: _Budget, depth: int) -> Iterator[Diagnostic]:
+    record = node_type(node)
+    if record is None:
+        return
+    if record.wrapping is None:
+        if node.body is not None:
+            yield error(node.id, f"has a body, {node.type} wraps nothing")
+        return
+    if node.body is None:
+        yield error(node.id, "has nothing inside it, needs a body")
+    elif depth < MAX_NESTING:
+        inside = shapes.bodies.get(node.id, Shapes())
+        found = [*_check_insides(node.body, record)]
+        if not (record.wrapping.one_node and found):
+            body = framed(node.body, record)
+            found += _check_wiring(body, inside, budget, depth + 1)
+        yield from moved_inside(node.id, found)
+    else:
+        yield error(node.id, f"nested more than {MAX_NESTING} deep, limit {MAX_NESTING}")
+
+
+def _check_insides(body: Body, record: NodeType) -> Iterator[Diagnostic]:
+    wrapping = record.wrapping
+    if wrapping is None:
+        return
+    for node in body.nodes:
+        inner = node_type(node)
+        if inner is not None and inner.category not in MODEL_CATEGORIES:
+            yield error(
+                node.id, f"{node.type} cannot be inside a node", Fix("remove it", (RemoveNode(node.id),))
+            )
+        elif wrapping.allowed and inner is not None and node.type not in wrapping.allowed:
+            yield error(node.id, f"{record.name} wraps one of {', '.join(sorted(wrapping.allowed))}")
+    if not wrapping.one_node:
+        if not nodes_of_type(body, "Output"):
+            yield error(None, "the graph inside has no Output node, must have one or more")
+    elif len(body.nodes) != 1 or body.links:
+        yield error(
+            None, f"wraps {len(body.nodes)} nodes with {len(body.links)} links, must be 1 node without links"
+        )
+    elif not _takes_one(body.nodes[0]):
+        yield error(body.nodes[0].id, f"{record.name} wraps a layer with 1 input")
+
+
+def _takes_one(node: Node) -> bool:
+    record = node_type(node)
+    if record is None:
+        return True
+    is_end = record.category is Category.STRUCTURE
+    return not is_end and [port.kind for port in record.inputs] == [PortKind.TENSOR]
 
 
 # -- the model -----------------------------------------------------------------------------------
@@ -206,100 +317,31 @@ def _check_cycles(graph: Graph) -> Iterator[Diagnostic]:
 
 def _check_model(graph: Graph) -> Iterator[Diagnostic]:
     for name in ("Input", "Output"):
-        yield from _need_one([node for node in graph.nodes if node.type == name], name)
-    used = upstream(graph, [node.id for node in graph.nodes if node.type == "Output"])
+        if not nodes_of_type(graph, name):
+            yield error(None, f"the graph has no {name} node, must have one or more", _added(graph, name))
+    ends, entries = nodes_of_type(graph, "Output"), nodes_of_type(graph, "Input")
+    used = upstream(graph, [node.id for node in ends])
+    if ends and entries and not any(node.id in used for node in entries):
+        yield error(ends[0].id, "it depends on no Input")
+    starts = [n.id for n in graph.nodes if n.type in ("Input", "Output") or _category(n) is Category.LOSS]
+    needed = upstream(graph, starts)
     for node in graph.nodes:
-        record = node_type(node)
-        if record and record.category in MODEL_CATEGORIES and node.id not in used:
-            yield Diagnostic(Severity.WARNING, node.id, "the output does not depend on it: it is left out")
+        if _category(node) in MODEL_CATEGORIES and node.id not in needed:
+            text = "the output does not depend on it: it is left out"
+            yield Diagnostic(Severity.WARNING, node.id, text, Fix("remove it", (RemoveNode(node.id),)))
 
 
-def _need_one(nodes: list[Node], what: str) -> Iterator[Diagnostic]:
-    if not nodes:
-        yield _error(None, f"the graph has no {what} node, must have 1")
-    for node in nodes[1:]:
-        yield _error(node.id, f"the graph has {len(nodes)} {what} nodes, must have 1")
+def _added(graph: Graph, name: str) -> Fix:
+    """An Input or Output node more; an Output is linked to the layer whose answer nobody takes."""
+    new = free_id(graph, name.lower())
+    outgoing = graph.outgoing()
+    loose = [n for n in graph.nodes if _category(n) in MODEL_CATEGORIES and not outgoing[n.id]]
+    if name == "Output" and len(loose) == 1:
+        link = AddLink(loose[0].id, "output", new, "input")
+        return Fix(f"add one after {_shown(loose[0].id)}", (AddNode(new, name), link))
+    return Fix("add one", (AddNode(new, name),))
 
 
-# -- training ------------------------------------------------------------------------------------
-
-
-def _check_settings(graph: Graph) -> Iterator[Diagnostic]:
-    if not 1 <= graph.training.epochs <= MAX_EPOCHS:
-        yield _error(None, f"epochs is {graph.training.epochs}, must be from 1 to {MAX_EPOCHS}")
-    if not 0 <= graph.training.seed <= MAX_SEED:
-        yield _error(None, f"seed is {graph.training.seed}, must be from 0 to {MAX_SEED}")
-
-
-def _check_training(graph: Graph) -> Iterator[Diagnostic]:
-    losses = nodes_of(graph, Category.LOSS)
-    optimizers = nodes_of(graph, Category.OPTIMIZER)
-    yield from _need_one(losses, "loss")
-    yield from _need_one(optimizers, "optimizer")
-    for name in ("DatasetInput", "DataLoader"):
-        yield from _need_one([node for node in graph.nodes if node.type == name], name)
-    for name in ("DataSplit", "Normalize"):
-        several = [node for node in graph.nodes if node.type == name]
-        yield from _need_one(several, name) if several else ()
-    used = upstream(graph, [node.id for node in graph.nodes if node.type == "DataLoader"])
-    for node in nodes_of(graph, Category.DATA):
-        if node.id not in used:
-            yield _error(node.id, "no DataLoader takes its dataset", "link its dataset on, or remove it")
-    yield from _check_ends(graph, {node.id for node in losses})
-
-
-def _check_ends(graph: Graph, losses: set[str]) -> Iterator[Diagnostic]:
-    """Samples must enter the model at its Input and leave it for the loss at its Output."""
-    types = {node.id: node.type for node in graph.nodes}
-    incoming = graph.incoming()
-    for node in graph.nodes:
-        if node.type == "Input" and not incoming[node.id]:
-            yield _error(node.id, "no samples are linked to it", "link samples of a DataLoader to input")
-        for link in incoming[node.id]:
-            source = types.get(link.source_node, "")
-            if node.type == "Input" and source not in ("", "DataLoader"):
-                yield _error(node.id, f"input comes from {_shown(source)}, must come from a DataLoader")
-            if node.id in losses and link.target_port == "prediction" and source not in ("", "Output"):
-                yield _error(node.id, f"prediction comes from {_shown(source)}, must come from the Output")
-            if source == "DataLoader" and link.source_port == "samples" and node.type != "Input":
-                yield _error(node.id, "takes samples past the Input", "link them to the Input")
-
-
-# -- data ----------------------------------------------------------------------------------------
-
-
-def _check_data(graph: Graph, pipeline: Pipeline, shapes: Shapes, data: DataFacts) -> Iterator[Diagnostic]:
-    source = next(node.id for node in graph.nodes if node.type == "DatasetInput")
-    if tuple(data.sample_shape) != pipeline.sample_shape:
-        yield _error(
-            source,
-            f"sample_shape is {described(pipeline.sample_shape)}, the data has "
-            f"{described(tuple(data.sample_shape))}",
-            f"set it to {list(data.sample_shape)}",
-        )
-    if bool(data.classes) != bool(pipeline.classes) or data.classes > pipeline.classes:
-        yield _error(
-            source,
-            f"classes is {pipeline.classes}, the data has {data.classes or 'real numbers for labels'}",
-            f"set it to {data.classes}",
-        )
-    training = pipeline.split_sizes(data.samples)[0]
-    last = training % pipeline.batch_size or pipeline.batch_size
-    if training < 1:
-        yield _error(source, f"{data.samples} samples leave none to train on")
-    elif pipeline.steps_per_epoch(data.samples) < 1:
-        yield _error(source, f"{training} training samples do not fill a batch of {pipeline.batch_size}")
-    elif pipeline.batch_size == 1 or (last == 1 and not pipeline.drop_last):
-        yield from _check_single_samples(graph, shapes, training)
-
-
-def _check_single_samples(graph: Graph, shapes: Shapes, training: int) -> Iterator[Diagnostic]:
-    """A batch of one sample has no variance for BatchNorm to divide by."""
-    for node in nodes_of(graph, Category.NORMALIZATION):
-        shape = shapes.shape(node.id)
-        if node.type == "BatchNorm" and shape is not None and all(extent == 1 for extent in shape[1:]):
-            yield _error(
-                node.id,
-                f"of {training} training samples a batch has only 1, at least 2 are needed here",
-                "change batch_size or set drop_last of the DataLoader",
-            )
+def _category(node: Node) -> Category | None:
+    record = node_type(node)
+    return record.category if record else None

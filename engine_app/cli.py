@@ -73,6 +73,27 @@ main.add_command(data)
 
 
 @main.command()
+@click.option("--category", metavar="C", help="Only those of a category; a part of its name will do.")
+@click.option("--search", metavar="WORD", help="Only those that a word is about, such as rope or skip.")
+@as_json
+def nodes(category: str | None, search: str | None, as_json: bool) -> None:
+    """List the node types that a graph can be made of."""
+    from engine_app.nodes import list_nodes
+
+    list_nodes(category, search, as_json)
+
+
+@main.command()
+@click.argument("name")
+@as_json
+def node(name: str, as_json: bool) -> None:
+    """Explain the node type NAME: ports, parameters, shapes, an example."""
+    from engine_app.nodes import explain_node
+
+    explain_node(name, as_json)
+
+
+@main.command()
 @click.argument("graph", type=FILE)
 @click.option("--data", type=DATA, help="Check the graph against this data too.")
 @as_json

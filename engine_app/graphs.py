@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from backend.diagnostics import edit_document
 from backend.errors import BackendError
 from backend.estimate import estimate
 from backend.facts import DataFacts
@@ -47,18 +48,27 @@ def _facts(data: Path) -> DataFacts:
 
 
 def _as_json(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, int] | None) -> dict[str, Any]:
-    diagnostics = [
-        {"severity": item.severity.value, "node": item.node_id, "text": item.text, "fix": item.fix}
-        for item in found
-    ]
     return {
         "name": graph.name,
         "graph_hash": graph_hash(graph),
         "nodes": len(graph.nodes),
         "links": len(graph.links),
         "valid": not has_errors(found),
-        "diagnostics": diagnostics,
+        "diagnostics": [_diagnostic(item) for item in found],
         "estimate": size,
+    }
+
+
+def _diagnostic(found: Diagnostic) -> dict[str, Any]:
+    """``inside`` leads from the node into bodies; ``edits``, in order, put it right."""
+    fix = found.fix
+    return {
+        "severity": found.severity.value,
+        "node": found.node_id,
+        "inside": list(found.inside),
+        "text": found.text,
+        "fix": fix.text if fix else None,
+        "edits": [edit_document(edit) for edit in fix.edits] if fix else [],
     }
 
 

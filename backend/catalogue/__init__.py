@@ -11,18 +11,41 @@ from types import MappingProxyType
 
 from backend.catalogue import (
     activation,
+    attention,
+    composite,
     data,
     dense,
     loss,
     normalization,
     optimizer,
+    penalty,
     pooling,
+    recurrent,
+    schedule,
     shape,
     structure,
+    utility,
 )
-from backend.catalogue.record import Category, NodeType, Parameter, Port, PortKind
+from backend.catalogue.parameter import Parameter
+from backend.catalogue.record import Category, NodeType, Port, PortKind
 
-_MODULES = (data, structure, dense, pooling, normalization, activation, shape, loss, optimizer)
+_MODULES = (
+    data,
+    structure,
+    dense,
+    pooling,
+    normalization,
+    recurrent,
+    attention,
+    activation,
+    shape,
+    utility,
+    composite,
+    loss,
+    optimizer,
+    schedule,
+    penalty,
+)
 
 CATALOGUE: Mapping[str, NodeType] = MappingProxyType(
     {record.name: record for module in _MODULES for record in module.TYPES}

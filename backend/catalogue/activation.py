@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from backend.catalogue.parameter import Parameter, Parameters, boolean, choice, integer, number
 from backend.catalogue.record import (
     Category,
     Counts,
     NodeType,
-    Parameter,
-    Parameters,
     Shape,
     axis_of,
-    boolean,
-    choice,
     described,
     elements,
-    integer,
     layer,
-    number,
     per_element,
 )
 from backend.errors import ShapeMismatchError
 
+SAME = "the shape of its input"
 AXIS = integer("axis", -1, "Which axis of a sample; negative counts from the end", -8, 7)
 
 
@@ -44,12 +40,20 @@ def _elementwise(
         per_element(flops),
         parameters,
         ("activation", *keywords),
+        shape_rule=SAME,
     )
 
 
 def _along(name: str, help: str, *keywords: str) -> NodeType:
     return layer(
-        name, Category.ACTIVATION, help, _along_axis, per_element(5), (AXIS,), ("activation", *keywords)
+        name,
+        Category.ACTIVATION,
+        help,
+        _along_axis,
+        per_element(5),
+        (AXIS,),
+        ("activation", *keywords),
+        shape_rule=SAME,
     )
 
 
@@ -87,6 +91,8 @@ TYPES = (
         _prelu_count,
         (boolean("per_channel", False, "One slope for each channel"),),
         ("activation", "parametric"),
+        shape_rule=SAME,
+        weights=True,
     ),
     _elementwise(
         "ELU",
@@ -122,5 +128,6 @@ TYPES = (
         per_element(5),
         (AXIS,),
         ("activation", "gated"),
+        shape_rule="the shape of its input, the axis halved",
     ),
 )

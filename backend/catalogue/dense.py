@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from backend.catalogue.record import (
-    Category,
-    Counts,
-    NodeType,
-    Parameter,
-    Parameters,
-    Shape,
-    boolean,
-    described,
-    elements,
-    integer,
-    layer,
-    need_axes,
-    size,
-)
-from backend.errors import ShapeMismatchError
+import math
+
+from backend.catalogue.parameter import Parameter, Parameters, boolean, integer, size
+from backend.catalogue.record import Category, Counts, NodeType, Shape, described, elements, layer, need_axes
+from backend.errors import SetParameter, ShapeMismatchError
 
 AXES = {1: "(channels, length)", 2: "(channels, height, width)", 3: "(channels, depth, height, width)"}
 BIAS = boolean("bias", True, "Adds a learned number to each output")
+WINDOWED = (
+    "(channels, extents) gives ({channels}, (extent + 2 padding - dilation (kernel - 1) - 1) / stride + 1)"
+)
 
 
 # -- Dense ---------------------------------------------------------------------------------------
@@ -48,6 +40,8 @@ DENSE = layer(
     _dense_count,
     (integer("units", 64, "Number of outputs"), BIAS),
     ("linear", "fully connected", "fc", "perceptron"),
+    shape_rule="(..., features) gives (..., units)",
+    weights=True,
 )
 
 
@@ -80,29 +74,46 @@ def window_extents(given: Parameters, spatial: Shape) -> Shape:
     dilation = given.get("dilation", (1,) * len(spatial))
     if padding == "same":
         if any(step != 1 for step in stride):
-            raise ShapeMismatchError(f"padding same needs stride 1, got stride {described(stride)}")
+            raise ShapeMismatchError(
+                f"padding same needs stride 1, got stride {described(stride)}", SetParameter("stride", 1)
+            )
         return spatial
     found = []
     for extent, k, s, p, d in zip(spatial, kernel, stride, padding, dilation, strict=True):
         reach = d * (k - 1) + 1
         if extent + 2 * p < reach:
             raise ShapeMismatchError(
-                f"a window of {reach} does not fit in {extent} with padding {p}, in {described(spatial)}"
+                f"a window of {reach} does not fit in {extent} with padding {p}, in {described(spatial)}",
+                *_smaller_window(given, spatial),
             )
         found.append((extent + 2 * p - reach) // s + 1)
     return tuple(found)
 
 
-def _divides(groups: int, channels: int, what: str) -> None:
-    if channels % groups:
-        raise ShapeMismatchError(f"{channels} {what}, must be divisible by groups, which is {groups}")
+def _smaller_window(given: Parameters, spatial: Shape) -> list[SetParameter]:
+    kernel = [min(k, extent) for k, extent in zip(given["kernel_size"], spatial, strict=True)]
+    dilated = "dilation" in given and any(step != 1 for step in given["dilation"])
+    remedies = [SetParameter("kernel_size", kernel), *([SetParameter("dilation", 1)] if dilated else [])]
+    padding = given["padding"]
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        remedies.append(SetParameter("padding", 0))
+    return remedies
+
+
+def _divides(groups: int, channels: int, filters: int, what: str) -> None:
+    if (channels if what == "input channels" else filters) % groups:
+        found = channels if what == "input channels" else filters
+        raise ShapeMismatchError(
+            f"{found} {what}, must be divisible by groups, which is {groups}",
+            SetParameter("groups", math.gcd(groups, channels, filters)),
+        )
 
 
 def _convolution(axes: int) -> NodeType:
     def shape(given: Parameters, inputs: tuple[Shape, ...]) -> Shape:
         need_axes(inputs[0], axes + 1, AXES[axes])
-        _divides(given["groups"], inputs[0][0], "input channels")
-        _divides(given["groups"], given["filters"], "filters")
+        for what in ("input channels", "filters"):
+            _divides(given["groups"], inputs[0][0], given["filters"], what)
         return (given["filters"], *window_extents(given, inputs[0][1:]))
 
     def count(given: Parameters, inputs: tuple[Shape, ...], output: Shape) -> Counts:
@@ -123,6 +134,8 @@ def _convolution(axes: int) -> NodeType:
             BIAS,
         ),
         ("convolution", "filter", "cnn", f"conv{axes}d"),
+        shape_rule=WINDOWED.format(channels="filters"),
+        weights=True,
     )
 
 
@@ -145,6 +158,8 @@ DEPTHWISE = layer(
     _depthwise_count,
     (integer("multiplier", 1, "Output channels for each input channel", maximum=64), *_geometry(2), BIAS),
     ("depthwise", "mobile", "convolution"),
+    shape_rule=WINDOWED.format(channels="channels x multiplier"),
+    weights=True,
 )
 
 
@@ -170,6 +185,8 @@ SEPARABLE = layer(
     _separable_count,
     (integer("filters", 16, "Number of output channels", maximum=1 << 16), *_geometry(2), BIAS),
     ("separable", "xception", "mobile", "convolution"),
+    shape_rule=WINDOWED.format(channels="filters"),
+    weights=True,
 )
 
 
@@ -181,10 +198,15 @@ def _transposed_extents(given: Parameters, spatial: Shape) -> Shape:
     names = ("kernel_size", "stride", "padding", "dilation", "output_padding")
     for extent, k, s, p, d, o in zip(spatial, *(given[name] for name in names), strict=True):
         if o >= max(s, d):
-            raise ShapeMismatchError(f"output_padding {o}, must be below stride {s} or dilation {d}")
+            raise ShapeMismatchError(
+                f"output_padding {o}, must be below stride {s} or dilation {d}",
+                SetParameter("output_padding", 0),
+            )
         result = (extent - 1) * s - 2 * p + d * (k - 1) + o + 1
         if result < 1:
-            raise ShapeMismatchError(f"padding {p} leaves nothing of extent {extent}")
+            raise ShapeMismatchError(
+                f"padding {p} leaves nothing of extent {extent}", SetParameter("padding", 0)
+            )
         found.append(result)
     return tuple(found)
 
@@ -212,6 +234,9 @@ def _transposed(axes: int) -> NodeType:
             BIAS,
         ),
         ("deconvolution", "upsampling", "transposed"),
+        shape_rule="(channels, extents) gives (filters, (extent - 1) stride - 2 padding "
+        "+ dilation (kernel - 1) + output_padding + 1)",
+        weights=True,
     )
 
 

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from backend.catalogue.record import (
-    Category,
-    Counts,
-    Parameters,
-    Shape,
-    boolean,
-    described,
-    elements,
-    free,
-    integer,
-    layer,
-    number,
-    per_element,
-)
-from backend.errors import ShapeMismatchError
+import math
+
+from backend.catalogue.parameter import Parameters, boolean, integer, number
+from backend.catalogue.record import Category, Counts, Shape, described, elements, free, layer, per_element
+from backend.errors import SetParameter, ShapeMismatchError
 
 EPSILON = number("epsilon", 1e-5, "Added to the variance so that nothing is divided by zero", 1e-12, 1.0)
 AFFINE = boolean("affine", True, "Learns a scale and an offset")
 MOMENTUM = number("momentum", 0.1, "Share of the newest batch in the running averages", 0.0, 1.0)
 TRAILING = integer("axes", 1, "How many of the last axes are normalized together", maximum=8)
+SAME = "the shape of its input"
 RATE = number("rate", 0.5, "Share that is dropped while training", 0.0, 0.99)
 
 
@@ -45,7 +36,10 @@ def _batch_count(given: Parameters, inputs: tuple[Shape, ...], output: Shape) ->
 
 def _trailing(given: Parameters, shape: Shape) -> Shape:
     if given["axes"] > len(shape):
-        raise ShapeMismatchError(f"normalizes {given['axes']} axes, {described(shape)} has {len(shape)}")
+        raise ShapeMismatchError(
+            f"normalizes {given['axes']} axes, {described(shape)} has {len(shape)}",
+            *([SetParameter("axes", len(shape))] if shape else []),
+        )
     return shape[len(shape) - given["axes"] :]
 
 
@@ -68,7 +62,8 @@ def _group_shape(given: Parameters, inputs: tuple[Shape, ...]) -> Shape:
     (shape,) = inputs
     if not shape or shape[0] % given["groups"]:
         raise ShapeMismatchError(
-            f"takes (channels, ...) with channels divisible by {given['groups']}, got {described(shape)}"
+            f"takes (channels, ...) with channels divisible by {given['groups']}, got {described(shape)}",
+            *([SetParameter("groups", math.gcd(shape[0], given["groups"]))] if shape else []),
         )
     return shape
 
@@ -101,6 +96,8 @@ TYPES = (
         _batch_count,
         (EPSILON, MOMENTUM, AFFINE),
         ("batch normalization", "bn"),
+        shape_rule=SAME,
+        weights=True,
     ),
     layer(
         "LayerNorm",
@@ -110,6 +107,8 @@ TYPES = (
         _layer_count,
         (TRAILING, EPSILON, AFFINE),
         ("layer normalization", "ln"),
+        shape_rule=SAME,
+        weights=True,
     ),
     layer(
         "RMSNorm",
@@ -119,6 +118,8 @@ TYPES = (
         _rms_count,
         (TRAILING, EPSILON, AFFINE),
         ("root mean square", "llama"),
+        shape_rule=SAME,
+        weights=True,
     ),
     layer(
         "GroupNorm",
@@ -128,6 +129,8 @@ TYPES = (
         _channel_count,
         (integer("groups", 4, "Number of groups", maximum=1 << 16), EPSILON, AFFINE),
         ("group normalization",),
+        shape_rule=SAME,
+        weights=True,
     ),
     layer(
         "InstanceNorm",
@@ -137,6 +140,8 @@ TYPES = (
         _channel_count,
         (EPSILON, AFFINE),
         ("instance normalization", "style"),
+        shape_rule=SAME,
+        weights=True,
     ),
     layer(
         "Dropout",
@@ -146,6 +151,7 @@ TYPES = (
         per_element(2),
         (RATE,),
         ("regularization", "overfitting"),
+        shape_rule=SAME,
     ),
     layer(
         "SpatialDropout",
@@ -155,6 +161,7 @@ TYPES = (
         per_element(2),
         (RATE,),
         ("regularization", "dropout2d", "channel"),
+        shape_rule=SAME,
     ),
     layer(
         "StochasticDepth",
@@ -164,5 +171,6 @@ TYPES = (
         free,
         (RATE,),
         ("drop path", "residual", "regularization"),
+        shape_rule=SAME,
     ),
 )

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from backend.catalogue.record import (
-    Category,
-    Counts,
-    NodeType,
-    OptimizerType,
-    Parameter,
-    Parameters,
-    Port,
-    PortKind,
-    PortType,
-    boolean,
-    number,
-)
-from backend.errors import ShapeMismatchError
+from backend.catalogue.parameter import Parameter, Parameters, boolean, number
+from backend.catalogue.record import Category, Counts, NodeType, OptimizerType, Port, PortKind, PortType
+from backend.errors import SetParameter, ShapeMismatchError
 
 
 def _rule(given: Parameters, types: tuple[PortType, ...]) -> tuple[PortType, ...]:
     if given.get("nesterov") and given["momentum"] == 0.0:
-        raise ShapeMismatchError("nesterov needs a momentum above 0")
+        raise ShapeMismatchError("nesterov needs a momentum above 0", SetParameter("momentum", 0.9))
     return (OptimizerType(),)
 
 
@@ -35,12 +24,13 @@ def _optimizer(name: str, help: str, parameters: tuple[Parameter, ...], *keyword
         name,
         Category.OPTIMIZER,
         help,
-        (Port("loss", PortKind.LOSS),),
+        (Port("loss", PortKind.LOSS, variadic=True),),
         (Port("optimizer", PortKind.OPTIMIZER, required=False),),
         parameters,
         _rule,
         _count,
         keywords=("optimizer", *keywords),
+        shape_rule="follows the sum of the losses linked to it",
     )
 
 
@@ -83,6 +73,17 @@ TYPES = (
             _decay(),
         ),
     ),
+    _optimizer(
+        "Lion",
+        "Steps of one size, in the direction of a running mean (Chen et al. 2023).",
+        (
+            _rate(0.0001),
+            number("beta1", 0.9, "Memory of the direction of a step", 0.0, 0.999999),
+            number("beta2", 0.99, "Memory of the gradient's mean", 0.0, 0.999999),
+            _decay(),
+        ),
+        "sign",
+    ),
     _optimizer("Adagrad", "Steps shrink with all gradients so far.", (_rate(0.01), EPSILON, _decay())),
 )
 
@@ -93,6 +94,7 @@ _SLOTS: dict[str, Callable[[Parameters], int]] = {
     "NAdam": lambda given: 2,
     "RMSprop": lambda given: 1 + int(given["momentum"] > 0),
     "Adagrad": lambda given: 1,
+    "Lion": lambda given: 1,
 }
 
 

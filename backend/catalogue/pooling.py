@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 from backend.catalogue.dense import AXES, window_extents
-from backend.catalogue.record import (
-    Category,
-    Counts,
-    NodeType,
-    Parameter,
-    Parameters,
-    Shape,
-    choice,
-    described,
-    elements,
-    integer,
-    integers,
-    layer,
-    need_axes,
-    size,
-)
-from backend.errors import ShapeMismatchError
+from backend.catalogue.parameter import Parameter, Parameters, choice, integer, integers, size
+from backend.catalogue.record import Category, Counts, NodeType, Shape, described, elements, layer, need_axes
+from backend.errors import SetParameter, ShapeMismatchError
 
 ANY_EXTENT = "(channels, ...) with 1 to 3 more axes"
 
@@ -38,7 +24,8 @@ def _window(axes: int, kind: str, keywords: tuple[str, ...]) -> NodeType:
         kernel, padding = given["kernel_size"], given["padding"]
         if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
             raise ShapeMismatchError(
-                f"padding {described(padding)}, must be at most half the window, {described(kernel)}"
+                f"padding {described(padding)}, must be at most half the window, {described(kernel)}",
+                SetParameter("padding", 0),
             )
         full = {**given, "stride": given["stride"] or kernel}
         return (inputs[0][0], *window_extents(full, inputs[0][1:]))
@@ -55,6 +42,7 @@ def _window(axes: int, kind: str, keywords: tuple[str, ...]) -> NodeType:
         count,
         _window_parameters(axes),
         ("pooling", "downsample", *keywords),
+        shape_rule="(channels, extents) gives (channels, (extent + 2 padding - kernel) / stride + 1)",
     )
 
 
@@ -77,7 +65,8 @@ def _adaptive_shape(given: Parameters, inputs: tuple[Shape, ...]) -> Shape:
     extents: Shape = given["output_size"]
     if len(extents) != len(inputs[0]) - 1:
         raise ShapeMismatchError(
-            f"output_size has {len(extents)} axes, must have {len(inputs[0]) - 1} for {described(inputs[0])}"
+            f"output_size has {len(extents)} axes, must have {len(inputs[0]) - 1} for {described(inputs[0])}",
+            SetParameter("output_size", [1] * (len(inputs[0]) - 1)),
         )
     return (inputs[0][0], *extents)
 
@@ -107,6 +96,7 @@ TYPES = (
         _global_shape,
         _read_once,
         keywords=("pooling", "global"),
+        shape_rule="(channels, extents) gives (channels)",
     ),
     layer(
         "GlobalAvgPool",
@@ -115,6 +105,7 @@ TYPES = (
         _global_shape,
         _read_once,
         keywords=("pooling", "global", "gap"),
+        shape_rule="(channels, extents) gives (channels)",
     ),
     layer(
         "AdaptiveAvgPool",
@@ -124,6 +115,7 @@ TYPES = (
         _adaptive_count,
         (integers("output_size", (1, 1), "Extent of the output, one for each axis", maximum=1 << 16),),
         ("pooling", "adaptive"),
+        shape_rule="(channels, extents) gives (channels, output_size)",
     ),
     layer(
         "Upsample",
@@ -136,5 +128,6 @@ TYPES = (
             choice("mode", "nearest", "How new points get their values", ("nearest", "linear")),
         ),
         ("resize", "interpolate", "bilinear"),
+        shape_rule="(channels, extents) gives (channels, extents x factor)",
     ),
 )

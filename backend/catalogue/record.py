@@ -11,19 +11,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from backend.errors import ShapeMismatchError
+from backend.catalogue.parameter import Parameter, Parameters
+from backend.errors import InsertBefore, SetParameter, ShapeMismatchError
 
 Shape: TypeAlias = tuple[int, ...]
-Parameters: TypeAlias = Mapping[str, Any]
-"""Complete and checked: every parameter of the type is there and in range."""
-
 MAX_ELEMENTS = 2**32
 """Of one tensor of one sample, and of one layer's parameters."""
-MAX_AXES = 8
-MAX_ENTRIES = 4096
-"""Of a list of numbers."""
+MAX_IDS = 1 << 20
+"""Largest vocabulary: float32 holds such numbers exactly."""
 
 
 class PortKind(Enum):
@@ -40,23 +37,36 @@ class Category(Enum):
     POOLING = "Pooling and resampling"
     NORMALIZATION = "Normalization"
     REGULARIZATION = "Regularization"
+    RECURRENT = "Recurrent"
+    ATTENTION = "Embedding, attention, transformer"
     ACTIVATION = "Activations"
     SHAPE = "Shape"
     MERGE = "Merge"
     STRUCTURE = "Input and output"
     LOSS = "Losses"
     OPTIMIZER = "Optimizers"
+    SCHEDULE = "Learning-rate schedules"
+    PENALTY = "Penalties"
+    UTILITY = "Utility"
     DATA = "Data"
+    COMPOSITE = "Composite"
+
+
+TRAINING_CATEGORIES = frozenset({Category.LOSS, Category.OPTIMIZER, Category.SCHEDULE, Category.PENALTY})
+MODEL_CATEGORIES = frozenset(Category) - TRAINING_CATEGORIES - {Category.DATA}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
+    """``ids`` above 0: whole numbers from 0 to below it, which name things, such as tokens."""
+
     shape: Shape
+    ids: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LabelsType:
-    """``classes`` above 0: class numbers below it. 0: real numbers to come close to."""
+    """``classes`` above 0: class numbers from 0 to below it. 0: real numbers to come close to."""
 
     shape: Shape
     classes: int = 0
@@ -78,7 +88,12 @@ class OptimizerType:
     pass
 
 
-PortType: TypeAlias = TensorType | LabelsType | DatasetType | LossType | OptimizerType
+@dataclass(frozen=True, slots=True)
+class ParametersType:
+    """The weights of a node."""
+
+
+PortType: TypeAlias = TensorType | LabelsType | DatasetType | LossType | OptimizerType | ParametersType
 """What is known of the value at a port."""
 
 KIND_OF: Mapping[type[PortType], PortKind] = {
@@ -87,48 +102,38 @@ KIND_OF: Mapping[type[PortType], PortKind] = {
     DatasetType: PortKind.DATASET,
     LossType: PortKind.LOSS,
     OptimizerType: PortKind.OPTIMIZER,
+    ParametersType: PortKind.PARAMETERS,
 }
+_DATA_KINDS = frozenset({PortKind.TENSOR, PortKind.LABELS})
+
+
+def may_link(source: PortKind, target: PortKind) -> bool:
+    """Labels are tensors to a node, and a tensor can be what a loss compares with."""
+    return source is target or {source, target} <= _DATA_KINDS
+
+
+def converted(value: PortType, kind: PortKind) -> PortType | None:
+    """The value as a port of this kind takes it; None if it does not."""
+    match value, kind:
+        case TensorType(shape, ids), PortKind.LABELS:
+            return LabelsType(shape, ids)
+        case LabelsType(shape, classes), PortKind.TENSOR:
+            return TensorType(shape, classes)
+        case _:
+            return value if KIND_OF[type(value)] is kind else None
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A variadic input takes one or more links."""
+    """A variadic input takes one or more links. A variadic output, at most one in a type, is as many
+
+    ports as there are values: ``output``, ``output2``, ``output3`` ...
+    """
 
     name: str
     kind: PortKind
     variadic: bool = False
     required: bool = True
-
-
-class ParameterType(Enum):
-    INTEGER = "integer"
-    NUMBER = "number"
-    BOOLEAN = "boolean"
-    CHOICE = "choice"
-    INTEGERS = "integers"
-    """A list of integers."""
-    NUMBERS = "numbers"
-    """A list of numbers."""
-    SIZE = "size"
-    """An integer for every axis, or a list with one for each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """``minimum`` and ``maximum`` are inclusive and, for lists, hold for each entry."""
-
-    name: str
-    type: ParameterType
-    default: Any
-    help: str
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    """All values of a CHOICE; for a SIZE, words allowed instead of numbers."""
-    optional: bool = False
-    """May be null."""
-    axes: int = 0
-    """Of a SIZE: how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,47 @@ class Counts:
     """Forward, one sample."""
     buffers: int = 0
     """Numbers that are saved but not trained, such as running averages."""
+    activations: int = 0
+    """Numbers that a sample leaves behind for the backward pass; 0: as many as the outputs have."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.parameters + other.parameters,
+            self.flops + other.flops,
+            self.buffers + other.buffers,
+            self.activations + other.activations,
+        )
+
+    def times(self, weights: int, passes: int) -> Counts:
+        """Of so many copies, each of which is passed so many times."""
+        return Counts(
+            self.parameters * weights,
+            self.flops * passes,
+            self.buffers * weights,
+            self.activations * passes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BodyTypes:
+    """What is known of the graph inside a node: its rules find it in ``given["body"]``."""
+
+    outputs: tuple[TensorType, ...]
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapping:
+    """How a type wraps other nodes."""
+
+    takes: Callable[[Parameters, tuple[TensorType, ...]], tuple[TensorType, ...]]
+    """What enters the body."""
+    copies: Callable[[Parameters], int]
+    """How often the body is built."""
+    one_node: bool = False
+    """Wraps a node, not a graph."""
+    allowed: frozenset[str] = frozenset()
+    """The types that it can wrap; empty for all of a model."""
 
 
 Rule: TypeAlias = Callable[[Parameters, tuple[PortType, ...]], tuple[PortType, ...]]
@@ -158,165 +204,45 @@ class NodeType:
     rule: Rule
     count: CountRule
     version: int = 1
-    formats: frozenset[str] = frozenset({"cyxmodel"})
+    formats: frozenset[str] = frozenset({"cyxmodel", "pytorch"})
     """The file formats that can hold it."""
     keywords: tuple[str, ...] = ()
     limitation: str = ""
     """What it cannot do, and why; empty for nothing."""
+    shape_rule: str = ""
+    """In words."""
+    wrapping: Wrapping | None = None
 
     def input(self, name: str) -> Port | None:
         return next((port for port in self.inputs if port.name == name), None)
 
     def output(self, name: str) -> Port | None:
-        return next((port for port in self.outputs if port.name == name), None)
+        return next((port for port in self.outputs if _names(port, name)), None)
+
+    def name_outputs(self, values: tuple[PortType, ...]) -> dict[str, PortType]:
+        """The rule's values under the names of their ports."""
+        names: list[str] = []
+        for port in self.outputs:
+            several = len(values) - len(self.outputs) + 1
+            names += variadic_names(port.name, several) if port.variadic else [port.name]
+        return dict(zip(names, values, strict=True))
 
 
-# -- parameters ----------------------------------------------------------------------------------
+def variadic_names(name: str, count: int) -> list[str]:
+    return [name if number == 1 else f"{name}{number}" for number in range(1, count + 1)]
 
 
-def integer(name: str, default: int | None, help: str, minimum: int = 1, maximum: int = 1 << 20) -> Parameter:
-    """A default of None makes it optional."""
-    return Parameter(name, ParameterType.INTEGER, default, help, minimum, maximum, optional=default is None)
+def _names(port: Port, name: str) -> bool:
+    if name == port.name or not port.variadic:
+        return name == port.name
+    number = name.removeprefix(port.name)
+    is_number = number.isdecimal() and number.isascii() and len(number) <= 4 and number[0] != "0"
+    return name.startswith(port.name) and is_number and int(number) > 1
 
 
-def number(name: str, default: float, help: str, minimum: float = 0.0, maximum: float = 1e9) -> Parameter:
-    return Parameter(name, ParameterType.NUMBER, default, help, minimum, maximum)
-
-
-def boolean(name: str, default: bool, help: str) -> Parameter:
-    return Parameter(name, ParameterType.BOOLEAN, default, help)
-
-
-def choice(name: str, default: str, help: str, choices: tuple[str, ...]) -> Parameter:
-    return Parameter(name, ParameterType.CHOICE, default, help, choices=choices)
-
-
-def numbers(name: str, help: str, minimum: float, maximum: float) -> Parameter:
-    return Parameter(name, ParameterType.NUMBERS, (), help, minimum, maximum)
-
-
-def integers(
-    name: str, default: tuple[int, ...], help: str, minimum: int = 1, maximum: int = 1 << 20
-) -> Parameter:
-    return Parameter(name, ParameterType.INTEGERS, default, help, minimum, maximum)
-
-
-def size(
-    name: str,
-    default: int | None,
-    help: str,
-    axes: int,
-    minimum: int = 1,
-    maximum: int = 1 << 16,
-    choices: tuple[str, ...] = (),
-) -> Parameter:
-    """A default of None makes it optional."""
-    return Parameter(
-        name, ParameterType.SIZE, default, help, minimum, maximum, choices, default is None, axes
-    )
-
-
-def problem_of(parameter: Parameter, value: object) -> str | None:
-    """Why the value will not do, naming what was found and what is allowed; None if it will."""
-    if value is None and parameter.optional:
-        return None
-    if _fits(parameter, value):
-        return None
-    return f"{parameter.name} is {_shown(value)}, must be {allowed_values(parameter)}"
-
-
-def allowed_values(parameter: Parameter) -> str:
-    """In words: ``an integer from 1 to 64``."""
-    low, high = parameter.minimum, parameter.maximum
-    span = f" from {low:g} to {high:g}" if low is not None and high is not None else ""
-    match parameter.type:
-        case ParameterType.INTEGER:
-            words = f"an integer{span}"
-        case ParameterType.NUMBER:
-            words = f"a number{span}"
-        case ParameterType.BOOLEAN:
-            words = "true or false"
-        case ParameterType.CHOICE:
-            words = "one of " + ", ".join(parameter.choices)
-        case ParameterType.INTEGERS:
-            words = f"a list of at most {MAX_AXES} integers{span}"
-        case ParameterType.NUMBERS:
-            words = f"a list of at most {MAX_ENTRIES} numbers{span}"
-        case ParameterType.SIZE:
-            words = f"an integer{span} or a list of {parameter.axes} such integers"
-            words += "".join(f' or "{word}"' for word in parameter.choices)
-    return words + (" or null" if parameter.optional else "")
-
-
-def _fits(parameter: Parameter, value: object) -> bool:
-    match parameter.type:
-        case ParameterType.INTEGER:
-            return _is_integer(value, parameter)
-        case ParameterType.NUMBER:
-            return _is_number(value, parameter)
-        case ParameterType.BOOLEAN:
-            return isinstance(value, bool)
-        case ParameterType.CHOICE:
-            return isinstance(value, str) and value in parameter.choices
-        case ParameterType.INTEGERS:
-            return _is_list(value, parameter, _is_integer, MAX_AXES)
-        case ParameterType.NUMBERS:
-            return _is_list(value, parameter, _is_number, MAX_ENTRIES)
-        case ParameterType.SIZE:
-            if isinstance(value, str):
-                return value in parameter.choices
-            if isinstance(value, list | tuple):
-                return (
-                    _is_list(value, parameter, _is_integer, parameter.axes) and len(value) == parameter.axes
-                )
-            return _is_integer(value, parameter)
-
-
-def _is_integer(value: object, parameter: Parameter) -> bool:
-    return isinstance(value, int) and _is_number(value, parameter)
-
-
-def _is_number(value: object, parameter: Parameter) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return False
-    low, high = parameter.minimum, parameter.maximum
-    return (low is None or value >= low) and (high is None or value <= high)
-
-
-def _is_list(
-    value: object, parameter: Parameter, fits: Callable[[object, Parameter], bool], limit: int
-) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) <= limit
-        and all(fits(entry, parameter) for entry in value)
-    )
-
-
-def completed(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults filled in, lists as tuples, a SIZE as one integer for each axis.
-
-    The values must have passed ``problem_of``.
-    """
-    return {parameter.name: _normal(parameter, given) for parameter in parameters}
-
-
-def _normal(parameter: Parameter, given: Mapping[str, Any]) -> Any:
-    value = given.get(parameter.name, parameter.default)
-    match parameter.type:
-        case ParameterType.SIZE if isinstance(value, int):
-            return (value,) * parameter.axes
-        case ParameterType.NUMBER if value is not None:
-            return float(value)
-        case ParameterType.NUMBERS:
-            return tuple(map(float, value))
-        case _:
-            return tuple(value) if isinstance(value, list) else value
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+FORMATS_OF_MODELS = frozenset({"cyxmodel", "onnx", "safetensors", "gguf", "pytorch"})
+FORMATS_OF_TRAINING = frozenset({"cyxmodel", "pytorch"})
+"""Optimizers and the like: a file that only holds a model has no place for them."""
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -326,6 +252,17 @@ LayerCount: TypeAlias = Callable[[Parameters, tuple[Shape, ...], Shape], Counts]
 
 INPUT = (Port("input", PortKind.TENSOR),)
 OUTPUT = (Port("output", PortKind.TENSOR),)
+WEIGHTS = (Port("parameters", PortKind.PARAMETERS, required=False),)
+
+
+class Numbers(Enum):
+    """What numbers a layer takes."""
+
+    REAL = "real"
+    ANY = "any"
+    """Real numbers or ids, and gives the same."""
+    IDS = "ids"
+    """Ids, and gives real numbers."""
 
 
 def layer(
@@ -337,18 +274,52 @@ def layer(
     parameters: tuple[Parameter, ...] = (),
     keywords: tuple[str, ...] = (),
     inputs: tuple[Port, ...] = INPUT,
+    *,
+    shape_rule: str = "",
+    numbers: Numbers = Numbers.REAL,
+    weights: bool = False,
 ) -> NodeType:
-    """A type that turns tensors into one tensor; its rules see shapes alone."""
+    """A type that turns tensors into one tensor; its rules see shapes alone.
+
+    With ``weights`` it has a second port, for penalties on its own weights.
+    """
 
     def whole_rule(given: Parameters, types: tuple[PortType, ...]) -> tuple[PortType, ...]:
-        return (TensorType(rule(given, tensor_shapes(types))),)
+        ids = _ids_of(types, numbers)
+        tensor = TensorType(rule(given, tensor_shapes(types)), ids if numbers is Numbers.ANY else 0)
+        return (tensor, ParametersType()) if weights else (tensor,)
 
     def whole_count(given: Parameters, types: tuple[PortType, ...], out: tuple[PortType, ...]) -> Counts:
         return count(given, tensor_shapes(types), tensor_shapes(out)[0])
 
     return NodeType(
-        name, category, help, inputs, OUTPUT, parameters, whole_rule, whole_count, keywords=keywords
+        name,
+        category,
+        help,
+        inputs,
+        OUTPUT + WEIGHTS if weights else OUTPUT,
+        parameters,
+        whole_rule,
+        whole_count,
+        formats=FORMATS_OF_MODELS,
+        keywords=keywords,
+        shape_rule=shape_rule,
     )
+
+
+def _ids_of(types: tuple[PortType, ...], numbers: Numbers) -> int:
+    """Raises ShapeMismatchError for numbers that the layer cannot take."""
+    found = [value.ids for value in types if isinstance(value, TensorType)]
+    ids = max(found, default=0)
+    if numbers is Numbers.REAL and ids:
+        raise ShapeMismatchError(
+            f"takes real numbers, got ids below {ids}", InsertBefore("Embedding", {"vocabulary": ids})
+        )
+    if numbers is Numbers.ANY and ids and not all(found):
+        raise ShapeMismatchError("takes either ids or real numbers, got both")
+    if numbers is Numbers.IDS and not ids:
+        raise ShapeMismatchError("takes ids, such as those of tokens, got real numbers")
+    return ids
 
 
 def tensor_shapes(types: tuple[PortType, ...]) -> tuple[Shape, ...]:
@@ -381,11 +352,13 @@ def described(shape: Shape) -> str:
 def need_axes(shape: Shape, count: int, what: str) -> None:
     """Raises ShapeMismatchError unless the shape has so many axes."""
     if len(shape) != count:
-        raise ShapeMismatchError(f"takes {what}, got {described(shape)}")
+        remedies = [InsertBefore("Unsqueeze", {"axis": 0})] if len(shape) == count - 1 else []
+        raise ShapeMismatchError(f"takes {what}, got {described(shape)}", *remedies)
 
 
 def axis_of(axis: int, shape: Shape) -> int:
     """The axis counted from the front; raises ShapeMismatchError where there is none."""
     if not -len(shape) <= axis < len(shape):
-        raise ShapeMismatchError(f"axis {axis} of {described(shape)}, which has {len(shape)} axes")
+        remedies = [SetParameter("axis", -1)] if shape else []
+        raise ShapeMismatchError(f"axis {axis} of {described(shape)}, which has {len(shape)} axes", *remedies)
     return axis % len(shape)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from backend.catalogue.activation import AXIS
+from backend.catalogue.parameter import Parameters, choice, integer, integers, number
 from backend.catalogue.record import (
+    FORMATS_OF_MODELS,
     Category,
     Counts,
     NodeType,
-    Parameters,
+    Numbers,
     Port,
     PortKind,
+    PortType,
     Shape,
+    TensorType,
     axis_of,
-    choice,
     described,
     elements,
     free,
-    integer,
-    integers,
     layer,
-    number,
     per_element,
 )
-from backend.errors import ShapeMismatchError
+from backend.errors import SetParameter, ShapeMismatchError
 
 MANY = (Port("inputs", PortKind.TENSOR, variadic=True),)
 PADDING_MODES = ("constant", "reflect", "replicate", "circular")
@@ -39,10 +39,13 @@ def _reshape(given: Parameters, inputs: tuple[Shape, ...]) -> Shape:
     open_axes = target.count(-1)
     known = elements(tuple(extent for extent in target if extent != -1))
     if open_axes > 1 or 0 in target:
-        raise ShapeMismatchError(f"shape {described(target)}, must be positive with at most one -1")
+        raise ShapeMismatchError(
+            f"shape {described(target)}, must be positive with at most one -1", SetParameter("shape", [-1])
+        )
     if total % known or (open_axes == 0 and total != known):
         raise ShapeMismatchError(
-            f"{described(inputs[0])} has {total} elements, which do not fit {described(target)}"
+            f"{described(inputs[0])} has {total} elements, which do not fit {described(target)}",
+            SetParameter("shape", [-1]),
         )
     return tuple(total // known if extent == -1 else extent for extent in target)
 
@@ -52,7 +55,8 @@ def _permute(given: Parameters, inputs: tuple[Shape, ...]) -> Shape:
     if sorted(order) != list(range(len(inputs[0]))):
         raise ShapeMismatchError(
             f"order {described(order)}, must name each of the {len(inputs[0])} axes of "
-            f"{described(inputs[0])} once"
+            f"{described(inputs[0])} once",
+            SetParameter("order", list(range(len(inputs[0])))),
         )
     return tuple(inputs[0][axis] for axis in order)
 
@@ -76,7 +80,9 @@ def _slice(given: Parameters, inputs: tuple[Shape, ...]) -> Shape:
     if kept == 0:
         raise ShapeMismatchError(
             f"start {given['start']}, stop {given['stop']} leave nothing of axis {given['axis']} of "
-            f"{described(shape)}"
+            f"{described(shape)}",
+            SetParameter("start", 0),
+            SetParameter("stop", None),
         )
     return (*shape[:axis], kept, *shape[axis + 1 :])
 
@@ -146,20 +152,83 @@ def _merge_count(given: Parameters, inputs: tuple[Shape, ...], output: Shape) ->
 
 
 def _merge(name: str, help: str, *keywords: str) -> NodeType:
-    return layer(name, Category.MERGE, help, _alike, _merge_count, (), ("merge", *keywords), MANY)
+    return layer(
+        name,
+        Category.MERGE,
+        help,
+        _alike,
+        _merge_count,
+        (),
+        ("merge", *keywords),
+        MANY,
+        shape_rule="the shape that all inputs share",
+    )
 
 
-TYPES = (
-    layer("Flatten", Category.SHAPE, "All axes of a sample in one.", _flatten, free, keywords=("vector",)),
-    layer(
-        "Reshape",
+def _reshaping(name: str, help: str, *keywords: str) -> NodeType:
+    return layer(
+        name,
         Category.SHAPE,
-        "The same elements in another shape.",
+        help,
         _reshape,
         free,
         (integers("shape", (-1,), "Extents of the output; one of them may be -1", -1, 1 << 30),),
-        ("view", "resize"),
+        keywords,
+        shape_rule="its parameter shape, -1 worked out from the rest",
+        numbers=Numbers.ANY,
+    )
+
+
+def _split(given: Parameters, types: tuple[PortType, ...]) -> tuple[PortType, ...]:
+    (value,) = (found for found in types if isinstance(found, TensorType))
+    axis, sizes = axis_of(given["axis"], value.shape), given["sizes"]
+    extent = value.shape[axis]
+    if len(sizes) < 1 or sum(sizes) != extent:
+        raise ShapeMismatchError(
+            f"sizes {described(sizes)} add up to {sum(sizes)}, axis {given['axis']} of "
+            f"{described(value.shape)} has {extent}",
+            SetParameter("sizes", _fitting_sizes(sizes, extent)),
+        )
+    return tuple(TensorType((*value.shape[:axis], s, *value.shape[axis + 1 :]), value.ids) for s in sizes)
+
+
+def _fitting_sizes(sizes: Shape, extent: int) -> list[int]:
+    """As many parts of the extent, or fewer; the last takes what is over."""
+    parts = max(1, min(len(sizes), extent))
+    return [extent // parts] * (parts - 1) + [extent - extent // parts * (parts - 1)]
+
+
+def _split_count(given: Parameters, types: tuple[PortType, ...], out: tuple[PortType, ...]) -> Counts:
+    return Counts()
+
+
+SPLIT = NodeType(
+    "Split",
+    Category.SHAPE,
+    "Cuts an axis into parts.",
+    (Port("input", PortKind.TENSOR),),
+    (Port("output", PortKind.TENSOR, variadic=True),),
+    (AXIS, integers("sizes", (1, 1), "Extent of each part; together that of the axis")),
+    _split,
+    _split_count,
+    formats=FORMATS_OF_MODELS,
+    keywords=("cut", "chunk", "parts"),
+    shape_rule="one output for each of sizes, the axis as long as it says",
+)
+
+TYPES = (
+    layer(
+        "Flatten",
+        Category.SHAPE,
+        "All axes of a sample in one.",
+        _flatten,
+        free,
+        keywords=("vector",),
+        shape_rule="(...) gives (product of all)",
+        numbers=Numbers.ANY,
     ),
+    _reshaping("Reshape", "The same elements in another shape.", "view", "resize"),
+    _reshaping("View", "The same elements seen in another shape; what torch calls a view.", "reshape"),
     layer(
         "Permute",
         Category.SHAPE,
@@ -168,9 +237,32 @@ TYPES = (
         free,
         (integers("order", (0,), "Which axis of the input comes where", 0, 7),),
         ("transpose", "swap axes"),
+        shape_rule="the axes of its input in the order given",
+        numbers=Numbers.ANY,
     ),
-    layer("Squeeze", Category.SHAPE, "Removes an axis of extent 1.", _squeeze, free, (AXIS,)),
-    layer("Unsqueeze", Category.SHAPE, "Adds an axis of extent 1.", _unsqueeze, free, (AXIS,)),
+    layer(
+        "Squeeze",
+        Category.SHAPE,
+        "Removes an axis of extent 1.",
+        _squeeze,
+        free,
+        (AXIS,),
+        ("remove axis",),
+        shape_rule="its input without the axis",
+        numbers=Numbers.ANY,
+    ),
+    layer(
+        "Unsqueeze",
+        Category.SHAPE,
+        "Adds an axis of extent 1.",
+        _unsqueeze,
+        free,
+        (AXIS,),
+        ("add axis", "expand"),
+        shape_rule="its input with 1 more axis",
+        numbers=Numbers.ANY,
+    ),
+    SPLIT,
     layer(
         "Slice",
         Category.SHAPE,
@@ -184,6 +276,8 @@ TYPES = (
             integer("step", 1, "Keeps every n-th"),
         ),
         ("crop", "index"),
+        shape_rule="the axis becomes as long as start, stop and step leave it, as in Python",
+        numbers=Numbers.ANY,
     ),
     layer(
         "Pad",
@@ -198,6 +292,7 @@ TYPES = (
             number("value", 0.0, "What a constant border holds", -1e9, 1e9),
         ),
         ("border", "zero padding"),
+        shape_rule="the last axes become longer by before and after",
     ),
     layer(
         "Concatenate",
@@ -208,6 +303,8 @@ TYPES = (
         (integer("axis", 0, "Which axis of a sample; negative counts from the end", -8, 7),),
         ("merge", "join", "stack"),
         MANY,
+        shape_rule="the axis is as long as those of all inputs together; the other axes are alike",
+        numbers=Numbers.ANY,
     ),
     _merge("Add", "Sum of the inputs.", "plus", "residual", "skip"),
     _merge("Multiply", "Product of the inputs.", "times", "gate"),
@@ -221,5 +318,6 @@ TYPES = (
         (),
         ("merge", "dot product"),
         TWO,
+        shape_rule="(..., n, m) and (..., m, k) give (..., n, k)",
     ),
 )

@@ -8,7 +8,12 @@ from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from backend.catalogue.record import Parameters, Shape
+from backend.catalogue.parameter import Parameters
+from backend.catalogue.record import Shape
+
+Values: TypeAlias = tuple[fx.Node, ...]
+Inner: TypeAlias = Callable[[str, Values, fx.Node], Values]
+"""Builds the graph inside a node: the name its weights get, what enters it, anything with its batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,9 @@ class Site:
     shapes: tuple[Shape, ...]
     may_overwrite: bool = False
     """Nothing else reads the first input, nor does the backward pass of what made it."""
+    batch: fx.Node | None = None
+    """A tensor whose first axis is the batch, for nodes that have no input."""
+    inner: Inner | None = None
 
     @property
     def shape(self) -> Shape:
@@ -41,12 +49,16 @@ class Emitter:
         return self._graph.call_function(function, arguments, keywords)
 
     def module(self, name: str, module: nn.Module, *arguments: fx.Node) -> fx.Node:
-        """``name`` is where its weights are found in the state dict; a dot puts it into a part."""
-        parent, _, own_name = name.rpartition(".")
-        if parent and parent not in self._root._modules:
-            self._root.add_module(parent, nn.Module())
-        self._root.get_submodule(parent).add_module(own_name, module)
+        """``name`` is where its weights are found in the state dict; dots put it into parts of parts."""
+        *parts, own_name = name.split(".")
+        parent = self._root
+        for part in parts:
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        parent.add_module(own_name, module)
         return self._graph.call_module(name, arguments)
 
 
-Builder: TypeAlias = Callable[[Emitter, Site, tuple[fx.Node, ...]], fx.Node]
+Builder: TypeAlias = Callable[[Emitter, Site, Values], "fx.Node | Values"]
+"""Gives the value of the only output that is a tensor, or those of all of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -81,6 +82,11 @@ def take_every(x: torch.Tensor, axis: int, start: int, stop: int, step: int) -> 
     return x.narrow(axis, start, stop - start)[(slice(None),) * axis + (slice(None, None, step),)]
 
 
+def _split(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:
+    parts = emit.call(torch.split, *inputs, site["sizes"], dim=_axis(site))
+    return tuple(emit.call(getitem, parts, index) for index in range(len(site["sizes"])))
+
+
 def _pad(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
     pairs = list(zip(site["before"], site["after"], strict=True))
     amounts = [amount for pair in reversed(pairs) for amount in pair]
@@ -131,6 +137,8 @@ BUILDERS: dict[str, Builder] = {
     "GLU": _along(functional.glu),
     "Flatten": _flatten,
     "Reshape": _reshape,
+    "View": _reshape,
+    "Split": _split,
     "Permute": _permute,
     "Squeeze": _along(torch.squeeze),
     "Unsqueeze": _along(torch.unsqueeze),
@@ -141,6 +149,5 @@ BUILDERS: dict[str, Builder] = {
     "Multiply": _fold(torch.mul),
     "Average": _average,
     "MatMul": _function(torch.matmul),
-    "Identity": _same,
     "Output": _same,
 }

@@ -1,54 +1,108 @@
-"""Answers with a .cyxmodel through torch, normalizing inputs as its training did."""
+"""Answers with a .cyxmodel through torch, preparing inputs as its training did."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from backend.checkpoint import restore_weights
-from backend.compiler import compile_graph
+from backend.compiler import CompiledModel, End, compile_graph
 from backend.datasets import Scaling
 from backend.errors import ArchiveError, BackendError, InputError
 from backend.formats.cyxmodel import CyxModel, read_cyxmodel
 from backend.formats.tensors import Array
+from backend.graph import Graph
+from backend.pipeline import read_pipeline
+from backend.preparation import compile_serving
 from backend.reports import TensorSpec
 from backend.serialize import load_graph
 from backend.training_data import scaling_of
+from backend.validate import diagnose, has_errors
 
 MAX_BATCH = 65_536
 _ACCEPTED = ("float32", "float64", "float16", "uint8", "int32", "int64")
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What inputs go through before the model: normalization, then what the graph has before its Inputs."""
+
+    scaling: Scaling | None = None
+    module: torch.nn.Module | None = None
 
 
 class TorchRuntime:
     """One model on one device, in evaluation mode."""
 
     def __init__(
-        self, module: torch.nn.Module, device: torch.device, shape: tuple[int, ...], scaling: Scaling | None
+        self,
+        module: torch.nn.Module,
+        device: torch.device,
+        ends: tuple[tuple[End, ...], tuple[End, ...]],
+        preparation: Preparation,
     ) -> None:
+        """``ends``: what is given, and what is answered."""
         self._module = module
         self._device = device
-        self._shape = shape
-        self._scaling = scaling
-        self.inputs = (TensorSpec(name="input", dtype="float32", shape=(-1, *shape)),)
-        probe = self.predict(np.zeros((1, *shape), np.float32))
-        self.outputs = (TensorSpec(name="output", dtype=str(probe.dtype), shape=(-1, *probe.shape[1:])),)
+        self._taken, given = ends
+        self._preparation = preparation
+        self.inputs = tuple(_spec(end, "input", len(self._taken)) for end in self._taken)
+        probe = self.predict_all(tuple(np.zeros((1, *end.shape), np.float32) for end in self._taken))
+        self.outputs = tuple(
+            TensorSpec(name=_name(end, "output", len(given)), dtype=str(a.dtype), shape=(-1, *a.shape[1:]))
+            for end, a in zip(given, probe, strict=True)
+        )
 
     def predict(self, inputs: Array) -> Array:
-        """Raises InputError."""
-        if inputs.dtype.name not in _ACCEPTED:
-            raise InputError(f"input is {inputs.dtype.name}, allowed are {', '.join(_ACCEPTED)}")
-        if inputs.shape[1:] != self._shape or not 1 <= inputs.shape[0] <= MAX_BATCH:
-            allowed = f"(1 to {MAX_BATCH}, {', '.join(map(str, self._shape))})"
-            raise InputError(f"input is shaped {inputs.shape}, allowed is {allowed}")
-        values = inputs.astype(np.float32)
-        if self._scaling is not None:
-            values = self._scaling.apply(values)
+        """The first output of a model with one input. Raises InputError."""
+        return self.predict_all((inputs,))[0]
+
+    def predict_all(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        """An array for each input, in the order of ``inputs``, to one for each output. Raises InputError."""
+        if len(inputs) != len(self._taken):
+            raise InputError(f"{len(inputs)} inputs, the model takes {len(self._taken)}")
+        if len({len(each) if each.ndim else 0 for each in inputs}) != 1:
+            raise InputError("inputs of different batches")
+        tensors = tuple(self._tensor(*each) for each in zip(inputs, self._taken, strict=True))
         with torch.inference_mode():
-            answer: torch.Tensor = self._module(torch.from_numpy(values).to(self._device))
-        result: Array = answer.to("cpu").contiguous().numpy()
-        return result
+            if self._preparation.module is not None:
+                tensors = self._preparation.module(*tensors)
+            answer = self._module(*tensors)
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        return tuple(each.to("cpu").contiguous().numpy() for each in answers)
+
+    def _tensor(self, values: Array, end: End) -> torch.Tensor:
+        if values.dtype.name not in _ACCEPTED:
+            raise InputError(f"input is {values.dtype.name}, allowed are {', '.join(_ACCEPTED)}")
+        if values.shape[1:] != end.shape or not values.ndim or not 1 <= values.shape[0] <= MAX_BATCH:
+            allowed = f"(1 to {MAX_BATCH}, {', '.join(map(str, end.shape))})"
+            raise InputError(f"input is shaped {values.shape}, allowed is {allowed}")
+        if end.ids:
+            return torch.from_numpy(_as_ids(values, end.ids)).to(self._device)
+        numbers = values.astype(np.float32)
+        if self._preparation.scaling is not None:
+            numbers = self._preparation.scaling.apply(numbers)
+        return torch.from_numpy(numbers).to(self._device)
+
+
+def _as_ids(values: Array, below: int) -> Array:
+    """Raises InputError."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    if not 0 <= low <= high < below or not (values == np.floor(values)).all():
+        raise InputError(f"input from {low:g} to {high:g}, allowed are whole numbers from 0 to {below - 1}")
+    return values.astype(np.int64)
+
+
+def _spec(end: End, only: str, count: int) -> TensorSpec:
+    dtype = "int64" if end.ids else "float32"
+    return TensorSpec(name=_name(end, only, count), dtype=dtype, shape=(-1, *end.shape))
+
+
+def _name(end: End, only: str, count: int) -> str:
+    return only if count == 1 else end.name
 
 
 def load_cyxmodel(path: Path, device: str) -> TorchRuntime:
@@ -63,13 +117,31 @@ def load_cyxmodel(path: Path, device: str) -> TorchRuntime:
 
 
 def _build(model: CyxModel, device: torch.device) -> TorchRuntime:
-    compiled = compile_graph(load_graph(model.graph))
+    graph = load_graph(model.graph)
+    compiled = compile_graph(graph)
     module: torch.nn.Module = compiled.module.to(device)
     restore_weights(module, model.weights)
     module.eval()
+    taken, preparation = _what_enters(graph, compiled, model, device)
+    scaling = preparation.scaling
+    if scaling is not None:
+        channels = taken[0].shape[0] if taken[0].shape else 0
+        if {len(scaling.offset), len(scaling.factor)} != {channels}:
+            raise ArchiveError(f"normalization of {len(scaling.offset)} channels, the input has {channels}")
+    return TorchRuntime(module, device, (taken, compiled.outputs), preparation)
+
+
+def _what_enters(
+    graph: Graph, compiled: CompiledModel, model: CyxModel, device: torch.device
+) -> tuple[tuple[End, ...], Preparation]:
+    """Samples as the dataset has them where training normalized or encoded them, else the model's inputs."""
     normalization = model.training.normalization
     scaling = scaling_of(normalization) if normalization is not None else None
-    shape = tuple(compiled.input_shape)
-    if scaling is not None and {len(scaling.offset), len(scaling.factor)} != {shape[0]}:
-        raise ArchiveError(f"normalization of {len(scaling.offset)} channels, the input has {shape[0]}")
-    return TorchRuntime(module, device, shape, scaling)
+    if has_errors(diagnose(graph)):
+        return compiled.inputs, Preparation(scaling)
+    pipeline = read_pipeline(graph)
+    encoded = any(change.type != "Augmentation" for change in pipeline.changes)
+    if scaling is None and not encoded:
+        return compiled.inputs, Preparation()
+    sample = End("input", pipeline.sample_shape, pipeline.vocabulary)
+    return (sample,), Preparation(scaling, compile_serving(graph).to(device))

@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional
 
 from backend.catalogue import CATALOGUE, Category
-from backend.catalogue.record import completed
+from backend.catalogue.parameter import completed
 from backend.compiler import compile_graph, module_name
 from backend.errors import GraphInvalidError
 from backend.graph import Graph, Link, Node, TrainingSettings
 from backend.layers.normalization import StochasticDepth
-from backend.losses import build_loss, correct_predictions
+from backend.losses import build_loss, correct_predictions, judge
 from backend.optimizers import build_optimizer
 from backend.pipeline import Setting
 from backend.serialize import load_graph
@@ -181,28 +181,69 @@ def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean() -> None:
     assert torch.equal(layer.eval()(torch.ones(3, 2)), torch.ones(3, 2))
 
 
+REAL = torch.rand(6, 3)
+CLASSES = torch.arange(6) % 3
 LOSSES = {
-    "CrossEntropyLoss": nn.CrossEntropyLoss(),
-    "MSELoss": nn.MSELoss(),
-    "L1Loss": nn.L1Loss(),
-    "SmoothL1Loss": nn.SmoothL1Loss(),
-    "HuberLoss": nn.HuberLoss(),
-    "BCELoss": nn.BCELoss(),
-    "BCEWithLogits": nn.BCEWithLogitsLoss(),
-    "NLLLoss": nn.NLLLoss(),
+    "CrossEntropyLoss": (nn.CrossEntropyLoss(), CLASSES),
+    "MSELoss": (nn.MSELoss(), REAL),
+    "L1Loss": (nn.L1Loss(), REAL),
+    "SmoothL1Loss": (nn.SmoothL1Loss(), REAL),
+    "HuberLoss": (nn.HuberLoss(), REAL),
+    "BCELoss": (nn.BCELoss(), REAL),
+    "BCEWithLogits": (nn.BCEWithLogitsLoss(), REAL),
+    "NLLLoss": (nn.NLLLoss(), CLASSES),
+    "KLDivLoss": (nn.KLDivLoss(reduction="batchmean"), REAL),
 }
 
 
-@pytest.mark.parametrize("name", [n for n, r in CATALOGUE.items() if r.category is Category.LOSS])
+@pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_is_torchs_and_has_a_gradient(name: str) -> None:
+    reference, target = LOSSES[name]
     scores = torch.rand(6, 3, requires_grad=True)
-    classes = name in ("CrossEntropyLoss", "NLLLoss")
-    target = torch.arange(6) % 3 if classes else torch.rand(6, 3)
     value = build_loss(setting(name))(scores, target)
-    assert torch.allclose(value, LOSSES[name](scores, target))
+    assert torch.allclose(value, reference(scores, target))
     value.backward()
     assert scores.grad is not None
     assert scores.grad.abs().sum() > 0
+
+
+def test_the_cosine_loss_is_torchs_for_signs_and_for_classes() -> None:
+    a, b = torch.randn(6, 3), torch.randn(6, 3)
+    loss = build_loss(setting("CosineEmbeddingLoss", margin=0.2))
+    signs = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0])
+    expected = nn.CosineEmbeddingLoss(margin=0.2)(a, b, signs)
+    assert torch.allclose(loss(a, b, signs), expected)
+    assert torch.allclose(loss(a, b, (signs > 0).long()), expected)
+
+
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss"])
+def test_classes_at_each_place_may_have_their_axis_anywhere(name: str) -> None:
+    scores, target = torch.randn(4, 5, 3), torch.randint(3, (4, 5))
+    target[:, -1] = 2
+    last = build_loss(setting(name))(scores, target)
+    first = build_loss(setting(name, class_axis=0))(scores.movedim(-1, 1), target)
+    assert torch.allclose(last, first)
+    reference = {"CrossEntropyLoss": nn.CrossEntropyLoss, "NLLLoss": nn.NLLLoss}[name]
+    assert torch.allclose(last, reference()(scores.movedim(-1, 1), target))
+    ignoring = build_loss(setting(name, ignored_class=2))(scores, target)
+    assert torch.allclose(ignoring, reference(ignore_index=2)(scores.movedim(-1, 1), target))
+    judged = judge(setting(name, ignored_class=2), scores, target)
+    assert judged is not None
+    assert int(judged.places) == int((target != 2).sum())
+    assert int(judged.correct) == int(((scores.argmax(-1) == target) & (target != 2)).sum())
+
+
+def test_lion_steps_by_the_sign_of_a_mean() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+    lion = build_optimizer(setting("Lion", learning_rate=0.1, weight_decay=0.5), [weight])
+    expected, mean = weight.detach().clone(), torch.zeros(3)
+    for gradient in (torch.tensor([1.0, -1.0, 0.1]), torch.tensor([-30.0, 0.2, 0.1])):
+        weight.grad = gradient
+        lion.step()
+        direction = (0.9 * mean + 0.1 * gradient).sign()
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * direction
+        mean = 0.99 * mean + 0.01 * gradient
+    assert torch.allclose(weight, expected)
 
 
 def test_loss_parameters_reach_torch() -> None:

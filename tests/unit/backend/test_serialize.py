@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from backend.errors import GraphFormatError
-from backend.graph import FORMAT_VERSION, Graph, Link, Node, TrainingSettings
+from backend.graph import FORMAT_VERSION, Body, Graph, Link, Node, TrainingSettings
 from backend.serialize import MAX_GRAPH_BYTES, MIGRATIONS, document_of, dump_graph, graph_hash, load_graph
 
 EXAMPLES = Path(__file__).parents[3] / "scripts" / "examples"
 
 FROM_THE_FUTURE = b"""{
-  "format_version": 1, "name": "caf\xc3\xa9", "author": {"name": "someone"},
+  "format_version": 2, "name": "caf\xc3\xa9", "author": {"name": "someone"},
   "training": {"epochs": 3, "seed": 9, "schedule": "cosine"},
   "nodes": [{"id": "a", "type": "QuantumLayer", "version": 7, "parameters": {"q": [1, 2.0, null]},
-             "note": "keep me"}],
+             "note": "keep me", "body": {"nodes": [{"id": "i", "type": "Deep", "version": 1, "parameters": {},
+             "body": {"nodes": [], "links": []}}], "links": [], "folded": true}}],
   "links": [{"from": ["a", "x"], "to": ["b", "y"], "color": "red"}],
   "view": {"zoom": 1.5}
 }"""
@@ -25,7 +26,8 @@ FROM_THE_FUTURE = b"""{
 
 def test_unknown_types_and_fields_survive_a_round_trip() -> None:
     graph = load_graph(FROM_THE_FUTURE)
-    assert graph.nodes[0] == Node("a", "QuantumLayer", 7, {"q": [1, 2.0, None]}, {"note": "keep me"})
+    body = Body((Node("i", "Deep", body=Body()),), (), {"folded": True})
+    assert graph.nodes[0] == Node("a", "QuantumLayer", 7, {"q": [1, 2.0, None]}, {"note": "keep me"}, body)
     assert graph.links[0] == Link("a", "x", "b", "y", {"color": "red"})
     assert graph.training == TrainingSettings(3, 9, {"schedule": "cosine"})
     assert json.loads(dump_graph(graph)) == json.loads(FROM_THE_FUTURE)
@@ -35,11 +37,11 @@ def test_unknown_types_and_fields_survive_a_round_trip() -> None:
 def test_the_canonical_form_is_these_bytes() -> None:
     graph = Graph("é", (Node("a", "Dense", 1, {"units": 2, "bias": True}),), (Link("a", "o", "b", "i"),))
     expected = (
-        '{"format_version":1,"links":[{"from":["a","o"],"to":["b","i"]}],"name":"é","nodes":[{"id":"a",'
+        '{"format_version":2,"links":[{"from":["a","o"],"to":["b","i"]}],"name":"é","nodes":[{"id":"a",'
         '"parameters":{"bias":true,"units":2},"type":"Dense","version":1}],"training":{"epochs":1,"seed":0}}'
     )
     assert dump_graph(graph).decode() == expected
-    assert graph_hash(graph) == "b80291e5c66bcda990625ca9dcf3b9084203b17f6c2fb4407198a90d1ae2f883"
+    assert graph_hash(graph) == "be2cbb77b1a2ecae78dcbad2e880ca431e29ccc80eedec1465cea56ec44d52ad"
 
 
 @pytest.mark.parametrize("name", ["digits_cnn.json", "digits_mlp.json"])
@@ -68,6 +70,20 @@ def test_version_0_is_migrated() -> None:
     )
 
 
+def test_a_body_of_version_1_was_a_field_like_any_other() -> None:
+    old = {"format_version": 1, "nodes": [{"id": "a", "type": "ReLU", "body": [1]}]}
+    graph = load_graph(json.dumps(old).encode())
+    assert graph.nodes == (Node("a", "ReLU", extra={"body of format 1": [1]}),)
+
+
+def test_nodes_in_bodies_count_as_nodes_of_the_graph() -> None:
+    body = {"nodes": [{"id": str(n), "type": "ReLU"} for n in range(2500)], "links": []}
+    nodes = [{"id": str(n), "type": "Subgraph", "body": body} for n in range(4)]
+    document = {"format_version": 2, "nodes": nodes}
+    with pytest.raises(GraphFormatError, match="10004 nodes with all bodies, limit 10000"):
+        load_graph(json.dumps(document).encode())
+
+
 def test_there_is_a_migration_from_every_older_version() -> None:
     assert sorted(MIGRATIONS) == list(range(FORMAT_VERSION))
 
@@ -78,8 +94,16 @@ def test_there_is_a_migration_from_every_older_version() -> None:
         (b"", "not JSON in UTF-8"),
         (b"\xff\xfe", "not JSON in UTF-8"),
         (b"[]", "the document is [], must be an object"),
-        (b"{}", "format_version is None, must be 0 to 1"),
-        (b'{"format_version": 2}', "format_version is 2, must be 0 to 1"),
+        (b"{}", "format_version is None, must be 0 to 2"),
+        (b'{"format_version": 3}', "format_version is 3, must be 0 to 2"),
+        (
+            b'{"format_version": 2, "nodes": [{"id": "a", "type": "B", "body": []}]}',
+            "body of nodes[0] is [], must be an object",
+        ),
+        (
+            b'{"format_version": 2, "nodes": [{"id": "a", "type": "B", "body": {"nodes": [{"id": "b"}]}}]}',
+            "type of nodes[0].nodes[0] is None",
+        ),
         (b'{"format_version": true}', "format_version is True"),
         (b'{"format_version": 1, "name": 5}', "name of the document is 5, must be a string"),
         (b'{"format_version": 1, "nodes": {}}', "nodes of the document is {}, must be a list"),

@@ -119,9 +119,15 @@ MISTAKES = [
     ),
     Mistake(
         "wrong kind",
+        lambda g: relinked(g, "conv1", "input", "optimizer", "optimizer"),
+        "conv1",
+        "input takes Tensor, optimizer of 'optimizer' gives Optimizer",
+    ),
+    Mistake(
+        "target of the model",
         lambda g: relinked(g, "loss", "target", "output"),
         "loss",
-        "target takes Labels, output of 'output' gives Tensor",
+        "target comes from the model, must come from the DataLoader",
     ),
     Mistake(
         "two links into one port",
@@ -171,11 +177,18 @@ MISTAKES = [
     Mistake("no optimizer", lambda g: without_node(g, "optimizer"), None, "has no optimizer node"),
     Mistake("no dataset", lambda g: without_node(g, "dataset"), None, "has no DatasetInput node"),
     Mistake("no output", lambda g: without_node(g, "output"), None, "has no Output node"),
+    Mistake("no loss", lambda g: without_node(g, "loss"), None, "has no loss node"),
     Mistake(
-        "two losses",
-        lambda g: replace(g, nodes=(*g.nodes, Node("second", "MSELoss"))),
+        "a loss nobody follows",
+        lambda g: without_link_into(g, "optimizer"),
+        "loss",
+        "its loss reaches no optimizer",
+    ),
+    Mistake(
+        "two optimizers",
+        lambda g: replace(g, nodes=(*g.nodes, Node("second", "SGD"))),
         "second",
-        "has 2 loss nodes, must have 1",
+        "has 2 optimizer nodes, must have 1",
     ),
     Mistake(
         "unlinked input",
