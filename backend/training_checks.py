@@ -154,6 +154,9 @@ def _check_ends(graph: Graph) -> Iterator[Diagnostic]:
             yield error(node.id, "no samples are linked to it", Fix("link samples of the DataLoader", links))
         for link in incoming[node.id]:
             source = types.get(link.source_node, "")
+            if node.type == "Input" and source == "DataLoader" and link.source_port == "labels":
+                fix = Fix("remove the link", (RemoveLink(*ends_of(link)),))
+                yield error(node.id, "brings labels to an Input, which a model must not see", fix)
             if node.id in losses and link.target_port in ("prediction", "other"):
                 if source not in ("", "Output"):
                     yield _past_the_output(graph, node, link, source)

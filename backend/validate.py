@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import chain, islice
 
 from backend.catalogue import CATALOGUE, Category, NodeType, Parameter
 from backend.catalogue.parameter import ParameterType, problem_of
@@ -272,11 +273,12 @@ def _check_body(node: Node, shapes: Shapes, budget: _Budget, depth: int) -> Iter
         yield error(node.id, "has nothing inside it, needs a body")
     elif depth < MAX_NESTING:
         inside = shapes.bodies.get(node.id, Shapes())
-        found = [*_check_insides(node.body, record)]
+        found: Iterable[Diagnostic] = [*_check_insides(node.body, record)]
         if not (record.wrapping.one_node and found):
             body = framed(node.body, record)
-            found += _check_wiring(body, inside, budget, depth + 1)
-        yield from moved_inside(node.id, found)
+            found = chain(found, _check_wiring(body, inside, budget, depth + 1))
+        # Enough to say that there are too many: nested bodies would pass all of them on again and again.
+        yield from moved_inside(node.id, islice(found, MAX_DIAGNOSTICS + 1))
     else:
         yield error(node.id, f"nested more than {MAX_NESTING} deep, limit {MAX_NESTING}")
 
