@@ -7,7 +7,7 @@ unknown, so that one mistake is told once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from backend.catalogue import CATALOGUE
@@ -102,6 +102,8 @@ def parameter_problems(record: NodeType, node: Node) -> list[str]:
 
 def ordered_inputs(record: NodeType, links: list[Link]) -> list[Link] | None:
     """The links into a node in the order of its ports; None if one is missing or one too many."""
+    if len(record.inputs) == 1 == len(links) and links[0].target_port == record.inputs[0].name:
+        return links
     found: list[Link] = []
     for port in record.inputs:
         here = [link for link in links if link.target_port == port.name]
@@ -194,7 +196,8 @@ def _checked(
     if counts.parameters > MAX_ELEMENTS:
         raise ShapeMismatchError(f"{counts.parameters} parameters, limit {MAX_ELEMENTS}")
     if not counts.activations:
-        counts = replace(counts, activations=sum(elements(shape) for shape in tensor_shapes(outputs)))
+        held = sum(elements(shape) for shape in tensor_shapes(outputs))
+        counts = Counts(counts.parameters, counts.flops, counts.buffers, held)
     return Inference(inputs, record.name_outputs(outputs), counts, layers)
 
 

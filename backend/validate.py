@@ -192,28 +192,35 @@ def _check_links(wiring: Wiring) -> Iterator[Diagnostic]:
 
 def _check_link(link: Link, nodes: dict[str, Node]) -> Iterator[Diagnostic]:
     source, target = nodes.get(link.source_node), nodes.get(link.target_node)
-    fix = Fix("remove the link", (RemoveLink(*ends_of(link)),))
     if source is None:
         place = link.target_node if target else None
-        yield error(place, f"a link comes from node {_shown(link.source_node)}, which does not exist", fix)
+        yield error(
+            place, f"a link comes from node {_shown(link.source_node)}, which does not exist", _unlinked(link)
+        )
     if target is None:
         place = link.source_node if source else None
-        yield error(place, f"a link goes to node {_shown(link.target_node)}, which does not exist", fix)
+        yield error(
+            place, f"a link goes to node {_shown(link.target_node)}, which does not exist", _unlinked(link)
+        )
     if source is None or target is None:
         return
     source_type, target_type = node_type(source), node_type(target)
     out = source_type.output(link.source_port) if source_type else None
     into = target_type.input(link.target_port) if target_type else None
     if source_type and out is None:
-        yield _missing_port(source, "output", link.source_port, source_type.outputs, fix)
+        yield _missing_port(source, "output", link.source_port, source_type.outputs, _unlinked(link))
     if target_type and into is None:
-        yield _missing_port(target, "input", link.target_port, target_type.inputs, fix)
+        yield _missing_port(target, "input", link.target_port, target_type.inputs, _unlinked(link))
     if out and into and not may_link(out.kind, into.kind):
         yield error(
             target.id,
             f"{into.name} takes {into.kind.value}, {out.name} of {_shown(source.id)} gives {out.kind.value}",
-            fix,
+            _unlinked(link),
         )
+
+
+def _unlinked(link: Link) -> Fix:
+    return Fix("remove the link", (RemoveLink(*ends_of(link)),))
 
 
 def _missing_port(node: Node, side: str, name: str, ports: tuple[Port, ...], fix: Fix) -> Diagnostic:

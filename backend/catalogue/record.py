@@ -214,13 +214,21 @@ class NodeType:
     wrapping: Wrapping | None = None
 
     def input(self, name: str) -> Port | None:
-        return next((port for port in self.inputs if port.name == name), None)
+        for port in self.inputs:
+            if port.name == name:
+                return port
+        return None
 
     def output(self, name: str) -> Port | None:
-        return next((port for port in self.outputs if _names(port, name)), None)
+        for port in self.outputs:
+            if _names(port, name):
+                return port
+        return None
 
     def name_outputs(self, values: tuple[PortType, ...]) -> dict[str, PortType]:
         """The rule's values under the names of their ports."""
+        if len(values) == 1 == len(self.outputs):
+            return {self.outputs[0].name: values[0]}
         names: list[str] = []
         for port in self.outputs:
             several = len(values) - len(self.outputs) + 1
@@ -323,7 +331,7 @@ def _ids_of(types: tuple[PortType, ...], numbers: Numbers) -> int:
 
 
 def tensor_shapes(types: tuple[PortType, ...]) -> tuple[Shape, ...]:
-    return tuple(found.shape for found in types if isinstance(found, TensorType))
+    return tuple([found.shape for found in types if isinstance(found, TensorType)])
 
 
 def elements(shape: Shape) -> int:

@@ -298,7 +298,7 @@ def _with(graph: Graph, changed: Node) -> Graph:
 
 
 @pytest.mark.parametrize("spoil", BREAKS, ids=lambda spoil: spoil.__name__.strip("_"))
-@settings(SLOW, max_examples=25)
+@settings(SLOW, max_examples=15)
 @given(data=st.data())
 def test_a_broken_graph_is_told_at_the_broken_node(spoil: Break, data: st.DataObject) -> None:
     broken, node_id = spoil(data.draw, data.draw(graphs()))
@@ -362,7 +362,7 @@ def test_bytes_are_a_graph_or_refused(data: bytes) -> None:
 # -- rules against torch -------------------------------------------------------------------------
 
 
-@settings(SLOW, max_examples=200)
+@settings(SLOW, max_examples=100)
 @given(st.data(), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_an_accepted_shape_is_what_torch_computes(data: st.DataObject, extents: list[int]) -> None:
     known = {("in", "output"): TensorType(tuple(extents))}

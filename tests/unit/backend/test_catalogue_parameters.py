@@ -234,8 +234,9 @@ def test_a_parameter_of_a_layer_changes_the_model(type_name: str, name: str) -> 
     parameter = next(each for each in CATALOGUE[type_name].parameters if each.name == name)
     value = other_value(type_name, parameter, dict(case.given))
     changed = replace(case, given={**case.given, name: value})
-    assert not differ(list(traces(case)), list(traces(case)))
-    assert_differ(list(traces(case)), list(traces(changed)))
+    before = list(traces(case))
+    assert not differ(before, list(traces(case)))
+    assert_differ(before, list(traces(changed)))
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -319,9 +320,10 @@ def trained(graph: Graph) -> list[torch.Tensor]:
 
 
 OWN_TESTS = {"DatasetInput", "OneHotEncode", "Tokenize"}
-"""What they change are shapes: see test_training.py."""
+"""What they change are shapes: see test_training_tasks.py."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("type_name", "name"),
     [

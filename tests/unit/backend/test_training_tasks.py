@@ -398,7 +398,12 @@ def everything(optimizer: str) -> Graph:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Lion"])
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("Adam", "AdamW", "NAdam", "RMSprop", "Adagrad")
+]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Lion", *SLOW])
 def test_a_resumed_training_ends_bit_for_bit_where_a_whole_one_does(optimizer: str, tmp_path: Path) -> None:
     task = everything(optimizer)
     assert [str(each) for each in diagnose(task)] == []
