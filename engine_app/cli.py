@@ -182,7 +182,7 @@ def submit(
 
     if (budget is None) == (lan is None):
         raise click.UsageError("either --budget, for a paid job, or --lan, for an unpaid one")
-    order = jobs.Order(graph, data, budget or "0", segments, lan)
+    order = jobs.Order(graph, data, budget, segments, lan)
     jobs.submit(_config(context, coordinator), order, follow=follow, as_json=as_json)
 
 
