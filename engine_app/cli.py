@@ -15,6 +15,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON o
 coordinator_option = click.option(
     "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."
 )
+upload_option = click.option(
+    "--upload-limit", metavar="BYTES", help="A second, of all file transfers, such as 20M."
+)
+download_option = click.option("--download-limit", metavar="BYTES", help="The same for what comes in.")
 data_option = click.option(
     "--data", required=True, type=DATA, help="Samples and targets; `cyxwiz data --help` says which files."
 )
@@ -57,12 +61,12 @@ def main(context: click.Context, data_dir: str | None) -> None:
     context.obj = data_dir
 
 
-def _config(context: click.Context, coordinator: str | None = None) -> Any:
+def _config(context: click.Context, coordinator: str | None = None, **limits: str | None) -> Any:
     from engine_app.config import ConfigError, read_config
     from engine_app.entry import report
 
     try:
-        return read_config(context.obj, coordinator)
+        return read_config(context.obj, coordinator, **limits)
     except ConfigError as error:
         report(error)
 
@@ -160,10 +164,13 @@ def estimate(
     help="Work is paid for in so many parts; neither side ever risks more than one.",
 )
 @click.option("--follow", is_flag=True, help="Stay until the job is over.")
+@upload_option
+@download_option
 @as_json
 @click.pass_context
 def submit(
     context: click.Context,
+    /,
     graph: Path,
     data: Path,
     budget: str | None,
@@ -172,6 +179,7 @@ def submit(
     segments: int,
     follow: bool,
     as_json: bool,
+    **limits: str | None,
 ) -> None:
     """Have GRAPH trained by a peer, on data that this machine sends to it.
 
@@ -183,7 +191,7 @@ def submit(
     if (budget is None) == (lan is None):
         raise click.UsageError("either --budget, for a paid job, or --lan, for an unpaid one")
     order = jobs.Order(graph, data, budget, segments, lan)
-    jobs.submit(_config(context, coordinator), order, follow=follow, as_json=as_json)
+    jobs.submit(_config(context, coordinator, **limits), order, follow=follow, as_json=as_json)
 
 
 @main.command("id")
@@ -222,13 +230,17 @@ def list_jobs(context: click.Context, coordinator: str | None, as_json: bool) ->
 @main.command()
 @click.argument("job")
 @coordinator_option
+@upload_option
+@download_option
 @as_json
 @click.pass_context
-def follow(context: click.Context, job: str, coordinator: str | None, as_json: bool) -> None:
+def follow(
+    context: click.Context, /, job: str, coordinator: str | None, as_json: bool, **limits: str | None
+) -> None:
     """Tell JOB's story from its beginning and go on with it until it is over."""
     from engine_app import jobs
 
-    jobs.follow(_config(context, coordinator), job, as_json)
+    jobs.follow(_config(context, coordinator, **limits), job, as_json)
 
 
 def _order(name: str, help_text: str) -> None:
@@ -252,15 +264,22 @@ _order("resume", "Let JOB's training go on.")
 @click.argument("job")
 @click.option("-o", "--output", type=NEW_FILE, help="Default: JOB's name with the ending .cyxmodel.")
 @coordinator_option
+@download_option
 @as_json
 @click.pass_context
 def fetch(
-    context: click.Context, job: str, output: Path | None, coordinator: str | None, as_json: bool
+    context: click.Context,
+    /,
+    job: str,
+    output: Path | None,
+    coordinator: str | None,
+    as_json: bool,
+    **limits: str | None,
 ) -> None:
     """Write JOB's trained model, checked, to a file. Waits for a job that still runs."""
     from engine_app import jobs
 
-    jobs.fetch(_config(context, coordinator), job, output, as_json)
+    jobs.fetch(_config(context, coordinator, **limits), job, output, as_json)
 
 
 @main.command()

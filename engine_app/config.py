@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p2p.errors import LocalProtocolError
+from p2p.transfer_rate import parse_bytes
+
 DEFAULT_DATA_DIR = "~/.cyxwiz/engine"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_SETTINGS = frozenset({"coordinator", "download_limit", "escrow", "log_level", "upload_limit"})
 
 
 class ConfigError(Exception):
@@ -25,9 +29,17 @@ class Config:
     log_level: str
     escrow: str | None = None
     """PROGRAM or PROGRAM/MINT that is trusted on a real network."""
+    upload_limit: int | None = None
+    """Of all file transfers together, in bytes per second; None for no limit. So is the next."""
+    download_limit: int | None = None
 
 
-def read_config(data_dir: str | None, coordinator: str | None = None) -> Config:
+def read_config(
+    data_dir: str | None,
+    coordinator: str | None = None,
+    upload_limit: str | None = None,
+    download_limit: str | None = None,
+) -> Config:
     """Raises ConfigError for a file that cannot be read or holds unknown settings."""
     directory = Path(data_dir or os.environ.get("CYXWIZ_DATA_DIR", DEFAULT_DATA_DIR)).expanduser().absolute()
     settings = _read_file(directory / "config.toml")
@@ -44,7 +56,16 @@ def read_config(data_dir: str | None, coordinator: str | None = None) -> Config:
         passphrase=os.environ.get("CYXWIZ_PASSPHRASE"),
         log_level=level,
         escrow=setting("escrow"),
+        upload_limit=_bytes(setting("upload_limit", upload_limit)),
+        download_limit=_bytes(setting("download_limit", download_limit)),
     )
+
+
+def _bytes(text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_bytes(text)
+    except LocalProtocolError as error:
+        raise ConfigError(f"limit of {error}") from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -54,10 +75,10 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    unknown = settings.keys() - {"coordinator", "escrow", "log_level"}
+    unknown = settings.keys() - _SETTINGS
     if unknown or not all(isinstance(value, str) for value in settings.values()):
         raise ConfigError(
             f"{path}: settings {', '.join(sorted(unknown)) or 'that are no text'}, "
-            "allowed coordinator, escrow and log_level, all text"
+            f"allowed {', '.join(sorted(_SETTINGS))}, all text"
         )
     return settings

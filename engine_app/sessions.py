@@ -77,6 +77,8 @@ async def open_session(config: Config, lan: bool = False) -> AsyncIterator[Sessi
         passphrase=config.passphrase,
         trusted=parse_trusted(config.escrow) if config.escrow else None,
         lan=lan,
+        upload_limit=config.upload_limit,
+        download_limit=config.download_limit,
     ) as engine:
         yield _Own(engine.control)
 

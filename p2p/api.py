@@ -39,6 +39,7 @@ from p2p.jobs import Requirements
 from p2p.logs import configure_logging
 from p2p.pricing import parse_tokens
 from p2p.protocols.coordinator import ChainInfo, Estimate
+from p2p.rates import Rates
 from p2p.session.arrays import to_array, to_tensor
 from p2p.session.blocking import TrioThread
 from p2p.session.checks import Checks, Prepared
@@ -161,13 +162,16 @@ async def open_engine(
     now: Callable[[], float] = time.time,
     trusted: TrustedEscrow | None = None,
     lan: bool = False,
+    upload_limit: int | None = None,
+    download_limit: int | None = None,
 ) -> AsyncIterator[AsyncEngine]:
     """An Engine on its data directory, which it locks.
 
     ``coordinator`` is a multiaddress with /p2p/ at the end; without it the last one is used, and
     where there is none, only what needs none can be done: jobs of peers on the own network.
     With ``lan`` a coordinator that is known is not waited for.
-    ``passphrase`` opens an encrypted wallet; ``trusted`` is needed on a real network only.
+    ``passphrase`` opens an encrypted wallet; ``trusted`` is needed on a real network only. The limits
+    are of all file transfers together, in bytes per second.
     Raises DataDirLockedError, SetupError, KeystoreError, ChainNotTrustedError.
     """
     if not structlog.is_configured():
@@ -192,7 +196,7 @@ async def open_engine(
             network=network,
             coordinator=payment.coordinator,
             treasury=payment.treasury,
-            files=FileStore(places.files, STORE_QUOTA_BYTES),
+            files=FileStore(places.files, STORE_QUOTA_BYTES, rates=Rates.of(upload_limit, download_limit)),
             checks=checks or load_checks(),
             store=store,
             now=now,

@@ -16,12 +16,13 @@ from typing import Protocol, TypeVar, TypeVarTuple
 import trio
 
 from p2p.errors import TransferError
-from p2p.transfer import Manifest, ManifestBuilder, chunk_bytes_for
+from p2p.transfer import Manifest, ManifestBuilder
+from p2p.transfer_cuts import find_borders
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 4 << 20
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -47,6 +48,12 @@ def plain_file_size(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise TransferError(f"{path} is no plain file ({stat.filemode(found.st_mode)})")
     return found.st_size
+
+
+def allocated_bytes(path: Path) -> int:
+    """What a file that may have holes takes on disk."""
+    found = path.stat()
+    return min(found.st_size, found.st_blocks * 512)
 
 
 def same_filesystem(path: Path, other: Path) -> bool:
@@ -122,7 +129,9 @@ def _open_plain(path: Path) -> int:
 
 
 def _read_all(descriptor: int, path: Path, size: int, keep: Callable[[bytes], None]) -> Manifest:
-    builder = ManifestBuilder(chunk_bytes_for(size))
+    builder = ManifestBuilder(
+        size, find_borders(lambda offset, length: os.pread(descriptor, length, offset), size)
+    )
     left = size
     while data := os.read(descriptor, _READ_BYTES):
         left -= len(data)

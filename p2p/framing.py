@@ -7,11 +7,13 @@ Tensors and file chunks are bodies, never inside the message.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from dataclasses import dataclass
 
 from p2p.errors import FrameTooLargeError, LocalProtocolError
 
 HEADER = struct.Struct(">II")
+_SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,40 +53,62 @@ def encode_frame(frame: Frame, limits: FrameLimits) -> bytes:
 
 
 class FrameDecoder:
-    """Feed it bytes cut anywhere; ask it for whole frames."""
+    """Feed it bytes cut anywhere; ask it for whole frames. A large body is copied once."""
 
     def __init__(self, limits: FrameLimits) -> None:
         self._limits = limits
-        self._buffer = bytearray()
+        self._pieces: deque[bytes | memoryview | bytearray] = deque()
+        self._size = 0
+        self._announced: tuple[int, int] | None = None
+        """Message and body bytes of the frame that is arriving."""
 
     def receive_data(self, data: bytes) -> None:
-        self._buffer += data
+        last = self._pieces[-1] if self._pieces else None
+        self._size += len(data)
+        if isinstance(last, bytearray) and len(last) < _SMALL_BYTES:
+            last += data
+        elif data:
+            # Small pieces share one buffer: a sender of single bytes must not cost an object for each.
+            self._pieces.append(bytearray(data) if len(data) < _SMALL_BYTES else data)
 
     def next_frame(self) -> Frame | None:
         """The next whole frame, or None if more bytes are needed.
 
         Raises FrameTooLargeError as soon as the header announces too much.
         """
-        if not self.has_frame:
+        if not self.has_frame or self._announced is None:
             return None
-        message_bytes, body_bytes = HEADER.unpack_from(self._buffer)
-        body_at = HEADER.size + message_bytes
-        end = body_at + body_bytes
-        with memoryview(self._buffer) as view:
-            frame = Frame(bytes(view[HEADER.size : body_at]), bytes(view[body_at:end]))
-        del self._buffer[:end]
-        return frame
+        message_bytes, body_bytes = self._announced
+        self._announced = None
+        return Frame(self._take(message_bytes), self._take(body_bytes))
 
     @property
     def has_frame(self) -> bool:
         """``next_frame`` would give one. Raises FrameTooLargeError as it does."""
-        if len(self._buffer) < HEADER.size:
-            return False
-        message_bytes, body_bytes = HEADER.unpack_from(self._buffer)
+        if self._announced is None:
+            if self._size < HEADER.size:
+                return False
+            self._announced = HEADER.unpack(self._take(HEADER.size))
+        message_bytes, body_bytes = self._announced
         self._limits.check(message_bytes, body_bytes)
-        return bool(len(self._buffer) >= HEADER.size + message_bytes + body_bytes)
+        return self._size >= message_bytes + body_bytes
+
+    def _take(self, size: int) -> bytes:
+        """The first bytes, of which there are at least so many."""
+        self._size -= size
+        taken: list[bytes | memoryview | bytearray] = []
+        while size:
+            piece = self._pieces.popleft()
+            if len(piece) > size:
+                view = memoryview(piece)
+                taken.append(view[:size])
+                self._pieces.appendleft(view[size:])
+                break
+            taken.append(piece)
+            size -= len(piece)
+        return b"".join(taken)
 
     @property
     def is_empty(self) -> bool:
         """True between frames: an end of the stream here cuts nothing off."""
-        return not self._buffer
+        return self._size == 0 and self._announced is None

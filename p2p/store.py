@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -28,6 +29,7 @@ from blake3 import blake3
 from p2p.datadir import sync_directory, write_atomic
 from p2p.disk import (
     RunBlocking,
+    allocated_bytes,
     copy_file,
     hash_file,
     plain_file_size,
@@ -37,36 +39,46 @@ from p2p.disk import (
     write_file,
 )
 from p2p.errors import LocalProtocolError, TransferError
-from p2p.incoming import MANIFEST_SUFFIX, Incoming
+from p2p.incoming import MANIFEST_SUFFIX, Copies, Incoming
 from p2p.jobs import FileRef
-from p2p.transfer import (
-    Manifest,
-    chunk_size,
-    decode_manifest,
-    encode_manifest,
-    manifest_of,
-)
+from p2p.rates import Rates
+from p2p.transfer import Manifest, decode_manifest, encode_manifest, manifest_of
+from p2p.transfer_cuts import find_borders
 
 log = structlog.get_logger(__name__)
 
+Reuse = Callable[[str], bool]
+"""Whether chunks of the file with this BLAKE3 may be used for another. Called in a thread."""
+
+_MAX_SCANNED_CHUNKS = 4 << 20
 _HASH = re.compile(r"[0-9a-f]{64}")
 _OWNER = re.compile(r"[0-9A-Za-z_-]{0,64}")
 
 
 @dataclass(slots=True)
 class _Held:
-    """A whole file; ``manifests`` are the hashes and chunk sizes under which it can be served."""
+    """A whole file; ``manifests`` are the hashes under which it can be served."""
 
     size: int
-    manifests: dict[str, int] = field(default_factory=dict)
+    manifests: list[str] = field(default_factory=list)
 
 
 class FileStore:
     """Content-addressed files. ``bytes_sent`` and ``bytes_received`` count what transfers moved."""
 
-    def __init__(self, directory: Path, quota_bytes: int, run_blocking: RunBlocking = run_in_thread) -> None:
-        """Opens or makes the store; blocking, and quick: no content is read."""
+    def __init__(
+        self,
+        directory: Path,
+        quota_bytes: int,
+        run_blocking: RunBlocking = run_in_thread,
+        rates: Rates | None = None,
+    ) -> None:
+        """Opens or makes the store; blocking, and quick: no content is read.
+
+        ``rates`` limit all transfers of the store together.
+        """
         self._run = run_blocking
+        self.rates = rates or Rates.of()
         self.quota_bytes = quota_bytes
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -107,6 +119,10 @@ class FileStore:
         held = self._held.get(blake3)
         return FileRef(blake3, next(iter(held.manifests)), held.size) if held else None
 
+    def has_manifest(self, manifest_hash: str) -> bool:
+        """Whether a whole file is here by this manifest."""
+        return manifest_hash in self._by_manifest
+
     def manifest(self, manifest_hash: str) -> Manifest | None:
         """The manifest of a whole file, or None. Reads a file of some KB."""
         if manifest_hash not in self._by_manifest:
@@ -135,7 +151,7 @@ class FileStore:
         """Raises TransferError when ``data`` does not fit the quota."""
         with self._room_for(len(data)), self._new_file() as path:
             await self._run(write_file, path, data)
-            return await self._take_in(path, await self._run(manifest_of, data))
+            return await self._take_in(path, await self._run(_manifest_of_bytes, data))
 
     def remove(self, blake3: str) -> None:
         """Forgets a file, its manifests and its pins; no error if it is not there."""
@@ -168,6 +184,15 @@ class FileStore:
         if not owners:
             self._pins.pop(blake3, None)
 
+    def drop_old_partials(self, before: float) -> None:
+        """Those that nobody is fetching and that were last written before this time of day."""
+        for name in tuple(self._resting):
+            with suppress(FileNotFoundError):
+                if (self._partial / name).stat().st_mtime >= before:
+                    continue
+            log.info("partial file dropped", manifest=name)
+            self._discard_partial(name)
+
     # -- giving to others ----------------------------------------------------------------------------
 
     async def read_manifest(self, manifest_hash: str) -> bytes | None:
@@ -179,33 +204,37 @@ class FileStore:
         except FileNotFoundError:  # evicted while the thread was starting
             return None
 
-    async def read_chunk(self, manifest_hash: str, index: int, offset: int, length: int) -> bytes | None:
-        """Part of a chunk, or None for a file that is not here. Raises IndexError outside of it."""
+    async def read_range(self, manifest_hash: str, offset: int, length: int) -> bytes | None:
+        """Bytes of a file, or None for one that is not here. Raises IndexError outside of it."""
         file_hash = self._by_manifest.get(manifest_hash)
         if file_hash is None:
             return None
-        held = self._held[file_hash]
-        chunk_bytes = held.manifests[manifest_hash]
-        within = chunk_size(held.size, chunk_bytes, index)
-        if offset + length > within:
-            raise IndexError(f"bytes {offset} to {offset + length} of chunk {index}, which has {within}")
-        at = index * chunk_bytes + offset
+        size = self._held[file_hash].size
+        if offset + length > size:
+            raise IndexError(f"bytes {offset} to {offset + length} of a file of {size}")
         try:
-            return await self._run(read_at, self._files / file_hash, at, length)
+            return await self._run(read_at, self._files / file_hash, offset, length)
         except FileNotFoundError:  # evicted while the thread was starting
             return None
 
     # -- taking from others --------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def receiving(self, ref: FileRef) -> AsyncIterator[Incoming]:
-        """The file as far as it is here. One at a time for each manifest; others wait."""
+    async def receiving(self, ref: FileRef, reuse: Reuse | None = None) -> AsyncIterator[Incoming]:
+        """The file as far as it is here. One at a time for each manifest; others wait.
+
+        Chunks that other files here hold are taken from them. ``reuse`` says which files may be
+        used, also whether the very file may: whoever sends the rest can tell from what is not asked
+        for what was here, and whoever only knows a hash must not get what is behind it.
+        """
         if not (_HASH.fullmatch(ref.blake3) and _HASH.fullmatch(ref.manifest)):
             raise LocalProtocolError(f"{ref.manifest!r} of {ref.blake3!r} are no BLAKE3 hashes")
         async with self._only(ref.manifest):
             held = self._held.get(ref.blake3)
-            whole = self.path(ref.blake3) if held is not None and held.size == ref.size else None
-            incoming = Incoming(ref, whole, self._partial, self._take_in, self._run)
+            usable = held is not None and held.size == ref.size and (reuse is None or reuse(ref.blake3))
+            whole = self.path(ref.blake3) if usable else None
+            find_copies = partial(self._find_copies, reuse or (lambda file_hash: True))
+            incoming = Incoming(ref, whole, self._partial, self._take_in, find_copies, self._run)
             if whole is not None:
                 yield incoming
                 return
@@ -221,6 +250,23 @@ class FileStore:
 
     # -- inside --------------------------------------------------------------------------------------
 
+    def _find_copies(self, reuse: Reuse, manifest: Manifest, missing: Sequence[int]) -> Copies:
+        """Where files here should hold these chunks; the stored manifests are the index."""
+        wanted = {manifest.chunks[index]: index for index in missing}
+        found: Copies = {}
+        scanned = 0
+        for file_hash, held in reversed(tuple(self._held.items())):
+            if scanned > _MAX_SCANNED_CHUNKS or len(found) == len(wanted) or not reuse(file_hash):
+                continue
+            other = _stored_manifest(self._manifests / held.manifests[0])
+            if other is None:
+                continue
+            scanned += len(other.chunks)
+            for chunk, offset in zip(other.chunks, other.offsets(), strict=False):
+                if (index := wanted.get(chunk)) is not None:
+                    found.setdefault(index, (self._files / file_hash, offset))
+        return found
+
     async def _take_in(self, path: Path, manifest: Manifest) -> FileRef:
         """Gives a durable file of checked content its name."""
         encoded = encode_manifest(manifest)
@@ -228,7 +274,8 @@ class FileStore:
         await self._run(write_atomic, self._manifests / ref.manifest, encoded)
         path.replace(self._files / ref.blake3)  # noqa: ASYNC240 - in one step with the index
         held = self._held.pop(ref.blake3, None) or _Held(manifest.size)
-        held.manifests[ref.manifest] = manifest.chunk_bytes
+        if ref.manifest not in held.manifests:
+            held.manifests.append(ref.manifest)
         self._held[ref.blake3] = held
         self._by_manifest[ref.manifest] = ref.blake3
         self._settling.append(ref.blake3)
@@ -314,7 +361,7 @@ class FileStore:
             if manifest is None or held is None or held.size != manifest.size:
                 path.unlink()
                 continue
-            held.manifests[path.name] = manifest.chunk_bytes
+            held.manifests.append(path.name)
             self._by_manifest[path.name] = manifest.blake3.hex()
         for file_hash in [name for name, held in self._held.items() if not held.manifests]:
             self.remove(file_hash)
@@ -326,7 +373,7 @@ class FileStore:
             if not (_HASH.fullmatch(name) and data.exists() and manifest.exists()):
                 path.unlink(missing_ok=True)
             elif path == data:
-                self._resting[name] = path.stat().st_size
+                self._resting[name] = allocated_bytes(path)
 
 
 def _stored_manifest(path: Path) -> Manifest | None:
@@ -335,5 +382,9 @@ def _stored_manifest(path: Path) -> Manifest | None:
         return None
     try:
         return decode_manifest(path.read_bytes())
-    except TransferError:
+    except (TransferError, FileNotFoundError):
         return None
+
+
+def _manifest_of_bytes(data: bytes) -> Manifest:
+    return manifest_of(data, find_borders(lambda offset, length: data[offset : offset + length], len(data)))

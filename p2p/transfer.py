@@ -1,10 +1,12 @@
-"""Content-addressed files: their manifests, and what a receiver asks for next. Pure.
+"""Content-addressed files: their manifests, which name every chunk. Pure.
 
-A manifest names every chunk of a file by its BLAKE3, and is itself named by its BLAKE3, so
-whoever knows that one hash can check each chunk on its own and no source is trusted. On the
-wire and on disk a manifest is
+A manifest lists the chunks of a file, of sizes that follow its content (``p2p.transfer_cuts``), by
+their BLAKE3, and is itself named by its BLAKE3: whoever knows that one hash can check each chunk
+on its own, no source is trusted, and a chunk that another file holds already need not travel. On
+the wire and on disk a manifest is
 
-    "CYXFILE1" | u64 file size | u32 chunk size | 32-byte BLAKE3 of the file | 32 bytes per chunk
+    "CYXFILE2" | u64 file size | u32 count | 32-byte BLAKE3 of the file
+               | count x u32 chunk size | count x 32-byte BLAKE3 of the chunk
 
 big-endian. Reads and writes no file and no stream; ``p2p.files`` does.
 """
@@ -12,95 +14,97 @@ big-endian. Reads and writes no file and no stream; ``p2p.files`` does.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from blake3 import blake3
 
 from p2p.errors import TransferError
-from p2p.protocols.transfer import MAX_FILE_BYTES, MAX_PART_BYTES
+from p2p.protocols.transfer import MAX_CHUNK_BYTES, MAX_FILE_BYTES
+from p2p.transfer_cuts import MIN_CHUNK_BYTES, Cutter
 
 HASH_BYTES = 32
-MIN_CHUNK_BYTES = 16 << 10
-MAX_CHUNK_BYTES = 16 << 20
-DEFAULT_CHUNK_BYTES = 1 << 20
-TARGET_CHUNKS = 64
-MIN_PIECE_BYTES = 128 << 10
-PIECES_ON_THE_WAY = 8
-"""A chunk is asked for in pieces; several of them, but never more than one chunk, are on the way at a
-time: that keeps a stream busy and bounds what a kill can lose."""
+MAX_CHUNKS = 1 << 20
 
-_MAGIC = b"CYXFILE1"
+_MAGIC = b"CYXFILE2"
 _HEADER = struct.Struct(f">8sQI{HASH_BYTES}s")
+_SIZE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    size: int
-    chunk_bytes: int
-    """Size of every chunk but the last, which may be shorter."""
+    """``sizes`` and ``chunks`` go together: bytes and BLAKE3 of each chunk, in the order of the file."""
+
+    sizes: tuple[int, ...]
     chunks: tuple[bytes, ...]
     blake3: bytes
 
-    def chunk_size(self, index: int) -> int:
-        """Raises IndexError for a chunk that the file does not have."""
-        return chunk_size(self.size, self.chunk_bytes, index)
+    @property
+    def size(self) -> int:
+        return sum(self.sizes)
 
-
-def chunk_size(size: int, chunk_bytes: int, index: int) -> int:
-    """Bytes in one chunk of a file of ``size`` bytes. Raises IndexError for a chunk it does not have."""
-    if not 0 <= index < chunk_count(size, chunk_bytes):
-        raise IndexError(f"chunk {index} of {chunk_count(size, chunk_bytes)}")
-    return min(chunk_bytes, size - index * chunk_bytes)
-
-
-def chunk_count(size: int, chunk_bytes: int) -> int:
-    return -(-size // chunk_bytes)
-
-
-def chunk_bytes_for(size: int) -> int:
-    """1 MiB for small files, doubling up to 16 MiB, to keep the manifests of large ones short."""
-    chunk_bytes = DEFAULT_CHUNK_BYTES
-    while chunk_bytes < MAX_CHUNK_BYTES and size > TARGET_CHUNKS * chunk_bytes:
-        chunk_bytes *= 2
-    return chunk_bytes
-
-
-def piece_bytes_for(chunk_bytes: int) -> int:
-    return max(MIN_PIECE_BYTES, min(MAX_PART_BYTES, chunk_bytes // PIECES_ON_THE_WAY))
+    def offsets(self) -> list[int]:
+        """Where each chunk begins, and at the end the size of the file."""
+        return list(accumulate(self.sizes, initial=0))
 
 
 def max_manifest_bytes(size: int) -> int:
     """The longest manifest that a file of ``size`` bytes can have."""
-    return _HEADER.size + HASH_BYTES * chunk_count(size, MIN_CHUNK_BYTES)
+    return _HEADER.size + (HASH_BYTES + _SIZE_BYTES) * max_chunks(size)
+
+
+def max_chunks(size: int) -> int:
+    """All chunks but the last have a minimum."""
+    return min(MAX_CHUNKS, -(-size // MIN_CHUNK_BYTES))
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    header = _HEADER.pack(_MAGIC, manifest.size, manifest.chunk_bytes, manifest.blake3)
-    return header + b"".join(manifest.chunks)
+    count = len(manifest.sizes)
+    header = _HEADER.pack(_MAGIC, manifest.size, count, manifest.blake3)
+    return header + struct.pack(f">{count}I", *manifest.sizes) + b"".join(manifest.chunks)
 
 
 def decode_manifest(data: bytes) -> Manifest:
     """Raises TransferError for bytes that are no manifest, or one that contradicts itself."""
     if len(data) < _HEADER.size:
         raise TransferError(f"manifest of {len(data)} bytes, at least {_HEADER.size} expected")
-    magic, size, chunk_bytes, file_hash = _HEADER.unpack_from(data)
+    magic, size, count, file_hash = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise TransferError(f"manifest begins with {magic!r}, expected {_MAGIC!r}")
     if size > MAX_FILE_BYTES:
         raise TransferError(f"manifest of a file of {size} bytes, limit {MAX_FILE_BYTES}")
-    if not MIN_CHUNK_BYTES <= chunk_bytes <= MAX_CHUNK_BYTES:
+    if count > max_chunks(size):
+        raise TransferError(f"manifest of {count} chunks, limit {max_chunks(size)} for {size} bytes")
+    listed, expected = len(data) - _HEADER.size, count * (HASH_BYTES + _SIZE_BYTES)
+    if listed != expected:
+        raise TransferError(f"manifest with {listed} bytes of chunks, {count} chunks need {expected}")
+    sizes = struct.unpack_from(f">{count}I", data, _HEADER.size)
+    _check_sizes(sizes, size)
+    hashes_at = _HEADER.size + count * _SIZE_BYTES
+    chunks = tuple(data[at : at + HASH_BYTES] for at in range(hashes_at, len(data), HASH_BYTES))
+    return Manifest(sizes, chunks, file_hash)
+
+
+def _check_sizes(sizes: Sequence[int], size: int) -> None:
+    if sum(sizes) != size:
+        raise TransferError(f"manifest with chunks of {sum(sizes)} bytes in all, the file has {size}")
+    if not sizes:
+        return
+    smallest = min(sizes[:-1], default=MIN_CHUNK_BYTES)
+    if smallest < MIN_CHUNK_BYTES or sizes[-1] < 1 or max(sizes) > MAX_CHUNK_BYTES:
+        wrong = smallest if smallest < MIN_CHUNK_BYTES else (max(sizes) if sizes[-1] else 0)
         raise TransferError(
-            f"manifest with chunks of {chunk_bytes} bytes, must be {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES}"
+            f"manifest with a chunk of {wrong} bytes, "
+            f"must be {MIN_CHUNK_BYTES} (the last 1) to {MAX_CHUNK_BYTES}"
         )
-    hash_bytes, expected = len(data) - _HEADER.size, chunk_count(size, chunk_bytes) * HASH_BYTES
-    if hash_bytes != expected:
-        raise TransferError(
-            f"manifest with {hash_bytes} bytes of chunk hashes, "
-            f"{size} bytes in chunks of {chunk_bytes} need {expected}"
-        )
-    hashes = data[_HEADER.size :]
-    chunks = tuple(hashes[at : at + HASH_BYTES] for at in range(0, hash_bytes, HASH_BYTES))
-    return Manifest(size, chunk_bytes, chunks, file_hash)
+
+
+def chunk_hashes(data: bytes) -> list[bytes]:
+    """Of an encoded manifest that was checked when it was stored, without decoding the rest."""
+    _, _, count, _ = _HEADER.unpack_from(data)
+    hashes_at = _HEADER.size + count * _SIZE_BYTES
+    return [data[at : at + HASH_BYTES] for at in range(hashes_at, len(data), HASH_BYTES)]
 
 
 def manifest_hash(manifest: Manifest) -> str:
@@ -108,41 +112,29 @@ def manifest_hash(manifest: Manifest) -> str:
 
 
 class ManifestBuilder:
-    """Hashes a file's bytes, cut anywhere, in order."""
+    """Cuts and hashes a file's bytes, which come in order, in blocks of any size."""
 
-    def __init__(self, chunk_bytes: int) -> None:
-        self._chunk_bytes = chunk_bytes
+    def __init__(self, size: int, borders: Sequence[int] = ()) -> None:
+        """``borders``: see ``p2p.transfer_cuts.find_borders``."""
+        self._cutter = Cutter(size, borders)
         self._whole = blake3()
-        self._chunk = blake3()
-        self._in_chunk = 0
-        self._size = 0
+        self._sizes: list[int] = []
         self._chunks: list[bytes] = []
 
     def update(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        self._whole.update(view)
-        self._size += len(view)
-        while view:
-            room = self._chunk_bytes - self._in_chunk
-            self._chunk.update(view[:room])
-            self._in_chunk += len(view[:room])
-            view = view[room:]
-            if self._in_chunk == self._chunk_bytes:
-                self._end_chunk()
+        self._whole.update(data)
+        for chunk in self._cutter.cut(data):
+            self._sizes.append(len(chunk))
+            self._chunks.append(blake3(chunk).digest())
 
     def finish(self) -> Manifest:
-        if self._in_chunk:
-            self._end_chunk()
-        return Manifest(self._size, self._chunk_bytes, tuple(self._chunks), self._whole.digest())
-
-    def _end_chunk(self) -> None:
-        self._chunks.append(self._chunk.digest())
-        self._chunk = blake3()
-        self._in_chunk = 0
+        """Raises TransferError unless exactly the announced size has come."""
+        self._cutter.finish()
+        return Manifest(tuple(self._sizes), tuple(self._chunks), self._whole.digest())
 
 
-def manifest_of(data: bytes, chunk_bytes: int | None = None) -> Manifest:
-    builder = ManifestBuilder(chunk_bytes or chunk_bytes_for(len(data)))
+def manifest_of(data: bytes, borders: Sequence[int] = ()) -> Manifest:
+    builder = ManifestBuilder(len(data), borders)
     builder.update(data)
     return builder.finish()
 
@@ -198,68 +190,3 @@ class ManifestAssembler:
         if manifest.blake3.hex() != self._file_hash:
             raise TransferError(f"manifest of file {manifest.blake3.hex()}, expected {self._file_hash}")
         return manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A run of bytes within one chunk."""
-
-    index: int
-    offset: int
-    length: int
-
-
-class PieceWindow:
-    """Which pieces to ask for, and their data back in the order of the file.
-
-    Never more than one chunk's bytes are asked for and not yet stored.
-    """
-
-    def __init__(self, size: int, chunk_bytes: int, stored: int) -> None:
-        """``stored`` bytes from the start of the file are there already."""
-        self._size = size
-        self._chunk_bytes = chunk_bytes
-        self._piece_bytes = piece_bytes_for(chunk_bytes)
-        self._stored = stored
-        self._asked = stored
-        self._arrived: dict[int, bytes] = {}
-        self._next_taken = stored
-
-    @property
-    def stored(self) -> int:
-        return self._stored
-
-    @property
-    def is_complete(self) -> bool:
-        return self._stored == self._size
-
-    def next_piece(self) -> Piece | None:
-        """The next piece to ask for, or None while the window is full or all has been asked for."""
-        index, offset = divmod(self._asked, self._chunk_bytes)
-        room = self._chunk_bytes - (self._asked - self._stored)
-        in_chunk = min(self._chunk_bytes - offset, self._size - self._asked)
-        length = min(self._piece_bytes, in_chunk)
-        if length == 0 or length > room:
-            return None
-        self._asked += length
-        return Piece(index, offset, length)
-
-    def receive(self, piece: Piece, data: bytes) -> None:
-        """Raises TransferError for data of another length than was asked for."""
-        if len(data) != piece.length:
-            raise TransferError(
-                f"chunk {piece.index}: {len(data)} bytes at {piece.offset}, asked for {piece.length}"
-            )
-        self._arrived[piece.index * self._chunk_bytes + piece.offset] = data
-
-    def take(self) -> list[bytes]:
-        """What has arrived and can be written next, in order."""
-        ready = []
-        while (data := self._arrived.pop(self._next_taken, None)) is not None:
-            ready.append(data)
-            self._next_taken += len(data)
-        return ready
-
-    def mark_stored(self, length: int) -> None:
-        """So many of the bytes taken are on disk now: room to ask for as many more."""
-        self._stored += length

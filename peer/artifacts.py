@@ -1,7 +1,8 @@
 """The files that this peer holds for jobs: who may fetch which, and when a result may go.
 
-Files are content-addressed and live in the file store. A job's Engine alone may fetch its
-checkpoints and result; nobody learns whether any other file is here.
+Files are content-addressed and live in the file store. A job's Engine alone may fetch what it sent,
+its checkpoints and its result; nobody learns whether any other file is here, and no file of one
+Engine is used for another's, whatever hashes that one knows.
 """
 
 from __future__ import annotations
@@ -16,26 +17,24 @@ import trio
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef
+from p2p.store import Reuse
 from peer.job import Job
-from peer.store import Store
+from peer.store import KEEP_RETIRED, Store
 
 log = structlog.get_logger(__name__)
 
-FetchInto = Callable[[FileStore], Awaitable[Path]]
+FetchUsing = Callable[[Reuse], Awaitable[Path]]
 KEEP_FETCHED_S = 3600.0
 """A result stays at least this long after its Engine has proved that it has it."""
 KEEP_UNFETCHED_S = 7 * 24 * 3600.0
+KEEP_PARTIAL_S = 7 * 24 * 3600.0
 
 
 class Artifacts:
-    """Use after ``load``: what a killed predecessor held is held again.
+    """Use after ``load``: what a killed predecessor held is held again."""
 
-    ``proofs`` is a store apart, for files that an Engine gives only to show that it has them.
-    """
-
-    def __init__(self, files: FileStore, proofs: FileStore, store: Store) -> None:
+    def __init__(self, files: FileStore, store: Store) -> None:
         self.files = files
-        self._proofs = proofs
         self._receiving: weakref.WeakValueDictionary[str, trio.Lock] = weakref.WeakValueDictionary()
         self._store = store
         self._allowed: dict[str, set[PeerId]] = {}
@@ -51,21 +50,27 @@ class Artifacts:
                 await self._store.forget_result(result.file.blake3)
                 continue
             self._results.setdefault(result.file.blake3, set()).add((result.job_id, result.engine_id))
-            self._hold(result.file, result.engine_id)
+            self.hold(result.file, result.engine_id)
+        for _, job in await self._store.recent_jobs(KEEP_RETIRED):
+            self._hold_again(job)
 
-    async def receive(self, file: FileRef, engine_id: PeerId, fetch_into: FetchInto) -> Path:
+    def _hold_again(self, job: Job) -> None:
+        data = job.offer.job.data.file if job.data_held else None
+        for file in (data, job.checkpoint if job.checkpoint_held else None):
+            if file is not None and self.files.ref(file.blake3) is not None:
+                self.hold(file, job.engine_id)
+
+    async def receive(self, file: FileRef, engine_id: PeerId, fetch_using: FetchUsing) -> Path:
         """The file, from an Engine that has it: naming what another Engine brought gives nobody a look at it.
 
-        ``fetch_into`` fetches it from that Engine into a store. Raises what it raises.
+        ``fetch_using`` fetches it into the store, using what this Engine brought and nothing else
+        that is there. Raises what it raises.
         """
         async with self._receiving.setdefault(file.blake3, trio.Lock()):
-            path = self.files.path(file.blake3)
-            if path is None:
-                path = await fetch_into(self.files)
-            elif not await self._store.has_brought(file.blake3, engine_id):
-                await fetch_into(self._proofs)
-                self._proofs.remove(file.blake3)
+            brought = await self._store.brought_by(engine_id)
+            path = await fetch_using(brought.__contains__)
             await self._store.note_brought(file.blake3, engine_id)
+            self.hold(file, engine_id)
             return path
 
     def may_fetch(self, caller: PeerId, manifest: str) -> bool:
@@ -82,14 +87,14 @@ class Artifacts:
         file = await self.files.add(path)
         await self._store.note_brought(file.blake3, job.engine_id)  # it may go on from its own
         self._checkpoints.setdefault(job.lease.lease_id, []).append(file)
-        self._hold(file, job.engine_id)
+        self.hold(file, job.engine_id)
         return file
 
     async def add_result(self, job: Job, path: Path, now: float) -> FileRef:
         """Keeps a copy of the trained model, durably noted, for the job's Engine."""
         file = await self.files.add(path)
         self.files.pin(file.blake3, job.job_id)
-        self._hold(file, job.engine_id)
+        self.hold(file, job.engine_id)
         await self._store.save_result(job, file, now)
         self._results.setdefault(file.blake3, set()).add((job.job_id, job.engine_id))
         return file
@@ -109,7 +114,10 @@ class Artifacts:
         await self._store.mark_fetched(job.job_id, job.engine_id, now)
 
     async def drop_old_results(self, now: float) -> None:
-        """Those fetched an hour ago, and those that nobody came for in a week."""
+        """Those fetched an hour ago, and those that nobody came for in a week. Half files of then go too."""
+        self.files.drop_old_partials(now - KEEP_PARTIAL_S)
+        for manifest in [manifest for manifest in self._allowed if not self.files.has_manifest(manifest)]:
+            del self._allowed[manifest]
         results = await self._store.results()
         kept = {
             result.file.blake3 for result in results if not _is_over(result.made_at, result.fetched_at, now)
@@ -120,7 +128,8 @@ class Artifacts:
                 self._let_go(result.file)
                 await self._store.forget_result(result.file.blake3)
 
-    def _hold(self, file: FileRef, engine_id: PeerId) -> None:
+    def hold(self, file: FileRef, engine_id: PeerId) -> None:
+        """This Engine sent the file, or had it made: it may have it back."""
         self._allowed.setdefault(file.manifest, set()).add(engine_id)
 
     def _let_go(self, file: FileRef) -> None:

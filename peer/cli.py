@@ -84,12 +84,16 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
     help="Seconds that an escrow must leave between asking for a refund and getting it.",
 )
 @click.option("--escrow", default="", metavar="PROGRAM[/MINT]", help="Trusted on a real network.")
+@click.option("--storage", default="64G", show_default=True, help="Bytes of files to keep at most.")
+@click.option("--upload-limit", help="Bytes a second of all file transfers, such as 20M. [default: none]")
+@click.option("--download-limit", help="The same for what comes in.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="One JSON object a line.")
 def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
     """Runs a peer until interrupted."""
     from p2p.limits import parse_limits
     from p2p.logs import configure_logging
+    from p2p.transfer_rate import parse_bytes
     from peer.config import DEFAULT_LISTEN, Config, check_config
     from peer.daemon import run
 
@@ -110,8 +114,17 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         min_claim_window_s=flags["min_claim_window"],
         escrow=flags["escrow"],
         limits=parse_limits(flags["limit"]),
+        storage_bytes=parse_bytes(str(flags["storage"])),
+        upload_limit=_bytes(flags["upload_limit"]),
+        download_limit=_bytes(flags["download_limit"]),
     )
     run(check_config(config))
+
+
+def _bytes(text: str | None) -> int | None:
+    from p2p.transfer_rate import parse_bytes
+
+    return None if text is None else parse_bytes(str(text))
 
 
 def _price(text: str | None, *, needed: bool) -> int:

@@ -45,6 +45,9 @@ class Config:
     """0: the machine's memory, shared out over the devices."""
     storage_bytes: int = 64 << 30
     limits: HostLimits = HostLimits()  # noqa: RUF009 - frozen
+    upload_limit: int | None = None
+    """Of all file transfers together, in bytes per second; None for no limit. So is the next."""
+    download_limit: int | None = None
     escrow: str = ""
     """PROGRAM or PROGRAM/MINT that is trusted on a real network."""
 

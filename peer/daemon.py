@@ -30,6 +30,7 @@ from p2p.lan import announce
 from p2p.network import Network
 from p2p.protocols.coordinator import ChainInfo
 from p2p.protocols.job import PROTOCOL_ID as JOB_PROTOCOL
+from p2p.rates import Rates
 from peer.access import Access, read_allowed
 from peer.artifacts import Artifacts
 from peer.config import ALLOWED_NAME, CONTROL_NAME, Config
@@ -155,11 +156,9 @@ class Daemon:
             read_allowed(data_dir.path / ALLOWED_NAME, config.allow),
             data_dir.path / ALLOWED_NAME,
         )
-        self._artifacts = Artifacts(
-            FileStore(data_dir.path / "store", config.storage_bytes),
-            FileStore(data_dir.path / "proofs", config.storage_bytes),
-            store,
-        )
+        rates = Rates.of(config.upload_limit, config.download_limit)
+        files = FileStore(data_dir.path / "store", config.storage_bytes, rates=rates)
+        self._artifacts = Artifacts(files, store)
 
     async def run(self, devices: tuple[OfferedDevice, ...], machine: Machine) -> None:
         """Never returns on its own."""
@@ -228,7 +227,7 @@ class Daemon:
         await self._remembered_chain()
         await table.recover()
         self._network.set_handler(JOB_PROTOCOL, JobStreams(services, table).handle)
-        serve_transfers(self._network, self._artifacts.files, self._artifacts.may_fetch)
+        serve_transfers(self._network, self._artifacts.files, self._artifacts.may_fetch, self._now)
         inference = InferenceService(
             self._network, self._access, self._store, self._artifacts, deployments, self._now
         )

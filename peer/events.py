@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from p2p.jobs import FileRef, JobMetrics
 from p2p.protocols.job import StartJob
+from p2p.protocols.transfer import FileSource
 from p2p.vouchers import Voucher
 
 
@@ -23,6 +24,7 @@ class EngineOpened:
     duration_s: int
     checkpoint: FileRef | None
     at: float
+    sources: tuple[FileSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

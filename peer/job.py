@@ -24,6 +24,7 @@ from p2p.protocols.job import (
     SegmentFinished,
     StartJob,
 )
+from p2p.protocols.transfer import FileSource
 from p2p.vouchers import Voucher
 from peer.errors import IllegalTransitionError
 from peer.events import (
@@ -113,6 +114,8 @@ class Job(msgspec.Struct, frozen=True):
     quote: int = 0
     duration_s: int = 0
     checkpoint: FileRef | None = None
+    sources: tuple[FileSource, ...] = ()
+    """Other peers that should have the job's files."""
     data_held: bool = False
     checkpoint_held: bool = False
     prepared: bool = False
@@ -297,9 +300,15 @@ def _before_work(job: Job, event: Event) -> Step:
     match job.phase, event:
         case Phase.OFFERED, OfferAccepted(at):
             return _replace(job, accepted=True, waiting_since=at), ()
-        case Phase.ACCEPTED, EngineOpened(graph, quote, duration_s, checkpoint, at):
+        case Phase.ACCEPTED, EngineOpened(graph, quote, duration_s, checkpoint, at, sources):
             opened = _replace(
-                job, graph=graph, quote=quote, duration_s=duration_s, checkpoint=checkpoint, waiting_since=at
+                job,
+                graph=graph,
+                quote=quote,
+                duration_s=duration_s,
+                checkpoint=checkpoint,
+                sources=sources,
+                waiting_since=at,
             )
             size = job.offer.job.data.file.size
             return opened, (JobStage(0, "fetching data", f"{size} bytes from the Engine"),)

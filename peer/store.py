@@ -112,10 +112,10 @@ class Store:
     async def remember_direct(self, job_id: str, engine_id: str) -> None:
         await self._write("INSERT OR IGNORE INTO direct_jobs VALUES (?, ?)", (job_id, engine_id))
 
-    async def has_brought(self, blake3: str, engine_id: str) -> bool:
-        """Whether this Engine gave this peer the file once, or it was made for it."""
-        query = "SELECT 1 FROM brought WHERE blake3 = ? AND engine_id = ?"
-        return bool(await self._read(query, (blake3, engine_id)))
+    async def brought_by(self, engine_id: str) -> frozenset[str]:
+        """BLAKE3 of the files that this Engine gave this peer once, and of those that were made for it."""
+        rows = await self._read("SELECT blake3 FROM brought WHERE engine_id = ?", (engine_id,))
+        return frozenset(row[0] for row in rows)
 
     async def note_brought(self, blake3: str, engine_id: str) -> None:
         """The oldest notes go beyond a bound: then the file is asked for again."""

@@ -146,7 +146,9 @@ class JobStreams:
             await runner.feed(WorkFailed(error.code, error.text, error.retryable))
             return
         at = self._services.now()
-        opened = EngineOpened(graph, verdict.quote, verdict.duration_s, message.checkpoint, at)
+        opened = EngineOpened(
+            graph, verdict.quote, verdict.duration_s, message.checkpoint, at, message.sources
+        )
         try:
             await runner.feed(opened)
         except IllegalTransitionError:

@@ -23,7 +23,7 @@ from p2p.errors import (
     StreamResetError,
     TransferError,
 )
-from p2p.files import FileStore, fetch
+from p2p.files import fetch
 from p2p.jobs import DataSummary, FileRef
 from p2p.protocols import Done
 from p2p.protocols.coordinator import (
@@ -33,6 +33,7 @@ from p2p.protocols.coordinator import (
     ReportResult,
     ReportStarted,
 )
+from p2p.store import Reuse
 from p2p.vouchers import Voucher
 from peer.errors import JobError
 from peer.escrow import EscrowTerms, look_again_s, withdrawal
@@ -160,16 +161,28 @@ class JobWork:
         await self._feed(CheckpointFetched())
 
     async def _fetch(self, job: Job, file: FileRef, max_bytes: int) -> Path:
-        """From the job's Engine, however often it has to come back; patience ends elsewhere."""
+        """From the job's Engine and whom it names, for as long as it takes; patience ends elsewhere."""
 
-        async def fetch_into(store: FileStore) -> Path:
-            return await fetch(self._services.network, job.engine_id, file, store, max_bytes=max_bytes)
+        async def fetch_using(reuse: Reuse) -> Path:
+            return await fetch(
+                self._services.network,
+                job.engine_id,
+                file,
+                self._services.artifacts.files,
+                sources=job.sources,
+                reuse=reuse,
+                max_bytes=max_bytes,
+            )
 
         while True:
             try:
-                return await self._services.artifacts.receive(file, job.engine_id, fetch_into)
+                return await self._services.artifacts.receive(file, job.engine_id, fetch_using)
             except TransferError as error:
                 raise JobError("transfer", str(error), retryable=False) from error
+            except OSError as error:
+                raise JobError(
+                    "disk", f"the peer's disk refuses: {error.strerror}", retryable=True
+                ) from error
             except (ConnectionFailedError, DeadlineError, StreamResetError) as error:
                 log.info("engine not reached for a file", job_id=job.job_id, reason=str(error))
                 await trio.sleep(FETCH_PAUSE_S)

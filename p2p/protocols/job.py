@@ -43,6 +43,7 @@ from p2p.identifiers import (
 from p2p.jobs import MAX_GRAPH_BYTES, FileRef, JobMetrics, JobSpec
 from p2p.protocols import Failure
 from p2p.protocols.coordinator import LeaseRef
+from p2p.protocols.transfer import MAX_SOURCES, FileSource
 
 PROTOCOL_ID = "/cyxwiz/job/1"
 LIMITS = FrameLimits(message_bytes=1 << 20, body_bytes=MAX_GRAPH_BYTES)
@@ -65,6 +66,8 @@ class OpenJob(Message, frozen=True):
     checkpoint: FileRef | None
     """Where to go on from; the peer fetches it from the Engine."""
     after: Sequence
+    sources: Annotated[tuple[FileSource, ...], Meta(max_length=MAX_SOURCES)] = ()
+    """Peers that should have data or checkpoint too, with the Engine's word that this one may have them."""
 
 
 class StartJob(Message, frozen=True):

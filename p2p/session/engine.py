@@ -40,6 +40,8 @@ DEFAULT_SEGMENTS = 4
 ANY_BUDGET = Units(2**63 - 1)
 ANY_PEER = "any"
 TOLD_TIMEOUT_S = 30.0
+KEEP_PARTIAL_S = 7 * 24 * 3600.0
+"""Files that never arrived whole."""
 CANCEL_TIMEOUT_S = 10.0
 
 
@@ -60,8 +62,9 @@ class JobEngine:
         for job in await self.engine.store.jobs():
             length = await self.engine.store.story_length(job.job_id)
             self._lives[job.job_id] = LiveJob(job, length, self.engine.store, self.engine.now)
-        serve_transfers(self.engine.network, self.engine.files, self._may_fetch)
         self._nursery.start_soon(self._sweeper.run, self._lives)
+        serve_transfers(self.engine.network, self.engine.files, self._may_fetch, self.engine.now)
+        self.engine.files.drop_old_partials(self.engine.now() - KEEP_PARTIAL_S)
 
     async def background(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Starts a service that ends with this engine; returns once it runs."""

@@ -16,7 +16,9 @@ from p2p.errors import (
     RemoteProtocolError,
     StreamClosedError,
 )
+from p2p.grants import sign_grant
 from p2p.identifiers import PeerId
+from p2p.jobs import FileRef
 from p2p.protocols import Failure
 from p2p.protocols.coordinator import AccessToken, Lease
 from p2p.protocols.job import (
@@ -37,6 +39,7 @@ from p2p.protocols.job import (
     ResultReady,
     SegmentFinished,
 )
+from p2p.protocols.transfer import FileGrant, FileSource
 from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.coordinator_link import FIRST_PAUSE_S, LONGEST_PAUSE_S, LOST
@@ -45,7 +48,7 @@ from p2p.session.job import Checkpoint, Escrow, Grant, lease_ref
 from p2p.session.live import LiveJob
 from p2p.session.neighbours import reach
 from p2p.session.news import News, NewsKind
-from p2p.session.plan import Told, things_to_tell
+from p2p.session.plan import Told, holders_of_data, things_to_tell
 from p2p.session.steps import Engine
 from p2p.tasks import background_tasks
 
@@ -58,6 +61,9 @@ REFRESH_BEFORE_S = 120.0
 SCOPE = "job"
 NO_TOKEN = AccessToken("", 0.0)
 """Of a direct job, whose right is the connection's identity."""
+GRANT_S = 900.0
+"""How long a peer has to fetch the job's files from another one."""
+MAX_SOURCES = 3
 
 
 class PeerTalk:
@@ -169,6 +175,7 @@ class PeerTalk:
             first_segment=first,
             checkpoint=start.file if start is not None and first > 0 else None,
             after=self._heard,
+            sources=await self._sources(start.file if start is not None and first > 0 else None),
         )
         await channel.send(call, await self._engine.store.graph(job.job_id))
         answer, _ = await channel.receive(ANSWER_TIMEOUT_S)
@@ -179,6 +186,22 @@ class PeerTalk:
         if answer.latest < self._heard:
             await self._recount()
         self._heard_at = trio.current_time()
+
+    async def _sources(self, checkpoint: FileRef | None) -> tuple[FileSource, ...]:
+        """Earlier peers that should have the job's files, each with our word for the one of this lease."""
+        engine, job = self._engine, self._live.job
+        holders = holders_of_data(await engine.store.jobs(), job, MAX_SOURCES)
+        if not holders:
+            return ()
+        files = (job.spec.data.file, *([checkpoint] if checkpoint is not None else ()))
+        grant = FileGrant(
+            issuer=engine.network.peer_id,
+            subject=self._peer_id,
+            manifests=tuple(file.manifest for file in files),
+            expires_at=engine.now() + GRANT_S,
+        )
+        signed = sign_grant(grant, engine.network.sign)
+        return tuple(FileSource(holder.peer_id, holder.addresses, signed) for holder in holders)
 
     async def _tell(self, channel: Channel[FromEngine, FromPeer]) -> None:
         told = Told()

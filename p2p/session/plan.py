@@ -137,6 +137,24 @@ def files_for(job: Job, peer_id: str) -> frozenset[Hash]:
     return frozenset(file.manifest for file in files)
 
 
+def holders_of_data(jobs: Iterable[Job], job: Job, limit: int) -> tuple[Escrow, ...]:
+    """Under which escrows other peers proved that they had the job's dataset; the newest of each."""
+    found: dict[str, Escrow] = {}
+    for other in jobs:
+        if other.spec.data.file == job.spec.data.file:
+            for escrow in other.escrows:
+                if escrow.voucher is not None and escrow.peer_id != job.peer_id:
+                    found.pop(escrow.peer_id, None)
+                    found[escrow.peer_id] = escrow
+    return tuple(found.values())[-limit:]
+
+
+def own_files(job: Job) -> frozenset[Hash]:
+    """BLAKE3 of all files of the job: what its peer may learn that the Engine holds."""
+    files = [job.spec.data.file, *(checkpoint.file for checkpoint in job.checkpoints)]
+    return frozenset(file.blake3 for file in (*files, *([job.result] if job.result else ())))
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What the peer was told on the stream that is open now."""

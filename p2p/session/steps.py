@@ -317,6 +317,7 @@ async def fetch_model(
         engine.files,
         addresses=addresses,
         progress=progress,
+        reuse=plan.own_files(live.job).__contains__,
         max_bytes=engine.limits.max_model_bytes,
         timeout_s=engine.limits.chunk_timeout_s,
     )

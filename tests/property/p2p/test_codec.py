@@ -150,7 +150,7 @@ def test_any_text_is_refused_as_a_token(token: str) -> None:
         verify_token(token, coordinator_id=peer, subject=peer, audience=peer, scope="job", now=0.0)
 
 
-@given(data=st.binary(max_size=300) | st.binary(max_size=150).map(lambda rest: b"CYXFILE1" + rest))
+@given(data=st.binary(max_size=300) | st.binary(max_size=150).map(lambda rest: b"CYXFILE2" + rest))
 def test_any_bytes_are_a_manifest_or_refused(data: bytes) -> None:
     try:
         manifest = decode_manifest(data)

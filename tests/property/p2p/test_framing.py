@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -90,3 +91,20 @@ def test_what_the_other_side_would_refuse_is_not_sent(message: bytes, body: byte
 
 def test_the_bytes_of_a_frame_never_change() -> None:
     assert encode_frame(Frame(b"\xaa\xbb", b"\xcc"), LIMITS).hex() == "0000000200000001aabbcc"
+
+
+def test_a_sender_of_single_bytes_costs_no_object_for_each() -> None:
+    body = bytes(range(256)) * 1000
+    limits = FrameLimits(64, len(body))
+    decoder = FrameDecoder(limits)
+    encoded = encode_frame(Frame(b"message", body), limits)
+    tracemalloc.start()
+    try:
+        for at in range(len(encoded) - 1):
+            decoder.receive_data(encoded[at : at + 1])
+        assert decoder.next_frame() is None
+        assert tracemalloc.get_traced_memory()[0] < 2 * len(encoded)
+    finally:
+        tracemalloc.stop()
+    decoder.receive_data(encoded[-1:])
+    assert decoder.next_frame() == Frame(b"message", body)

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from p2p.errors import RemoteFailureError
+from p2p.grants import open_grant
 from p2p.jobs import JobState
 from p2p.protocols import coordinator as wire
 from p2p.session.engine import JobEngine
@@ -21,6 +22,7 @@ from tests.simulation.p2p.session_world import (
     Killed,
     PeerScript,
     World,
+    now,
     open_world,
 )
 
@@ -75,6 +77,13 @@ async def test_another_peer_goes_on_from_the_last_checkpoint(tmp_path: Path) -> 
         assert [complaint.code for complaint in world.coordinator.complaints] == ["unreachable"]
         second = world.peers[1].opened[0]
         assert second.first_segment == 2 and second.checkpoint is not None
+        (source,) = second.sources
+        assert source.peer_id == world.peers[0].peer_id
+        assert source.grant is not None
+        grant = open_grant(source.grant, world.peers[1].peer_id, now())
+        assert grant.issuer == ENGINE.peer_id
+        assert grant.manifests == (second.job.data.file.manifest, second.checkpoint.manifest)
+        assert world.peers[0].opened[0].sources == ()
         assert [voucher.segments_done for voucher in world.peers[1].vouchers] == [3, 4]
         assert world.ledger.paid_out == COST // 2 + COST // 2
         assert world.ledger.tokens == START - COST

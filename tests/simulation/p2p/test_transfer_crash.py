@@ -16,14 +16,16 @@ from p2p.disk import run_inline
 from p2p.files import FileStore, fetch, serve_transfers
 from p2p.identity import Identity
 from p2p.jobs import FileRef
+from p2p.partial import Arrival
 from p2p.testing import MemoryNet
-from p2p.transfer import MIN_CHUNK_BYTES, encode_manifest, manifest_hash, manifest_of
+from p2p.transfer import encode_manifest, manifest_hash, manifest_of
 
 SOURCE = Identity.from_seed(b"\x01" * 32)
 TAKER = Identity.from_seed(b"\x02" * 32)
 QUOTA = 1 << 30
-DATA = Random(3).randbytes(4 * MIN_CHUNK_BYTES + 777)
-MANIFEST = manifest_of(DATA, MIN_CHUNK_BYTES)
+CHUNK = 16 << 10
+DATA = Random(3).randbytes(4 * CHUNK + 777)
+MANIFEST = manifest_of(DATA, borders=range(CHUNK, len(DATA), CHUNK))
 REF = FileRef(MANIFEST.blake3.hex(), manifest_hash(MANIFEST), MANIFEST.size)
 
 _WRITES = ("write", "pwrite", "ftruncate", "fsync", "replace", "rename", "unlink", "link")
@@ -107,27 +109,50 @@ async def small_chunk_store(directory: Path) -> FileStore:
     store = FileStore(directory, QUOTA, run_inline)
     async with store.receiving(REF) as incoming:
         await incoming.begin(encode_manifest(MANIFEST))
-        await incoming.append([DATA])
+        await incoming.write([Arrival(0, DATA)])
         await incoming.finish()
     return store
 
 
+async def hold_the_middle(store: FileStore) -> int:
+    """A file that has two chunks in common with the one to fetch."""
+    data = DATA[CHUNK : 3 * CHUNK]
+    manifest = manifest_of(data, borders=[CHUNK])
+    async with store.receiving(
+        FileRef(manifest.blake3.hex(), manifest_hash(manifest), len(data))
+    ) as incoming:
+        await incoming.begin(encode_manifest(manifest))
+        await incoming.write([Arrival(0, data)])
+        await incoming.finish()
+    return len(data)
+
+
+@pytest.mark.parametrize("window", [CHUNK, 3 * CHUNK])
+@pytest.mark.parametrize("is_held", [False, True])
 @pytest.mark.parametrize("torn", [False, True])
-async def test_a_fetch_killed_at_any_write_goes_on_and_resends_one_chunk_at_most(
-    tmp_path: Path, torn: bool
+async def test_a_fetch_killed_at_any_write_goes_on_and_resends_a_window_at_most(
+    tmp_path: Path, torn: bool, is_held: bool, window: int
 ) -> None:
     theirs = await small_chunk_store(tmp_path / "theirs")
     for dies_at in itertools.count(1):
         theirs.bytes_sent = 0
         directory = tmp_path / f"ours-{dies_at}"
         ours = FileStore(directory, QUOTA, run_inline)
+        held_bytes = await hold_the_middle(ours) if is_held else 0
         async with MemoryNet(seed=dies_at) as net:
             source, taker = net.join(SOURCE), net.join(TAKER)
             serve_transfers(source, theirs, lambda caller, manifest: True)
             await taker.connect(source.peer_id, source.addresses())
 
             async def work(store: FileStore) -> Path:
-                return await fetch(taker, SOURCE.peer_id, REF, store, max_bytes=QUOTA)  # noqa: B023
+                return await fetch(
+                    taker,  # noqa: B023
+                    SOURCE.peer_id,
+                    REF,
+                    store,
+                    max_bytes=QUOTA,
+                    max_window_bytes=window,
+                )
 
             with dying(directory, dies_at, torn) as process:
                 finished = await lives(lambda: work(ours))  # noqa: B023
@@ -136,12 +161,12 @@ async def test_a_fetch_killed_at_any_write_goes_on_and_resends_one_chunk_at_most
             there = again.path(REF.blake3)
             assert there is None or there.read_bytes() == DATA
             assert (await work(again)).read_bytes() == DATA
-        assert again.used_bytes == len(DATA)
+        assert again.used_bytes == len(DATA) + held_bytes
         assert FileStore(directory, QUOTA, run_inline).ref(REF.blake3) == REF
         manifest_bytes = len(encode_manifest(MANIFEST))
-        assert theirs.bytes_sent <= len(DATA) + MIN_CHUNK_BYTES + 2 * manifest_bytes
+        assert theirs.bytes_sent <= len(DATA) - held_bytes + window + 2 * manifest_bytes
         if finished:
-            assert theirs.bytes_sent == len(DATA) + manifest_bytes
+            assert theirs.bytes_sent == len(DATA) - held_bytes + manifest_bytes
             assert process.writes > 15
             return
 

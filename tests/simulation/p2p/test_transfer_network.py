@@ -15,14 +15,17 @@ from p2p.identifiers import PeerId
 from p2p.identity import Identity
 from p2p.jobs import FileRef
 from p2p.network import Network
+from p2p.partial import Arrival
 from p2p.testing import MemoryNet
-from p2p.transfer import MIN_CHUNK_BYTES, encode_manifest, manifest_hash, manifest_of
+from p2p.transfer import encode_manifest, manifest_hash, manifest_of
 
 SOURCE = Identity.from_seed(b"\x01" * 32)
 TAKER = Identity.from_seed(b"\x02" * 32)
 QUOTA = 1 << 30
-DATA = Random(5).randbytes(40 * MIN_CHUNK_BYTES + 4321)
-MANIFEST = manifest_of(DATA, MIN_CHUNK_BYTES)
+CHUNK = 16 << 10
+WINDOW = 2 * CHUNK
+DATA = Random(5).randbytes(80 * CHUNK + 4321)
+MANIFEST = manifest_of(DATA, borders=range(CHUNK, len(DATA), CHUNK))
 REF = FileRef(MANIFEST.blake3.hex(), manifest_hash(MANIFEST), MANIFEST.size)
 MANIFEST_BYTES = len(encode_manifest(MANIFEST))
 LOST = (StreamResetError, ConnectionFailedError, DeadlineError)
@@ -36,7 +39,7 @@ async def source_store(directory: Path) -> FileStore:
     store = FileStore(directory, QUOTA, run_inline)
     async with store.receiving(REF) as incoming:
         await incoming.begin(encode_manifest(MANIFEST))
-        await incoming.append([DATA])
+        await incoming.write([Arrival(0, DATA)])
         await incoming.finish()
     return store
 
@@ -67,6 +70,7 @@ class Taker:
                     addresses=self.source_addresses,
                     timeout_s=10.0,
                     attempts=1,
+                    max_window_bytes=WINDOW,
                 )
             except LOST:
                 self.interruptions += 1
@@ -93,8 +97,8 @@ async def test_a_file_arrives_over_a_network_that_loses_connections(tmp_path: Pa
         taker = Taker(net, tmp_path / "ours", source)
         path = await taker.fetch()
     assert path.read_bytes() == DATA
-    # A manifest is asked for again while none has arrived; a chunk once for each interruption.
-    allowed = len(DATA) + taker.interruptions * MIN_CHUNK_BYTES + (taker.interruptions + 1) * MANIFEST_BYTES
+    # A manifest is asked for again while none has arrived; a window of chunks once for each interruption.
+    allowed = len(DATA) + taker.interruptions * WINDOW + (taker.interruptions + 1) * MANIFEST_BYTES
     assert theirs.bytes_sent <= allowed
 
 
@@ -126,7 +130,7 @@ async def test_a_taker_that_dies_and_returns_goes_on_where_it_was(tmp_path: Path
             assert taker.store.path(REF.blake3) is None
         path = await taker.fetch()
     assert path.read_bytes() == DATA
-    assert theirs.bytes_sent <= len(DATA) + taker.interruptions * MIN_CHUNK_BYTES + 2 * MANIFEST_BYTES
+    assert theirs.bytes_sent <= len(DATA) + taker.interruptions * WINDOW + 2 * MANIFEST_BYTES
 
 
 @pytest.mark.virtual_clock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import trio
 
 from p2p.chain.escrow_codec import EscrowStatus
 from p2p.chain.outbox import Refund, Settle
-from p2p.errors import SourceRefusedError
-from p2p.files import FileStore, fetch
+from p2p.errors import P2PError, SourceRefusedError
+from p2p.files import FileSource, FileStore, fetch, serve_transfers
+from p2p.grants import sign_grant
 from p2p.identity import Identity
 from p2p.protocols import Failure
 from p2p.protocols.coordinator import (
@@ -38,7 +40,9 @@ from p2p.protocols.job import (
     SegmentFinished,
     StopJob,
 )
+from p2p.protocols.transfer import FileGrant
 from p2p.records import open_record
+from p2p.testing import MemoryNetwork
 from peer.job import Phase
 from peer.plan import Patience
 from tests.simulation.peer.world import (
@@ -46,6 +50,7 @@ from tests.simulation.peer.world import (
     JobLine,
     RunningPeer,
     World,
+    dataset,
     open_world,
     replace_struct,
     until,
@@ -552,6 +557,43 @@ async def test_nobody_but_the_engine_of_the_job_may_fetch_its_files(tmp_path: Pa
                 addresses=peer.network.addresses(),
                 max_bytes=1 << 20,
             )
+
+
+async def test_an_engines_word_opens_its_dataset_to_another_peer_and_no_other_word_does(
+    tmp_path: Path,
+) -> None:
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        async with world.line(peer, offer) as line:
+            await run_to_result(world, peer, line)
+        other = world.net.join(Identity.from_seed(b"8" * 32))
+        data, here = offer.job.data.file, peer.network
+
+        async def fetch_it(signer: MemoryNetwork) -> Path:
+            grant = FileGrant(signer.peer_id, other.peer_id, (data.manifest,), time.time() + 60)
+            source = FileSource(here.peer_id, tuple(here.addresses()), sign_grant(grant, signer.sign))
+            store = FileStore(tmp_path / "other", 1 << 20)
+            return await fetch(other, signer.peer_id, data, store, sources=[source], max_bytes=1 << 20)
+
+        with pytest.raises(P2PError):
+            await fetch_it(world.coordinator.network)
+        assert (await fetch_it(world.engine.network)).read_bytes() == dataset()
+
+
+async def test_a_peer_takes_the_dataset_from_whom_its_engine_names(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        helper = world.net.join(Identity.from_seed(b"8" * 32))
+        held = FileStore(tmp_path / "helper", 1 << 20)
+        data = await held.add_bytes(dataset())
+        serve_transfers(helper, held, lambda caller, manifest: caller == peer.network.peer_id)
+        world.engine.files.remove(data.blake3)
+        offer = world.make_offer()
+        await world.accepted(offer)
+        source = FileSource(helper.peer_id, tuple(helper.addresses()))
+        async with world.line(peer, offer, sources=(source,)) as line:
+            await run_to_result(world, peer, line)
+        assert held.bytes_sent > data.size
 
 
 async def test_two_jobs_cannot_count_on_one_escrow(tmp_path: Path) -> None:

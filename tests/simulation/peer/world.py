@@ -415,11 +415,7 @@ class World:
         workers_directory = self.directory / "workers"
         workers_directory.mkdir(exist_ok=True)
         async with open_store(self.directory / "peer.sqlite") as store, trio.open_nursery() as nursery:
-            artifacts = Artifacts(
-                FileStore(self.directory / "store", 1 << 30),
-                FileStore(self.directory / "proofs", 1 << 30),
-                store,
-            )
+            artifacts = Artifacts(FileStore(self.directory / "store", 1 << 30), store)
             await artifacts.load()
             link = CoordinatorLink(
                 network, self.coordinator.network.peer_id, tuple(self.coordinator.network.addresses()), "test"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,8 +9,10 @@ from random import Random
 
 import pytest
 import trio
+import trio.testing
 from blake3 import blake3
 
+from p2p.channel import Channel
 from p2p.client import open_client
 from p2p.errors import (
     ConnectionFailedError,
@@ -22,26 +26,30 @@ from p2p.identifiers import PeerId
 from p2p.identity import Identity
 from p2p.jobs import FileRef
 from p2p.network import Network
+from p2p.partial import Arrival
+from p2p.protocols import Request
 from p2p.protocols.transfer import (
     LIMITS,
+    MAX_PART_BYTES,
     PROTOCOL_ID,
     REQUESTS,
     RESPONSES,
-    Chunk,
-    GetChunk,
     GetManifest,
+    GetRange,
     ManifestPart,
+    Range,
     TransferAnswer,
     TransferCall,
 )
 from p2p.router import serve_calls
 from p2p.testing import MemoryNet
-from p2p.transfer import MIN_CHUNK_BYTES, Manifest, encode_manifest, manifest_of
+from p2p.transfer import Manifest, encode_manifest, manifest_of
 
 SOURCE = Identity.from_seed(b"\x01" * 32)
 TAKER = Identity.from_seed(b"\x02" * 32)
 QUOTA = 1 << 30
-DATA = Random(7).randbytes(3 * MIN_CHUNK_BYTES + 1000)
+CHUNK = 16 << 10
+DATA = Random(7).randbytes(3 * CHUNK + 1000)
 Answer = tuple[TransferAnswer, bytes]
 
 
@@ -62,7 +70,7 @@ def ref_of(manifest: Manifest) -> FileRef:
     return FileRef(manifest.blake3.hex(), blake3(encode_manifest(manifest)).hexdigest(), manifest.size)
 
 
-MANIFEST = manifest_of(DATA, MIN_CHUNK_BYTES)
+MANIFEST = manifest_of(DATA, borders=range(CHUNK, len(DATA), CHUNK))
 REF = ref_of(MANIFEST)
 
 
@@ -71,23 +79,23 @@ class HonestSource:
 
     def __init__(self, network: Network, data: bytes = DATA, manifest: bytes | None = None) -> None:
         self.data = data
-        self.manifest = manifest or encode_manifest(manifest_of(data, MIN_CHUNK_BYTES))
+        self.manifest = manifest or encode_manifest(MANIFEST)
         self.sent_bytes = 0
         serve_calls(network, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, self.answer)
 
     async def answer(self, caller: PeerId, call: TransferCall, body: bytes) -> Answer:
         if isinstance(call, GetManifest):
             return self.give_manifest(call)
-        answer, data = self.give_chunk(call)
+        assert isinstance(call, GetRange)
+        answer, data = self.give_range(call)
         self.sent_bytes += len(data)
         return answer, data
 
     def give_manifest(self, call: GetManifest) -> Answer:
         return ManifestPart(len(self.manifest)), self.manifest[call.offset :]
 
-    def give_chunk(self, call: GetChunk) -> Answer:
-        at = call.index * MIN_CHUNK_BYTES + call.offset
-        return Chunk(call.index, call.offset), self.data[at : at + call.length]
+    def give_range(self, call: GetRange) -> Answer:
+        return Range(call.offset), self.data[call.offset : call.offset + call.length]
 
 
 async def never_answer(caller: PeerId, call: TransferCall, body: bytes) -> Answer:
@@ -110,7 +118,7 @@ async def refused(taker: Network, store: FileStore, ref: FileRef = REF, **option
 # -- the ordinary way ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, MIN_CHUNK_BYTES, (1 << 20) + 1, 5 << 20])
+@pytest.mark.parametrize("size", [0, 1, 1000, CHUNK, (1 << 20) + 1, 5 << 20])
 async def test_a_file_arrives_whole_and_can_be_given_on(tmp_path: Path, size: int) -> None:
     data = Random(size).randbytes(size)
     ours, theirs = FileStore(tmp_path / "ours", QUOTA), FileStore(tmp_path / "theirs", QUOTA)
@@ -231,14 +239,9 @@ async def test_a_file_over_the_quota_is_refused(tmp_path: Path) -> None:
     assert "file of 50152 bytes does not fit: quota of 50151 bytes, 0 of them" in text
 
 
-def lying(change: Callable[[Manifest], Manifest]) -> bytes:
-    return encode_manifest(change(MANIFEST))
-
-
 def replaced(**changes: object) -> Manifest:
-    fields = {"size": MANIFEST.size, "chunk_bytes": MANIFEST.chunk_bytes}
-    fields |= {"chunks": MANIFEST.chunks, "blake3": MANIFEST.blake3} | changes
-    return Manifest(**fields)  # type: ignore[arg-type]
+    fields = {"sizes": MANIFEST.sizes, "chunks": MANIFEST.chunks, "blake3": MANIFEST.blake3}
+    return Manifest(**(fields | changes))  # type: ignore[arg-type]
 
 
 async def test_a_manifest_of_another_hash_is_refused_before_any_chunk(tmp_path: Path) -> None:
@@ -254,14 +257,15 @@ async def test_a_manifest_of_another_hash_is_refused_before_any_chunk(tmp_path: 
 @pytest.mark.parametrize(
     ("lie", "text"),
     [
-        (replaced(size=MANIFEST.size + 1), "manifest of a file of 50153 bytes, expected 50152"),
+        (replaced(sizes=(*MANIFEST.sizes[:3], 1001)), "manifest of a file of 50153 bytes, expected 50152"),
         (replaced(blake3=b"\x55" * 32), f"manifest of file {'55' * 32}, expected {REF.blake3}"),
-        (replaced(chunk_bytes=0), "chunks of 0 bytes, must be 16384 to 16777216"),
-        (replaced(chunk_bytes=1), "chunks of 1 bytes, must be 16384 to 16777216"),
         (
-            replaced(chunks=MANIFEST.chunks[:-1]),
-            "96 bytes of chunk hashes, 50152 bytes in chunks of 16384 need 128",
+            replaced(sizes=(1,) * 50152, chunks=(bytes(32),) * 50152),
+            "manifest of 1805524 bytes, limit 520 for",
         ),
+        (replaced(sizes=(1, 32767, 16384, 1000)), "with a chunk of 1 bytes, must be 4096"),
+        (replaced(chunks=MANIFEST.chunks[:-1]), "with 112 bytes of chunks, 4 chunks need 144"),
+        (replaced(chunks=(*MANIFEST.chunks, bytes(32))), "with 176 bytes of chunks, 4 chunks need 144"),
     ],
 )
 async def test_a_lying_manifest_of_the_right_hash_is_refused(
@@ -282,22 +286,22 @@ async def test_an_endless_manifest_is_refused(tmp_path: Path) -> None:
     async with two_ends() as (source, taker):
         HonestSource(source, manifest=bytes(1 << 20))
         text = await refused(taker, FileStore(tmp_path, QUOTA))
-    assert "manifest of 1048576 bytes, limit 180 for 50152 bytes of file" in text
+    assert "manifest of 1048576 bytes, limit 520 for 50152 bytes of file" in text
 
 
 async def test_a_corrupt_chunk_is_refused_and_what_was_right_is_kept(tmp_path: Path) -> None:
     store = FileStore(tmp_path, QUOTA)
     corrupt = bytearray(DATA)
-    corrupt[2 * MIN_CHUNK_BYTES + 5] ^= 1
+    corrupt[2 * CHUNK + 5] ^= 1
     async with two_ends() as (source, taker):
         liar = HonestSource(source, bytes(corrupt), encode_manifest(MANIFEST))
         text = await refused(taker, store)
-        assert f"{SOURCE.peer_id} lied about file {REF.blake3}: chunk 2 hashes to" in text
+        assert f"{SOURCE.peer_id} lied about file {REF.blake3}: chunk 2 of 16384 bytes hashes to" in text
         assert f"its manifest says {MANIFEST.chunks[2].hex()}" in text
         liar.data, liar.sent_bytes = DATA, 0
         path = await fetch(taker, SOURCE.peer_id, REF, store, max_bytes=QUOTA)
     assert path.read_bytes() == DATA
-    assert liar.sent_bytes == len(DATA) - 2 * MIN_CHUNK_BYTES
+    assert liar.sent_bytes == CHUNK, "only the chunk that was bad"
 
 
 async def test_a_final_hash_that_does_not_hold_leaves_nothing(tmp_path: Path) -> None:
@@ -318,49 +322,46 @@ async def test_a_final_hash_that_does_not_hold_leaves_nothing(tmp_path: Path) ->
         assert FileStore(tmp_path, QUOTA).path(ref.blake3) is None
 
 
-async def test_a_chunk_of_the_wrong_size_or_place_is_refused(tmp_path: Path) -> None:
-    wrong: list[tuple[Callable[[GetChunk], Answer], str]] = [
-        (lambda call: (Chunk(call.index, call.offset), b""), "chunk 0: 0 bytes at 0, asked for 16384"),
-        (lambda call: (Chunk(call.index, call.offset), bytes(16385)), "chunk 0: 16385 bytes at 0"),
-        (lambda call: (Chunk(call.index + 1, call.offset), bytes(call.length)), "answered Chunk"),
+async def test_an_answer_of_the_wrong_size_or_place_is_refused(tmp_path: Path) -> None:
+    wrong: list[tuple[Callable[[GetRange], Answer], str]] = [
+        (lambda call: (Range(call.offset), b""), "0 bytes at 0, asked for 50152"),
+        (lambda call: (Range(call.offset), bytes(50153)), "50153 bytes at 0, asked for 50152"),
+        (lambda call: (Range(call.offset + 1), bytes(call.length)), "answered Range(offset=1)"),
         (lambda call: (ManifestPart(5), bytes(call.length)), "answered ManifestPart"),
     ]
     async with two_ends() as (source, taker):
         liar = HonestSource(source)
         for number, (give, text) in enumerate(wrong):
-            liar.give_chunk = give  # type: ignore[method-assign]
+            liar.give_range = give  # type: ignore[method-assign]
             found = await refused(taker, FileStore(tmp_path / str(number), QUOTA))
             assert f"{SOURCE.peer_id} lied" in found
             assert text in found
 
 
-async def test_a_liars_partial_file_does_not_spoil_an_honest_source(tmp_path: Path) -> None:
-    """The liar sends half a bad chunk and goes away: nobody can have noticed yet."""
+async def test_what_a_liar_left_behind_does_not_spoil_an_honest_source(tmp_path: Path) -> None:
     store = FileStore(tmp_path, QUOTA)
-    encoded = encode_manifest(MANIFEST)
     async with store.receiving(REF) as incoming:
-        await incoming.begin(encoded)
-        assert await incoming.append([DATA[:MIN_CHUNK_BYTES], b"\x66" * 5000]) == MIN_CHUNK_BYTES + 5000
+        await incoming.begin(encode_manifest(MANIFEST))
+        ((bad,),) = await incoming.write([Arrival(0, DATA[:CHUNK] + b"\x66" * CHUNK)])
+        assert bad.index == 1
+        assert incoming.stored == CHUNK
     async with two_ends() as (source, taker):
         honest = HonestSource(source)
         path = await fetch(taker, SOURCE.peer_id, REF, FileStore(tmp_path, QUOTA), max_bytes=QUOTA)
     assert path.read_bytes() == DATA
-    assert honest.sent_bytes <= len(DATA) + MIN_CHUNK_BYTES
+    assert honest.sent_bytes == len(DATA) - CHUNK
 
 
 async def test_a_request_outside_of_the_file_is_refused(tmp_path: Path) -> None:
     store = FileStore(tmp_path, QUOTA)
     ref = await store.add_bytes(DATA)
     bad: list[tuple[TransferCall, str]] = [
-        (GetChunk(ref.manifest, 1, 0, 1), "invalid: asked for chunk 1 of 1"),
-        (GetChunk(ref.manifest, 2**53, 0, 1), "invalid: asked for chunk 9007199254740992 of 1"),
-        (
-            GetChunk(ref.manifest, 0, 50152, 1),
-            "invalid: asked for bytes 50152 to 50153 of chunk 0, which has 50152",
-        ),
-        (GetChunk(ref.manifest, 0, 0, 1 << 20), "invalid: asked for bytes 0 to 1048576 of chunk 0"),
-        (GetChunk(ref.manifest, 0, 0, (1 << 20) + 1), "invalid: .*Expected `int` <= 1048576"),
-        (GetManifest(ref.manifest, 84), "invalid: offset 84 in a manifest of 84 bytes"),
+        (GetRange(ref.manifest, 50152, 1), "invalid: asked for bytes 50152 to 50153 of a file of 50152"),
+        (GetRange(ref.manifest, 2**53, 1), "invalid: asked for bytes 9007199254740992 to "),
+        (GetRange(ref.manifest, 0, MAX_PART_BYTES), "invalid: asked for bytes 0 to 4198400 of a file"),
+        (GetRange(ref.manifest, 0, MAX_PART_BYTES + 1), "invalid: .*Expected `int` <= 4198400"),
+        (GetRange(ref.manifest, 0, 0), "invalid: .*Expected `int` >= 1"),
+        (GetManifest(ref.manifest, 88), "invalid: offset 88 in a manifest of 88 bytes"),
         (GetManifest("../../etc/passwd"), "invalid: .*matching regex"),
     ]
     async with two_ends() as (source, taker):
@@ -370,3 +371,56 @@ async def test_a_request_outside_of_the_file_is_refused(tmp_path: Path) -> None:
                 with pytest.raises(RemoteFailureError, match=text):
                     await client.call(call)
     assert store.bytes_sent == 0
+
+
+async def test_a_receiver_that_asks_and_does_not_read_costs_two_parts_of_memory(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, QUOTA)
+    ref = await store.add_bytes(Random(1).randbytes(8 << 20))
+    part = 2 << 20
+    async with two_ends() as (source, taker):
+        serve_transfers(source, store, everybody)
+        stream = await taker.open_stream(SOURCE.peer_id, PROTOCOL_ID)
+        channel: Channel[Request[TransferCall], object] = Channel(stream, REQUESTS, RESPONSES, LIMITS)
+        for number in range(50):
+            await channel.send(Request(number, GetRange(ref.manifest, 0, part)))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert store.bytes_sent <= 2 * part
+        await stream.reset()
+
+
+async def test_a_disk_that_refuses_the_first_byte_ends_a_fetch_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    async with two_ends() as (source, taker):
+        HonestSource(source)
+        monkeypatch.setattr("p2p.incoming.write_atomic", refuse)
+        with pytest.raises(OSError, match="Disk quota exceeded"):
+            await fetch(taker, SOURCE.peer_id, REF, FileStore(tmp_path, QUOTA), max_bytes=QUOTA)
+
+
+async def test_a_full_disk_ends_a_fetch_and_what_came_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real_write = FileStore(tmp_path, QUOTA), os.pwrite
+
+    def little_room(descriptor: int, data: bytes, offset: int) -> int:
+        if offset + len(data) > 2 * CHUNK:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_write(descriptor, data, offset)
+
+    async with two_ends() as (source, taker):
+        honest = HonestSource(source)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", little_room)
+            with pytest.raises(OSError, match="No space left on device"):
+                await fetch(
+                    taker, SOURCE.peer_id, REF, store, max_bytes=QUOTA, max_window_bytes=CHUNK, attempts=1
+                )
+        assert store.path(REF.blake3) is None
+        honest.sent_bytes = 0
+        path = await fetch(taker, SOURCE.peer_id, REF, store, max_bytes=QUOTA)
+    assert path.read_bytes() == DATA
+    assert honest.sent_bytes == len(DATA) - 2 * CHUNK

@@ -9,6 +9,7 @@ from blake3 import blake3
 
 from p2p.errors import LocalProtocolError, TransferError
 from p2p.jobs import FileRef
+from p2p.partial import Arrival
 from p2p.store import FileStore
 from p2p.transfer import encode_manifest, manifest_hash, manifest_of
 
@@ -170,18 +171,18 @@ async def test_a_file_of_the_wrong_length_is_not_offered_after_a_restart(tmp_pat
 async def test_a_half_arrived_file_counts_and_gives_way_first(tmp_path: Path) -> None:
     store = FileStore(tmp_path, 50 * KB)
     held = await store.add_bytes(content(1))
-    manifest = manifest_of(content(2, 40 * KB))
+    manifest = manifest_of(content(2, 40 * KB), borders=[20 * KB])
     ref = FileRef(manifest.blake3.hex(), manifest_hash(manifest), manifest.size)
     async with store.receiving(ref) as incoming:
         assert store.used_bytes == 50 * KB, "reserved as a whole"
         await incoming.begin(encode_manifest(manifest))
-        await incoming.append([content(2, 40 * KB)[: 15 * KB]])
-    assert store.used_bytes == FileStore(tmp_path, 50 * KB).used_bytes == 25 * KB
+        await incoming.write([Arrival(0, content(2, 40 * KB)[: 20 * KB])])
+    assert store.used_bytes == FileStore(tmp_path, 50 * KB).used_bytes == 30 * KB
     await store.add_bytes(content(3, 30 * KB))
     assert store.used_bytes == 40 * KB
     assert store.path(held.blake3) is not None
     async with store.receiving(ref) as incoming:
-        assert incoming.length == 0
+        assert incoming.stored == 0
 
 
 async def test_a_reference_that_is_no_hash_never_becomes_a_path(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ async def test_a_lying_partial_file_gives_its_manifest_to_nobody(tmp_path: Path)
     """A manifest that claims to be of a file that is held, though its chunks are not, stays unproven."""
     store = FileStore(tmp_path, 100 * KB)
     honest = manifest_of(content(1))
-    lie = type(honest)(honest.size, honest.chunk_bytes, (b"\x66" * 32,), honest.blake3)
+    lie = type(honest)(honest.sizes, (b"\x66" * 32,), honest.blake3)
     ref = FileRef(lie.blake3.hex(), manifest_hash(lie), lie.size)
     async with store.receiving(ref) as incoming:
         await incoming.begin(encode_manifest(lie))
@@ -205,4 +206,55 @@ async def test_a_lying_partial_file_gives_its_manifest_to_nobody(tmp_path: Path)
         store = FileStore(tmp_path, 100 * KB)
         assert store.path(ref.blake3) is not None
         assert store.manifest(ref.manifest) is None
-        assert await store.read_chunk(ref.manifest, 0, 0, 1) is None
+        assert await store.read_range(ref.manifest, 0, 1) is None
+
+
+async def test_a_partial_file_that_nobody_came_back_for_is_dropped(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, 100 * KB)
+    refs = []
+    for number in (1, 2):
+        manifest = manifest_of(content(number, 40 * KB), borders=[20 * KB])
+        refs.append(FileRef(manifest.blake3.hex(), manifest_hash(manifest), manifest.size))
+        async with store.receiving(refs[-1]) as incoming:
+            await incoming.begin(encode_manifest(manifest))
+            await incoming.write([Arrival(0, content(number, 40 * KB)[: 20 * KB])])
+    os.utime(tmp_path / "partial" / refs[0].manifest, (1000, 1000))
+    async with store.receiving(refs[0]):
+        store.drop_old_partials(before=5000)
+    assert store.used_bytes == 40 * KB, "it was being fetched"
+    store.drop_old_partials(before=5000)
+    assert store.used_bytes == FileStore(tmp_path, 100 * KB).used_bytes == 20 * KB
+    async with store.receiving(refs[1]) as incoming:
+        assert incoming.stored == 20 * KB
+
+
+async def test_a_sparse_partial_file_counts_with_what_it_takes_on_disk(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, 10 << 20)
+    data = content(1, 4 << 20)
+    manifest = manifest_of(data, borders=range(64 * KB, 4 << 20, 64 * KB))
+    ref = FileRef(manifest.blake3.hex(), manifest_hash(manifest), manifest.size)
+    async with store.receiving(ref) as incoming:
+        await incoming.begin(encode_manifest(manifest))
+        last = len(manifest.sizes) - 1
+        await incoming.write([Arrival(last, data[-manifest.sizes[last] :])])
+    assert 0 < store.used_bytes <= 256 * KB
+    async with FileStore(tmp_path, 10 << 20).receiving(ref) as incoming:
+        assert incoming.stored == manifest.sizes[last]
+
+
+async def test_a_held_file_that_may_not_be_used_is_asked_for_again(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, 100 * KB)
+    ref = await store.add_bytes(content(1))
+    store.pin(ref.blake3, "job")
+    manifest = store.manifest(ref.manifest)
+    assert manifest is not None
+    async with store.receiving(ref, lambda file_hash: False) as incoming:
+        assert incoming.whole is None
+        await incoming.begin(encode_manifest(manifest))
+        assert incoming.missing() == list(range(len(manifest.chunks)))
+        await incoming.write([Arrival(0, content(1))])
+        await incoming.finish()
+    path = store.path(ref.blake3)
+    assert path is not None
+    assert path.read_bytes() == content(1)
+    assert store.used_bytes == 10 * KB

@@ -9,7 +9,8 @@ import pytest
 from p2p.errors import SourceRefusedError
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
-from peer.artifacts import KEEP_FETCHED_S, KEEP_UNFETCHED_S, Artifacts, FetchInto
+from p2p.store import Reuse
+from peer.artifacts import KEEP_FETCHED_S, KEEP_UNFETCHED_S, Artifacts, FetchUsing
 from peer.events import OfferAccepted
 from peer.job import (
     Job,
@@ -25,8 +26,7 @@ ENGINE, STRANGER = PeerId(ENGINE_ID), PeerId("12D3KooWStrangerStranger")
 @asynccontextmanager
 async def opened(tmp_path: Path) -> AsyncIterator[Artifacts]:
     async with open_store(tmp_path / "db") as store:
-        proofs = FileStore(tmp_path / "proofs", 1 << 20)
-        artifacts = Artifacts(FileStore(tmp_path / "files", 1 << 20), proofs, store)
+        artifacts = Artifacts(FileStore(tmp_path / "files", 1 << 20), store)
         await artifacts.load()
         yield artifacts
 
@@ -97,27 +97,49 @@ async def test_a_file_that_another_engine_brought_is_asked_for_before_it_counts(
     file = await source.add_bytes(b"samples")
     asked: list[str] = []
 
-    def bring(who: str) -> FetchInto:
-        async def fetch_into(store: FileStore) -> Path:
+    def bring(who: str, artifacts: Artifacts) -> FetchUsing:
+        async def fetch_using(reuse: Reuse) -> Path:
+            async with artifacts.files.receiving(file, reuse) as incoming:
+                if incoming.whole is not None:
+                    return incoming.whole
             asked.append(who)
             if who == "stranger":
                 raise SourceRefusedError("has no such file")
-            await store.add_bytes(b"samples")
-            path = store.path(file.blake3)
+            await artifacts.files.add_bytes(b"samples")
+            path = artifacts.files.path(file.blake3)
             assert path is not None
             return path
 
-        return fetch_into
+        return fetch_using
 
     async with opened(tmp_path) as artifacts:
-        path = await artifacts.receive(file, ENGINE, bring("engine"))
+        path = await artifacts.receive(file, ENGINE, bring("engine", artifacts))
         with pytest.raises(SourceRefusedError):
-            await artifacts.receive(file, STRANGER, bring("stranger"))
-        assert await artifacts.receive(file, ENGINE, bring("engine")) == path
+            await artifacts.receive(file, STRANGER, bring("stranger", artifacts))
+        assert not artifacts.may_fetch(STRANGER, file.manifest)
+        assert await artifacts.receive(file, ENGINE, bring("engine", artifacts)) == path
     async with opened(tmp_path) as artifacts:  # also remembered over a restart
-        await artifacts.receive(file, ENGINE, bring("engine"))
+        await artifacts.receive(file, ENGINE, bring("engine", artifacts))
         assert asked == ["engine", "stranger"]
-        await artifacts.receive(file, STRANGER, bring("friend"))
-        await artifacts.receive(file, STRANGER, bring("friend"))
+        await artifacts.receive(file, STRANGER, bring("friend", artifacts))
+        await artifacts.receive(file, STRANGER, bring("friend", artifacts))
         assert asked == ["engine", "stranger", "friend"]
-        assert FileStore(tmp_path / "proofs", 1 << 20).path(file.blake3) is None
+
+
+async def test_an_engine_may_have_back_what_it_brought_and_lets_others_have_it(tmp_path: Path) -> None:
+    source = FileStore(tmp_path / "source", 1 << 20)
+    file = await source.add_bytes(b"samples")
+
+    async with opened(tmp_path) as artifacts:
+
+        async def fetch_using(reuse: Reuse) -> Path:
+            await artifacts.files.add_bytes(b"samples")
+            return tmp_path
+
+        assert not artifacts.may_fetch(ENGINE, file.manifest)
+        await artifacts.receive(file, ENGINE, fetch_using)
+        assert artifacts.may_fetch(ENGINE, file.manifest)
+        assert not artifacts.may_fetch(STRANGER, file.manifest)
+        artifacts.files.remove(file.blake3)
+        await artifacts.drop_old_results(NOW)
+        assert not artifacts.may_fetch(ENGINE, file.manifest), "it is not here any more"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from p2p.errors import LocalProtocolError
 from p2p.identity import Identity
 from peer.cli import cli
 from peer.config import Config, check_config, parse_price
@@ -116,3 +117,11 @@ def test_a_peer_for_nobody_is_not_started(tmp_path: Path) -> None:
 def test_an_allowed_engine_that_is_none_is_named_at_the_start(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["start", "--data-dir", str(tmp_path), "--lan", "--allow", "me"])
     assert "'me' is no peer id" in str(result.exception)
+
+
+def test_limits_that_are_no_bytes_are_refused(tmp_path: Path) -> None:
+    for flag in ("--upload-limit", "--download-limit", "--storage"):
+        arguments = ["start", "--lan", "--data-dir", str(tmp_path), flag, "fast"]
+        result = CliRunner().invoke(cli, arguments)
+        assert isinstance(result.exception, LocalProtocolError)
+        assert "'fast' bytes, allowed are whole numbers such as 500K, 20M or 1G" in str(result.exception)
