@@ -71,10 +71,6 @@ class CompiledModel:
         weights = self.module.parameters() if parameters is None else parameters
         return optimizers.build_optimizer(read_optimizer(self.graph), weights)
 
-    def correct_predictions(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
-        """How many samples of a batch got the right class; None where there are no classes."""
-        return losses.correct_predictions(read_loss(self.graph), prediction, target)
-
 
 def compile_graph(graph: Graph) -> CompiledModel:
     """Builds the model on the CPU, in training mode.

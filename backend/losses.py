@@ -69,14 +69,6 @@ def build_loss(setting: Setting) -> LossFunction:
             raise KeyError(unknown)
 
 
-def correct_predictions(
-    setting: Setting, prediction: torch.Tensor, target: torch.Tensor
-) -> torch.Tensor | None:
-    """How many samples of a batch got the right class, as a tensor; None where there are no classes."""
-    judged = judge(setting, prediction, target)
-    return judged.correct if judged else None
-
-
 def judge(setting: Setting, prediction: torch.Tensor, target: torch.Tensor) -> Judged | None:
     """None where there are no classes."""
     match setting.type:

@@ -148,7 +148,7 @@ def _infer(wiring: Wiring, entries: Mapping[str, TensorType] | None, depth: int)
         if inputs is None:
             continue
         if entries is not None and node.type == "Input":
-            inputs = (*inputs, *([entries[node.id]] if node.id in entries else []))
+            inputs = (entries[node.id],) if node.id in entries else ()
         try:
             if record.wrapping is None:
                 found: Inference | None = _apply(record, node, inputs)

@@ -302,6 +302,10 @@ def _check_insides(body: Body, record: NodeType) -> Iterator[Diagnostic]:
             )
         elif wrapping.allowed and inner is not None and node.type not in wrapping.allowed:
             yield error(node.id, f"{record.name} wraps one of {', '.join(sorted(wrapping.allowed))}")
+    doors = {node.id for node in nodes_of_type(body, "Input")}
+    for link in body.links:
+        if link.target_node in doors:
+            yield error(link.target_node, "takes what is linked to the node it is in", _unlinked(link))
     if not wrapping.one_node:
         if not nodes_of_type(body, "Output"):
             yield error(None, "the graph inside has no Output node, must have one or more")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -17,10 +17,12 @@ from backend.catalogue import CATALOGUE
 from backend.catalogue.parameter import Parameter, ParameterType, problem_of
 from backend.catalogue.record import TensorType, elements
 from backend.compiler import compile_graph
+from backend.diagnostics import apply_fix
 from backend.errors import GraphFormatError, GraphInvalidError
 from backend.estimate import estimate
 from backend.graph import Body, Graph, JsonValue, Link, Node, TrainingSettings
 from backend.layers import BUILDERS
+from backend.preparation import compile_preparation
 from backend.serialize import dump_graph, graph_hash, load_graph
 from backend.shapes import infer_shapes
 from backend.validate import Diagnostic, diagnose, has_errors
@@ -324,15 +326,72 @@ NAMES = st.sampled_from(sorted({p.name for record in CATALOGUE.values() for p in
 
 
 @st.composite
+def nearly(draw: st.DrawFn) -> Graph:
+    """A valid graph with a few links and parameters, also inside bodies, changed at random."""
+    graph = draw(graphs())
+    for _ in range(draw(st.integers(1, 3))):
+        graph = _shaken(draw, graph)
+    return graph
+
+
+W = TypeVar("W", Graph, Body)
+
+
+def _shaken(draw: st.DrawFn, wiring: W) -> W:
+    nodes, links = list(wiring.nodes), list(wiring.links)
+    index = draw(st.integers(0, len(nodes) - 1))
+    node = nodes[index]
+    if node.body is not None and node.body.nodes and draw(st.booleans()):
+        nodes[index] = replace(node, body=_shaken(draw, node.body))
+        return replace(wiring, nodes=tuple(nodes))
+    match draw(st.sampled_from(["link", "unlink", "drop", "type", "value"])):
+        case "link":
+            ends = st.sampled_from([each.id for each in nodes])
+            links.append(Link(draw(ends), draw(PORTS), draw(ends), draw(PORTS)))
+        case "unlink" if links:
+            links.pop(draw(st.integers(0, len(links) - 1)))
+        case "drop" if len(nodes) > 1:
+            nodes.pop(index)
+        case "type":
+            nodes[index] = replace(node, type=draw(TYPES))
+        case _:
+            names = [each.name for each in CATALOGUE[node.type].parameters] if node.type in CATALOGUE else []
+            value = draw(st.integers(-3, 9) | st.booleans() | st.lists(st.integers(-1, 9), max_size=3))
+            if names:
+                parameters = {**node.parameters, draw(st.sampled_from(names)): value}
+                nodes[index] = replace(node, parameters=parameters)
+    return replace(wiring, nodes=tuple(nodes), links=tuple(links))
+
+
+@settings(SLOW, max_examples=150)
+@given(nearly())
+def test_a_nearly_valid_graph_compiles_or_is_told_about_and_its_fixes_apply(graph: Graph) -> None:
+    found = diagnose(graph)
+    if not has_errors(found):
+        compile_graph(graph)
+        compile_preparation(graph)
+        return
+    for each in found:
+        if each.fix is not None and each.fix.edits:
+            diagnose(apply_fix(graph, each.fix))
+
+
+@st.composite
 def nonsense(draw: st.DrawFn) -> Graph:
     """Well-formed and meaningless, extra fields included."""
     parameters = st.dictionaries(NAMES, JSON | st.integers(-3, 9) | st.lists(st.integers(-1, 9), max_size=3))
     extra = st.dictionaries(st.sampled_from(["note", "color", "x"]), JSON, max_size=2)
+    links = st.lists(st.builds(Link, IDS, PORTS, IDS, PORTS, extra), max_size=8)
     nodes = st.builds(Node, IDS, TYPES, st.integers(-1, 3), parameters, extra)
+    for _ in range(2):
+        insides = st.builds(Body, st.lists(nodes, max_size=4).map(tuple), links.map(tuple), extra)
+        likely = st.sampled_from(["Subgraph", "Repeat", "TimeDistributed", "Bidirectional"]) | TYPES
+        wrapping = st.builds(Node, IDS, likely, st.integers(0, 2), parameters, extra, insides)
+        nodes |= wrapping
     return Graph(
         draw(TEXTS),
         tuple(draw(st.lists(nodes, max_size=6))),
-        tuple(draw(st.lists(st.builds(Link, IDS, PORTS, IDS, PORTS, extra), max_size=8))),
+        tuple(draw(links)),
         draw(st.builds(TrainingSettings, st.integers(-5, 5), st.integers(-5, 5), extra)),
         view=draw(st.dictionaries(TEXTS, JSON, max_size=2)),
         extra=draw(extra),

@@ -20,7 +20,7 @@ from backend.compiler import compile_graph, module_name
 from backend.errors import GraphInvalidError
 from backend.graph import Graph, Link, Node, TrainingSettings
 from backend.layers.normalization import StochasticDepth
-from backend.losses import build_loss, correct_predictions, judge
+from backend.losses import build_loss, judge
 from backend.optimizers import build_optimizer
 from backend.pipeline import Setting
 from backend.serialize import load_graph
@@ -261,17 +261,17 @@ def test_binary_losses_take_class_numbers() -> None:
     value = build_loss(setting("BCEWithLogits"))(logits, target)
     expected = functional.binary_cross_entropy_with_logits(logits[:, 0], target.float())
     assert torch.equal(value, expected)
-    correct = correct_predictions(setting("BCEWithLogits"), logits, target)
-    assert correct is not None
-    assert correct.item() == 2
+    judged = judge(setting("BCEWithLogits"), logits, target)
+    assert judged is not None
+    assert (judged.correct.item(), judged.places) == (2, 3)
 
 
 def test_right_classes_are_counted_where_there_are_classes() -> None:
     scores, target = torch.tensor([[1.0, 2.0], [5.0, 0.0]]), torch.tensor([1, 1])
-    correct = correct_predictions(setting("CrossEntropyLoss"), scores, target)
-    assert correct is not None
-    assert correct.item() == 1
-    assert correct_predictions(setting("MSELoss"), scores, scores) is None
+    judged = judge(setting("CrossEntropyLoss"), scores, target)
+    assert judged is not None
+    assert (judged.correct.item(), judged.places) == (1, 2)
+    assert judge(setting("MSELoss"), scores, scores) is None
 
 
 @pytest.mark.parametrize("name", [n for n, r in CATALOGUE.items() if r.category is Category.OPTIMIZER])

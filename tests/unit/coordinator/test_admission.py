@@ -41,7 +41,7 @@ def test_a_graph_that_makes_sense_is_priced(make: Any) -> None:
     [
         (b"\xff\xfe", "malformed graph: not JSON in UTF-8"),
         (b"[]", "malformed graph"),
-        (b'{"format_version": 99, "nodes": []}', "malformed graph: format_version is 99, must be 0 to 1"),
+        (b'{"format_version": 99, "nodes": []}', "malformed graph: format_version is 99, must be 0 to 2"),
         (b"[" * 100_000, "malformed graph"),
         (b'{"a":' * 100_000, "malformed graph"),
     ],
