@@ -16,8 +16,8 @@ from libp2p.network.connection.exceptions import RawConnError
 
 from p2p.errors import StreamResetError
 
-READ_BYTES = 256 * 1024
-WRITE_BYTES = 640 * 1024
+READ_BYTES = 512 * 1024
+WRITE_BYTES = 288 * 1024
 
 
 class Scratch:

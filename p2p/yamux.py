@@ -19,7 +19,7 @@ from p2p.yamux_core import ConnectionEnded, StreamChanged, StreamOpened, YamuxCo
 from p2p.yamux_keepalive import KeepAlive
 from p2p.yamux_stream import StreamState, Use, YamuxLimits
 
-_MAX_BATCH_BYTES = 512 * 1024
+_MAX_BATCH_BYTES = 256 * 1024
 _YIELD_BYTES = 256 * 1024
 _CALL_BYTES = 4096  # what a call counts for beside its data
 _FLUSH_TIMEOUT_S = 2.0
