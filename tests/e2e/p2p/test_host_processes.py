@@ -16,13 +16,12 @@ from p2p.errors import ConnectionFailedError, StreamResetError
 from p2p.host import open_host
 from p2p.identity import Identity
 from p2p.network import Network
-from p2p.yamux_stream import YamuxLimits
 
 pytestmark = pytest.mark.e2e
 
 SEED = bytes(range(1, 33))
 PEER = """
-import sys, trio
+import sys, time, trio
 from p2p.host import open_host
 from p2p.identity import Identity
 
@@ -30,9 +29,16 @@ async def echo(stream):
     while data := await stream.receive_some():
         await stream.send_all(data)
 
+async def busy(stream):
+    for _ in range(4):
+        await stream.receive_some()
+        time.sleep(1.2)
+        await stream.send_all(b"done")
+
 async def main():
     async with open_host(Identity.from_seed(bytes.fromhex(sys.argv[1])), [sys.argv[2]]) as network:
         network.set_handler("/test/echo", echo)
+        network.set_handler("/test/busy", busy)
         print(network.addresses()[0], flush=True)
         await trio.sleep_forever()
 
@@ -41,7 +47,7 @@ trio.run(main)
 
 
 class Peer:
-    """A process that echoes on /test/echo."""
+    """A process that echoes on /test/echo, and whose every task stands still to answer on /test/busy."""
 
     def __init__(self, listen: str = "/ip4/127.0.0.1/tcp/0") -> None:
         self.process = subprocess.Popen(
@@ -113,8 +119,7 @@ async def test_a_killed_peer_cuts_a_writer_too() -> None:
 
 
 async def test_a_frozen_peer_is_noticed_and_a_thawed_one_reached_again() -> None:
-    limits = YamuxLimits(keep_alive_s=0.3, keep_alive_timeout_s=0.7)
-    async with open_host(Identity.generate(), [], streams=limits) as caller:
+    async with open_host(Identity.generate(), []) as caller:
         with running() as peer:
             await caller.connect(peer.peer_id, [peer.address])
             stream = await caller.open_stream(peer.peer_id, "/test/echo")
@@ -130,8 +135,7 @@ async def test_a_frozen_peer_is_noticed_and_a_thawed_one_reached_again() -> None
 
 
 async def test_a_writer_to_a_frozen_peer_is_freed() -> None:
-    limits = YamuxLimits(keep_alive_s=0.3, keep_alive_timeout_s=0.7)
-    async with open_host(Identity.generate(), [], streams=limits) as caller:
+    async with open_host(Identity.generate(), []) as caller:
         with running() as peer:
             await caller.connect(peer.peer_id, [peer.address])
             stream = await caller.open_stream(peer.peer_id, "/test/echo")
@@ -142,3 +146,16 @@ async def test_a_writer_to_a_frozen_peer_is_freed() -> None:
                         await stream.send_all(bytes(65_536))
             finally:
                 peer.signal(signal.SIGCONT)
+
+
+async def test_a_peer_that_is_busy_for_seconds_is_not_given_up() -> None:
+    async with open_host(Identity.generate(), []) as caller:
+        with running() as peer:
+            await caller.connect(peer.peer_id, [peer.address])
+            idle = await caller.open_stream(peer.peer_id, "/test/echo")
+            stream = await caller.open_stream(peer.peer_id, "/test/busy")
+            for _ in range(4):
+                await stream.send_all(b"work")
+                assert await stream.receive_some() == b"done"
+            await idle.send_all(b"still here")
+            assert await idle.receive_some() == b"still here"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p import generate_new_ed25519_identity, new_host
+from libp2p.crypto.rsa import create_new_key_pair as generate_rsa
+from libp2p.crypto.secp256k1 import create_new_key_pair as generate_secp256k1
 from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
 from libp2p.custom_types import TProtocol
 from libp2p.host.ping import PingService
@@ -588,3 +592,125 @@ async def test_a_name_that_nobody_has_is_named() -> None:
     async with open_host(Identity.generate(), []) as caller:
         with pytest.raises(ConnectionFailedError, match=r"nowhere\.invalid"):
             await caller.connect(Identity.generate().peer_id, ["/dns4/nowhere.invalid/tcp/1"], timeout_s=8)
+
+
+# -- what strangers may do before they have said who they are --------------------------------------
+
+
+async def stranger(server: Network) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", int(server.addresses()[0].split("/")[4]))
+
+
+OFFER = b"\x13/multistream/1.0.0\n\x07/noise\n"
+
+
+async def ends(stream: trio.SocketStream) -> bool:
+    """Whether the host hangs up."""
+    with trio.move_on_after(3):
+        try:
+            while await stream.receive_some(65536):
+                pass
+        except trio.BrokenResourceError:
+            pass
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        OFFER + b"\xff\xff" + bytes(65535),
+        OFFER + b"\x10\x01" + bytes(4097),
+        OFFER + b"\x00\x05short",
+        OFFER + b"\x00\x00",
+        b"\x13/multistream/1.0.0\n" + 40 * b"\x07/other\n",
+        b"\xff\xff\xff\xff\xff\xff",
+        OFFER[:-1],
+    ],
+    ids=["65535 bytes", "4097 bytes", "no key", "nothing", "proposals for ever", "a huge line", "half"],
+)
+async def test_a_stranger_is_hung_up_on(nonsense: bytes) -> None:
+    limits = HostLimits(handshake_timeout_s=0.5)
+    async with open_host(Identity.generate(), LOOPBACK, limits) as server:
+        stream = await stranger(server)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(nonsense)
+        assert await ends(stream)
+        await stream.aclose()
+
+
+async def test_a_stranger_that_says_a_byte_at_a_time_is_hung_up_on_all_the_same() -> None:
+    limits = HostLimits(handshake_timeout_s=0.5)
+    async with open_host(Identity.generate(), LOOPBACK, limits) as server:
+        stream = await stranger(server)
+        started = trio.current_time()
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
+            while True:
+                await stream.send_all(b"\x80")
+                await trio.lowlevel.checkpoint()
+        assert trio.current_time() - started < 3
+        await stream.aclose()
+
+
+async def test_strangers_beyond_the_limit_are_turned_away_and_harm_nobody() -> None:
+    limits = HostLimits(handshakes=3, handshake_timeout_s=0.5)
+    async with open_host(Identity.generate(), LOOPBACK, limits) as server:
+        server.set_handler("/test/echo", echo)
+        silent = [await stranger(server) for _ in range(3)]
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert await ends(await stranger(server))
+        for stream in silent:
+            assert await ends(stream)
+            await stream.aclose()
+        async with open_host(Identity.generate(), []) as caller:
+            await caller.connect(server.peer_id, server.addresses())
+            await ping(caller, server.peer_id)
+
+
+async def test_a_stream_that_names_no_protocol_is_reset_after_a_while() -> None:
+    async with two_hosts(HostLimits(stream_timeout_s=0.2)) as (server, caller):
+        connection = caller._connection(server.peer_id)  # type: ignore[attr-defined]
+        for said in (b"", b"\x13/multistream/1.0.0\n"):
+            stream = connection.session.open_stream()
+            if said:
+                await stream.send_all(said)
+            with trio.fail_after(3), pytest.raises(StreamResetError, match="reset by the other side"):
+                while await stream.receive_some():
+                    pass
+        await ping(caller, server.peer_id)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_pair", [generate_rsa, generate_secp256k1], ids=["rsa", "secp256k1"])
+async def test_only_ed25519_identities_are_let_in(make_pair: Callable[[], Any]) -> None:
+    async with open_host(Identity.generate(), LOOPBACK) as server:
+        pair = make_pair()
+        noise = {NOISE_PROTOCOL: StockNoise(pair, noise_privkey=new_x25519().private_key)}
+        stock = new_host(key_pair=pair, sec_opt=noise)
+        async with stock.run(listen_addrs=[]):
+            with pytest.raises(Exception, match=r"(?i)fail|unable|no address"):
+                await stock.connect(info_from_p2p_addr(Multiaddr(server.addresses()[0])))
+        assert not server._connections  # type: ignore[attr-defined]
+
+
+async def test_whose_key_signs_another_noise_key_is_refused() -> None:
+    """The identity is bound to the connection: a signature seen elsewhere proves nothing here."""
+    stolen = generate_new_ed25519_identity()
+
+    class Impostor(StockNoise):
+        def get_pattern(self) -> Any:
+            pattern = super().get_pattern()
+            honest = pattern.make_handshake_payload()
+            other = StockNoise(stolen, noise_privkey=new_x25519().private_key)
+            foreign = other.get_pattern().make_handshake_payload()
+            honest.id_pubkey, honest.id_sig = foreign.id_pubkey, foreign.id_sig
+            pattern.make_handshake_payload = lambda extensions=None: honest
+            return pattern
+
+    async with open_host(Identity.generate(), LOOPBACK) as server:
+        own = generate_new_ed25519_identity()
+        stock = stock_host({NOISE_PROTOCOL: Impostor(own, noise_privkey=new_x25519().private_key)})
+        async with stock.run(listen_addrs=[]):
+            with pytest.raises(Exception, match=r"(?i)fail|unable|no address"):
+                await stock.connect(info_from_p2p_addr(Multiaddr(server.addresses()[0])))
+        assert not server._connections  # type: ignore[attr-defined]

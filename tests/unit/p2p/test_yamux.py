@@ -27,15 +27,21 @@ class Wire:
         self._stream = stream
         self._sends = sends
         self._unsent = b""
-        self.frozen = False
+        self._runs = trio.Event()
+        self._runs.set()
+
+    def freeze(self) -> None:
+        self._runs = trio.Event()
+
+    def thaw(self) -> None:
+        self._runs.set()
 
     async def receive(self) -> Sequence[bytes]:
         try:
             data = await self._stream.receive_some(1 << 16)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise StreamResetError("wire cut") from error
-        if self.frozen:
-            await trio.sleep_forever()
+        await self._runs.wait()
         return [bytes(data)] if data else []
 
     def send(self, pieces: Sequence[bytes | memoryview]) -> bool:
@@ -43,8 +49,9 @@ class Wire:
         return False
 
     async def flush(self) -> None:
-        if self.frozen or not self._sends:
+        if not self._sends:
             await trio.sleep_forever()
+        await self._runs.wait()
         try:
             await self._stream.send_all(self._unsent)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -125,15 +132,15 @@ async def test_megabytes_go_both_ways_unchanged(max_bytes: int) -> None:
 
 
 async def test_a_writer_waits_for_a_stalled_reader_as_long_as_it_takes() -> None:
-    async def read_after_an_hour(stream: YamuxStream) -> None:
-        await trio.sleep(3600)
+    async def read_late(stream: YamuxStream) -> None:
+        await trio.sleep(600)
         await stream.send_all(len(await read_all(stream)).to_bytes(4, "big"))
         await stream.aclose()
 
-    async with connected(read_after_an_hour) as pair:
+    async with connected(read_late) as pair:
         stream = pair.here.open_stream()
         await stream.send_all(bytes(3_000_000))
-        assert trio.current_time() >= 3600
+        assert trio.current_time() >= 600
         await stream.send_eof()
         assert int.from_bytes(await read_all(stream), "big") == 3_000_000
 
@@ -180,15 +187,6 @@ async def test_the_loss_of_the_connection_resets_its_streams() -> None:
             await stream.receive_some()
         with pytest.raises(StreamResetError, match="connection lost"):
             pair.here.open_stream()
-
-
-async def test_a_frozen_peer_is_noticed() -> None:
-    async with connected(ignore, YamuxLimits(keep_alive_s=5, keep_alive_timeout_s=10)) as pair:
-        stream = pair.here.open_stream()
-        pair.other_wire.frozen = True
-        with pytest.raises(StreamResetError, match="no sign of life"):
-            await stream.receive_some()
-        assert trio.current_time() <= 20
 
 
 async def test_silence_alone_ends_no_connection() -> None:
@@ -384,3 +382,153 @@ async def test_a_flood_that_is_not_read_back_is_bounded(frame: bytes) -> None:
 
 def test_flags_are_those_of_the_specification() -> None:
     assert (SYN, ACK, FIN, RST) == (1, 2, 4, 8)
+
+
+# -- cancelling at every checkpoint -------------------------------------------------------------
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels ``scope`` when its task has been suspended so many times."""
+
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, suspensions: int) -> None:
+        self.task, self.scope, self.left = task, scope, suspensions
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            self.left -= 1
+            if self.left < 0:
+                self.scope.cancel()
+
+
+async def cancelled_at(suspensions: int, call: Callable[[], Awaitable[object]]) -> bool:
+    """Whether the call was cancelled at that one of its suspensions; False where it has fewer."""
+    with trio.CancelScope() as scope:
+        instrument = CancelAtStep(trio.lowlevel.current_task(), scope, suspensions)
+        if not suspensions:
+            scope.cancel()
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            await call()
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+    return scope.cancelled_caught
+
+
+async def test_a_write_cancelled_at_any_checkpoint_leaves_the_connection_whole() -> None:
+    data = bytes(range(256)) * 12_000
+    received: dict[int, bytes] = {}
+
+    async def read_slowly(stream: YamuxStream) -> None:
+        received[stream.id] = b""
+        try:
+            while more := await stream.receive_some(30_000):
+                received[stream.id] += more
+        except StreamResetError:
+            pass
+        await stream.aclose()
+
+    limits = YamuxLimits(outgoing_bytes=100_000)
+    async with connected(read_slowly, limits) as pair:
+        walked = 0
+        while True:
+            stream = pair.here.open_stream()
+            was_cancelled = await cancelled_at(walked, partial(stream.send_all, data))
+            await stream.send_eof()
+            with trio.fail_after(10):
+                while pair.there.core.streams:
+                    await trio.testing.wait_all_tasks_blocked()
+                    await trio.sleep(0.01)
+            assert data.startswith(received.get(stream.id, b""))
+            assert pair.here.lost is None
+            assert pair.here.waiting == 0 or not pair.here.core.streams
+            walked += 1
+            if not was_cancelled:
+                break
+        assert received[stream.id] == data
+        assert walked > 8
+
+
+async def test_a_read_cancelled_at_any_checkpoint_loses_nothing() -> None:
+    data = bytes(range(256)) * 2_000
+
+    async def send(stream: YamuxStream) -> None:
+        for at in range(0, len(data), 10_000):
+            await stream.send_all(data[at : at + 10_000])
+            await trio.sleep(0.01)
+        await stream.aclose()
+
+    async with connected(send) as pair:
+        for suspensions in range(3):
+            stream, got = pair.here.open_stream(), b""
+            while True:
+                parts: list[bytes] = []
+
+                async def read(stream: YamuxStream = stream, parts: list[bytes] = parts) -> None:
+                    parts.append(await stream.receive_some(7_000))
+
+                await cancelled_at(suspensions, read)
+                got += b"".join(parts)
+                if parts == [b""]:
+                    break
+                if not parts:
+                    got += (more := await stream.receive_some(7_000))
+                    if not more:
+                        break
+            assert got == data
+        assert pair.here.lost is None
+
+
+async def test_closing_cancelled_at_any_checkpoint_ends_the_connection() -> None:
+    for suspensions in range(4):
+        async with connected(ignore) as pair:
+            stream = pair.here.open_stream()
+            await stream.send_all(b"x")
+            await cancelled_at(suspensions, pair.here.close)
+            assert pair.here.lost is not None
+            with pytest.raises(StreamResetError):
+                await stream.receive_some()
+
+
+# -- signs of life ------------------------------------------------------------------------------
+
+
+async def test_idle_connections_are_asked_rarely_and_in_one_task() -> None:
+    """What a thousand idle connections cost is what they send: next to nothing."""
+    async with connected(ignore) as pair:
+        await trio.sleep(600)
+        assert pair.here._pings + pair.there._pings <= 2 * 600 / 20
+
+
+async def test_a_connection_on_which_somebody_waits_is_asked_about_once_a_second() -> None:
+    async with connected(ignore) as pair:
+        stream = pair.here.open_stream()
+        with trio.move_on_after(60):
+            await stream.receive_some()
+        assert 30 <= pair.here._pings <= 60
+        assert pair.there._pings <= 3
+        assert pair.here.lost is None
+
+
+async def test_a_frozen_side_is_noticed_within_three_seconds() -> None:
+    async with connected(ignore) as pair:
+        stream = pair.here.open_stream()
+        await stream.send_all(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        pair.other_wire.freeze()
+        frozen_s = trio.current_time()
+        with pytest.raises(StreamResetError, match="no sign of life"):
+            await stream.receive_some()
+        assert trio.current_time() - frozen_s <= 3
+
+
+async def test_a_side_that_is_busy_for_a_second_at_a_time_is_not_given_up() -> None:
+    async with connected(echo) as pair:
+        stream = pair.here.open_stream()
+        for _ in range(20):
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+            pair.other_wire.freeze()
+            with trio.move_on_after(1.4):
+                await stream.receive_some()
+            pair.other_wire.thaw()
+        assert pair.here.lost is None
