@@ -74,13 +74,16 @@ class NoiseSession(BaseSession):
         self._reader = RecordReader(opening.k, opening.n)
         self._plain: deque[bytes] = deque()
 
-    async def receive(self) -> Sequence[bytes]:
-        """Every record that has arrived; none at the end. Raises StreamResetError, RemoteProtocolError."""
-        if not self._plain:
-            await self._fill()
-        records = tuple(self._plain)
-        self._plain.clear()
-        return records
+    async def receive(self) -> Sequence[bytes] | None:
+        """The records that have come, none where the first is not whole yet; None at the end.
+
+        Raises StreamResetError, RemoteProtocolError.
+        """
+        if self._plain:
+            records = list(self._plain)
+            self._plain.clear()
+            return records
+        return await self._next_records()
 
     def send(self, pieces: Sequence[bytes | memoryview]) -> bool:
         """False when not all of it is written: flush before anything else is sent.
@@ -93,14 +96,14 @@ class NoiseSession(BaseSession):
         """Raises StreamResetError."""
         await self._pipe.flush()
 
-    async def _fill(self) -> None:
-        """Until there is a record with content, or the end."""
-        while not self._plain:
-            records = await self._pipe.receive_into(self._reader)
-            if records is None:
-                self._reader.end()
-                return
-            self._plain += records
+    def delivered_bytes(self) -> int:
+        return self._pipe.delivered_bytes()
+
+    async def _next_records(self) -> list[bytes] | None:
+        records = await self._pipe.receive_into(self._reader)
+        if records is None:
+            self._reader.end()
+        return records
 
     # -- what negotiations read and write, before there are streams ---------------------------
 
@@ -114,10 +117,11 @@ class NoiseSession(BaseSession):
             await self.flush()
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        if not self._plain:
-            await self._fill()
-        if not self._plain:
-            return b""
+        while not self._plain:
+            records = await self._next_records()
+            if records is None:
+                return b""
+            self._plain += records
         first = self._plain.popleft()
         if len(first) > max_bytes:
             self._plain.appendleft(first[max_bytes:])

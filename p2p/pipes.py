@@ -7,7 +7,10 @@ do without a trip through the scheduler. Anything else that py-libp2p calls a ra
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
+import termios
 from typing import Any, Protocol
 
 import trio
@@ -48,6 +51,9 @@ class Pipe(Protocol):
     async def flush(self) -> None:
         """Writes the rest. Raises StreamResetError."""
 
+    def delivered_bytes(self) -> int:
+        """How many bytes the other machine has, as far as is known."""
+
 
 def pipe_of(raw: Any, scratch: Scratch) -> Pipe:
     """The fastest pipe through a raw connection of py-libp2p."""
@@ -62,6 +68,7 @@ class SocketPipe:
         self._socket = socket
         self._scratch = scratch
         self._unsent = memoryview(b"")
+        self._written_bytes = 0
         self._others_turn = False
 
     async def receive_into(self, receiver: Receiver) -> list[bytes] | None:
@@ -103,11 +110,21 @@ class SocketPipe:
 
     def _write(self, data: memoryview) -> int:
         try:
-            return os.write(self._socket.fileno(), data)
+            written = os.write(self._socket.fileno(), data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise StreamResetError(f"connection cut while writing: {error}") from error
+        self._written_bytes += written
+        return written
+
+    def delivered_bytes(self) -> int:
+        under_way = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, under_way)
+        except (OSError, ValueError):  # closed meanwhile
+            return self._written_bytes
+        return self._written_bytes - under_way[0]
 
 
 class RawPipe:
@@ -116,6 +133,7 @@ class RawPipe:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._unsent: list[bytes] = []
+        self._written_bytes = 0
 
     async def receive_into(self, receiver: Receiver) -> list[bytes] | None:
         try:
@@ -134,4 +152,7 @@ class RawPipe:
                 await self._raw.write(self._unsent[0])
             except (IOException, RawConnError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise StreamResetError(f"connection cut while writing: {error}") from error
-            del self._unsent[0]
+            self._written_bytes += len(self._unsent.pop(0))
+
+    def delivered_bytes(self) -> int:
+        return self._written_bytes

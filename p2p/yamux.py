@@ -33,8 +33,11 @@ log = structlog.get_logger(__name__)
 class Transport(Protocol):
     """The secured connection underneath."""
 
-    async def receive(self) -> Sequence[bytes]:
-        """At least one piece, or none after the end. Raises StreamResetError, RemoteProtocolError."""
+    async def receive(self) -> Sequence[bytes] | None:
+        """What has come, which may be nothing whole yet; None at the end.
+
+        Raises StreamResetError, RemoteProtocolError.
+        """
 
     def send(self, pieces: Sequence[bytes | memoryview]) -> bool:
         """Takes all of it; False when it must be flushed before anything else is sent.
@@ -44,6 +47,9 @@ class Transport(Protocol):
 
     async def flush(self) -> None:
         """Raises StreamResetError."""
+
+    def delivered_bytes(self) -> int:
+        """How many bytes have arrived at the other side, as far as is known."""
 
     async def close(self) -> None: ...
 
@@ -147,7 +153,10 @@ class YamuxSession:
         """Asks a silent side for a sign of life; ends the connection when none has come."""
         try:
             waits = self.waiting > 0
-            if self._keep_alive.must_ask(now_s, somebody_waits=waits, was_held_up=was_held_up):
+            delivered = self._transport.delivered_bytes
+            if self._keep_alive.must_ask(
+                now_s, somebody_waits=waits, was_held_up=was_held_up, delivered_bytes=delivered
+            ):
                 self._pings = (self._pings + 1) & 0xFFFFFFFF
                 self.core.ping(self._pings)
                 self.pump()
@@ -221,7 +230,7 @@ class YamuxSession:
 
     async def _read_frames(self) -> str:
         """Returns why the other side ended the connection."""
-        while pieces := await self._transport.receive():
+        while (pieces := await self._transport.receive()) is not None:
             now_s = trio.current_time()
             self._keep_alive.heard(now_s)
             for piece in pieces:

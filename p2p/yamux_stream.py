@@ -48,7 +48,7 @@ class YamuxLimits:
     """Frames that move nothing (pings, resets, empty frames): so many at once, and so many a second."""
     keep_alive_s: float = 1.0
     """Silence after which the other side is asked for a sign of life, while somebody waits for it."""
-    keep_alive_timeout_s: float = 1.5
+    keep_alive_timeout_s: float = 1.4
     idle_keep_alive_s: float = 20.0
     """The same while nobody waits."""
     idle_keep_alive_timeout_s: float = 10.0

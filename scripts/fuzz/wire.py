@@ -61,10 +61,10 @@ def act(random: random.Random, core: YamuxCore, state: StreamState) -> None:
 
 
 def check(core: YamuxCore, known: list[StreamState]) -> None:
-    assert core.unread_bytes == sum(state.unread_bytes for state in known) <= LIMITS.unread_bytes
+    assert core.use.unread_bytes == sum(state.unread_bytes for state in known) <= LIMITS.unread_bytes
     assert len(core.streams) <= LIMITS.incoming_streams + 1
-    assert 0 <= core._incoming <= LIMITS.incoming_streams
-    assert 0 <= core._held <= 2 * LIMITS.incoming_streams
+    assert 0 <= core.use.incoming_streams <= LIMITS.incoming_streams
+    assert 0 <= core.use.held_streams <= 2 * LIMITS.incoming_streams
     assert core.outgoing_bytes >= 0
     assert core.outgoing_bytes <= 2 * LIMITS.outgoing_bytes + 400_000
     assert len(core._control) <= LIMITS.control_frames + len(known) + 1

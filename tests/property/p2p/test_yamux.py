@@ -235,11 +235,11 @@ class Play(RuleBasedStateMachine):
     def the_books_balance(self) -> None:
         for end in self.ends:
             if isinstance(end, CoreEnd):
-                assert end.core.unread_bytes == sum(s.unread_bytes for s in end.states.values())
+                assert end.core.use.unread_bytes == sum(s.unread_bytes for s in end.states.values())
                 assert end.core.outgoing_bytes == sum(
                     len(header) + (len(body) if body is not None else 0) for header, body in end.core._queue
                 )
-                assert end.core._incoming == sum(s.incoming for s in end.core.streams.values())
+                assert end.core.use.incoming_streams == sum(s.incoming for s in end.core.streams.values())
                 assert all(s.unread_bytes <= s.window_bytes for s in end.states.values())
 
     def teardown(self) -> None:
@@ -322,7 +322,7 @@ def test_any_bytes_are_taken_within_the_limits_and_without_a_crash(
         act = acts[turn % len(acts)] if acts else "read"
         if known:
             _do(core, known[turn % len(known)], act)
-        assert core.unread_bytes == sum(state.unread_bytes for state in known) <= limits.unread_bytes
+        assert core.use.unread_bytes == sum(state.unread_bytes for state in known) <= limits.unread_bytes
         assert len(core.streams) <= limits.incoming_streams
         assert len(core._control) <= limits.control_frames + 8
 

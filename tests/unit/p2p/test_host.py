@@ -630,7 +630,7 @@ async def ends(stream: trio.SocketStream) -> bool:
     ids=["65535 bytes", "4097 bytes", "no key", "nothing", "proposals for ever", "a huge line", "half"],
 )
 async def test_a_stranger_is_hung_up_on(nonsense: bytes) -> None:
-    limits = HostLimits(handshake_timeout_s=0.5)
+    limits = HostLimits(handshake_s=0.5)
     async with open_host(Identity.generate(), LOOPBACK, limits) as server:
         stream = await stranger(server)
         with contextlib.suppress(trio.BrokenResourceError):
@@ -640,7 +640,7 @@ async def test_a_stranger_is_hung_up_on(nonsense: bytes) -> None:
 
 
 async def test_a_stranger_that_says_a_byte_at_a_time_is_hung_up_on_all_the_same() -> None:
-    limits = HostLimits(handshake_timeout_s=0.5)
+    limits = HostLimits(handshake_s=0.5)
     async with open_host(Identity.generate(), LOOPBACK, limits) as server:
         stream = await stranger(server)
         started = trio.current_time()
@@ -653,7 +653,7 @@ async def test_a_stranger_that_says_a_byte_at_a_time_is_hung_up_on_all_the_same(
 
 
 async def test_strangers_beyond_the_limit_are_turned_away_and_harm_nobody() -> None:
-    limits = HostLimits(handshakes=3, handshake_timeout_s=0.5)
+    limits = HostLimits(handshakes=3, handshake_s=0.5)
     async with open_host(Identity.generate(), LOOPBACK, limits) as server:
         server.set_handler("/test/echo", echo)
         silent = [await stranger(server) for _ in range(3)]
@@ -668,7 +668,7 @@ async def test_strangers_beyond_the_limit_are_turned_away_and_harm_nobody() -> N
 
 
 async def test_a_stream_that_names_no_protocol_is_reset_after_a_while() -> None:
-    async with two_hosts(HostLimits(stream_timeout_s=0.2)) as (server, caller):
+    async with two_hosts(HostLimits(naming_s=0.2)) as (server, caller):
         connection = caller._connection(server.peer_id)  # type: ignore[attr-defined]
         for said in (b"", b"\x13/multistream/1.0.0\n"):
             stream = connection.session.open_stream()

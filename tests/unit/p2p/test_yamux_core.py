@@ -137,7 +137,7 @@ def test_data_for_a_stream_that_is_over_is_dropped_and_its_sender_told_once() ->
     written(core)
     assert core.receive(3 * data(1, bytes(100_000)), 0.0) == []
     assert written(core) == b""  # closing with something unread has reset it already
-    assert core.unread_bytes == 0
+    assert core.use.unread_bytes == 0
     assert core.receive(3 * data(9, b"never opened"), 0.0) == []
     assert written(core) == frame(WINDOW, RST, 9, 0)
 
@@ -169,8 +169,8 @@ def test_unread_bytes_over_the_limit_cost_their_stream() -> None:
     core = accepting(YamuxLimits(unread_bytes=300_000))
     first, second = opened(core.receive(OPEN + frame(WINDOW, SYN, 3, 0), 0.0))
     core.receive(data(1, bytes(200_000)) + data(3, bytes(200_000)), 0.0)
-    assert (first.reset_reason, second.reset_reason) == (None, "over 300000 unread bytes on one connection")
-    assert core.unread_bytes == 200_000
+    assert (first.reset_reason, second.reset_reason) == (None, "over 300000 unread bytes of one peer")
+    assert core.use.unread_bytes == 200_000
 
 
 # -- floods -------------------------------------------------------------------------------------
@@ -291,8 +291,8 @@ def test_memory_is_bounded_by_the_limits_whatever_comes(pieces: object) -> None:
     )
     core = accepting(limits)
     held = held_bytes(core, pieces())  # type: ignore[operator]
-    assert core.unread_bytes <= limits.unread_bytes
-    assert held < 2 * core.unread_bytes + 128 * 1024
+    assert core.use.unread_bytes <= limits.unread_bytes
+    assert held < 2 * core.use.unread_bytes + 128 * 1024
 
 
 def test_windows_grow_for_readers_that_keep_up_and_only_within_what_may_stay_unread() -> None:

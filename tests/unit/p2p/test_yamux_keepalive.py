@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from p2p.errors import StreamResetError
 from p2p.yamux_keepalive import KeepAlive
 from p2p.yamux_stream import YamuxLimits
 
 LIMITS = YamuxLimits()
 STEP_S = 0.1
+
+
+def must_ask(
+    keeper: KeepAlive, at_s: float, *, waits: bool = True, late: bool = False, delivered: int = 0
+) -> bool:
+    return keeper.must_ask(at_s, somebody_waits=waits, was_held_up=late, delivered_bytes=lambda: delivered)
 
 
 def alive(
@@ -20,7 +28,7 @@ def alive(
         if due is not None and at_s >= due:
             keeper.heard(at_s)
             due = None
-        if keeper.must_ask(at_s, somebody_waits=waits, was_held_up=False):
+        if must_ask(keeper, at_s, waits=waits):
             due = at_s + answer_s
     if due is not None:
         keeper.heard(at_s := max(at_s, due))
@@ -32,7 +40,7 @@ def given_up_after(keeper: KeepAlive, at_s: float, *, waits: bool) -> float:
     while True:
         at_s += STEP_S
         try:
-            keeper.must_ask(at_s, somebody_waits=waits, was_held_up=False)
+            must_ask(keeper, at_s, waits=waits)
         except StreamResetError:
             return at_s - began
 
@@ -72,6 +80,22 @@ def test_slowness_is_forgotten() -> None:
 
 def test_when_the_check_itself_comes_late_the_question_is_asked_again() -> None:
     keeper = KeepAlive(LIMITS, 0.0)
-    assert keeper.must_ask(1.1, somebody_waits=True, was_held_up=False)
-    assert keeper.must_ask(9.0, somebody_waits=True, was_held_up=True)
-    assert not keeper.must_ask(9.2, somebody_waits=True, was_held_up=False)
+    assert must_ask(keeper, 1.1)
+    assert must_ask(keeper, 9.0, late=True)
+    assert not must_ask(keeper, 9.2)
+
+
+def test_a_slow_line_that_still_delivers_is_waited_for() -> None:
+    keeper = KeepAlive(LIMITS, 0.0)
+    assert must_ask(keeper, 1.0)
+    for second in range(100):
+        assert not must_ask(keeper, 1.2 + second, delivered=1000 * second)
+    with pytest.raises(StreamResetError, match="no sign of life"):
+        must_ask(keeper, 102.0, delivered=99_000)
+
+
+def test_anything_heard_counts() -> None:
+    keeper = KeepAlive(LIMITS, 0.0)
+    for number in range(1, 500):
+        keeper.heard(0.9 * number)
+        assert not must_ask(keeper, 0.9 * number + 0.5)
