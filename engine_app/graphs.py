@@ -60,7 +60,7 @@ def _as_json(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, int] |
 
 
 def _diagnostic(found: Diagnostic) -> dict[str, Any]:
-    """``inside`` leads from the node into bodies; ``edits``, in order, put it right."""
+    """``inside`` leads from the node into bodies; ``edits``, in order, put it right in ``edits_inside``."""
     fix = found.fix
     return {
         "severity": found.severity.value,
@@ -69,6 +69,7 @@ def _diagnostic(found: Diagnostic) -> dict[str, Any]:
         "text": found.text,
         "fix": fix.text if fix else None,
         "edits": [edit_document(edit) for edit in fix.edits] if fix else [],
+        "edits_inside": list(fix.inside) if fix else [],
     }
 
 

@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,86 @@ from backend.graph import Graph, Link, Node
 from backend.serialize import load_graph
 from backend.validate import diagnose
 
-GRAPH = Path(__file__).parents[1] / "examples" / "digits_cnn.json"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 BATCH = 32
 OTHER_NAME = "handwritten nn.Module"
+
+
+class Perceptron(nn.Module):
+    """scripts/examples/digits_mlp.json as one would write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.dense1 = nn.Linear(64, 128)
+        self.dropout = nn.Dropout(0.2)
+        self.dense2 = nn.Linear(128, 64)
+        self.dense3 = nn.Linear(64, 10)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.dropout(self.relu(self.dense1(self.flatten(x))))
+        return self.dense3(self.relu(self.dense2(x)))
+
+
+TOKENS, STEPS, WIDTH, HEADS = 64, 16, 32, 4
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(WIDTH, WIDTH)
+        self.key = nn.Linear(WIDTH, WIDTH)
+        self.value = nn.Linear(WIDTH, WIDTH)
+        self.output = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shape = (*x.shape[:2], HEADS, WIDTH // HEADS)
+        q, k, v = (part(x).view(shape).transpose(1, 2) for part in (self.query, self.key, self.value))
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.output(y.transpose(1, 2).flatten(2))
+
+
+class Reader(nn.Module):
+    """``reader()`` as one would write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(TOKENS, WIDTH)
+        self.norm1 = nn.LayerNorm(WIDTH)
+        self.attend = Attention()
+        self.norm2 = nn.LayerNorm(WIDTH)
+        self.up = nn.Linear(WIDTH, 4 * WIDTH)
+        self.down = nn.Linear(4 * WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, TOKENS)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        x = x + self.attend(self.norm1(x))
+        x = x + self.down(functional.gelu(self.up(self.norm2(x))))
+        return self.head(x)
+
+
+def reader() -> Graph:
+    """A small transformer over tokens, out of single layers."""
+    given: dict[str, tuple[str, dict[str, Any]]] = {
+        "ids": ("Input", {"shape": [STEPS], "vocabulary": TOKENS}),
+        "embed": ("Embedding", {"vocabulary": TOKENS, "dimension": WIDTH}),
+        "norm1": ("LayerNorm", {}),
+        "attend": ("SelfAttention", {"heads": HEADS, "causal": True}),
+        "sum1": ("Add", {}),
+        "norm2": ("LayerNorm", {}),
+        "up": ("Dense", {"units": 4 * WIDTH}),
+        "gelu": ("GELU", {}),
+        "down": ("Dense", {"units": WIDTH}),
+        "sum2": ("Add", {}),
+        "head": ("Dense", {"units": TOKENS}),
+        "output": ("Output", {}),
+    }
+    nodes = tuple(Node(name, kind, 1, parameters) for name, (kind, parameters) in given.items())
+    links = [Link(a.id, "output", b.id, "inputs" if b.type == "Add" else "input") for a, b in pairwise(nodes)]
+    skips = [Link("embed", "output", "sum1", "inputs"), Link("sum1", "output", "sum2", "inputs")]
+    return Graph("reader", nodes, (*links, *skips))
 
 
 class Handwritten(nn.Module):
@@ -92,6 +170,17 @@ def compare(what: str, ours: Callable[[], None], other: Callable[[], None], roun
     return {"what": what, "ours": mine, "other": theirs, "other_name": OTHER_NAME, "ratio": mine / theirs}
 
 
+def compare_forward(
+    what: str, graph: Graph, by_hand: nn.Module, x: torch.Tensor, rounds: int
+) -> dict[str, Any]:
+    module = compile_graph(graph).module
+    by_hand.load_state_dict(module.state_dict())
+    ours, theirs = module.eval()(x), by_hand.eval()(x)
+    if not torch.allclose(ours, theirs, atol=1e-5):
+        raise SystemExit(f"{what}: the two nets differ")
+    return compare(what, forward_of(module, x), forward_of(by_hand, x), rounds)
+
+
 def large_graph() -> Graph:
     """A thousand nodes: residual blocks of four layers on a vector."""
     nodes, links = [Node("input", "Input", 1, {"shape": [16]})], []
@@ -123,7 +212,7 @@ def milliseconds(what: str, run: Callable[[], object], rounds: int) -> dict[str,
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    graph = load_graph(GRAPH.read_bytes())
+    graph = load_graph((EXAMPLES / "digits_cnn.json").read_bytes())
     batch = (torch.randn(BATCH, 1, 8, 8), torch.randint(10, (BATCH,)))
     compiled, by_hand = compile_graph(graph), Handwritten()
     by_hand.load_state_dict(compiled.module.state_dict())
@@ -141,9 +230,13 @@ def measure(rounds: int) -> list[dict[str, Any]]:
         step_of(by_hand, loss, optimizer, batch),
         rounds,
     )
+    mlp = load_graph((EXAMPLES / "digits_mlp.json").read_bytes())
+    tokens = torch.randint(TOKENS, (BATCH, STEPS))
     large = large_graph()
     return [
         forward,
+        compare_forward("forward_of_handwritten_mlp", mlp, Perceptron(), batch[0], rounds),
+        compare_forward("forward_of_handwritten_transformer", reader(), Reader(), tokens, rounds),
         step,
         milliseconds("validate_1000_nodes_ms", lambda: diagnose(large, for_training=False), 20),
         milliseconds("compile_1000_nodes_ms", lambda: compile_graph(large), 5),
@@ -158,12 +251,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     results = measure(arguments.rounds)
-    print(f"{'':26}{'ours ms':>10}{'by hand ms':>12}{'ratio':>8}")
+    print(f"{'':36}{'ours ms':>10}{'by hand ms':>12}{'ratio':>8}")
     for row in results:
         if row["other"] is None:
-            print(f"{row['what']:26}{row['ours']:10.3f}")
+            print(f"{row['what']:36}{row['ours']:10.3f}")
         else:
-            print(f"{row['what']:26}{row['ours'] * 1e3:10.3f}{row['other'] * 1e3:12.3f}{row['ratio']:8.3f}")
+            print(f"{row['what']:36}{row['ours'] * 1e3:10.3f}{row['other'] * 1e3:12.3f}{row['ratio']:8.3f}")
     if arguments.json:
         print(json.dumps({"results": results}))
 

@@ -1,0 +1,36 @@
+"""``cyxwiz check`` says what is wrong and what would put it right, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from backend.graph import Graph, Node
+from backend.serialize import dump_graph
+from engine_app.cli import main
+from tests.unit.backend.catalogue_cases import Case, graph_of, inner
+
+
+def broken(tmp_path: Path) -> Path:
+    body = inner(Node("look", "SelfAttention", 1, {"heads": 3}))
+    graph: Graph = graph_of(Case("Subgraph", {}, ((5, 8),), body))
+    path = tmp_path / "broken.json"
+    path.write_bytes(dump_graph(graph))
+    return path
+
+
+def test_a_fix_is_shown_at_the_node_inside(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check", str(broken(tmp_path))])
+    assert result.exit_code == 1
+    assert "error at node/look: 8 features" in result.output
+    assert "(set heads to 2)" in result.output
+
+
+def test_a_program_gets_the_edits_and_where_they_apply(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check", "--json", str(broken(tmp_path))])
+    found = json.loads(result.output)["diagnostics"]
+    (wrong,) = [each for each in found if each["inside"]]
+    assert (wrong["node"], wrong["inside"], wrong["edits_inside"]) == ("node", ["look"], ["node"])
+    assert wrong["edits"] == [{"edit": "ChangeParameter", "node": "look", "name": "heads", "value": 2}]
