@@ -35,6 +35,8 @@ from p2p.tasks import background_tasks
 log = structlog.get_logger(__name__)
 
 HOUSEKEEPING_S = 600.0
+SILENT_BEATS = 4
+"""Heartbeats that a peer may miss before it is offered nothing; its lease lives on for longer."""
 LEASE_CHECKS = 8
 """In each period of a lease."""
 
@@ -82,7 +84,7 @@ async def open_coordinator(path: Path, config: Config, world: World) -> AsyncIte
 def _services(config: Config, world: World, ledger: Ledger, tokens: TokenBook) -> Services:
     info = world.chain_info
     policy = Policy(offer_s=config.offer_s, fund_s=config.fund_s, retry_patience_s=config.retry_patience_s)
-    registry = Registry(silence_s=config.lease_s)
+    registry = Registry(silence_s=min(config.lease_s, SILENT_BEATS * config.heartbeat_s))
     return Services(
         ledger=ledger,
         registry=registry,

@@ -38,6 +38,7 @@ class ChainSettings:
     platform_wallet: str
     slot_ms: int = 400
     port: int = 0
+    host: str = "127.0.0.1"
 
 
 class ChainProcess:
@@ -96,7 +97,7 @@ class ChainProcess:
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         settings = self._settings
         arguments = [sys.executable, "-m", "coordinator.chain", "--data-dir", str(settings.data_dir)]
-        arguments += ["--port", str(port), "--slot-ms", str(settings.slot_ms)]
+        arguments += ["--host", settings.host, "--port", str(port), "--slot-ms", str(settings.slot_ms)]
         arguments += ["--platform-wallet", settings.platform_wallet]
         # From the main thread: the death signal follows the thread that forks, not the process.
         return subprocess.Popen(

@@ -50,11 +50,18 @@ def cli(context: click.Context, data_dir: Path | None) -> None:
 @click.option("--solana-rpc", metavar="URL", help="Pay on a network of others; default: the embedded chain.")
 @click.option("--program-id", metavar="ADDRESS", help="Of the escrow program there; with --solana-rpc.")
 @click.option("--heartbeat", type=click.FloatRange(0.05, 600), default=5.0, show_default=True)
-@click.option("--lease", type=click.FloatRange(0.1, 3600), default=20.0, show_default=True)
+@click.option("--lease", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True)
 @click.option("--offer", type=click.FloatRange(0.1, 600), default=5.0, help="For a peer to answer an offer.")
 @click.option("--fund", type=click.FloatRange(1, 3600), default=60.0, help="For a user to fund the escrow.")
 @click.option("--claim-window", type=click.IntRange(1, 86400), default=60, show_default=True)
 @click.option("--retry-patience", type=click.FloatRange(0, 86400), default=120.0, show_default=True)
+@click.option("--relay/--no-relay", default=True, help="Join peers behind NAT to Engines. [default: yes]")
+@click.option("--relay-circuits", type=click.IntRange(1, 100_000), default=128, show_default=True)
+@click.option("--relay-peers", type=click.IntRange(1, 100_000), default=512, help="Peers kept reachable.")
+@click.option("--relay-megabytes", type=click.IntRange(1, 1 << 20), default=64, help="Of a circuit, a way.")
+@click.option("--relay-seconds", type=click.IntRange(1, 86400), default=600, help="That a circuit may last.")
+@click.option("--relay-rate", type=click.FloatRange(0.01), default=4.0, help="Megabytes a second of each.")
+@click.option("--chain-host", default="127.0.0.1", help="Where the embedded chain listens.")
 @click.option("--chain-slot-ms", type=click.IntRange(10, 10_000), default=400, show_default=True)
 @click.option("--limit", multiple=True, metavar="NAME=VALUE", help="What strangers may cost; see README.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
@@ -83,8 +90,24 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         retry_patience_s=flags["retry_patience"],
         chain_slot_ms=flags["chain_slot_ms"],
         limits=parse_limits(flags["limit"]),
+        chain_host=flags["chain_host"],
+        relay=_relay_limits(flags),
     )
     run(check_config(config))
+
+
+def _relay_limits(flags: dict[str, Any]) -> Any:
+    from p2p.relay.book import RelayLimits
+
+    if not flags["relay"]:
+        return None
+    return RelayLimits(
+        reservations=flags["relay_peers"],
+        circuits=flags["relay_circuits"],
+        circuit_s=float(flags["relay_seconds"]),
+        circuit_bytes=flags["relay_megabytes"] << 20,
+        bytes_per_s=flags["relay_rate"] * (1 << 20),
+    )
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -10,6 +10,7 @@ from typing import Any
 from coordinator.errors import ConfigError
 from p2p.chain.trust import CYXWIZ_MINT
 from p2p.limits import HostLimits
+from p2p.relay.book import RelayLimits
 
 CONFIG_NAME = "config.toml"
 CONTROL_NAME = "control.sock"
@@ -28,7 +29,8 @@ class Config:
     mint: str = CYXWIZ_MINT
     platform_account: str = DEVNET_PLATFORM_ACCOUNT
     heartbeat_s: float = 5.0
-    lease_s: float = 20.0
+    lease_s: float = 60.0
+    """A peer that is away for less keeps its job: longer than a cut that a network gets over."""
     offer_s: float = 5.0
     fund_s: float = 60.0
     claim_window_s: int = 60
@@ -37,6 +39,10 @@ class Config:
     chain_port: int = 0
     """0 takes a free one at the first start, and that one ever after."""
     limits: HostLimits = HostLimits()  # noqa: RUF009 - frozen
+    chain_host: str = "127.0.0.1"
+    """Peers and Engines on other machines need one that they reach."""
+    relay: RelayLimits | None = RelayLimits()  # noqa: RUF009 - frozen
+    """What circuits between Engines and peers may cost this machine; None relays nothing."""
 
 
 def check_config(config: Config) -> Config:

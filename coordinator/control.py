@@ -18,17 +18,18 @@ from coordinator.services import Services
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId, PeerId
 from p2p.network import Network
+from p2p.relay.service import RelayService
 
 MAX_LISTED = 10_000
 METHODS = ("status", "jobs", "peers", "explain", "payments", "metrics", "revoke")
 
 
 def control_handler(
-    services: Services, network: Network, chain: ChainProcess | None
+    services: Services, network: Network, chain: ChainProcess | None, relay: RelayService | None
 ) -> Callable[[str, dict[str, Any]], Any]:
     """The handler for ``p2p.control.serve_control``."""
     views: dict[str, Any] = {
-        "status": lambda _: _status(services, network, chain),
+        "status": lambda _: _status(services, network, chain, relay),
         "jobs": lambda asked: _jobs(services, asked),
         "peers": lambda _: _peers(services),
         "explain": lambda asked: _explain(services, asked),
@@ -46,7 +47,9 @@ def control_handler(
     return answer
 
 
-async def _status(services: Services, network: Network, chain: ChainProcess | None) -> dict[str, Any]:
+async def _status(
+    services: Services, network: Network, chain: ChainProcess | None, relay: RelayService | None
+) -> dict[str, Any]:
     jobs = list(services.ledger.jobs.values())
     candidates = services.matching.candidates()
     states: dict[str, int] = {}
@@ -64,6 +67,7 @@ async def _status(services: Services, network: Network, chain: ChainProcess | No
         "peers_online": sum(candidate.online for candidate in candidates),
         "peers": len(candidates),
         "open_jobs": states,
+        "relay": None if relay is None else relay.status(),
         "now": services.now(),
     }
 

@@ -24,11 +24,16 @@ from p2p.host import open_host
 from p2p.identity import Identity, load_or_create_identity
 from p2p.network import Network
 from p2p.protocols.coordinator import ChainInfo
+from p2p.relay.dialback import DialBack
+from p2p.relay.service import RelayService
 from p2p.tasks import background_tasks
+from p2p.yamux_stream import YamuxLimits
 
 log = structlog.get_logger(__name__)
 
 FEES_RETRY_S = 1.0
+# It carries no bulk of its own, and what a slow end of a circuit leaves unread stays here.
+_STREAMS = YamuxLimits(max_window_bytes=256 * 1024)
 
 
 def run(config: Config) -> None:
@@ -55,12 +60,15 @@ async def serve_forever(config: Config, data_dir: DataDir, identity: Identity) -
         if info.embedded:
             await _take_fees(chain, arbiter)
         payer = await stack.enter_async_context(open_payer(data_dir.path / "payments", chain, arbiter))
-        network = await stack.enter_async_context(open_host(identity, config.listen, config.limits))
+        limits = config.limits
+        network = await stack.enter_async_context(open_host(identity, config.listen, limits, _STREAMS))
+        DialBack(network)
+        relay = RelayService(network, config.relay) if config.relay is not None else None
         world = World(network, info, chain, payer, time.time)
         path = data_dir.path / "coordinator.sqlite"
         services = await stack.enter_async_context(open_coordinator(path, config, world))
         nursery = await stack.enter_async_context(background_tasks())
-        handler = control_handler(services, network, process)
+        handler = control_handler(services, network, process, relay)
         await nursery.start(serve_control, data_dir.path / CONTROL_NAME, handler)
         _announce(data_dir, network, info)
         await trio.sleep_forever()
@@ -76,7 +84,8 @@ async def _open_chain(
         platform = _wallet(data_dir, "platform.json")
         directory = data_dir.path / "chain"
         directory.mkdir(mode=0o700, exist_ok=True)
-        settings = ChainSettings(directory, platform.address, config.chain_slot_ms, config.chain_port)
+        slot_ms, port, host = config.chain_slot_ms, config.chain_port, config.chain_host
+        settings = ChainSettings(directory, platform.address, slot_ms, port, host)
         process = await stack.enter_async_context(open_chain_process(settings))
         genesis = genesis_info(platform.address)
         url, program_id, mint = process.url, genesis.program_id, genesis.mint

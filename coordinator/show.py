@@ -31,9 +31,19 @@ def status(answer: dict[str, Any]) -> None:
         ("arbiter", answer["arbiter"]),
         ("peers", f"{answer['peers_online']} of {answer['peers']} online"),
         ("open jobs", states),
+        ("relay", _relay(answer["relay"])),
     ]
     for name, value in rows:
         click.echo(f"{name:<12} {value}")
+
+
+def _relay(relay: dict[str, Any] | None) -> str:
+    if relay is None:
+        return "off"
+    return (
+        f"{relay['reserved']} peers kept reachable, {relay['circuits']} circuits open, "
+        f"{relay['bytes_relayed']} bytes carried"
+    )
 
 
 def jobs(answer: list[dict[str, Any]]) -> None:

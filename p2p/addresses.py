@@ -17,6 +17,7 @@ from p2p.identifiers import PeerId
 from p2p.identity import public_key_of
 
 _MAX_ADDRESSES = 32
+_MAX_RELAYED = 4
 _MAX_RESOLVED = 8
 _MAX_OWN = 8
 _NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -40,24 +41,47 @@ def listen_address(text: str) -> Multiaddr:
 
 
 def dialable(peer_id: PeerId, addresses: Sequence[str]) -> list[Multiaddr]:
-    """The addresses of TCP among those given, without the peer id, each once.
+    """The addresses of TCP among those given, without the peer id, each once, relayed ones last.
 
-    Raises ConnectionFailedError where there is none, RemoteProtocolError for a bad peer id.
+    A relayed one ends in /p2p-circuit. Raises ConnectionFailedError where there is none,
+    RemoteProtocolError for a bad peer id.
     """
     public_key_of(peer_id)
-    dialable: dict[str, Multiaddr] = {}
+    direct: dict[str, Multiaddr] = {}
+    relayed: dict[str, Multiaddr] = {}
     for text in addresses[:_MAX_ADDRESSES]:
         with contextlib.suppress(LocalProtocolError):
             address, names = _parse(text)
-            if names[2:] == ["p2p"]:
-                if address.value_for_protocol("p2p") != peer_id:
+            if names[-1:] == ["p2p"]:
+                if not text.rstrip("/").endswith(f"/p2p/{peer_id}"):
                     continue
-                address, names = address.decapsulate(Multiaddr(f"/p2p/{peer_id}")), names[:2]
-            if len(names) == 2 and names[0] in _DIALED and names[1] == "tcp":
-                dialable[str(address)] = address
-    if not dialable:
+                address, names = address.decapsulate(Multiaddr(f"/p2p/{peer_id}")), names[:-1]
+            if names[2:] == ["p2p", "p2p-circuit"] and _is_tcp(names[:2]):
+                relayed[str(address)] = address
+            elif _is_tcp(names):
+                direct[str(address)] = address
+    if not (direct or relayed):
         raise ConnectionFailedError(f"no TCP address of {peer_id} among {list(addresses[:_MAX_ADDRESSES])}")
-    return list(dialable.values())
+    return [*direct.values(), *list(relayed.values())[:_MAX_RELAYED]]
+
+
+def _is_tcp(names: list[str]) -> bool:
+    return len(names) == 2 and names[0] in _DIALED and names[1] == "tcp"
+
+
+def split_circuit(address: Multiaddr) -> tuple[PeerId, str] | None:
+    """The relay of a relayed address, and where that is; None for a direct one."""
+    where, circuit, _ = str(address).partition("/p2p-circuit")
+    return (PeerId(where.rpartition("/p2p/")[2]), where) if circuit else None
+
+
+def circuit_address(relay_address: str, peer_id: PeerId) -> str:
+    """Where ``peer_id`` is reached through the relay; ``relay_address`` ends in the relay's /p2p/ID."""
+    return f"{relay_address}/p2p-circuit/p2p/{peer_id}"
+
+
+def is_relayed(address: str) -> bool:
+    return "/p2p-circuit" in address
 
 
 def family_of(address: Multiaddr) -> str:

@@ -25,6 +25,8 @@ from p2p.tasks import background_tasks, deadline
 C = TypeVar("C")
 A = TypeVar("A")
 
+CONNECT_TIMEOUT_S = 6.0
+"""Short, so that the first attempt after a cut is not one that began long before it ended."""
 _QUEUED_CALLS = 64
 _SEND_TIMEOUT_S = 30.0
 
@@ -76,7 +78,7 @@ class CallClient(Generic[C, A]):
 
     async def _open_session(self) -> _Session[C, A]:
         if self.addresses and not self._network.is_connected(self.peer_id):
-            await self._network.connect(self.peer_id, self.addresses)
+            await self._network.connect(self.peer_id, self.addresses, CONNECT_TIMEOUT_S)
         stream = await self._network.open_stream(self.peer_id, self._protocol_id)
         channel: Channel[Request[C], Response[A]] = Channel(stream, *self._codecs, self._limits)
         session = _Session(channel)

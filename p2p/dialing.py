@@ -2,7 +2,8 @@
 
 Families alternate, so that one broken family costs one moment and not one for each address; the
 next attempt starts a moment after the last or at its failure; names are resolved beside the first
-attempts; the first connection wins and whatever else comes about is discarded.
+attempts; the first connection wins and whatever else comes about is discarded. Ways that are
+only better than none, such as relays, are tried last.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 STAGGER_S = 0.25
 """The delay that section 8 of the RFC recommends."""
+LAST_RESORT_S = 0.6
+"""How long the other attempts are given before a last resort is tried beside them."""
 MAX_ATTEMPTS = 32
 """However many addresses the names of one peer resolve to."""
 DISCARD_TIMEOUT_S = 1.0
@@ -70,10 +73,12 @@ class Race(Generic[A, T]):
         self._changed = trio.Event()
         self._reasons: list[str] = []
         self._won: list[T] = []
+        self._last_resort: Sequence[A] = ()
 
-    async def run(self, addresses: Sequence[A], names: Sequence[A]) -> T:
+    async def run(self, addresses: Sequence[A], names: Sequence[A], last_resort: Sequence[A] = ()) -> T:
         """The first connection. Raises ConnectionFailedError, saying why at each address."""
         self._queue.add(addresses)
+        self._last_resort = last_resort
         async with trio.open_nursery() as nursery:
             for name in names:
                 self._under_way += 1
@@ -93,6 +98,12 @@ class Race(Generic[A, T]):
                 nursery.start_soon(self._attempt, address, failed, nursery.cancel_scope)
                 with trio.move_on_after(self._stagger_s):
                     await failed.wait()
+            elif self._last_resort:
+                with trio.move_on_after(LAST_RESORT_S if self._under_way else 0.0) as patience:
+                    await changed.wait()
+                if patience.cancelled_caught:
+                    self._queue.add(self._last_resort)
+                    self._last_resort = ()
             elif self._under_way:
                 await changed.wait()
             else:

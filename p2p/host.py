@@ -11,14 +11,16 @@ from __future__ import annotations
 import resource
 import weakref
 from collections import ChainMap
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
 from libp2p import new_host
+from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import _IdentifyNotifee
@@ -33,6 +35,7 @@ from p2p.addresses import (
     dialable,
     family_of,
     is_name,
+    is_relayed,
     listen_address,
     reachable,
     refuse_used_port,
@@ -46,14 +49,17 @@ from p2p.identity import Identity
 from p2p.limits import Door, HostLimits, Turns, place_of
 from p2p.multistream import answering, negotiate, select_protocol
 from p2p.muxer import ConnectionObserver, MuxedConnection, MuxedStream, OwnYamux
-from p2p.network import Network, StreamHandler
+from p2p.network import StreamHandler
 from p2p.noise import NoiseTransport
+from p2p.relay.ends import RelayedEnds, address_of
+from p2p.relay.messages import PUNCH_PROTOCOL
 from p2p.tasks import background_tasks, deadline
 from p2p.upgrade import Upgrader
 from p2p.yamux import YamuxStream
 from p2p.yamux_stream import YamuxLimits
 
 if TYPE_CHECKING:
+    from libp2p.abc import IRawConnection
     from trio_typing import TaskStatus
 
 LIMITS = HostLimits()
@@ -70,7 +76,7 @@ async def open_host(
     listen: Sequence[str],
     limits: HostLimits = LIMITS,
     streams: YamuxLimits = STREAMS,
-) -> AsyncIterator[Network]:
+) -> AsyncIterator[Libp2pNetwork]:
     """A running host that listens at the multiaddresses ``listen`` (none: it only dials).
 
     What ``limits`` says of streams holds, whatever ``streams`` says.
@@ -117,6 +123,9 @@ class Libp2pNetwork(ConnectionObserver):
         self._connections: dict[PeerId, list[MuxedConnection]] = {}
         self._dialing: weakref.WeakValueDictionary[PeerId, trio.Lock] = weakref.WeakValueDictionary()
         self._addresses: tuple[str, ...] = ()
+        self._ports: tuple[int, ...] = ()
+        self._ends = RelayedEnds(self)
+        self._connection_lost = trio.Event()
         self._stopping = trio.Event()
         self._stopped = trio.Event()
 
@@ -128,12 +137,15 @@ class Libp2pNetwork(ConnectionObserver):
                 async with self._host.run(listen_addrs=list(listen)):
                     listening = self._host.get_transport_addrs()
                     self._addresses = tuple(f"{a}/p2p/{self.peer_id}" for a in reachable(listening))
+                    self._ports = tuple(int(a.value_for_protocol("tcp")) for a in listening)
+                    self._ends.ports.use(listening)
                     task_status.started()
                     try:
                         await self._stopping.wait()
                     finally:
                         await self._close()
         finally:
+            self._ends.ports.close()
             self._stopped.set()
 
     async def stop(self) -> None:
@@ -146,7 +158,14 @@ class Libp2pNetwork(ConnectionObserver):
         return self._identity.peer_id
 
     def addresses(self) -> Sequence[str]:
-        return self._addresses
+        return tuple(dict.fromkeys((*self._addresses, *self._ends.announced)))
+
+    def announce(self, source: PeerId, addresses: Sequence[str]) -> None:
+        """Further addresses, on the word of ``source``; it may bring circuits while there are any."""
+        self._ends.announce(source, addresses)
+
+    def listening_ports(self) -> Sequence[int]:
+        return self._ports
 
     def sign(self, data: bytes) -> bytes:
         return self._identity.sign(data)
@@ -165,6 +184,33 @@ class Libp2pNetwork(ConnectionObserver):
                 if not self.is_connected(peer_id):
                     await self._dial(peer_id, dialable(peer_id, addresses))
 
+    def connections(self) -> Mapping[PeerId, str]:
+        addresses = {peer_id: self.remote_address(peer_id) for peer_id in self._connections}
+        return {peer_id: address for peer_id, address in addresses.items() if address is not None}
+
+    def remote_address(self, peer_id: PeerId) -> str | None:
+        connection = self._connection(peer_id)
+        return None if connection is None else address_of(connection)
+
+    async def wait_disconnected(self, peer_id: PeerId) -> None:
+        while self.is_connected(peer_id):
+            await self._connection_lost.wait()
+
+    async def answers_at(self, peer_id: PeerId, address: str, timeout_s: float) -> bool:
+        """Whether a new connection to the address reaches that very peer; it is closed at once."""
+        with trio.move_on_after(timeout_s):
+            try:
+                raw = await TCP().dial(listen_address(address))
+                try:
+                    await self._upgrader.secure(raw, peer_id)
+                    return True
+                finally:
+                    with trio.CancelScope(deadline=trio.current_time() + 1.0, shield=True):
+                        await raw.close()
+            except Exception as error:  # whatever it is, the answer is no
+                log.debug("no answer", peer_id=peer_id, address=address, reason=repr(error))
+        return False
+
     async def disconnect(self, peer_id: PeerId) -> None:
         await trio.lowlevel.checkpoint()
         for connection in tuple(self._connections.get(peer_id, ())):
@@ -175,6 +221,13 @@ class Libp2pNetwork(ConnectionObserver):
         connections.append(connection)
         if len(connections) > self._limits.connections_per_peer:
             connections[0].session.abandon("replaced by newer connections of the same peer")
+        self._nursery.start_soon(
+            self._ends.connection_started,
+            _peer_id(connection),
+            connection,
+            partial(self._open_on, connection, PUNCH_PROTOCOL),
+            tuple(connections),
+        )
 
     def connection_ended(self, connection: MuxedConnection) -> None:
         peer_id = _peer_id(connection)
@@ -183,6 +236,8 @@ class Libp2pNetwork(ConnectionObserver):
             self._connections[peer_id] = remaining
         else:
             self._connections.pop(peer_id, None)
+        self._connection_lost.set()
+        self._connection_lost = trio.Event()
         if not self._stopping.is_set():
             log.debug("connection ended", peer_id=peer_id, reason=connection.session.lost)
 
@@ -207,38 +262,48 @@ class Libp2pNetwork(ConnectionObserver):
         finally:
             self._door.leave(address)
 
-    async def _shake_hands(self, raw: RawConnection) -> Any:
+    async def _shake_hands(self, raw: IRawConnection) -> Any:
         if self._handshakes >= self._limits.handshakes:
             await raw.close()
             raise ConnectionFailedError(f"{self._handshakes} strangers shake hands already")
         self._handshakes += 1
         try:
             with deadline(self._limits.handshake_s, "handshake"):
+                client_of = self._ends.punched_client(raw.get_remote_address())
+                if client_of is not None:
+                    return await self._upgrader.outgoing(raw, client_of)
                 return await self._upgrader.incoming(raw)
         finally:
             self._handshakes -= 1
 
     def _connection(self, peer_id: PeerId) -> MuxedConnection | None:
-        """The newest that lives: an older one may be dead without knowing it yet."""
-        alive = (c for c in reversed(self._connections.get(peer_id, ())) if not c.is_closed)
-        return next(alive, None)
+        """The newest that lives, since an older one may be dead without knowing it; direct before relayed."""
+        alive = [c for c in reversed(self._connections.get(peer_id, ())) if not c.is_closed]
+        return min(alive, key=_comes_through_relay, default=None)
 
     async def _dial(self, peer_id: PeerId, addresses: Sequence[Multiaddr]) -> None:
         async def connect(address: Multiaddr) -> Any:
-            return await self._dial_address(peer_id, address)
+            return await self.upgrade_outgoing(await self._ends.dial(peer_id, address), peer_id)
 
         race: Race[Multiaddr, Any] = Race(connect, resolve, _close_swarm_connection, family_of)
-        names = [address for address in addresses if is_name(address)]
+        relayed = [address for address in addresses if is_relayed(str(address))]
+        direct = [address for address in addresses if address not in relayed]
+        names = [address for address in direct if is_name(address)]
         try:
-            await race.run([address for address in addresses if address not in names], names)
+            await race.run([address for address in direct if address not in names], names, relayed)
         except ConnectionFailedError as error:
             if not self.is_connected(peer_id):
                 raise ConnectionFailedError(f"no connection to {peer_id}: {error}") from error
         if not self.is_connected(peer_id):
             raise ConnectionFailedError(f"no connection to {peer_id}: lost at once")
 
-    async def _dial_address(self, peer_id: PeerId, address: Multiaddr) -> Any:
-        return await self._upgrader.outgoing(await TCP().dial(address), peer_id)
+    async def upgrade_outgoing(self, raw: IRawConnection, peer_id: PeerId) -> Any:
+        """Secures it as its client. Closes it and raises where that fails."""
+        return await self._upgrader.outgoing(raw, peer_id)
+
+    async def upgrade_incoming(self, raw: IRawConnection) -> Any:
+        """Secures it as its server. Closes it and raises where that fails."""
+        return await self._shake_hands(raw)
 
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):  # every part has its own deadline
@@ -261,6 +326,12 @@ class Libp2pNetwork(ConnectionObserver):
         connection = self._connection(peer_id)
         if connection is None:
             raise ConnectionFailedError(f"not connected to {peer_id}")
+        return await self._open_on(connection, protocol, timeout_s)
+
+    async def _open_on(
+        self, connection: MuxedConnection, protocol: str, timeout_s: float = 10.0
+    ) -> HostStream:
+        peer_id = _peer_id(connection)
         with deadline(timeout_s, f"opening {protocol} at {peer_id}"):
             stream = connection.session.open_stream()
             try:
@@ -415,6 +486,10 @@ def _remote_ip(connection: RawConnection | MuxedConnection) -> str:
     """Empty where there is none, as inside another connection."""
     found = connection.get_remote_address()
     return found[0] if found else ""
+
+
+def _comes_through_relay(connection: MuxedConnection) -> bool:
+    return connection.get_connection_type() is ConnectionType.RELAYED
 
 
 def _peer_id(connection: MuxedConnection) -> PeerId:

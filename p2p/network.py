@@ -6,7 +6,7 @@ Nothing above the host knows which one it runs on.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from p2p.framing import FrameLimits
@@ -64,6 +64,15 @@ class Network(Protocol):
         """Needs a connection. Raises ConnectionFailedError or DeadlineError."""
 
     def is_connected(self, peer_id: PeerId) -> bool: ...
+
+    def connections(self) -> Mapping[PeerId, str]:
+        """Everybody connected, each with its ``remote_address``."""
+
+    def remote_address(self, peer_id: PeerId) -> str | None:
+        """Where the peer's best connection comes from, without its id; None without a connection.
+
+        One through a relay contains /p2p-circuit.
+        """
 
     async def disconnect(self, peer_id: PeerId) -> None: ...
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import structlog
@@ -46,6 +46,7 @@ class MemoryNet:
         self._count = 0
         self._nodes: dict[PeerId, MemoryNetwork] = {}
         self._partitions: set[frozenset[PeerId]] = set()
+        self._silent: set[frozenset[PeerId]] = set()
         self._manager = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
 
@@ -81,8 +82,29 @@ class MemoryNet:
         if one in self._nodes:
             self._nodes[one]._drop(other)
 
+    def cut(self, one: PeerId, other: PeerId, notice_s: float = 2.5) -> None:
+        """As a cable that is pulled: nothing arrives, nobody is told, and dialing waits in vain.
+
+        Both ends lose their connection after ``notice_s``, as the real host's keepalive has it,
+        unless ``heal`` comes first: then what was sent arrives late.
+        """
+        pair = frozenset((one, other))
+        self._partitions.add(pair)
+        self._silent.add(pair)
+        link = self._nodes[one]._links.get(other) if one in self._nodes else None
+        if link is not None:
+            self._tasks().start_soon(link.stall, notice_s)
+
     def heal(self, one: PeerId, other: PeerId) -> None:
-        self._partitions.discard(frozenset((one, other)))
+        pair = frozenset((one, other))
+        self._partitions.discard(pair)
+        self._silent.discard(pair)
+        link = self._nodes[one]._links.get(other) if one in self._nodes else None
+        if link is not None:
+            link.go_on()
+
+    def _is_silent(self, one: PeerId, other: PeerId) -> bool:
+        return frozenset((one, other)) in self._silent
 
     def _find(self, caller: PeerId, peer_id: PeerId) -> MemoryNetwork | None:
         if frozenset((caller, peer_id)) in self._partitions:
@@ -130,6 +152,9 @@ class MemoryNetwork:
         await self._delay(timeout_s)
         if self.is_connected(peer_id):
             return
+        if self._net._is_silent(self.peer_id, peer_id):
+            await trio.sleep(timeout_s)
+            raise DeadlineError(f"connecting to {peer_id}: no answer within {timeout_s:g} s")
         other = self._net._find(self.peer_id, peer_id)
         if not self._alive or other is None or other._address not in addresses:
             raise ConnectionFailedError(
@@ -143,6 +168,7 @@ class MemoryNetwork:
         if link is None:
             raise ConnectionFailedError(f"not connected to {peer_id}")
         await self._delay(timeout_s)
+        await link.passable.wait()
         if link.cut:
             raise ConnectionFailedError(f"the connection to {peer_id} was lost")
         other = link.other_of(self)
@@ -155,6 +181,13 @@ class MemoryNetwork:
 
     def is_connected(self, peer_id: PeerId) -> bool:
         return peer_id in self._links
+
+    def connections(self) -> Mapping[PeerId, str]:
+        return {peer_id: self.remote_address(peer_id) or "" for peer_id in self._links}
+
+    def remote_address(self, peer_id: PeerId) -> str | None:
+        link = self._links.get(peer_id)
+        return None if link is None else link.other_of(self)._address.partition("/p2p/")[0]
 
     async def disconnect(self, peer_id: PeerId) -> None:
         await trio.lowlevel.checkpoint()
@@ -202,6 +235,8 @@ class _Link:
 
     def __init__(self, one: MemoryNetwork, other: MemoryNetwork) -> None:
         self.cut = False
+        self.passable = trio.Event()
+        self.passable.set()
         self._ends = (one, other)
         self._net = one._net
         self._streams: set[MemoryStream] = set()
@@ -218,8 +253,21 @@ class _Link:
         self._streams |= {near, far}
         return near, far
 
+    async def stall(self, notice_s: float) -> None:
+        self.passable = trio.Event()
+        with trio.move_on_after(notice_s):
+            await self.passable.wait()
+            return
+        self.cut_all()
+
+    def go_on(self) -> None:
+        self.passable.set()
+        for stream in self._streams:
+            stream.wake()
+
     def cut_all(self) -> None:
         self.cut = True
+        self.passable.set()
         one, other = self._ends
         for node, peer in ((one, other), (other, one)):
             if node._links.get(peer.peer_id) is self:
@@ -264,6 +312,10 @@ class MemoryStream:
     async def reset(self) -> None:
         self.cut()
 
+    def wake(self) -> None:
+        self._outgoing.wake()
+        self._incoming.wake()
+
     def cut(self) -> None:
         """Resets what has not ended cleanly."""
         self._outgoing.reset()
@@ -301,7 +353,7 @@ class _Pipe:
         while True:
             if self._reset or self._closed:
                 raise StreamResetError("the stream was cut" if self._reset else "the stream is closed")
-            if not self._queue:
+            if not self._queue or not self._link.passable.is_set():
                 await self._changed.park()
                 continue
             due, chunk = self._queue[0]
@@ -322,6 +374,9 @@ class _Pipe:
     def reset(self) -> None:
         if not (self._ended and self._closed):
             self._reset = True
+        self._changed.unpark_all()
+
+    def wake(self) -> None:
         self._changed.unpark_all()
 
     def _can_send(self) -> bool:

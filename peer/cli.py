@@ -61,6 +61,8 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
 @click.option("--gpus", default="all", show_default=True, help="all, none, or numbers such as 0,2.")
 @click.option("--payout", default="", help="Solana wallet that is paid. [default: the peer's own]")
 @click.option("--listen", multiple=True, help="Multiaddress to listen at. [default: /ip4/0.0.0.0/tcp/0]")
+@click.option("--relay", multiple=True, help="To be reached through. [default: the coordinator, if need be]")
+@click.option("--serve-relay", is_flag=True, help="Relay for other peers behind NAT, within limits.")
 @click.option("--prewarmed", default=1, show_default=True, help="Workers kept ready for the next job.")
 @click.option(
     "--sandbox",
@@ -107,6 +109,8 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         gpus=flags["gpus"],
         payout=flags["payout"],
         listen=tuple(flags["listen"]) or DEFAULT_LISTEN,
+        relays=tuple(flags["relay"]),
+        serve_relay=flags["serve_relay"],
         prewarmed=flags["prewarmed"],
         sandbox=flags["sandbox"],
         engine_patience_s=flags["engine_patience"],
@@ -219,6 +223,7 @@ def _as_text(answer: dict[str, Any]) -> str:
         f"peer         {answer['peer_id']}",
         *_as_terms(answer),
         *(f"listens at   {address}" for address in answer["addresses"]),
+        *(f"connected    {peer_id} at {address}" for peer_id, address in answer["connections"].items()),
         *(f"device {number}     {device['name']}" for number, device in enumerate(answer["devices"])),
         *(f"model        {model}" for model in answer["models"]),
         *(

@@ -35,6 +35,10 @@ class Config:
     gpus: str = "all"
     payout: str = ""
     listen: tuple[str, ...] = DEFAULT_LISTEN
+    relays: tuple[str, ...] = ()
+    """Addresses to be reached through; none means the coordinator, if nobody gets through directly."""
+    serve_relay: bool = False
+    """Whether others may be reached through this peer."""
     prewarmed: int = 1
     sandbox: str = "auto"
     engine_patience_s: float = 900.0
@@ -64,11 +68,13 @@ class Config:
 def check_config(config: Config) -> Config:
     """Raises ConfigError."""
     if config.coordinator is not None:
-        _check_coordinator(config.coordinator)
+        _check_address("coordinator", config.coordinator)
     elif not config.lan:
         raise ConfigError("neither --coordinator nor --lan: nobody could have work for this peer")
     for engine_id in config.allow:
         checked_id(engine_id)
+    for relay in config.relays:
+        _check_address("relay", relay)
     if config.price_per_hour < 0:
         raise ConfigError(f"price of {config.price_per_hour} units per hour, must not be negative")
     if not 0 <= config.prewarmed <= MAX_PREWARMED:
@@ -78,14 +84,14 @@ def check_config(config: Config) -> Config:
     return config
 
 
-def _check_coordinator(coordinator: str) -> None:
+def _check_address(what: str, text: str) -> None:
     from p2p.addresses import dialable  # here: it loads what a status needs not
 
     try:
-        dialable(PeerId(coordinator.rpartition("/p2p/")[2]), (coordinator,))
+        dialable(PeerId(text.rpartition("/p2p/")[2]), (text,))
     except P2PError:
         raise ConfigError(
-            f"coordinator {coordinator!r}, expected an address such as /ip4/127.0.0.1/tcp/4001/p2p/ID"
+            f"{what} {text!r}, expected an address such as /ip4/127.0.0.1/tcp/4001/p2p/ID"
         ) from None
 
 

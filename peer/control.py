@@ -63,6 +63,7 @@ class PeerControl:
         return {
             "peer_id": network.peer_id,
             "addresses": list(network.addresses()),
+            "connections": dict(services.network.connections()),
             "registered": services.link.is_up,
             "coordinator": self._config.coordinator,
             "lan": self._config.lan,

@@ -6,6 +6,7 @@ Holds no decisions about jobs. ``run`` is the only place that starts trio.
 from __future__ import annotations
 
 import importlib.metadata
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -31,6 +32,10 @@ from p2p.network import Network
 from p2p.protocols.coordinator import ChainInfo
 from p2p.protocols.job import PROTOCOL_ID as JOB_PROTOCOL
 from p2p.rates import Rates
+from p2p.relay.book import RelayLimits
+from p2p.relay.reachability import Reachability
+from p2p.relay.service import RelayService
+from p2p.tasks import background_tasks
 from peer.access import Access, read_allowed
 from peer.artifacts import Artifacts
 from peer.config import ALLOWED_NAME, CONTROL_NAME, Config
@@ -81,7 +86,12 @@ async def _serve_until_signal(
 
 async def serve(config: Config, data_dir: DataDir, identity: Identity, wallet: Wallet | None) -> None:
     """The peer on a real host."""
-    async with open_host(identity, config.listen, config.limits) as network:
+    limits = config.limits
+    async with open_host(identity, config.listen, limits) as network, background_tasks() as nursery:
+        if config.serve_relay:
+            RelayService(network, RelayLimits())
+        reachability = Reachability(network, random.random)
+        nursery.start_soon(reachability.keep, config.coordinator, config.relays)
         await serve_on(network, config, data_dir, wallet)
 
 

@@ -5,14 +5,16 @@ A peer works on while the line is down; what it has to report waits here. Decide
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
 import trio
 
+from p2p.backoff import Backoff
 from p2p.chain.errors import ChainNotTrustedError
-from p2p.client import CallClient, open_client
+from p2p.client import CONNECT_TIMEOUT_S, CallClient, open_client
 from p2p.errors import (
     ConnectionFailedError,
     DeadlineError,
@@ -45,7 +47,8 @@ LOSSES = (*CUT, RemoteProtocolError)
 CALL_TIMEOUT_S = 10.0
 DISCONNECT_TIMEOUT_S = 2.0
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
+HEALTHY_S = 5.0
+"""What took longer before it was lost, or failed, is tried again at once."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +56,14 @@ log = structlog.get_logger(__name__)
 class CoordinatorLink:
     """``run`` keeps it up; ``call`` may be used at any time and waits while it is down."""
 
-    def __init__(self, network: Network, peer_id: PeerId, addresses: tuple[str, ...], software: str) -> None:
+    def __init__(
+        self,
+        network: Network,
+        peer_id: PeerId,
+        addresses: tuple[str, ...],
+        software: str,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         self.coordinator_id = peer_id
         self.attempted = trio.Event()
         """Set once the first attempt to connect and register has ended, well or not."""
@@ -61,12 +71,13 @@ class CoordinatorLink:
         self._network = network
         self._addresses = addresses
         self._software = software
+        self._draw = draw
         self._client: Client | None = None
         self._changed = trio.Event()
 
     async def run(self, session: Session) -> None:
         """Runs ``session`` in each connection, until it raises a loss; then connects again."""
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(self._draw, FIRST_PAUSE_S)
         while True:
             started_at = trio.current_time()
             try:
@@ -78,10 +89,9 @@ class CoordinatorLink:
             except* ChainNotTrustedError as group:
                 log.error("coordinator is not trusted", reason=str(_first(group)))
             self.attempted.set()
-            if trio.current_time() - started_at > LONGEST_PAUSE_S:
-                pause_s = FIRST_PAUSE_S
-            await trio.sleep(pause_s)
-            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+            if trio.current_time() - started_at > HEALTHY_S:
+                backoff.reset()
+            await trio.sleep(backoff.pause_s())
 
     async def call(self, call: CoordinatorCall, expected: type[A]) -> A:
         """The answer, however often the line has to come back for it.
@@ -113,7 +123,7 @@ class CoordinatorLink:
 
     async def _run_once(self, session: Session) -> None:
         try:
-            await self._network.connect(self.coordinator_id, self._addresses)
+            await self._network.connect(self.coordinator_id, self._addresses, CONNECT_TIMEOUT_S)
             async with open_client(
                 self._network, self.coordinator_id, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS
             ) as client:

@@ -58,6 +58,8 @@ class Registration:
         self._offer = offer
         self._use_chain = use_chain
         self._after = 0
+        self._addresses: tuple[str, ...] = ()
+        """Those of the newest record that the coordinator has."""
 
     async def run(self, welcome: Welcome) -> None:
         """Until the line is lost: raises P2PError, alone or in a group."""
@@ -74,6 +76,7 @@ class Registration:
         record = self.record()
         signed = sign_record(record, services.network.sign)
         await services.link.ask(RegisterPeer(signed), Done)
+        self._addresses = record.addresses
 
     def record(self) -> PeerRecord:
         services, now = self._services, self._services.now()
@@ -104,7 +107,8 @@ class Registration:
             self._services.access.learn_revoked(answer.revoked)
             for lease in answer.unknown:
                 await self._table.revoke(lease, "the coordinator has ended it")
-            if not answer.registered or self._services.now() > renew_at:
+            moved = self._addresses != tuple(self._services.network.addresses())
+            if moved or not answer.registered or self._services.now() > renew_at:
                 await self._register()
                 renew_at = self._services.now() + RECORD_LIFETIME_S / 2
             await trio.sleep(every_s)

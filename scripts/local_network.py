@@ -109,21 +109,30 @@ class LocalNetwork:
 
     def start_coordinator(self, *options: str) -> dict[str, Any]:
         home = self.directory / "coordinator"
-        arguments = [command("cyxcoordinator"), "start", "--data-dir", str(home), "--listen", LOOPBACK]
-        program = self.programs["coordinator"] = Program("coordinator", home, [*arguments, *options])
+        listen = self.listen("coordinator")
+        arguments = [command("cyxcoordinator"), "start", "--data-dir", str(home), "--listen", listen]
+        words = self.on("coordinator", [*arguments, *options])
+        program = self.programs["coordinator"] = Program("coordinator", home, words)
         ready = program.start()
         self.address = ready["addresses"][0]
-        port = self.address.split("/tcp/")[1].split("/")[0]
-        program.arguments[program.arguments.index(LOOPBACK)] = f"/ip4/127.0.0.1/tcp/{port}"
+        program.arguments[program.arguments.index(listen)] = self.address.partition("/p2p/")[0]
         return ready
 
     def start_peer(self, name: str, price: str, *options: str) -> dict[str, Any]:
         home = self.directory / name
-        arguments = [command("cyxpeer"), "start", "--data-dir", str(home), "--listen", LOOPBACK]
+        arguments = [command("cyxpeer"), "start", "--data-dir", str(home), "--listen", self.listen(name)]
         # Tests give short claim windows; a peer of its own accord takes none in which it could lose.
         arguments += ["--coordinator", self.address, "--price", price, "--min-claim-window", "1", *options]
-        program = self.programs[name] = Program(name, home, arguments)
+        program = self.programs[name] = Program(name, home, self.on(name, arguments))
         return program.start()
+
+    def listen(self, name: str) -> str:
+        """Where the program listens; overridden where the machines are not one."""
+        return LOOPBACK
+
+    def on(self, name: str, words: list[str]) -> list[str]:
+        """What runs ``words`` on the machine of that program."""
+        return words
 
     def start_lan_peer(self, name: str, *options: str) -> dict[str, Any]:
         """One that no coordinator knows. Like every peer it is stopped with the network."""
@@ -154,7 +163,7 @@ class LocalNetwork:
         return subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False)
 
     def engine_arguments(self, *arguments: str) -> list[str]:
-        return [command("cyxwiz"), "--data-dir", str(self.engine_home), *arguments]
+        return self.on("engine", [command("cyxwiz"), "--data-dir", str(self.engine_home), *arguments])
 
     def ask_engine(self, *arguments: str) -> Any:
         """The ``--json`` answer of one ``cyxwiz`` command. Raises NetworkError when it fails."""

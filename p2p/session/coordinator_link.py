@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -9,10 +10,12 @@ from typing import TypeVar
 import structlog
 import trio
 
+from p2p.backoff import Backoff
 from p2p.client import CallClient, open_client
 from p2p.errors import (
     ConnectionFailedError,
     DeadlineError,
+    P2PError,
     RemoteFailureError,
     RemoteProtocolError,
     StreamClosedError,
@@ -41,8 +44,6 @@ T = TypeVar("T")
 LOST = (ConnectionFailedError, DeadlineError, StreamResetError, StreamClosedError)
 """The network's fault, or a restart's: worth another try."""
 TEMPORARY_CODES = frozenset({"busy", "internal"})
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 5.0
 CALL_TIMEOUT_S = 15.0
 
 log = structlog.get_logger(__name__)
@@ -157,20 +158,22 @@ class NoCoordinator(CoordinatorLink):
         raise SetupError(NO_COORDINATOR)
 
 
-async def until_done(attempt: Callable[[], Awaitable[T]], what: str) -> T:
+async def until_done(
+    attempt: Callable[[], Awaitable[T]], what: str, draw: Callable[[], float] = random.random
+) -> T:
     """Repeats ``attempt`` with growing pauses while it fails for a reason that passes."""
-    pause_s = FIRST_PAUSE_S
+    backoff = Backoff(draw)
     while True:
         try:
             return await attempt()
         except LOST as error:
-            log.info("trying again", what=what, reason=str(error), pause_s=pause_s)
+            reason: P2PError = error
         except RemoteFailureError as error:
             if error.code not in TEMPORARY_CODES:
                 raise
-            log.info("trying again", what=what, reason=str(error), pause_s=pause_s)
-        await trio.sleep(pause_s)
-        pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            reason = error
+        log.info("trying again", what=what, reason=str(reason))
+        await trio.sleep(backoff.pause_s())
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.checks import Prepared
 from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
-from p2p.session.inference import ModelClient, Tensor, reachable_addresses
+from p2p.session.inference import ModelClient, Tensor
 from p2p.session.job import WITH_PEER, Direct, Job
 from p2p.session.live import LiveJob
 from p2p.session.neighbours import Neighbour, find_neighbours
@@ -292,8 +292,7 @@ class JobEngine:
             job = next((job for job in self.jobs() if job.result and job.result.blake3 == model), None)
             if job is None:
                 raise JobUnknownError(f"no job here made model {model[:16]}: only its owner may call it")
-            addresses = await reachable_addresses(self.engine, PeerId(peer), job)
-            client = ModelClient(self.engine, PeerId(peer), job, addresses, self._nursery)
+            client = ModelClient(self.engine, PeerId(peer), job, self._nursery)
             self._models[peer, model] = client
         return self._models[peer, model]
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 import trio
 
-from p2p.client import CallClient
-from p2p.errors import ConnectionFailedError, RemoteFailureError, RemoteProtocolError
+from p2p.backoff import Backoff
+from p2p.client import CONNECT_TIMEOUT_S, CallClient
+from p2p.errors import ConnectionFailedError, P2PError, RemoteFailureError, RemoteProtocolError
 from p2p.identifiers import PeerId
 from p2p.jobs import Requirements
 from p2p.network import Network
 from p2p.protocols import Done
-from p2p.protocols.coordinator import FindPeers, Peers
+from p2p.protocols.coordinator import FindPeers, Peers, SignedRecord
 from p2p.protocols.inference import (
     LIMITS,
     PROTOCOL_ID,
@@ -33,6 +35,8 @@ from p2p.session.coordinator_link import LOST
 from p2p.session.job import Job
 from p2p.session.neighbours import reach
 from p2p.session.steps import Engine
+
+log = structlog.get_logger(__name__)
 
 PREDICT_TIMEOUT_S = 60.0
 SCOPE = "infer"
@@ -56,14 +60,14 @@ class ModelClient:
         engine: Engine,
         peer_id: PeerId,
         job: Job,
-        addresses: Sequence[str],
         nursery: trio.Nursery,
     ) -> None:
         self._engine = engine
+        self._job = job
         self._job_id = job.job_id
         self._is_direct = job.direct is not None
         self._client: CallClient[InferenceCall, InferenceAnswer] = CallClient(
-            engine.network, peer_id, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, addresses, nursery
+            engine.network, peer_id, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, (), nursery
         )
         self._authorized_until = 0.0
         self._authorizing = trio.Lock()
@@ -84,19 +88,33 @@ class ModelClient:
         return Tensor(answer.dtype, answer.shape, body)
 
     async def _call(self, call: InferenceCall, body: bytes = b"") -> tuple[InferenceAnswer, bytes]:
-        """Asks again once over a new stream or with a new token: a prediction may be repeated."""
-        try:
-            await self._authorize()
-            return await self._client.call(call, body, PREDICT_TIMEOUT_S)
-        except LOST:
-            self._authorized_until = 0.0
-        except RemoteFailureError as error:
-            if error.code != "unauthorized":
-                raise
-            self._authorized_until = 0.0
-            self._engine.coordinator.forget_token(self._job_id, SCOPE)
-        await self._authorize()
-        return await self._client.call(call, body, PREDICT_TIMEOUT_S)
+        """Asks again over new connections, and once with a new token: a prediction may be repeated."""
+        backoff = Backoff(self._engine.draw)
+        gives_up_at = trio.current_time() + self._engine.limits.inference_patience_s
+        refused = False
+        while True:
+            try:
+                await self._connect()
+                await self._authorize()
+                return await self._client.call(call, body, PREDICT_TIMEOUT_S)
+            except LOST as error:
+                self._authorized_until = 0.0
+                if trio.current_time() >= gives_up_at:
+                    raise
+                log.info("call goes out again", call=type(call).__name__, reason=str(error))
+                await trio.sleep(backoff.pause_s())
+            except RemoteFailureError as error:
+                if error.code != "unauthorized" or refused:
+                    raise
+                refused = True
+                self._authorized_until = 0.0
+                self._engine.coordinator.forget_token(self._job_id, SCOPE)
+
+    async def _connect(self) -> None:
+        """The peer may have moved since it was last reached."""
+        if not self._engine.network.is_connected(self._client.peer_id):
+            peer_id = self._client.peer_id
+            self._client.addresses = await reachable_addresses(self._engine, peer_id, self._job)
 
     async def _authorize(self) -> None:
         async with self._authorizing:
@@ -117,20 +135,33 @@ class ModelClient:
 async def reachable_addresses(engine: Engine, peer_id: PeerId, job: Job) -> Sequence[str]:
     """Connects, where the peer was or where it is said to be now; the addresses that worked."""
     network: Network = engine.network
-    known: Sequence[str] = next((hold.addresses for hold in job.holds if hold.peer_id == peer_id), ())
+    known: Sequence[str] = next(
+        (hold.addresses for hold in reversed(job.holds) if hold.peer_id == peer_id), ()
+    )
     if job.direct is not None:
         found = await reach(engine, peer_id, known)
         if found is None:
             raise ConnectionFailedError(f"peer {peer_id} does not answer on this network")
         return found
     try:
-        await network.connect(peer_id, known)
+        await network.connect(peer_id, known, CONNECT_TIMEOUT_S)
         return known
-    except LOST:
+    except LOST as lost:
+        signed = await _newest_record(engine, peer_id, lost)
+    addresses = open_record(signed, engine.now(), peer_id).addresses
+    await network.connect(peer_id, addresses, CONNECT_TIMEOUT_S)
+    return addresses
+
+
+async def _newest_record(engine: Engine, peer_id: PeerId, lost: P2PError) -> SignedRecord:
+    """What the coordinator has of the peer. Raises ``lost`` where it has no answer to that."""
+    try:
         answer = await engine.coordinator.ask(FindPeers(Requirements(allow=(peer_id,))), Peers)
+    except RemoteFailureError:
+        raise lost from None
     signed = next((peer.record for peer in answer.peers if peer.peer_id == peer_id), None)
     if signed is None:
-        raise ConnectionFailedError(f"peer {peer_id} answers nowhere, and the coordinator does not know it")
-    addresses = open_record(signed, engine.now(), peer_id).addresses
-    await network.connect(peer_id, addresses)
-    return addresses
+        raise ConnectionFailedError(
+            f"peer {peer_id} answers nowhere, and the coordinator does not know it"
+        ) from lost
+    return signed

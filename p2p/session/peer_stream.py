@@ -8,9 +8,9 @@ from __future__ import annotations
 import structlog
 import trio
 
+from p2p.backoff import Backoff
 from p2p.channel import Channel
 from p2p.errors import (
-    ConnectionFailedError,
     P2PError,
     RemoteFailureError,
     RemoteProtocolError,
@@ -42,11 +42,11 @@ from p2p.protocols.job import (
 from p2p.protocols.transfer import FileGrant, FileSource
 from p2p.session import job as events
 from p2p.session import plan
-from p2p.session.coordinator_link import FIRST_PAUSE_S, LONGEST_PAUSE_S, LOST
+from p2p.session.coordinator_link import LOST
 from p2p.session.errors import JobRefusedError
+from p2p.session.inference import reachable_addresses
 from p2p.session.job import Checkpoint, Escrow, Grant, lease_ref
 from p2p.session.live import LiveJob
-from p2p.session.neighbours import reach
 from p2p.session.news import News, NewsKind
 from p2p.session.plan import Told, holders_of_data, things_to_tell
 from p2p.session.steps import Engine
@@ -58,6 +58,7 @@ ANSWER_TIMEOUT_S = 15.0
 ACKNOWLEDGE_EVERY = 32
 """Progress messages; well below the peer's credit."""
 REFRESH_BEFORE_S = 120.0
+TOKEN_PAUSE_S = 5.0
 SCOPE = "job"
 NO_TOKEN = AccessToken("", 0.0)
 """Of a direct job, whose right is the connection's identity."""
@@ -84,19 +85,18 @@ class PeerTalk:
     async def run(self) -> None:
         """Returns after the peer's last word, or once it is accused."""
         self._engine.coordinator.forget_token(self._live.job.job_id, SCOPE)
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(self._engine.draw)
         while not self._closed:
             tried_at = trio.current_time()
             reason = await self._try_once()
             if self._closed:
                 return
             if self._heard_at >= tried_at:
-                pause_s = FIRST_PAUSE_S
+                backoff.reset()
             if await self._give_up(reason):
                 return
-            log.info("job stream lost", job_id=self._live.job.job_id, reason=str(reason), pause_s=pause_s)
-            await trio.sleep(pause_s)
-            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            log.info("job stream lost", job_id=self._live.job.job_id, reason=str(reason))
+            await trio.sleep(backoff.pause_s())
 
     async def _try_once(self) -> P2PError:
         try:
@@ -141,7 +141,7 @@ class PeerTalk:
         """One stream, from its opening to its loss."""
         engine, job = self._engine, self._live.job
         token = NO_TOKEN if self._is_direct else await engine.coordinator.token(job.job_id, SCOPE)
-        await self._connect()
+        await reachable_addresses(engine, self._peer_id, job)
         stream = await engine.network.open_stream(self._peer_id, PROTOCOL_ID)
         channel: Channel[FromEngine, FromPeer] = Channel(stream, FROM_ENGINE, FROM_PEER, LIMITS)
         try:
@@ -152,18 +152,13 @@ class PeerTalk:
                 if not self._is_direct:
                     nursery.start_soon(ended.guard, self._refresh, channel, token.expires_at)
                 await ended.guard(self._listen, channel)
+            # It was there until now, however long it had nothing to say.
+            self._heard_at = trio.current_time()
             if ended.reason is not None:
                 raise ended.reason
         finally:
             with trio.CancelScope(shield=True):
                 await channel.reset()
-
-    async def _connect(self) -> None:
-        """A peer of the own network is looked for: after a restart it may have another port."""
-        if not self._is_direct:
-            await self._engine.network.connect(self._peer_id, self._hold.addresses)
-        elif await reach(self._engine, self._peer_id, self._hold.addresses) is None:
-            raise ConnectionFailedError(f"peer {self._peer_id} does not answer on this network")
 
     async def _open(self, channel: Channel[FromEngine, FromPeer], token: str) -> None:
         job, first = self._live.job, self._hold.first_segment
@@ -226,7 +221,7 @@ class PeerTalk:
             except (*LOST, RemoteFailureError) as error:
                 # An expired token ends nothing that runs; the next stream needs a new one.
                 log.info("no new token", job_id=self._live.job.job_id, reason=str(error))
-                await trio.sleep(LONGEST_PAUSE_S)
+                await trio.sleep(TOKEN_PAUSE_S)
                 continue
             expires_at = token.expires_at
             await channel.send(RefreshToken(token.token))

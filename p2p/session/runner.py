@@ -8,14 +8,13 @@ from __future__ import annotations
 import structlog
 import trio
 
+from p2p.backoff import Backoff
 from p2p.chain.errors import ChainUnavailableError, PaymentPendingError
 from p2p.errors import P2PError, RemoteFailureError
 from p2p.protocols.coordinator import JobUpdates, PollJob
 from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.coordinator_link import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
     LOST,
     TEMPORARY_CODES,
     until_done,
@@ -80,7 +79,7 @@ class JobRunner:
 
     async def _perform(self, step: plan.Step) -> None:
         """Until it is done, however often it takes; then ``plan`` looks again."""
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(self._engine.draw)
         while step in plan.next_steps(self._live.job):
             try:
                 await self._steps.perform(step)
@@ -91,9 +90,8 @@ class JobRunner:
                 if error.code not in TEMPORARY_CODES:
                     raise
                 reason = error
-            log.info("step again", step=type(step).__name__, reason=str(reason), pause_s=pause_s)
-            await trio.sleep(pause_s)
-            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            log.info("step again", step=type(step).__name__, reason=str(reason))
+            await trio.sleep(backoff.pause_s())
         self._under_way.discard(step)
         self._live.touch()
 
@@ -101,7 +99,7 @@ class JobRunner:
         """Every update of the coordinator, in order, each on disk before the next."""
         await self._live.wait_for(lambda job: job.accepted)
         while not self._live.job.state.is_final:
-            await until_done(self._poll_once, "PollJob")
+            await until_done(self._poll_once, "PollJob", self._engine.draw)
 
     async def _poll_once(self) -> None:
         job, wait_ms = self._live.job, self._engine.limits.poll_ms

@@ -5,6 +5,7 @@ Each step either ends in an event that is on disk, or may be done again.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +62,11 @@ NOT_COUNTED = frozenset({"conflict", "refused", "invalid", "not_found", "unautho
 class Limits:
     """Of one session; times in seconds, sizes in bytes."""
 
-    peer_patience_s: float = 30.0
-    """How long a peer may be out of reach before the coordinator is told."""
+    peer_patience_s: float = 75.0
+    """How long a peer may be out of reach before the coordinator is told: longer than its lease, and
+    than any cut that a network gets over."""
+    inference_patience_s: float = 60.0
+    """How long a call to a model is repeated over lost connections."""
     max_model_bytes: int = 4 << 30
     chunk_timeout_s: float = 30.0
     poll_ms: int = 20_000
@@ -84,6 +88,8 @@ class Engine:
     lan: Lan = field(default_factory=MulticastLan)
     limits: Limits = Limits()
     run_blocking: RunBlocking = run_in_thread
+    draw: Callable[[], float] = random.random
+    """From 0 up to 1, for the pauses between attempts."""
 
 
 class Steps:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from coordinator.config import Config
 from coordinator.control import control_handler
 from coordinator.database import Database
 from coordinator.state import replay
 from p2p.chain.escrow_codec import EscrowStatus
 from p2p.errors import RemoteFailureError
+from p2p.identifiers import JobId
 from p2p.jobs import JobState
 from p2p.protocols import coordinator as wire
-from tests.simulation.coordinator.world import GRAPH, Engine, World, open_world
+from tests.simulation.coordinator.world import CONFIG, GRAPH, Engine, World, open_world
 
 pytestmark = pytest.mark.virtual_clock
 
@@ -197,6 +200,32 @@ async def test_a_partition_costs_a_retry_and_nothing_else(tmp_path: Path) -> Non
             nursery.start_soon(cut_it_off)
             with trio.fail_after(600):
                 assert await engine.run_job(engine.spec(1)) is JobState.SETTLED
+        await world.until_money_rests()
+    check_invariants(world)
+
+
+async def test_a_cut_of_30_s_leaves_a_lease_of_default_length_alone(tmp_path: Path) -> None:
+    config = replace(CONFIG, lease_s=Config(Path()).lease_s)
+    async with open_world(tmp_path, config=config) as world, world.engine("engine") as engine:
+        cut = await world.start_peer("cut")
+
+        spec = engine.spec(1)
+
+        async def cut_it_off() -> None:
+            await cut.has_worked.wait()
+            world.net.cut(cut.peer_id, world.identity.peer_id)
+            await world.start_peer("other")
+            await trio.sleep(30)
+            world.net.heal(cut.peer_id, world.identity.peer_id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cut_it_off)
+            with trio.fail_after(600):
+                assert await engine.run_job(spec) is JobState.SETTLED
+        assert world.services is not None
+        job = await world.services.ledger.find(JobId(spec.job_id))
+        assert job is not None
+        assert (job.served_by, job.retries, job.fencing) == (cut.peer_id, 0, 1)
         await world.until_money_rests()
     check_invariants(world)
 

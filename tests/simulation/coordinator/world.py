@@ -418,6 +418,7 @@ class World:
         self.finished: list[JobId] = []
         self.writes = 0
         self.crashes = 0
+        self.config = CONFIG
         self.crash_when: Callable[[int], str] = lambda number: ""
         """The number of a write -> "before", "after" or nothing."""
         self._started: dict[str, Started] = {}
@@ -449,7 +450,7 @@ class World:
             limits=Limits(calls_per_s=10_000, burst=10_000),
         )
         try:
-            async with open_coordinator(self.path, CONFIG, ground) as services:
+            async with open_coordinator(self.path, self.config, ground) as services:
                 self.services = services
                 self.addresses = tuple(network.addresses())
                 self.up.set()
@@ -505,9 +506,12 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(directory: Path, seed: int = 0, loss: float = 0.0) -> AsyncIterator[World]:
+async def open_world(
+    directory: Path, seed: int = 0, loss: float = 0.0, config: Config = CONFIG
+) -> AsyncIterator[World]:
     async with MemoryNet(seed, latency_s=(0.001, 0.02), loss=loss) as net, trio.open_nursery() as nursery:
         world = World(directory, net, nursery)
+        world.config = config
         nursery.start_soon(world.keep_coordinator)
         await world.up.wait()
         yield world

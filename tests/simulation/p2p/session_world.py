@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import trio
@@ -203,6 +204,7 @@ class ScriptedPeer:
         self.starts: list[job_wire.StartJob] = []
         self.orders: list[str] = []
         self.opened: list[job_wire.OpenJob] = []
+        self.opened_at: list[float] = []
         self.data = b""
         self.network: MemoryNetwork = world.net.join(self.identity)
         self._world = world
@@ -238,6 +240,7 @@ class ScriptedPeer:
         call, _ = await channel.receive()
         assert isinstance(call, job_wire.OpenJob), call
         self.opened.append(call)
+        self.opened_at.append(trio.current_time())
         if not self._working:
             self._working = True
             self._world.nursery.start_soon(self._work, call)
@@ -499,7 +502,8 @@ class World:
         self.ledger = Ledger()
         self.peers: list[ScriptedPeer] = []
         self.coordinator: ScriptedCoordinator
-        self.limits = Limits(peer_patience_s=30.0)
+        self.limits = Limits()
+        self.seed = 0
         self.data = directory / "data.npz"
         self.data.write_bytes(b"samples" * 1000)
 
@@ -524,6 +528,7 @@ class World:
                         chain=CHAIN,
                         limits=self.limits,
                         run_blocking=run_inline,
+                        draw=Random(self.seed).random,
                     )
                     async with run_engine(parts, self.directory / "workspace") as engine:
                         yield engine, store
@@ -537,6 +542,7 @@ async def open_world(
 ) -> AsyncIterator[World]:
     async with MemoryNet(seed, **net) as memory, trio.open_nursery() as nursery:
         world = World(memory, nursery, directory)
+        world.seed = seed
         for index, script in enumerate(scripts):
             number = 16 + 2 * index
             world.peers.append(ScriptedPeer(world, number, directory / f"peer{index}", replace(script)))

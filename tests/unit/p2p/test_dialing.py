@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import trio
 
-from p2p.dialing import MAX_ATTEMPTS, STAGGER_S, Interleaved, Race
+from p2p.dialing import LAST_RESORT_S, MAX_ATTEMPTS, STAGGER_S, Interleaved, Race
 from p2p.errors import ConnectionFailedError
 
 pytestmark = pytest.mark.virtual_clock
@@ -50,9 +50,11 @@ class Network:
     async def discard(self, connection: str) -> None:
         self.discarded.append(connection)
 
-    async def race(self, addresses: Sequence[str] = (), names: Sequence[str] = ()) -> str:
+    async def race(
+        self, addresses: Sequence[str] = (), names: Sequence[str] = (), last_resort: Sequence[str] = ()
+    ) -> str:
         race: Race[str, str] = Race(self.connect, self.resolve, self.discard, family)
-        return await race.run(addresses, names)
+        return await race.run(addresses, names, last_resort)
 
 
 def drained(addresses: Sequence[str]) -> list[str]:
@@ -129,3 +131,22 @@ async def test_every_reason_is_named() -> None:
         await network.race(["1.1.1.1"], ["gone.example"])
     with pytest.raises(ConnectionFailedError, match="no address"):
         await network.race()
+
+
+async def test_a_last_resort_waits_for_the_others_but_not_for_ever() -> None:
+    network = Network({"1.1.1.1": FOREVER, "relay": 0.01})
+    assert await network.race(["1.1.1.1"], last_resort=["relay"]) == "relay"
+    assert network.tried == [(0.0, "1.1.1.1"), (round(STAGGER_S + LAST_RESORT_S, 3), "relay")]
+
+
+async def test_a_last_resort_is_tried_at_once_when_nothing_else_is_left() -> None:
+    network = Network({"1.1.1.1": -0.01, "relay": 0.01})
+    assert await network.race(["1.1.1.1"], last_resort=["relay"]) == "relay"
+    assert network.tried == [(0.0, "1.1.1.1"), (0.01, "relay")]
+    assert await Network({"relay": 0.01}).race(last_resort=["relay"]) == "relay"
+
+
+async def test_a_last_resort_is_not_tried_where_another_way_works() -> None:
+    network = Network({"1.1.1.1": STAGGER_S + LAST_RESORT_S / 2, "relay": 0.01})
+    assert await network.race(["1.1.1.1"], last_resort=["relay"]) == "1.1.1.1"
+    assert [address for _, address in network.tried] == ["1.1.1.1"]

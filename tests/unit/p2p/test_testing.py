@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from p2p.errors import ConnectionFailedError, StreamResetError
+from p2p.errors import ConnectionFailedError, DeadlineError, StreamResetError
 from p2p.identity import Identity
 from p2p.network import Network, Stream
 from p2p.testing import MemoryNet
@@ -145,3 +145,44 @@ async def test_a_protocol_nobody_speaks_is_refused() -> None:
         server, caller, _ = await open_to(net, echo)
         with pytest.raises(ConnectionFailedError, match="does not speak /other/1"):
             await caller.open_stream(server.peer_id, "/other/1")
+
+
+async def joined(net: MemoryNet) -> tuple[Network, Network, Stream, Stream]:
+    """Two nodes and the two ends of a stream between them."""
+    ends, arrived = trio.open_memory_channel[Stream](1)
+
+    async def keep(stream: Stream) -> None:
+        await ends.send(stream)
+        await trio.sleep_forever()
+
+    other, one, near = await open_to(net, keep)
+    return one, other, near, await arrived.receive()
+
+
+async def test_a_cut_that_heals_in_time_only_delays() -> None:
+    async with MemoryNet() as net:
+        one, other, near, far = await joined(net)
+        net.cut(one.peer_id, other.peer_id, notice_s=10.0)
+        await near.send_all(b"late")
+        with trio.move_on_after(9) as scope:
+            await far.receive_some()
+        assert scope.cancelled_caught
+        net.heal(one.peer_id, other.peer_id)
+        assert await far.receive_some() == b"late"
+        assert one.is_connected(other.peer_id)
+
+
+async def test_a_cut_is_noticed_late_and_dialing_waits_in_vain_until_it_heals() -> None:
+    async with MemoryNet() as net:
+        one, other, near, far = await joined(net)
+        net.cut(one.peer_id, other.peer_id, notice_s=2.0)
+        began = trio.current_time()
+        for stream in (near, far):
+            with pytest.raises(StreamResetError):
+                await stream.receive_some()
+        assert trio.current_time() - began == 2.0
+        with pytest.raises(DeadlineError):
+            await one.connect(other.peer_id, other.addresses(), timeout_s=5.0)
+        assert trio.current_time() - began == 7.0
+        net.heal(one.peer_id, other.peer_id)
+        await one.connect(other.peer_id, other.addresses())
