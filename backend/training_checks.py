@@ -194,6 +194,9 @@ def _check_preparation(graph: Graph, shapes: Shapes) -> Iterator[Diagnostic]:
     for link in target_links(graph):
         if link.source_node in from_model:
             yield error(link.target_node, "target comes from the model, must come from the DataLoader")
+    for node in nodes_of_type(graph, "Input"):
+        if any(link.source_node in from_model for link in incoming[node.id]):
+            yield error(node.id, "input comes from the model, must come from the DataLoader")
     for node in between:
         record = node_type(node)
         found = shapes.nodes.get(node.id)

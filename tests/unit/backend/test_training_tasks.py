@@ -479,3 +479,22 @@ def test_labels_never_enter_the_model(source: str, text: str) -> None:
     )
     with pytest.raises(GraphInvalidError, match=text):
         raise GraphInvalidError(diagnose(task))
+
+
+def test_an_input_does_not_follow_another_input() -> None:
+    task = graph(
+        {
+            **data_nodes(sample_shape=[2], target_shape=[2]),
+            "x": ("Input", {}),
+            "d": ("Dense", {"units": 2}),
+            "x2": ("Input", {}),
+            "sum": ("Add", {}),
+            "y": ("Output", {}),
+            "loss": ("MSELoss", {}),
+            "adam": ADAM,
+        },
+        f"{ENDS}; x > d; d > x2; x2 > sum.inputs; x > sum.inputs; sum > y; y > loss.prediction; "
+        "loader.labels > loss.target",
+    )
+    (found,) = diagnose(task)
+    assert (found.node_id, found.text) == ("x2", "input comes from the model, must come from the DataLoader")
