@@ -137,15 +137,15 @@ def files_for(job: Job, peer_id: str) -> frozenset[Hash]:
     return frozenset(file.manifest for file in files)
 
 
-def holders_of_data(jobs: Iterable[Job], job: Job, limit: int) -> tuple[Escrow, ...]:
-    """Under which escrows other peers proved that they had the job's dataset; the newest of each."""
-    found: dict[str, Escrow] = {}
-    for other in jobs:
+def holders_of_data(jobs: Iterable[Job], job: Job, limit: int) -> tuple[Escrow | Grant, ...]:
+    """Under which leases other peers proved that they have the job's dataset; the newest of each."""
+    found: dict[str, Escrow | Grant] = {}
+    for other in sorted(jobs, key=lambda other: other.created_at):
         if other.spec.data.file == job.spec.data.file:
-            for escrow in other.escrows:
-                if escrow.voucher is not None and escrow.peer_id != job.peer_id:
-                    found.pop(escrow.peer_id, None)
-                    found[escrow.peer_id] = escrow
+            for hold in reversed(other.holds):
+                if hold.segments_done > hold.first_segment and hold.peer_id != job.peer_id:
+                    found.pop(hold.peer_id, None)
+                    found[hold.peer_id] = hold
     return tuple(found.values())[-limit:]
 
 

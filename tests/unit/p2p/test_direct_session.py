@@ -230,3 +230,15 @@ def test_no_word_of_a_coordinator_makes_an_unpaid_job_pay() -> None:
     job = after(granted())
     update = JobUpdate(1, 0.0, JobState.AWAITING_FUNDS, "pay", lease(7))
     assert after(events.JobUpdated(update), job=job) == job
+
+
+def test_other_peers_that_proved_to_have_the_dataset_are_named_to_the_next() -> None:
+    proven = after(granted(), kept(0), job=replace(new_job(), created_at=1.0))
+    idle = after(granted(peer_id=OTHER), job=replace(new_job(), created_at=2.0))
+    mine = after(granted(number=2, peer_id=OTHER), job=replace(new_job(), created_at=3.0))
+    holders = plan.holders_of_data([mine, idle, proven], mine, limit=3)
+    assert [(holder.peer_id, holder.addresses) for holder in holders] == [(PEER, ADDRESSES)]
+    assert plan.holders_of_data([proven], proven, limit=3) == (), "the peer itself is not named to it"
+    data = replace(mine.spec.data, file=file("f"))
+    elsewhere = replace(mine, spec=replace(mine.spec, data=data))
+    assert plan.holders_of_data([proven, idle], elsewhere, limit=3) == ()
