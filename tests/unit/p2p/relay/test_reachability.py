@@ -1,0 +1,80 @@
+"""When a program holds a relay, and that it gets it back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from p2p.addresses import circuit_address
+from p2p.host import Libp2pNetwork, open_host
+from p2p.identifiers import PeerId
+from p2p.identity import Identity
+from p2p.relay.book import RelayLimits
+from p2p.relay.dialback import DialBack
+from p2p.relay.reachability import Reachability
+from p2p.relay.service import RelayService
+
+LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
+
+
+class Announcing:
+    """A host that tells of every announcement."""
+
+    def __init__(self, host: Libp2pNetwork) -> None:
+        self._host = host
+        self._tell, self._told = trio.open_memory_channel[Sequence[str]](8)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    def announce(self, source: PeerId, addresses: Sequence[str]) -> None:
+        self._host.announce(source, addresses)
+        self._tell.send_nowait(addresses)
+
+    async def next(self) -> Sequence[str]:
+        with trio.fail_after(10):
+            return await self._told.receive()
+
+
+@asynccontextmanager
+async def kept(listen: list[str], relays: bool = False) -> AsyncIterator[tuple[Announcing, Libp2pNetwork]]:
+    """A program that keeps itself reachable, and its coordinator, which relays and dials back."""
+    async with (
+        open_host(Identity.generate(), LOOPBACK) as coordinator,
+        open_host(Identity.generate(), listen) as host,
+        trio.open_nursery() as nursery,
+    ):
+        RelayService(coordinator, RelayLimits())
+        DialBack(coordinator)
+        network = Announcing(host)
+        address = coordinator.addresses()[0]
+        reachability = Reachability(network, lambda: 0.5)  # type: ignore[arg-type]
+        nursery.start_soon(reachability.keep, address, (address,) if relays else ())
+        yield network, coordinator
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_program_that_strangers_reach_needs_no_relay() -> None:
+    async with kept(LOOPBACK) as (network, _):
+        assert await network.next() == network.addresses()
+        assert not [address for address in network.addresses() if "p2p-circuit" in address]
+
+
+async def test_a_program_that_nobody_reaches_holds_a_relay_and_gets_it_back() -> None:
+    async with kept([]) as (network, coordinator):
+        assert await network.next() == ()
+        relayed = (circuit_address(coordinator.addresses()[0], network.peer_id),)
+        assert await network.next() == relayed
+        await coordinator.disconnect(network.peer_id)
+        assert await network.next() == relayed
+        assert coordinator.is_connected(network.peer_id)
+
+
+async def test_a_relay_that_is_named_is_held_without_asking() -> None:
+    async with kept(LOOPBACK, relays=True) as (network, coordinator):
+        relayed = circuit_address(coordinator.addresses()[0], network.peer_id)
+        assert await network.next() == (relayed,)
+        assert network.addresses()[-1] == relayed
