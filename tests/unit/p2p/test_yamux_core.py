@@ -313,6 +313,23 @@ def test_windows_grow_for_readers_that_keep_up_and_only_within_what_may_stay_unr
     assert core.streams[9].window_bytes == INITIAL_WINDOW_BYTES
 
 
+def test_what_is_granted_is_what_was_read_and_what_the_window_grew() -> None:
+    core = accepting()
+    (stream,) = opened(core.receive(OPEN, 0.0))
+    written(core)
+    read = granted = 0
+    for _ in range(100):
+        core.receive(data(1, bytes(65536)), 0.0)
+        read += len(core.read(stream, 65536, 0.0))
+        for kind, _flags, _stream_id, more in (header[1:] for header in HEADER.iter_unpack(written(core))):
+            assert kind == WINDOW
+            granted += more
+    assert stream.window_bytes > INITIAL_WINDOW_BYTES
+    assert stream.receive_window == INITIAL_WINDOW_BYTES + granted - read
+    unannounced = stream.window_bytes - stream.receive_window  # read, and not worth a frame yet
+    assert 0 <= unannounced < stream.window_bytes // 2
+
+
 def test_the_window_of_a_slow_reader_stays_as_it_is() -> None:
     core = accepting()
     (stream,) = opened(core.receive(OPEN, 0.0))
