@@ -301,7 +301,7 @@ async def test_the_operator_takes_back_the_tokens_of_a_job_or_an_engine(tmp_path
         await _until_talking(engine, spec.job_id)
         await engine.ask(wire.RequestToken(spec.job_id, "job"))
         assert world.services is not None
-        ask = control_handler(world.services, engine.network, None)
+        ask = control_handler(world.services, engine.network, None, None)
         whose = spec.job_id[:50] if by == "job" else engine.peer_id
         assert await ask("revoke", {"whose": whose}) == {"revoked": 1}
         assert await ask("revoke", {"whose": whose}) == {"revoked": 0}
