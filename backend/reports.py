@@ -41,6 +41,24 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """-1 for the batch dimension."""
 
 
+class SampleStream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Facts of a dataset whose rows come through the connection: see WantSamples."""
+
+    samples: int
+    sample_shape: tuple[int, ...]
+    dtype: str
+    classes: int
+    target_shape: tuple[int, ...]
+    withheld: tuple[str, ...]
+    """Parts that will not be given: they are evaluated elsewhere."""
+    scaling: FileName | None
+    """Offsets, then factors, float32 little-endian, one of each per channel."""
+    ahead_bytes: int = 64 << 20
+    """How much of what has been asked for may be unused."""
+    answer_bytes: int = 1 << 20
+    """The most to ask for at once, but for a sample that is larger."""
+
+
 # -- supervisor to worker ------------------------------------------------------------------------
 
 
@@ -52,7 +70,8 @@ class Train(WorkerMessage, frozen=True):
     at the end of every segment that ``AllowSegments`` does not cover.
     """
 
-    dataset: FileName
+    dataset: FileName | None
+    """None where ``stream`` says how the samples come."""
     checkpoint: FileName | None
     segments: int
     first_segment: int
@@ -63,6 +82,21 @@ class Train(WorkerMessage, frozen=True):
     report_every_s: float = 0.25
     prepare_only: bool = False
     """Load data, build the model and run nothing until AllowSegments arrives."""
+    stream: SampleStream | None = None
+
+
+class Samples(WorkerMessage, frozen=True):
+    """The answer to a WantSamples. The body is x, then y, C order, little-endian."""
+
+    id: int
+
+
+class Evaluate(WorkerMessage, frozen=True):
+    """Asks how good a model is on all samples of a dataset; answered by Evaluated or Failed."""
+
+    model: FileName
+    dataset: FileName
+    device: str
 
 
 class AllowSegments(WorkerMessage, frozen=True):
@@ -106,7 +140,19 @@ class Ping(WorkerMessage, frozen=True):
     """Asks for a sign of life; answered by Pong."""
 
 
-Command = Train | AllowSegments | Pause | Resume | Cancel | LoadModel | Predict | UnloadModel | Ping
+Command = (
+    Train
+    | Samples
+    | AllowSegments
+    | Pause
+    | Resume
+    | Cancel
+    | Evaluate
+    | LoadModel
+    | Predict
+    | UnloadModel
+    | Ping
+)
 
 
 # -- worker to supervisor ------------------------------------------------------------------------
@@ -126,8 +172,20 @@ class TrainingPrepared(WorkerMessage, frozen=True):
     device: str
 
 
+class WantSamples(WorkerMessage, frozen=True):
+    """Asks for rows by their place in the order of an epoch; answered by Samples, in any order."""
+
+    id: int
+    part: str
+    epoch: int
+    first: int
+    count: int
+
+
 class Progress(WorkerMessage, frozen=True):
     metrics: Metrics
+    waited_s: float | None = None
+    """How long the training has waited for samples so far; None where all of them are here."""
 
 
 class SegmentSaved(WorkerMessage, frozen=True):
@@ -161,6 +219,14 @@ class Finished(WorkerMessage, frozen=True):
 
 class Cancelled(WorkerMessage, frozen=True):
     step: int
+
+
+class Evaluated(WorkerMessage, frozen=True):
+    """``loss`` and ``accuracy`` are None where there is no number to tell."""
+
+    samples: int
+    loss: float | None
+    accuracy: float | None
 
 
 class ModelLoaded(WorkerMessage, frozen=True):
@@ -199,6 +265,7 @@ class Pong(WorkerMessage, frozen=True):
 Event = (
     Ready
     | TrainingPrepared
+    | WantSamples
     | Progress
     | SegmentSaved
     | WaitingForPermission
@@ -206,6 +273,7 @@ Event = (
     | Resumed
     | Finished
     | Cancelled
+    | Evaluated
     | ModelLoaded
     | Predicted
     | Failed

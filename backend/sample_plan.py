@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backend.pipeline import Pipeline
 
@@ -30,6 +30,11 @@ class Window:
     epoch: int
     first: int
     count: int
+
+    def cut(self, samples: int) -> Iterator[Window]:
+        """The same in pieces of at most so many samples."""
+        for begin in range(0, self.count, samples):
+            yield replace(self, first=self.first + begin, count=min(samples, self.count - begin))
 
 
 @dataclass(frozen=True, slots=True)

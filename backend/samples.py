@@ -143,7 +143,14 @@ def open_samples(path: Path, pipeline: Pipeline) -> LocalSamples:
 
 
 def check_fit(facts: DataFacts, pipeline: Pipeline) -> None:
-    """Raises DatasetError unless the data is what the graph says it is."""
+    """Raises DatasetError unless the graph can be trained on the data."""
+    check_form(facts, pipeline)
+    if not pipeline.steps_per_epoch(facts.samples):
+        raise DatasetError(f"{facts.samples} samples leave no batch to train on")
+
+
+def check_form(facts: DataFacts, pipeline: Pipeline) -> None:
+    """Raises DatasetError unless each sample is what the graph says it is."""
     if facts.sample_shape != pipeline.sample_shape:
         raise DatasetError(f"samples are shaped {facts.sample_shape}, the graph says {pipeline.sample_shape}")
     # Labels with axes of their own are stored as numbers: what they mean, the graph says.
@@ -154,8 +161,6 @@ def check_fit(facts: DataFacts, pipeline: Pipeline) -> None:
             raise DatasetError(f"the data has real-numbered targets, the graph {pipeline.classes} classes")
     if facts.target_shape != pipeline.target_shape:
         raise DatasetError(f"targets are shaped {facts.target_shape}, the graph says {pipeline.target_shape}")
-    if not pipeline.steps_per_epoch(facts.samples):
-        raise DatasetError(f"{facts.samples} samples leave no batch to train on")
 
 
 def _in_chunks(array: Array, indices: Array) -> Iterator[Array]:

@@ -17,14 +17,14 @@ import torch
 from backend.checkpoint import capture_optimizer, capture_weights, restore_optimizer, restore_weights
 from backend.compiler import compile_graph
 from backend.errors import CheckpointError, DatasetError, TrainingDivergedError
+from backend.evaluation import Examiner, Sums, Tally, best_memory_format
 from backend.formats.cyxmodel import CyxModel, TrainingState
-from backend.losses import Judged
 from backend.objective import Objective, Penalties
 from backend.optimizers import build_optimizer
 from backend.pipeline import read_pipeline
 from backend.preparation import build_augmentation, compile_preparation
 from backend.reports import Metrics
-from backend.sample_plan import make_schedule
+from backend.sample_plan import TEST, VALIDATION, make_schedule
 from backend.samples import SampleSource, check_fit
 from backend.schedules import (
     Position,
@@ -57,35 +57,6 @@ class TrainingConfig:
     now: Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    loss: float = 0.0
-    correct: int = 0
-    places: int = 0
-    """That a class was predicted for: one a sample, or one for each of its labels."""
-    samples: int = 0
-
-
-class Tally:
-    """Running sums over batches, kept on the device so that no step waits for them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=device)
-        self._places = torch.zeros((), dtype=torch.int64, device=device)
-        self._samples = 0
-
-    def add(self, loss: torch.Tensor, judged: Judged | None, samples: int) -> None:
-        self._loss.add_(loss.detach(), alpha=samples)
-        if judged is not None:
-            self._correct.add_(judged.correct)
-            self._places.add_(judged.places)
-        self._samples += samples
-
-    def read(self) -> Sums:
-        return Sums(self._loss.item(), int(self._correct.item()), int(self._places.item()), self._samples)
-
-
 class Trainer:
     """One training of one graph on one dataset."""
 
@@ -103,7 +74,7 @@ class Trainer:
         self._seed = pipeline.seed
         self._facts = samples.facts
         self._module: torch.nn.Module = compiled.module.to(self._device)
-        memory_format = _best_memory_format(self._module)
+        memory_format = best_memory_format(self._module)
         self._module.to(memory_format=memory_format)  # type: ignore[call-overload]
         check_fit(samples.facts, pipeline)
         self._schedule = make_schedule(
@@ -120,6 +91,7 @@ class Trainer:
         ]
         self._prepare = compile_preparation(document).to(self._device)
         self._objective = Objective(compiled, pipeline.losses)
+        self._examiner = Examiner(self._module, self._prepare, self._objective, self._device)
         self._penalties = Penalties(self._module, pipeline)
         self._optimizer = build_optimizer(pipeline.optimizer, self._module.parameters())
         self._plateaus = first_plateaus(pipeline.schedules)
@@ -171,8 +143,8 @@ class Trainer:
 
     def finish(self) -> Metrics:
         """The last point of the curve, with the accuracy on the test samples."""
-        _, accuracy = self._evaluate("test")
-        final = msgspec.structs.replace(self._history[-1], test_accuracy=accuracy)
+        scores = self._examiner.measure(self._data.evaluation(TEST))
+        final = msgspec.structs.replace(self._history[-1], test_accuracy=scores.accuracy)
         self._history[-1] = final
         return final
 
@@ -207,17 +179,13 @@ class Trainer:
             samples = change(samples)
         inputs, targets = self._prepare(samples, batch.targets)
         self._optimizer.zero_grad(set_to_none=True)
-        predictions = self._predict(inputs)
+        predictions = self._examiner.predict(inputs)
         loss = self._objective.loss(predictions, targets)
         self._penalties.add_to(loss).backward()  # type: ignore[no-untyped-call]
         self._penalties.limit_gradients()
         self._optimizer.step()
         self._tally.add(loss, self._objective.judge(predictions, targets), len(batch.targets))
         self._step += 1
-
-    def _predict(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        answer = self._module(*inputs)
-        return answer if isinstance(answer, tuple) else (answer,)
 
     def _set_rate(self) -> None:
         schedules = self._pipeline.schedules
@@ -242,9 +210,11 @@ class Trainer:
         """Adds a point with the epoch's means and its validation to the history."""
         metrics = self._measure(self._epoch_began, None)
         self._epoch_began = self._tally.read()
-        loss, accuracy = self._evaluate("validation")
-        metrics = msgspec.structs.replace(metrics, validation_loss=loss, validation_accuracy=accuracy)
-        watched = loss if loss is not None else metrics.loss
+        scores = self._examiner.measure(self._data.evaluation(VALIDATION))
+        metrics = msgspec.structs.replace(
+            metrics, validation_loss=scores.loss, validation_accuracy=scores.accuracy
+        )
+        watched = scores.loss if scores.loss is not None else metrics.loss
         self._plateaus = observe_loss(self._pipeline.schedules, self._plateaus, watched)
         self._history = [*self._history, metrics][-MAX_HISTORY:]
         return metrics
@@ -265,33 +235,10 @@ class Trainer:
             total_steps=self.total_steps,
             epoch=(self._step - 1) // self._schedule.steps_per_epoch,
             loss=loss,
-            accuracy=self._accuracy(since, now),
+            accuracy=self._examiner.accuracy(since, now),
             learning_rate=float(self._optimizer.param_groups[0]["lr"]),
             samples_per_s=samples_per_s,
         )
-
-    def _evaluate(self, part: str) -> tuple[float | None, float | None]:
-        """Loss and accuracy on a part; None for what it cannot tell."""
-        tally = Tally(self._device)
-        self._module.eval()
-        with torch.inference_mode():
-            for batch in self._data.evaluation(part):
-                inputs, targets = self._prepare(batch.inputs, batch.targets)
-                predictions = self._predict(inputs)
-                loss = self._objective.loss(predictions, targets)
-                tally.add(loss, self._objective.judge(predictions, targets), len(batch.targets))
-        self._module.train()
-        sums = tally.read()
-        if not sums.samples:
-            return None, None
-        loss_mean = sums.loss / sums.samples
-        return (loss_mean if math.isfinite(loss_mean) else None), self._accuracy(Sums(), sums)
-
-    def _accuracy(self, since: Sums, now: Sums) -> float | None:
-        """None where there are no classes to be right about."""
-        if not self._objective.counts_correct:
-            return None
-        return (now.correct - since.correct) / max(1, now.places - since.places)
 
     def _state(self, segments_done: int) -> TrainingState:
         return TrainingState(
@@ -328,12 +275,6 @@ class Trainer:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError("the checkpoint holds another state of the schedules") from error
         self._history = list(checkpoint.history)
-
-
-def _best_memory_format(module: torch.nn.Module) -> torch.memory_format:
-    """Channels last for convolutions over images: the faster layout on CPUs and GPUs alike."""
-    has_images = any(parameter.ndim == 4 for parameter in module.parameters())
-    return torch.channels_last if has_images else torch.contiguous_format
 
 
 def _seed_step(device: torch.device, seed: int, step: int) -> None:

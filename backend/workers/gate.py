@@ -45,6 +45,11 @@ class Gate:
     def cancel(self) -> None:
         self._change(cancelled=True)
 
+    def wake(self) -> None:
+        """Something changed that the training may wait for."""
+        with self._changed:
+            self._changed.notify_all()
+
     @contextmanager
     def between_steps(self) -> Iterator[None]:
         """Holds the training still between two steps, for work that shares torch's global state."""
@@ -88,6 +93,10 @@ class Gate:
         if waits:
             on_wait()
         self._rest(lambda: segment < self._allowed)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Returns when ``condition`` holds; looks again after each ``wake``. Raises TrainingCancelled."""
+        self._rest(condition)
 
     def before_step(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
         """Returns when the next step may run. Raises TrainingCancelled."""

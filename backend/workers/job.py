@@ -20,10 +20,13 @@ from backend.errors import (
     GraphInvalidError,
     TrainingDivergedError,
 )
+from backend.evaluation import evaluate
 from backend.formats.cyxmodel import CyxModel, read_cyxmodel, write_cyxmodel
 from backend.pipeline import read_pipeline
 from backend.reports import (
     Cancelled,
+    Evaluate,
+    Evaluated,
     Event,
     Failed,
     Finished,
@@ -31,6 +34,7 @@ from backend.reports import (
     Paused,
     Progress,
     Resumed,
+    SampleStream,
     SegmentSaved,
     Train,
     TrainingPrepared,
@@ -39,6 +43,7 @@ from backend.reports import (
 from backend.samples import LocalSamples, SampleSource
 from backend.serialize import load_graph
 from backend.training import Trainer, TrainingConfig
+from backend.workers.feed import Connection, FedSamples, read_scaling
 from backend.workers.gate import Gate, TrainingCancelled
 
 _RESULT = "result.cyxmodel"
@@ -64,6 +69,7 @@ class TrainingJob:
         self._directory = directory
         self._send = send
         self._step = 0
+        self._fed: FedSamples | None = None
         allowed = 0 if command.prepare_only else command.allowed_segments
         self.has_ended = False
         """Set before the last event goes out, so that its reader may ask for another training."""
@@ -81,6 +87,11 @@ class TrainingJob:
             end = failure_of(error)
         self.has_ended = True
         self._send(end)
+
+    def deliver(self, number: int, body: bytes) -> None:
+        """Samples that the training asked for."""
+        if self._fed is not None:
+            self._fed.deliver(number, body)
 
     def before_step(self, step: int) -> None:
         """The trainer's control."""
@@ -124,8 +135,20 @@ class TrainingJob:
         return trainer
 
     def _open_samples(self) -> SampleSource:
-        pipeline = read_pipeline(load_graph(self._graph))
-        return LocalSamples(load_dataset(self._directory / self._command.dataset), pipeline)
+        command, pipeline = self._command, read_pipeline(load_graph(self._graph))
+        if command.stream is not None:
+            self._fed = self._feed_from(command.stream)
+            return self._fed
+        if command.dataset is None:
+            raise DatasetError("neither a data file nor a stream of samples")
+        return LocalSamples(load_dataset(self._directory / command.dataset), pipeline)
+
+    def _feed_from(self, stream: SampleStream) -> FedSamples:
+        scaling = None
+        if stream.scaling is not None:
+            scaling = read_scaling(self._directory / stream.scaling, stream.sample_shape[0])
+        connection = Connection(self._send, self.gate.wait_for, self.gate.wake, time.monotonic)
+        return FedSamples(stream, scaling, connection)
 
     def _read_checkpoint(self) -> CyxModel | None:
         command = self._command
@@ -141,7 +164,7 @@ class TrainingJob:
         self.gate.wait_for_segment(segment, lambda: self._send(WaitingForPermission(segment=segment)))
 
     def _report(self, metrics: Metrics) -> None:
-        self._send(Progress(metrics=metrics))
+        self._send(Progress(metrics=metrics, waited_s=self._fed.waited_s if self._fed else None))
 
     def _save(self, trainer: Trainer, segment: int, metrics: Metrics) -> None:
         name = f"checkpoint-{segment}.cyxmodel"
@@ -154,6 +177,17 @@ class TrainingJob:
         metrics = trainer.finish()
         write_cyxmodel(self._directory / _RESULT, trainer.result())
         return Finished(file=_RESULT, metrics=metrics)
+
+
+def run_evaluation(command: Evaluate, directory: Path, send: Callable[[Event], None]) -> None:
+    """Ends with exactly one of Evaluated and Failed."""
+    try:
+        model = read_cyxmodel(directory / command.model)
+        scores = evaluate(model, load_dataset(directory / command.dataset), command.device)
+        end: Event = Evaluated(samples=scores.samples, loss=scores.loss, accuracy=scores.accuracy)
+    except Exception as error:
+        end = failure_of(error, archive_code="model")
+    send(end)
 
 
 def failure_of(

@@ -17,6 +17,7 @@ from backend.reports import (
     AllowSegments,
     Cancel,
     Command,
+    Evaluate,
     Event,
     Failed,
     LoadModel,
@@ -26,6 +27,7 @@ from backend.reports import (
     Predict,
     Ready,
     Resume,
+    Samples,
     Train,
     UnloadModel,
 )
@@ -101,12 +103,13 @@ class Worker:
     """Commands in, threads told."""
 
     def __init__(self, connection: Connection, directory: Path) -> None:
-        from backend.workers.job import TrainingJob
+        from backend.workers.job import TrainingJob, run_evaluation
         from backend.workers.serving import Serving
 
         self._connection = connection
         self._directory = directory
         self._make_job = TrainingJob
+        self._run_evaluation = run_evaluation
         self._job: TrainingJob | None = None
         self._serving = Serving(directory, connection.send, self._training_held_still)
 
@@ -121,6 +124,11 @@ class Worker:
         match command:
             case Train():
                 self._train(command, body)
+            case Samples(number):
+                if self._job is not None:
+                    self._job.deliver(number, body)
+            case Evaluate():
+                self._evaluate(command)
             case LoadModel() | Predict() | UnloadModel():
                 self._serving.ask(command, body)
             case Ping():
@@ -129,11 +137,22 @@ class Worker:
                 self._steer(command)
 
     def _train(self, command: Train, graph: bytes) -> None:
-        if self._job is not None and not self._job.has_ended:
-            self._connection.send(Failed(code="internal", text="a training already runs in this worker"))
+        if self._is_busy():
             return
         self._job = self._make_job(command, graph, self._directory, self._connection.send)
         threading.Thread(target=self._job.run, name="training", daemon=True).start()
+
+    def _evaluate(self, command: Evaluate) -> None:
+        if self._is_busy():
+            return
+        arguments = (command, self._directory, self._connection.send)
+        threading.Thread(target=self._run_evaluation, args=arguments, name="evaluation", daemon=True).start()
+
+    def _is_busy(self) -> bool:
+        busy = self._job is not None and not self._job.has_ended
+        if busy:
+            self._connection.send(Failed(code="internal", text="a training already runs in this worker"))
+        return busy
 
     def _steer(self, command: AllowSegments | Pause | Resume | Cancel) -> None:
         if self._job is None:

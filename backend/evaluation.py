@@ -1,0 +1,154 @@
+"""How good a model is on samples: the same sums wherever they are taken, by a training or after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from backend.checkpoint import restore_weights
+from backend.compiler import compile_graph
+from backend.datasets import DataFacts, Dataset, Scaling
+from backend.errors import ArchiveError
+from backend.formats.cyxmodel import CyxModel
+from backend.losses import Judged
+from backend.objective import Objective, Tensors
+from backend.pipeline import read_pipeline
+from backend.preparation import compile_preparation
+from backend.sample_plan import TEST, Schedule, Window
+from backend.samples import LOCAL_WINDOW_BYTES, Rows, check_form
+from backend.serialize import load_graph
+from backend.training_data import Batch, Layout, TrainingData
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """None for what the samples cannot tell."""
+
+    loss: float | None
+    accuracy: float | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    loss: float = 0.0
+    correct: int = 0
+    places: int = 0
+    """That a class was predicted for: one a sample, or one for each of its labels."""
+    samples: int = 0
+
+
+class Tally:
+    """Running sums over batches, kept on the device so that no step waits for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._places = torch.zeros((), dtype=torch.int64, device=device)
+        self._samples = 0
+
+    def add(self, loss: torch.Tensor, judged: Judged | None, samples: int) -> None:
+        self._loss.add_(loss.detach(), alpha=samples)
+        if judged is not None:
+            self._correct.add_(judged.correct)
+            self._places.add_(judged.places)
+        self._samples += samples
+
+    def read(self) -> Sums:
+        return Sums(self._loss.item(), int(self._correct.item()), int(self._places.item()), self._samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Examiner:
+    """A model, what comes before it, and what its predictions are held against."""
+
+    module: torch.nn.Module
+    prepare: torch.nn.Module
+    objective: Objective
+    device: torch.device
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        answer = self.module(*inputs)
+        return answer if isinstance(answer, tuple) else (answer,)
+
+    def measure(self, batches: Iterable[Batch]) -> Scores:
+        """Leaves the module in training mode."""
+        tally = Tally(self.device)
+        self.module.eval()
+        with torch.inference_mode():
+            for batch in batches:
+                inputs, targets = self.prepare(batch.inputs, batch.targets)
+                predictions = self.predict(inputs)
+                loss = self.objective.loss(predictions, targets)
+                tally.add(loss, self.objective.judge(predictions, targets), len(batch.targets))
+        self.module.train()
+        sums = tally.read()
+        if not sums.samples:
+            return Scores(None, None, 0)
+        loss_mean = sums.loss / sums.samples
+        finite = loss_mean if math.isfinite(loss_mean) else None
+        return Scores(finite, self.accuracy(Sums(), sums), sums.samples)
+
+    def accuracy(self, since: Sums, now: Sums) -> float | None:
+        """None where there are no classes to be right about."""
+        if not self.objective.counts_correct:
+            return None
+        return (now.correct - since.correct) / max(1, now.places - since.places)
+
+
+def evaluate(model: CyxModel, dataset: Dataset, device_name: str) -> Scores:
+    """Of all samples in their order, with the normalization that the model was trained with.
+
+    Raises GraphFormatError, GraphInvalidError, DatasetError, CheckpointError, ArchiveError.
+    """
+    document = load_graph(model.graph)
+    pipeline = read_pipeline(document)
+    check_form(dataset.facts, pipeline)
+    if (pipeline.normalization == "none") != (model.training.normalization is None):
+        raise ArchiveError(f"model's normalization does not fit its graph's {pipeline.normalization!r}")
+    compiled = compile_graph(document)
+    device = torch.device(device_name)
+    module: torch.nn.Module = compiled.module.to(device)
+    memory_format = best_memory_format(module)
+    module.to(memory_format=memory_format)  # type: ignore[call-overload]
+    restore_weights(module, model.weights)
+    size = max(1, LOCAL_WINDOW_BYTES // (4 * dataset.x[0].size))
+    schedule = Schedule(0, 0, len(dataset.x), 1, 1, 0, 1, size)
+    layout = Layout(device, memory_format)
+    data = TrainingData(_PartAlone(dataset), schedule, layout, pipeline, model.training.normalization)
+    prepare = compile_preparation(document).to(device)
+    examiner = Examiner(module, prepare, Objective(compiled, pipeline.losses), device)
+    return examiner.measure(data.evaluation(TEST))
+
+
+class _PartAlone:
+    """A ``SampleSource`` of a file that holds nothing but the samples of one part, in its order."""
+
+    withheld: Collection[str] = ()
+    window_bytes = LOCAL_WINDOW_BYTES
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    @property
+    def facts(self) -> DataFacts:
+        return self._dataset.facts
+
+    def scaling(self, method: str) -> Scaling | None:
+        return None
+
+    def expect(self, windows: Iterator[Window]) -> None:
+        """Nothing to prepare."""
+
+    def gather(self, window: Window) -> Rows:
+        end = window.first + window.count
+        return self._dataset.x[window.first : end].copy(), self._dataset.y[window.first : end].copy()
+
+
+def best_memory_format(module: torch.nn.Module) -> torch.memory_format:
+    """Channels last for convolutions over images: the faster layout on CPUs and GPUs alike."""
+    has_images = any(parameter.ndim == 4 for parameter in module.parameters())
+    return torch.channels_last if has_images else torch.contiguous_format
