@@ -8,7 +8,7 @@ import trio
 
 from coordinator.database import Write
 from coordinator.escrows import is_wallet
-from coordinator.job import TALKING, CancelRequested, Job, JobRevived, JobSubmitted, PeerReported
+from coordinator.job import TALKING, CancelRequested, Cost, Job, JobRevived, JobSubmitted, PeerReported
 from coordinator.matcher import Candidate, Need
 from coordinator.reputation import score, tier
 from coordinator.services import Services, refusing
@@ -46,7 +46,7 @@ MAX_PEERS = 1000
 
 async def estimate_job(services: Services, caller: PeerId, call: EstimateJob, body: bytes) -> Estimate:
     cost = await services.admit(call.job, body)
-    need = Need(cost=cost, requirements=call.job.requirements, segments=call.job.segments)
+    need = _need(cost, call.job)
     found = services.matching.quote(need)
     return Estimate(
         parameters=cost.parameters,
@@ -74,7 +74,7 @@ async def submit_job(services: Services, caller: PeerId, call: SubmitJob, body: 
 async def _admit(services: Services, caller: PeerId, spec: JobSpec, body: bytes) -> Job:
     _check_spec(services, caller, spec)
     cost = await services.admit(spec, body)
-    _check_budget(services, spec, Need(cost=cost, requirements=spec.requirements, segments=spec.segments))
+    _check_budget(services, spec, _need(cost, spec))
     job_id = JobId(spec.job_id)
     known = await services.ledger.load(job_id)  # the same call may have come twice
     if known is not None:
@@ -240,3 +240,12 @@ def peer_summaries(candidates: Iterable[Candidate], now: float) -> list[PeerSumm
         for candidate in candidates
     ]
     return sorted(summaries, key=lambda entry: (not entry.online, -entry.reputation, entry.peer_id))
+
+
+def _need(cost: Cost, spec: JobSpec) -> Need:
+    return Need(
+        cost=cost,
+        requirements=spec.requirements,
+        segments=spec.segments,
+        delivery=spec.data.delivery,
+    )

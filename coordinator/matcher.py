@@ -14,7 +14,7 @@ from coordinator.job import Cost, Exclusion
 from coordinator.registry import PeerEntry
 from coordinator.reputation import PROVEN_JOBS, Standing, score, tier
 from p2p.identifiers import UNITS_PER_TOKEN, JobId, PeerId
-from p2p.jobs import Requirements
+from p2p.jobs import Delivery, Requirements
 from p2p.pricing import estimated_duration_ms, format_tokens, price_of, remaining_amount
 from p2p.protocols.coordinator import Device, PeerQuote, RejectedPeer
 
@@ -38,6 +38,7 @@ class Need:
     affordable: int = 2**63 - 1
     """Units of the budget that are left."""
     excluded: tuple[Exclusion, ...] = ()
+    delivery: Delivery = Delivery.FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,9 @@ def _peer_problem(need: Need, candidate: Candidate, now: float) -> str | None:
         return "on the job's deny list"
     if wanted.allow and peer_id not in wanted.allow:
         return "not on the job's allow list"
+    if need.delivery not in record.deliveries:
+        offered = ", ".join(delivery.value for delivery in record.deliveries)
+        return f"takes data as {offered}, the job's comes as {need.delivery.value}"
     if now < candidate.standing.banned_until:
         return f"banned for {candidate.standing.banned_until - now:.0f} s more after repeated faults"
     if not candidate.online:

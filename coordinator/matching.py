@@ -163,4 +163,5 @@ def need_of(job: Job) -> Need:
         first_segment=job.segments_done,
         affordable=max(0, job.spec.budget - job.promised),
         excluded=job.excluded,
+        delivery=job.spec.data.delivery,
     )

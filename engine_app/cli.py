@@ -124,6 +124,15 @@ def train(
     train_here(_config(context), graph, data, output or graph.with_suffix(".cyxmodel"), device, as_json)
 
 
+def private_parts(text: str) -> tuple[str, ...]:
+    """Raises click.UsageError."""
+    parts = () if text == "none" else tuple(dict.fromkeys(text.split(",")))
+    if unknown := set(parts) - {"test", "validation"}:
+        found = ", ".join(sorted(unknown))
+        raise click.UsageError(f"--private: found {found!r}, allowed are test, validation and none")
+    return parts
+
+
 # -- jobs --------------------------------------------------------------------------------------
 
 
@@ -163,6 +172,13 @@ def estimate(
     show_default=True,
     help="Work is paid for in so many parts; neither side ever risks more than one.",
 )
+@click.option("--stream", is_flag=True, help="The data stays here; the peer gets rows of it while it trains.")
+@click.option(
+    "--private",
+    metavar="PARTS",
+    help="With --stream, what never leaves and is evaluated here: test (default), validation, both with a "
+    "comma, or none.",
+)
 @click.option("--follow", is_flag=True, help="Stay until the job is over.")
 @upload_option
 @download_option
@@ -177,6 +193,8 @@ def submit(
     lan: str | None,
     coordinator: str | None,
     segments: int,
+    stream: bool,
+    private: str | None,
     follow: bool,
     as_json: bool,
     **limits: str | None,
@@ -190,7 +208,10 @@ def submit(
 
     if (budget is None) == (lan is None):
         raise click.UsageError("either --budget, for a paid job, or --lan, for an unpaid one")
-    order = jobs.Order(graph, data, budget, segments, lan)
+    if private is not None and not stream:
+        raise click.UsageError("--private needs --stream: a data file that is sent is sent as a whole")
+    parts = private_parts(private if private is not None else "test")
+    order = jobs.Order(graph, data, budget, segments, lan, stream, parts)
     jobs.submit(_config(context, coordinator, **limits), order, follow=follow, as_json=as_json)
 
 

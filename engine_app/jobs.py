@@ -36,6 +36,8 @@ class Order:
     segments: int
     peer: str | None = None
     """On the own network, unpaid: an id, an address, or any."""
+    stream: bool = False
+    private: tuple[str, ...] = ("test",)
 
     def units(self) -> int:
         """Of the budget, 0 for an unpaid job. Ends the command if it is no amount."""
@@ -81,6 +83,8 @@ def submit(config: Config, order: Order, *, follow: bool, as_json: bool) -> None
                 budget=budget,
                 segments=order.segments,
                 peer=order.peer,
+                stream=order.stream,
+                private=list(order.private),
             )
             terms = "unpaid" if order.peer else f"budget {format_tokens(budget)}"
             story.line(f"job {job['job_id']} submitted, {terms}")

@@ -64,6 +64,8 @@ class Story:
                 found.append(f"{name.replace('_', ' ')} {metrics[name]:.3f}")
         if metrics.get("samples_per_s"):
             found.append(f"{metrics['samples_per_s']:.0f} samples/s")
+        if metrics.get("sample_wait_s") is not None:
+            found.append(f"waited {metrics['sample_wait_s']:.1f} s for samples")
         self._move("training", metrics["step"], metrics["total_steps"], "  ".join(found))
 
     def _move(self, name: str, done: int, total: int, text: str) -> None:
@@ -184,6 +186,9 @@ def print_job(job: dict[str, Any]) -> None:
         print(f"vouchered  {format_tokens(paid(job))} of {format_tokens(job['budget'])} budget")
     if job["result"]:
         print(f"model      {job['result']['blake3']} ({job['result']['size']} bytes)")
-    metrics = job["metrics"] or {}
+    metrics, own = job["metrics"] or {}, job["evaluated_by_owner"]
     if metrics.get("test_accuracy") is not None:
-        print(f"test       accuracy {metrics['test_accuracy']:.4f}")
+        by_whom = " (evaluated here)" if "test" in own else ""
+        print(f"test       accuracy {metrics['test_accuracy']:.4f}{by_whom}")
+    if "validation" in own and own["validation"]["accuracy"] is not None:
+        print(f"validation accuracy {own['validation']['accuracy']:.4f} (evaluated here)")

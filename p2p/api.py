@@ -35,7 +35,7 @@ from p2p.files import FileStore
 from p2p.host import open_host
 from p2p.identifiers import JobId, Units
 from p2p.identity import load_or_create_identity
-from p2p.jobs import Requirements
+from p2p.jobs import DataPart, Delivery, Requirements
 from p2p.logs import configure_logging
 from p2p.pricing import parse_tokens
 from p2p.protocols.coordinator import ChainInfo, Estimate
@@ -51,9 +51,11 @@ from p2p.session.coordinator_link import (
     NoCoordinator,
     open_coordinator,
 )
-from p2p.session.engine import DEFAULT_SEGMENTS, JobEngine, run_engine
+from p2p.session.engine import DEFAULT_PRIVATE, DEFAULT_SEGMENTS, JobEngine, run_engine
 from p2p.session.errors import SetupError
 from p2p.session.news import News
+from p2p.session.own_data import OwnData
+from p2p.session.owner import DataOwner
 from p2p.session.places import Places, coordinator_peer
 from p2p.session.steps import Engine as EngineParts
 from p2p.session.steps import Limits
@@ -64,6 +66,7 @@ __all__ = ["AsyncEngine", "Engine", "Limits", "News", "ask_chain", "open_engine"
 
 DEFAULT_DATA_DIR = "~/.cyxwiz/engine"
 DEFAULT_CHECKS = "engine_app.checks:BackendChecks"
+DEFAULT_OWNER = "engine_app.owner:BackendOwner"
 """Loaded by name, and only when the caller brings no checks: p2p itself knows no graph."""
 STORE_QUOTA_BYTES = 1 << 42
 SOFTWARE = "cyxwiz"
@@ -90,14 +93,25 @@ class AsyncEngine:
         segments: int = DEFAULT_SEGMENTS,
         requirements: Requirements | None = None,
         peer: str | None = None,
+        stream: bool = False,
+        private: Sequence[str] = DEFAULT_PRIVATE,
     ) -> JobId:
         """``graph`` is a document or its file, ``data`` a .safetensors, .npz or .csv, ``budget`` in units.
 
         With ``peer`` (an id, an address, or ``any``) a peer of the own network does it, unpaid.
+        With ``stream`` the data stays here and the peer gets rows of it as it trains, but never one of
+        the ``private`` parts, which are evaluated here.
         Raises JobRefusedError, SetupError, RemoteFailureError.
         """
         return await self._jobs.submit(
-            graph, data, budget, segments=segments, requirements=requirements, peer=peer
+            graph,
+            data,
+            budget,
+            segments=segments,
+            requirements=requirements,
+            peer=peer,
+            delivery=Delivery.STREAM if stream else Delivery.FILE,
+            private=tuple(map(DataPart, private)),
         )
 
     async def neighbours(self) -> list[dict[str, Any]]:
@@ -156,6 +170,7 @@ async def open_engine(
     *,
     coordinator: str | None = None,
     checks: Checks | None = None,
+    owner: DataOwner | None = None,
     listen: Sequence[str] = (),
     passphrase: str | None = None,
     limits: Limits | None = None,
@@ -192,13 +207,16 @@ async def open_engine(
             chain = known or await find_chain(link, places, address, trusted)
             outbox = places.payments(chain, address)
             payment = _Payment(link, chain, await _open_treasury(stack, outbox, places, chain, passphrase))
+        rates = Rates.of(upload_limit, download_limit)
+        files = FileStore(places.files, STORE_QUOTA_BYTES, rates=rates)
         parts = EngineParts(
             network=network,
             coordinator=payment.coordinator,
             treasury=payment.treasury,
-            files=FileStore(places.files, STORE_QUOTA_BYTES, rates=Rates.of(upload_limit, download_limit)),
+            files=files,
             checks=checks or load_checks(),
             store=store,
+            data=OwnData(owner or load_owner(), files, store, places.workspace),
             now=now,
             chain=payment.chain,
             limits=limits or Limits(),
@@ -283,12 +301,22 @@ async def _open_treasury(
 
 def load_checks() -> Checks:
     """Raises SetupError where the Engine is not installed."""
-    module, _, name = DEFAULT_CHECKS.partition(":")
-    try:
-        checks: Checks = getattr(importlib.import_module(module), name)()
-    except ImportError as error:
-        raise SetupError(f"the Engine's checks are not installed: {error}") from error
+    checks: Checks = _load(DEFAULT_CHECKS)
     return checks
+
+
+def load_owner() -> DataOwner:
+    """Raises SetupError where the Engine is not installed."""
+    owner: DataOwner = _load(DEFAULT_OWNER)
+    return owner
+
+
+def _load(where: str) -> Any:
+    module, _, name = where.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except ImportError as error:
+        raise SetupError(f"the Engine's {name} is not installed: {error}") from error
 
 
 class Engine:

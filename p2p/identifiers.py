@@ -6,8 +6,8 @@ from typing import Annotated, NewType
 
 from msgspec import Meta
 
-PROTOCOL_VERSION = 1
-"""Raised when a message changes incompatibly. 1 (2026-11): first version."""
+PROTOCOL_VERSION = 2
+"""Raised when a message changes incompatibly. 1 (2026-11): first version. 2 (2026-11): streamed data."""
 
 PeerId = NewType("PeerId", str)
 """A libp2p peer id in base58; of an Ed25519 key it *is* the public key."""

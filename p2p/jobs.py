@@ -60,15 +60,46 @@ class FileRef(Part, frozen=True):
     size: Count
 
 
-class DataSummary(Part, frozen=True):
+class Delivery(Enum):
+    """How a dataset reaches the peer."""
+
+    FILE = "file"
+    """As a whole, before the training."""
+    STREAM = "stream"
+    """It stays with its owner; the peer asks for rows while it trains."""
+
+
+class DataPart(Enum):
+    """What the graph's split divides a dataset into."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+SampleShape = Annotated[tuple[Annotated[int, Meta(ge=1, le=2**20)], ...], Meta(max_length=8)]
+
+
+class DataSummary(Part, frozen=True, omit_defaults=True):
     """What the coordinator and the estimate may know about a dataset: never a sample."""
 
     file: FileRef
     samples: Annotated[int, Meta(ge=1, le=2**40)]
-    sample_shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=2**20)], ...], Meta(max_length=8)]
+    sample_shape: SampleShape
     dtype: Label
     classes: Count = 0
     """0 for a regression target."""
+    delivery: Delivery = Delivery.FILE
+    private: Annotated[tuple[DataPart, ...], Meta(max_length=2)] = ()
+    """Parts that never leave their owner, who evaluates them."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which a codec turns into a refusal."""
+        if self.private and self.delivery is not Delivery.STREAM:
+            raise ValueError(f"private parts with delivery {self.delivery.value}, allowed with stream")
+        if DataPart.TRAIN in self.private or len(set(self.private)) != len(self.private):
+            found = ", ".join(part.value for part in self.private)
+            raise ValueError(f"private parts {found}, allowed are validation and test, once each")
 
 
 class Requirements(Part, frozen=True):
@@ -95,7 +126,7 @@ class JobSpec(Part, frozen=True):
     requirements: Requirements = Requirements()
 
 
-class JobMetrics(Part, frozen=True):
+class JobMetrics(Part, frozen=True, omit_defaults=True):
     """One point of a training curve; fields that do not apply are None."""
 
     step: Count
@@ -108,3 +139,5 @@ class JobMetrics(Part, frozen=True):
     test_accuracy: float | None = None
     learning_rate: float | None = None
     samples_per_s: float | None = None
+    sample_wait_s: float | None = None
+    """How long the training has waited for streamed samples, on this peer and in all."""

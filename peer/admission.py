@@ -11,9 +11,10 @@ from backend.estimate import estimate
 from backend.graph import Graph
 from backend.serialize import load_graph
 from backend.validate import Severity, diagnose
-from p2p.jobs import DataSummary, FileRef
+from p2p.jobs import DataSummary, Delivery, FileRef
 from p2p.pricing import estimated_duration_ms, price_of
 from p2p.protocols.coordinator import OfferJob
+from p2p.protocols.data import ITEM_BYTES, MAX_ROWS_BYTES, row_bytes
 from peer.errors import JobError, OfferRefusedError
 
 MAX_SHOWN = 5
@@ -27,15 +28,30 @@ class Verdict:
     duration_s: int
 
 
-def check_offer(offer: OfferJob, device_count: int, max_data_bytes: int) -> None:
+def check_offer(
+    offer: OfferJob, device_count: int, max_data_bytes: int, deliveries: tuple[Delivery, ...]
+) -> None:
     """What can be said before the graph is here. Raises OfferRefusedError."""
     if not 0 <= offer.device < device_count:
         raise OfferRefusedError(f"device {offer.device}, offered 0 to {device_count - 1}")
-    size = offer.job.data.file.size
-    if size > max_data_bytes:
-        raise OfferRefusedError(f"dataset of {size} bytes, limit {max_data_bytes}")
+    data = offer.job.data
+    if data.delivery not in deliveries:
+        allowed = ", ".join(delivery.value for delivery in deliveries)
+        raise OfferRefusedError(f"data comes as {data.delivery.value}, allowed is {allowed}")
+    if data.delivery is Delivery.FILE and data.file.size > max_data_bytes:
+        raise OfferRefusedError(f"dataset of {data.file.size} bytes, limit {max_data_bytes}")
+    if data.delivery is Delivery.STREAM:
+        _check_samples(data)
     if not 0 <= offer.first_segment < offer.job.segments:
         raise OfferRefusedError(f"first segment {offer.first_segment} of {offer.job.segments}")
+
+
+def _check_samples(data: DataSummary) -> None:
+    if data.dtype not in ITEM_BYTES:
+        raise OfferRefusedError(f"samples are {data.dtype}, allowed are {', '.join(ITEM_BYTES)}")
+    size = row_bytes(data.dtype, data.sample_shape, data.classes, ())
+    if size > MAX_ROWS_BYTES:
+        raise OfferRefusedError(f"a sample of {size} bytes, limit {MAX_ROWS_BYTES}")
 
 
 def check_checkpoint(offer: OfferJob, checkpoint: FileRef | None) -> None:

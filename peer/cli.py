@@ -85,6 +85,10 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
     show_default=True,
     help="Seconds that an escrow must leave between asking for a refund and getting it.",
 )
+@click.option(
+    "--stream/--no-stream", default=True, show_default=True, help="Take jobs whose data stays with its owner."
+)
+@click.option("--stream-ahead", default=64, show_default=True, help="MiB of such data held before its use.")
 @click.option("--escrow", default="", metavar="PROGRAM[/MINT]", help="Trusted on a real network.")
 @click.option("--storage", default="64G", show_default=True, help="Bytes of files to keep at most.")
 @click.option("--upload-limit", help="Bytes a second of all file transfers, such as 20M. [default: none]")
@@ -121,6 +125,8 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         storage_bytes=parse_bytes(str(flags["storage"])),
         upload_limit=_bytes(flags["upload_limit"]),
         download_limit=_bytes(flags["download_limit"]),
+        streams=flags["stream"],
+        stream_ahead_bytes=flags["stream_ahead"] << 20,
     )
     run(check_config(config))
 

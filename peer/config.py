@@ -22,6 +22,7 @@ CONFIG_NAME = "config.toml"
 CONTROL_NAME = "control.sock"
 ALLOWED_NAME = "allowed.json"
 MAX_PREWARMED = 16
+MIN_STREAM_AHEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,10 @@ class Config:
     upload_limit: int | None = None
     """Of all file transfers together, in bytes per second; None for no limit. So is the next."""
     download_limit: int | None = None
+    streams: bool = True
+    """Takes jobs whose samples come from the Engine while they are used."""
+    stream_ahead_bytes: int = 64 << 20
+    """Of one job, how much may have come or be on its way before it is used."""
     escrow: str = ""
     """PROGRAM or PROGRAM/MINT that is trusted on a real network."""
 
@@ -77,6 +82,9 @@ def check_config(config: Config) -> Config:
         _check_address("relay", relay)
     if config.price_per_hour < 0:
         raise ConfigError(f"price of {config.price_per_hour} units per hour, must not be negative")
+    if config.stream_ahead_bytes < MIN_STREAM_AHEAD_BYTES:
+        found = f"{config.stream_ahead_bytes} bytes of samples ahead"
+        raise ConfigError(f"{found}, allowed are {MIN_STREAM_AHEAD_BYTES} or more")
     if not 0 <= config.prewarmed <= MAX_PREWARMED:
         raise ConfigError(f"{config.prewarmed} pre-warmed workers, allowed 0 to {MAX_PREWARMED}")
     if config.payout and not _is_public_key(config.payout):

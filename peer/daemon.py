@@ -213,6 +213,8 @@ class Daemon:
             patience=Patience(engine_s=self._config.engine_patience_s),
             settle_grace_s=self._config.settle_grace_s,
             min_claim_window_s=self._config.min_claim_window_s,
+            streams=self._config.streams,
+            stream_ahead_bytes=self._config.stream_ahead_bytes,
         )
 
     async def _open_jobs(self, terms: Terms) -> tuple[Services, JobTable, InferenceService]:

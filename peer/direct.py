@@ -98,7 +98,8 @@ class DirectLeases:
         job_id = call.job.job_id
         suitable = _suitable(self._devices, call.job.requirements)
         offer = OfferJob(LeaseRef("none", 0), call.job, engine_id, suitable[0], 0, call.first_segment)
-        check_offer(offer, self._table.devices.count, self._services.terms.max_data_bytes)
+        terms = self._services.terms
+        check_offer(offer, self._table.devices.count, terms.max_data_bytes, terms.deliveries)
         await self._check_ownership(engine_id, job_id)
         await self._end_earlier(engine_id, job_id)
         self._queue, position = self._queue.ask(engine_id, job_id, self._services.now())

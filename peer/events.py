@@ -141,6 +141,19 @@ class WorkFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplesMissed:
+    """The training waits for samples that the Engine does not send."""
+
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesBack:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class FailureReported:
     pass
 
@@ -166,6 +179,8 @@ Event = (
     | StartReported
     | SegmentAllowed
     | Progressed
+    | SamplesMissed
+    | SamplesBack
     | SegmentStored
     | ResultStored
     | ResultReported

@@ -11,7 +11,7 @@ from enum import Enum
 import msgspec
 
 from p2p.identifiers import JobId, PeerId
-from p2p.jobs import FileRef, JobMetrics
+from p2p.jobs import Delivery, FileRef, JobMetrics
 from p2p.pricing import earned_after, format_tokens
 from p2p.progress import Numbered
 from p2p.protocols.coordinator import LeaseRef, OfferJob
@@ -42,6 +42,8 @@ from peer.events import (
     ResultReported,
     ResultStored,
     ResumeRequested,
+    SamplesBack,
+    SamplesMissed,
     SegmentAllowed,
     SegmentsConfirmed,
     SegmentStored,
@@ -129,6 +131,8 @@ class Job(msgspec.Struct, frozen=True):
     voucher: Voucher | None = None
     pause_wanted: bool = False
     worker_paused: bool = False
+    samples_missed: bool = False
+    """The training stands still for want of samples."""
     result: FileRef | None = None
     metrics: JobMetrics | None = None
     """The newest that came with a segment or the result."""
@@ -260,6 +264,8 @@ def transition(job: Job, event: Event) -> Step:
             return _paused(job, event)
         case Progressed(metrics):
             return job, (JobProgress(0, metrics),)
+        case SamplesMissed() | SamplesBack():
+            return _fed(job, event)
         case StopRequested():
             return _ended(job, Ending(EndingKind.STOPPED, _paid_text("stopped by the user", job)))
         case LeaseRevoked(reason):
@@ -280,7 +286,7 @@ def recovered(job: Job) -> Job:
     A finished result still waits for its Engine; anything else that ran is lost here and may be
     tried again elsewhere.
     """
-    lost = _replace(job, prepared=False, worker_paused=False, pause_wanted=False)
+    lost = _replace(job, prepared=False, worker_paused=False, pause_wanted=False, samples_missed=False)
     if job.ending is not None or job.result is not None:
         return lost
     text = f"the peer restarted; {job.done} of {job.segments} segments were finished"
@@ -310,8 +316,7 @@ def _before_work(job: Job, event: Event) -> Step:
                 sources=sources,
                 waiting_since=at,
             )
-            size = job.offer.job.data.file.size
-            return opened, (JobStage(0, "fetching data", f"{size} bytes from the Engine"),)
+            return opened, (JobStage(0, "fetching data", _where_data_is(job)),)
         case Phase.PREFETCHING | Phase.PAUSED, DataFetched():
             return _files_changed(_replace(job, data_held=True))
         case Phase.PREFETCHING | Phase.PAUSED, CheckpointFetched():
@@ -328,6 +333,13 @@ def _prepared(job: Job, text: str) -> Step:
     if job.is_direct and not job.pause_wanted:
         return _replace(job, prepared=True, waiting_since=None), (JobStage(0, "training", text),)
     return _replace(job, prepared=True), (JobStage(0, "prepared", text),)
+
+
+def _where_data_is(job: Job) -> str:
+    data = job.offer.job.data
+    if data.delivery is Delivery.STREAM:
+        return "samples stay with the Engine and come as they are used"
+    return f"{data.file.size} bytes from the Engine"
 
 
 def _files_changed(job: Job) -> Step:
@@ -389,7 +401,8 @@ def _paused(job: Job, event: Event) -> Step:
         case PauseRequested(at) if job.graph is not None and job.result is None:
             return _replace(job, pause_wanted=True, waiting_since=at), (JobStage(0, "paused", "by the user"),)
         case ResumeRequested(at) if job.pause_wanted:
-            waits = job.covered < job.done or not job.may_work or (job.is_direct and not job.prepared)
+            starting = not job.may_work or (job.is_direct and not job.prepared)
+            waits = job.covered < job.done or starting or job.samples_missed
             waiting_since = at if waits else None
             resumed = _replace(job, pause_wanted=False, waiting_since=waiting_since)
             return resumed, (JobStage(0, "training", "resumed by the user"),)
@@ -399,6 +412,24 @@ def _paused(job: Job, event: Event) -> Step:
             return _replace(job, worker_paused=False), ()
         case _:
             return job, ()  # a pause of what cannot pause any more
+
+
+def _fed(job: Job, event: SamplesMissed | SamplesBack) -> Step:
+    """Only a training that runs waits for its Engine here; what else it waits for has its own clock."""
+    running = job.phase is Phase.RUNNING
+    match event:
+        case SamplesMissed(reason, at) if running:
+            stage = JobStage(0, "waiting for samples", reason[:_TEXT_LIMIT])
+            waiting_since = at if job.waiting_since is None else job.waiting_since
+            missed = _replace(job, samples_missed=True, waiting_since=waiting_since)
+            return missed, () if job.samples_missed else (stage,)
+        case SamplesBack() if job.samples_missed:
+            back = _replace(job, samples_missed=False)
+            if not running:
+                return back, ()
+            return _replace(back, waiting_since=None), (JobStage(0, "training", "samples come again"),)
+        case _:
+            return job, ()
 
 
 def _after_the_end(job: Job, event: Event) -> Step:

@@ -95,6 +95,7 @@ class Registration:
             node_wallet=services.terms.node_wallet,
             payout_wallet=services.terms.payout_wallet,
             version=self._offer.version,
+            deliveries=services.terms.deliveries,
         )
 
     async def _beat(self, every_s: float) -> None:

@@ -61,7 +61,9 @@ class JobRunner:
         self._changed = trio.Event()
         self._feeding = trio.Lock()
         self._metrics: deque[JobMetrics] = deque(maxlen=MAX_METRICS)
-        self._work = JobWork(services, self.feed)
+        self.token = ""
+        """The newest by which the Engine speaks with this peer, and this peer with the Engine."""
+        self._work = JobWork(services, self.feed, lambda: self.token)
         self._tell_last_word(job)
 
     async def run(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from p2p.jobs import Delivery
 from p2p.network import Network
 from peer.access import Access
 from peer.artifacts import Artifacts
@@ -31,6 +32,14 @@ class Terms:
     """How long a coordinator may take to settle a final voucher before the peer does it."""
     min_claim_window_s: int = 1
     """In less, a coordinator and a user in league could take back what is vouchered."""
+    streams: bool = True
+    """Takes jobs whose data stays with the Engine."""
+    stream_ahead_bytes: int = 64 << 20
+    """How much of what is streamed a worker may hold ahead of its use."""
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        return tuple(Delivery) if self.streams else (Delivery.FILE,)
 
 
 @dataclass(frozen=True, slots=True)

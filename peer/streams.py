@@ -127,6 +127,7 @@ class JobStreams:
                 raise RemoteFailureError("conflict", f"{what} is {found}, allowed {allowed}")
         if message.job != offer.job:
             raise RemoteFailureError("conflict", "the job differs from the one that the coordinator offered")
+        runner.token = message.token
         return runner
 
     def _check_token(self, channel: JobChannel, token: str, job_id: str) -> None:
@@ -237,6 +238,7 @@ class _Conversation:
                 await runner.feed(StopRequested())
             case RefreshToken(token):
                 self._check_token(self._channel, token, runner.job.job_id)
+                runner.token = token
             case OpenJob():
                 raise RemoteFailureError("invalid", "OpenJob on a stream that is open already")
 

@@ -23,21 +23,26 @@ from backend.reports import (
     Finished,
     Metrics,
     Progress,
+    SampleStream,
     SegmentSaved,
     Train,
     TrainingPrepared,
+    WantSamples,
 )
 from p2p.errors import P2PError
-from p2p.jobs import JobMetrics
+from p2p.jobs import Delivery, JobMetrics
 from peer.errors import JobError, PeerError
 from peer.events import Event as JobEvent
 from peer.events import (
     Progressed,
     ResultStored,
+    SamplesBack,
+    SamplesMissed,
     SegmentStored,
     WorkFailed,
 )
 from peer.job import Job
+from peer.samples import Listener, SampleLink, Source
 from peer.services import Services
 from peer.sessions import WorkerSession
 
@@ -56,10 +61,50 @@ Feed = Callable[[JobEvent], Awaitable[None]]
 class Training:
     """The worker of one job, from preparation to the result."""
 
-    def __init__(self, services: Services, feed: Feed) -> None:
+    def __init__(self, services: Services, feed: Feed, token: Callable[[], str]) -> None:
         self._services = services
         self._feed = feed
+        self._token = token
         self._session: WorkerSession | None = None
+        self._samples: SampleLink | None = None
+        self._scope: trio.CancelScope | None = None
+        """Of the task that fetches samples."""
+        self._waited_s: float | None = None
+
+    async def open_samples(self, job: Job) -> None:
+        """Returns once the Engine gives samples of its data, however often it has to come back.
+
+        Raises JobError.
+        """
+        source = Source(job.engine_id, job.job_id, job.lease, job.offer.job.data, self._token)
+        ahead_bytes = self._services.terms.stream_ahead_bytes
+        samples = self._samples = SampleLink(self._services.network, source, self._listener(), ahead_bytes)
+        scope = self._scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                try:
+                    await samples.run()
+                except Exception as error:  # the boundary of the task: it outlives the job's own
+                    log.error("samples failed", job_id=job.job_id, exc_info=error)
+                    await self._feed(WorkFailed("internal", f"samples: {type(error).__name__}", True))
+
+        self._services.nursery.start_soon(run)
+        await samples.opened.wait()
+        if samples.failure is not None:
+            raise JobError("dataset", samples.failure, retryable=False)
+
+    def _listener(self) -> Listener:
+        async def missed(reason: str) -> None:
+            await self._feed(SamplesMissed(reason, self._services.now()))
+
+        async def back() -> None:
+            await self._feed(SamplesBack())
+
+        async def failed(text: str) -> None:
+            await self._feed(WorkFailed("dataset", text[:4000], retryable=False))
+
+        return Listener(missed, back, failed)
 
     async def prepare(self, job: Job) -> TrainingPrepared:
         """Takes a worker and has it load data, graph and checkpoint. Raises JobError."""
@@ -71,12 +116,14 @@ class Training:
         session = self._session = WorkerSession(worker)
         session.on_death = self._on_death
         self._services.nursery.start_soon(session.run)
-        await self._copy(job.offer.job.data.file.blake3, worker.directory / DATA_FILE)
+        if job.offer.job.data.delivery is Delivery.FILE:
+            await self._copy(job.offer.job.data.file.blake3, worker.directory / DATA_FILE)
         if job.checkpoint is not None:
             await self._copy(job.checkpoint.blake3, worker.directory / CHECKPOINT_FILE)
         session.on_training = lambda event: self._on_event(job, event)
         try:
-            return await session.prepare(_train(job, workers.device), job.graph or b"", PREPARE_TIMEOUT_S)
+            order = _train(job, workers.device, self._samples.stream(worker) if self._samples else None)
+            return await session.prepare(order, job.graph or b"", PREPARE_TIMEOUT_S)
         except WorkerFailedError as error:
             raise JobError(error.code, error.text, error.code in RETRYABLE) from error
         except trio.TooSlowError as error:
@@ -94,10 +141,16 @@ class Training:
 
     def end(self) -> None:
         """Kills the worker, unless it has been handed over to serve its model."""
+        self._end_samples()
         session, self._session = self._session, None
         if session is not None:
             session.on_death = session.on_training = None
             self._services.nursery.start_soon(session.aclose)
+
+    def _end_samples(self) -> None:
+        self._samples = None
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def _copy(self, blake3: str, target: Path) -> None:
         # A copy, not a link: the worker may write in its directory, and the store's file is shared.
@@ -116,16 +169,19 @@ class Training:
 
     async def _pass_on(self, job: Job, event: Event) -> None:
         match event:
-            case Progress(metrics):
-                await self._feed(Progressed(_job_metrics(metrics)))
+            case WantSamples() if self._samples is not None:
+                self._samples.want(event)
+            case Progress(metrics, waited_s):
+                self._waited_s = waited_s
+                await self._feed(Progressed(self._metrics(metrics)))
             case SegmentSaved(segment, file, metrics) if segment < job.segments - 1:
                 path = self._path(file)
                 checkpoint = await self._services.artifacts.add_checkpoint(job, path)
                 path.unlink(missing_ok=True)
                 at = self._services.now()
-                await self._feed(SegmentStored(segment, checkpoint, _job_metrics(metrics), at))
+                await self._feed(SegmentStored(segment, checkpoint, self._metrics(metrics), at))
             case Finished(file, metrics):
-                await self._finish(job, file, _job_metrics(metrics))
+                await self._finish(job, file, self._metrics(metrics))
             case Failed(code, text, None):
                 await self._feed(WorkFailed(code, text, code in RETRYABLE))
             case _:
@@ -134,6 +190,7 @@ class Training:
     async def _finish(self, job: Job, file: str, metrics: JobMetrics) -> None:
         path = self._path(file)
         result = await self._services.artifacts.add_result(job, path, self._services.now())
+        self._end_samples()
         session, self._session = self._session, None
         if session is not None:
             session.on_death = session.on_training = None
@@ -141,6 +198,11 @@ class Training:
             device = self._services.workers[job.offer.device].device
             await self._services.deployments.adopt(result.blake3, session, file, device)
         await self._feed(ResultStored(result, metrics, self._services.now()))
+
+    def _metrics(self, metrics: Metrics) -> JobMetrics:
+        """Raises msgspec.ValidationError for numbers that the protocol does not allow."""
+        fields = msgspec.structs.asdict(metrics)
+        return msgspec.convert({**fields, "sample_wait_s": self._waited_s}, JobMetrics)
 
     def _path(self, file: str) -> Path:
         if self._session is None:
@@ -151,19 +213,15 @@ class Training:
         await self._feed(WorkFailed("worker_died", f"the worker ended: {reason}", retryable=True))
 
 
-def _train(job: Job, device: str) -> Train:
+def _train(job: Job, device: str, stream: SampleStream | None) -> Train:
     first = job.offer.first_segment
     return Train(
-        dataset=DATA_FILE,
+        dataset=DATA_FILE if stream is None else None,
         checkpoint=None if job.checkpoint is None else CHECKPOINT_FILE,
         segments=job.segments,
         first_segment=first,
         allowed_segments=first,
         device=device,
         prepare_only=True,
+        stream=stream,
     )
-
-
-def _job_metrics(metrics: Metrics) -> JobMetrics:
-    """Raises msgspec.ValidationError for numbers that the protocol does not allow."""
-    return msgspec.convert(msgspec.structs.asdict(metrics), JobMetrics)

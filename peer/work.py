@@ -24,7 +24,7 @@ from p2p.errors import (
     TransferError,
 )
 from p2p.files import fetch
-from p2p.jobs import DataSummary, FileRef
+from p2p.jobs import DataSummary, Delivery, FileRef
 from p2p.protocols import Done
 from p2p.protocols.coordinator import (
     CoordinatorCall,
@@ -100,10 +100,11 @@ Feed = Callable[[Event], Awaitable[None]]
 class JobWork:
     """Does the tasks of one job."""
 
-    def __init__(self, services: Services, feed: Feed) -> None:
+    def __init__(self, services: Services, feed: Feed, token: Callable[[], str]) -> None:
+        """``token`` is the newest that the Engine gave for the job."""
         self._services = services
         self._feed = feed
-        self.training = Training(services, feed)
+        self.training = Training(services, feed, token)
 
     async def perform(self, job: Job, task: Task) -> None:
         """Raises JobError, WorkerError; ChainError for what is to be tried again."""
@@ -151,6 +152,10 @@ class JobWork:
 
     async def _fetch_data(self, job: Job) -> None:
         data = job.offer.job.data
+        if data.delivery is Delivery.STREAM:
+            await self.training.open_samples(job)
+            await self._feed(DataFetched())
+            return
         path = await self._fetch(job, data.file, self._services.terms.max_data_bytes)
         await trio.to_thread.run_sync(check_data, path, data)
         await self._feed(DataFetched())

@@ -25,7 +25,11 @@ from backend.samples import Rows
 
 FED_WINDOW_BYTES = 4 << 20
 _LABEL_TYPE, _TARGET_TYPE, _SCALING_TYPE = np.dtype("<i8"), np.dtype("<f4"), np.dtype("<f4")
-_INPUT_TYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "uint8": np.dtype("|u1")}
+_INPUT_TYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "uint8": np.dtype("|u1"),
+    "int32": np.dtype("<i4"),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,16 @@ from p2p.identifiers import (
     TransactionSignature,
     Wallet,
 )
-from p2p.jobs import MAX_GRAPH_BYTES, DeviceKind, FileRef, JobMetrics, JobSpec, JobState, Requirements
+from p2p.jobs import (
+    MAX_GRAPH_BYTES,
+    Delivery,
+    DeviceKind,
+    FileRef,
+    JobMetrics,
+    JobSpec,
+    JobState,
+    Requirements,
+)
 from p2p.protocols import Done, Failure, Request, Response
 
 PROTOCOL_ID = "/cyxwiz/coordinator/1"
@@ -71,7 +80,7 @@ class Device(Part, frozen=True):
     """Measured by the peer at start-up on a small training step."""
 
 
-class PeerRecord(Part, frozen=True):
+class PeerRecord(Part, frozen=True, omit_defaults=True):
     """What a peer says about itself. Signed; see ``p2p.records``."""
 
     peer_id: PeerIdField
@@ -89,6 +98,8 @@ class PeerRecord(Part, frozen=True):
     payout_wallet: Wallet
     """Owner of the token account that is paid."""
     version: Label
+    deliveries: Annotated[tuple[Delivery, ...], Meta(max_length=8)] = (Delivery.FILE,)
+    """How data may reach this peer."""
 
 
 class SignedRecord(Part, frozen=True):

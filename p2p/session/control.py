@@ -6,19 +6,20 @@ both ways do the same. Paths are absolute: the caller may stand elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from p2p.errors import P2PError, RecordRefusedError, RemoteFailureError
 from p2p.identifiers import PeerId
-from p2p.jobs import JobState, Requirements
+from p2p.jobs import DataPart, Delivery, JobMetrics, JobState, Requirements
 from p2p.protocols.coordinator import FindPeers, PeerRecord, Peers, PeerSummary
 from p2p.records import open_record
 from p2p.session.arrays import predict_file
-from p2p.session.engine import DEFAULT_SEGMENTS, JobEngine
+from p2p.session.engine import DEFAULT_PRIVATE, DEFAULT_SEGMENTS, JobEngine
 from p2p.session.errors import JobUnknownError, SessionError
 from p2p.session.job import Job
 from p2p.session.neighbours import Neighbour
@@ -75,8 +76,18 @@ class Control:
         budget: int = 0,
         segments: int = DEFAULT_SEGMENTS,
         peer: str | None = None,
+        stream: bool = False,
+        private: Sequence[str] = DEFAULT_PRIVATE,
     ) -> AsyncIterator[Any]:
-        job_id = await self._engine.submit(Path(graph), Path(data), budget, segments=segments, peer=peer)
+        job_id = await self._engine.submit(
+            Path(graph),
+            Path(data),
+            budget,
+            segments=segments,
+            peer=peer,
+            delivery=Delivery.STREAM if stream else Delivery.FILE,
+            private=tuple(map(DataPart, private)),
+        )
         yield summary(self._engine.job(job_id))
 
     async def _peers(self, lan: bool = False) -> AsyncIterator[Any]:
@@ -142,7 +153,12 @@ def summary(job: Job) -> dict[str, Any]:
         "dataset": msgspec.to_builtins(job.spec.data.file),
         "checkpoint_bytes": sum(checkpoint.file.size for checkpoint in job.checkpoints),
         "result": msgspec.to_builtins(job.result) if job.result else None,
-        "metrics": msgspec.to_builtins(job.metrics) if job.metrics else None,
+        "metrics": msgspec.to_builtins(_metrics(job)) if job.metrics else None,
+        "delivery": job.spec.data.delivery.value,
+        "evaluated_by_owner": {
+            part.value: {"samples": found.samples, "loss": found.loss, "accuracy": found.accuracy}
+            for part, found in job.owner_metrics.items()
+        },
         "escrows": escrows,
         "settle_signature": job.settlement if job.state is JobState.SETTLED else None,
     }
@@ -184,6 +200,18 @@ def _record_summary(record: PeerRecord) -> dict[str, Any]:
         "formats": list(record.formats),
         "version": record.version,
     }
+
+
+def _metrics(job: Job) -> JobMetrics | None:
+    """The peer's newest, completed by what only the owner of the data could measure."""
+    metrics, own = job.metrics, job.owner_metrics
+    if metrics is None:
+        return None
+    if (test := own.get(DataPart.TEST)) is not None:
+        metrics = replace(metrics, test_accuracy=test.accuracy)
+    if (validation := own.get(DataPart.VALIDATION)) is not None:
+        metrics = replace(metrics, validation_loss=validation.loss, validation_accuracy=validation.accuracy)
+    return metrics
 
 
 def _code(error: Exception) -> str:

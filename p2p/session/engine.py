@@ -9,17 +9,18 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import msgspec
 import trio
 
 from p2p.errors import RemoteProtocolError
 from p2p.files import serve_transfers
 from p2p.identifiers import NO_WALLET, JobId, PeerId, Units
 from p2p.identity import public_key_of
-from p2p.jobs import DataSummary, JobSpec, Requirements
+from p2p.jobs import DataPart, DataSummary, Delivery, JobSpec, Requirements
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import Estimate, EstimateJob
 from p2p.session import job as events
@@ -32,11 +33,14 @@ from p2p.session.live import LiveJob
 from p2p.session.neighbours import Neighbour, find_neighbours
 from p2p.session.news import News
 from p2p.session.runner import JobRunner
+from p2p.session.samples import SampleService
 from p2p.session.steps import Engine
 from p2p.session.sweep import Sweeper
 from p2p.tasks import background_tasks, deadline
 
 DEFAULT_SEGMENTS = 4
+DEFAULT_PRIVATE = (DataPart.TEST.value,)
+"""Of a dataset that is streamed."""
 ANY_BUDGET = Units(2**63 - 1)
 ANY_PEER = "any"
 TOLD_TIMEOUT_S = 30.0
@@ -62,6 +66,7 @@ class JobEngine:
         for job in await self.engine.store.jobs():
             length = await self.engine.store.story_length(job.job_id)
             self._lives[job.job_id] = LiveJob(job, length, self.engine.store, self.engine.now)
+        SampleService(self.engine, self._find).serve()
         self._nursery.start_soon(self._sweeper.run, self._lives)
         serve_transfers(self.engine.network, self.engine.files, self._may_fetch, self.engine.now)
         self.engine.files.drop_old_partials(self.engine.now() - KEEP_PARTIAL_S)
@@ -69,6 +74,10 @@ class JobEngine:
     async def background(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Starts a service that ends with this engine; returns once it runs."""
         await self._nursery.start(task, *arguments)
+
+    def _find(self, job_id: str) -> Job | None:
+        live = self._lives.get(job_id)
+        return live.job if live is not None else None
 
     def _may_fetch(self, peer_id: PeerId, manifest: str) -> bool:
         return any(manifest in plan.files_for(live.job, peer_id) for live in self._lives.values())
@@ -117,12 +126,16 @@ class JobEngine:
         segments: int = DEFAULT_SEGMENTS,
         requirements: Requirements | None = None,
         peer: str | None = None,
+        delivery: Delivery = Delivery.FILE,
+        private: Sequence[DataPart] = (DataPart.TEST,),
     ) -> JobId:
         """Returns once the coordinator has the job; this Engine now works on it.
 
         ``budget`` is in units; there are at most as many segments as training steps.
         With ``peer`` it is done unpaid by that peer of the own network, without any coordinator: an
         id, an address with /p2p/ at the end, or ``any``; then it returns once the peer has it.
+        With delivery STREAM the data stays here, rows of it go to the peer that trains, and
+        ``private`` parts to nobody.
         Raises JobRefusedError when one of these does not do, SetupError without a wallet.
         """
         terms = None if peer is None else direct_terms(peer)
@@ -135,7 +148,12 @@ class JobEngine:
             prepared = await self._prepare(document, data, workspace)
             wallet = NO_WALLET if terms is not None else await self._check_wallet(budget)
             needs = requirements or Requirements()
+            kept: tuple[DataPart, ...] = ()
+            if delivery is Delivery.STREAM:
+                kept = await self.engine.data.check(prepared, tuple(dict.fromkeys(private)))
             spec = await self._spec(prepared, Units(budget), segments, needs, wallet)
+            summary = msgspec.structs.replace(spec.data, delivery=delivery, private=kept)
+            spec = msgspec.structs.replace(spec, data=summary)
             self.engine.files.pin(spec.data.file.blake3, spec.job_id)
         job = Job(
             spec=spec,

@@ -4,6 +4,7 @@ SessionError (a P2PError)
 ├── JobRefusedError        this Engine will not submit or pay: budget, wallet, graph, data
 ├── JobUnknownError        no such job in this data directory
 ├── JobEndedError          the job is over and has not what was asked for
+├── EvaluationFailedError  a model could not be held against the owner's private samples
 ├── ModelRefusedError      a checkpoint or model is not what was paid for
 └── SetupError             something that the command needs is missing: coordinator, wallet
 """
@@ -27,6 +28,10 @@ class JobUnknownError(SessionError):
 
 class JobEndedError(SessionError):
     """The job is over, and not with what was asked for."""
+
+
+class EvaluationFailedError(SessionError):
+    """A model could not be held against samples here."""
 
 
 class ModelRefusedError(SessionError):

@@ -13,8 +13,8 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from p2p.codec import Part
-from p2p.identifiers import Address, Amount, Count, Label, PeerIdField, Seconds, Sequence, Text, Wallet
-from p2p.jobs import FileRef, JobMetrics, JobSpec, JobState
+from p2p.identifiers import Address, Amount, Count, Hash, Label, PeerIdField, Seconds, Sequence, Text, Wallet
+from p2p.jobs import DataPart, FileRef, JobMetrics, JobSpec, JobState
 from p2p.protocols.coordinator import JobUpdate, Lease, LeaseRef
 from p2p.vouchers import Voucher
 
@@ -97,6 +97,20 @@ class Direct(Part, frozen=True):
     """Peers that gave what does not hold."""
 
 
+class Evaluation(Part, frozen=True):
+    """What a model is worth on private samples, by their owner's own measurement."""
+
+    model: Hash
+    part: DataPart
+    step: Count
+    """Of the training, at which the model was taken."""
+    samples: Count = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    failure: Text = ""
+    """Why there is nothing to tell, if so."""
+
+
 class Job(Part, frozen=True):
     spec: JobSpec
     name: Label
@@ -136,6 +150,7 @@ class Job(Part, frozen=True):
     settlement: str | None = None
     direct: Direct | None = None
     """The terms of an unpaid job; None: a paid one. Fixed when the job is made."""
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def job_id(self) -> str:
@@ -182,6 +197,12 @@ class Job(Part, frozen=True):
         if self.lease is not None:
             return self.lease.peer_id
         return self.holds[0].peer_id if self.holds else None
+
+    @property
+    def owner_metrics(self) -> dict[DataPart, Evaluation]:
+        """The result on each private part, as far as it was evaluated."""
+        model = self.result.blake3 if self.result is not None else None
+        return {item.part: item for item in self.evaluations if item.model == model and not item.failure}
 
     def checkpoint_before(self, segment: int) -> Checkpoint | None:
         """The one from which ``segment`` goes on."""
@@ -356,6 +377,11 @@ class PeerReported:
 
 
 @dataclass(frozen=True, slots=True)
+class PartEvaluated:
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
 class PauseChanged:
     paused: bool
 
@@ -395,6 +421,7 @@ Event = (
     | VoucherDelivered
     | PeerAccused
     | PeerReported
+    | PartEvaluated
     | PauseChanged
     | CancelAsked
     | CancelSent
@@ -427,6 +454,8 @@ def advance(job: Job, event: Event) -> Job:
             return replace(job, complaint=(code, text), announced=None, announced_result=None)
         case PeerReported(lease):
             return replace(job, complained=lease, complaint=None)
+        case PartEvaluated(evaluation):
+            return replace(job, evaluations=(*job.evaluations, evaluation))
         case PauseChanged(paused):
             return replace(job, paused=paused)
         case CancelAsked():

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus
 from p2p.identifiers import Hash, PeerId
-from p2p.jobs import FileRef, JobState
+from p2p.jobs import DataPart, Delivery, FileRef, JobState
 from p2p.protocols.coordinator import Lease, LeaseRef, PeerRecord
 from p2p.protocols.job import (
     ConfirmSegments,
@@ -95,6 +95,16 @@ class SendComplaint:
     code: str
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluatePart:
+    """Hold a model against private samples, which its peer never saw."""
+
+    model: Hash
+    part: DataPart
+    step: int
+    """Of the training, at which the model was taken."""
+
+
 Step = (
     Submit
     | SendCancel
@@ -107,6 +117,7 @@ Step = (
     | DeliverVoucher
     | SendComplaint
     | AskPeer
+    | EvaluatePart
 )
 
 
@@ -118,7 +129,8 @@ def next_steps(job: Job) -> tuple[Step, ...]:
 
 def is_finished(job: Job) -> bool:
     """Nothing is left that follows from the job being followed; its money may still be on its way back."""
-    return job.is_over and all(escrow.delivered for escrow in job.escrows)
+    delivered = all(escrow.delivered for escrow in job.escrows)
+    return job.is_over and delivered and (job.result is None or not any(_evaluate(job)))
 
 
 def peer_to_talk_to(job: Job) -> Lease | None:
@@ -133,7 +145,9 @@ def files_for(job: Job, peer_id: str) -> frozenset[Hash]:
     if job.lease is None or job.lease.peer_id != peer_id or job.state not in WITH_PEER:
         return frozenset()
     start = job.checkpoint_before(job.lease.first_segment)
-    files = [job.spec.data.file] + ([start.file] if start is not None else [])
+    files = [start.file] if start is not None else []
+    if job.spec.data.delivery is Delivery.FILE:
+        files.append(job.spec.data.file)
     return frozenset(file.manifest for file in files)
 
 
@@ -141,7 +155,8 @@ def holders_of_data(jobs: Iterable[Job], job: Job, limit: int) -> tuple[Escrow |
     """Under which leases other peers proved that they have the job's dataset; the newest of each."""
     found: dict[str, Escrow | Grant] = {}
     for other in sorted(jobs, key=lambda other: other.created_at):
-        if other.spec.data.file == job.spec.data.file:
+        both = {job.spec.data.delivery, other.spec.data.delivery}
+        if other.spec.data.file == job.spec.data.file and both == {Delivery.FILE}:
             for hold in reversed(other.holds):
                 if hold.segments_done > hold.first_segment and hold.peer_id != job.peer_id:
                     found.pop(hold.peer_id, None)
@@ -151,8 +166,36 @@ def holders_of_data(jobs: Iterable[Job], job: Job, limit: int) -> tuple[Escrow |
 
 def own_files(job: Job) -> frozenset[Hash]:
     """BLAKE3 of all files of the job: what its peer may learn that the Engine holds."""
-    files = [job.spec.data.file, *(checkpoint.file for checkpoint in job.checkpoints)]
+    files = [checkpoint.file for checkpoint in job.checkpoints]
+    if job.spec.data.delivery is Delivery.FILE:
+        files.append(job.spec.data.file)
     return frozenset(file.blake3 for file in (*files, *([job.result] if job.result else ())))
+
+
+def why_no_rows(job: Job, peer_id: str, lease: LeaseRef) -> tuple[str, str] | None:
+    """Code and text by which a peer is refused any row of the job's data, or None."""
+    delivery = job.spec.data.delivery
+    if delivery is not Delivery.STREAM:
+        return "refused", f"the data comes as {delivery.value}, allowed is {Delivery.STREAM.value}"
+    if job.lease is None or job.state not in WITH_PEER:
+        return "conflict", f"the job is {job.state.value} and nobody's"
+    if job.lease.peer_id != peer_id:
+        return "unauthorized", f"the lease is of {job.lease.peer_id}, not of {peer_id}"
+    current = lease_ref(job.lease)
+    if lease != current:
+        return "conflict", f"lease {lease.lease_id} of fencing {lease.fencing}, allowed {current.fencing}"
+    if job.complaint is not None or job.complained == current:
+        return "conflict", "this peer was reported to the coordinator"
+    return None
+
+
+def why_part_stays(job: Job, part: DataPart) -> str | None:
+    """Why no row of a part may leave this machine, or None."""
+    private = job.spec.data.private
+    if part not in private:
+        return None
+    allowed = ", ".join(other.value for other in DataPart if other not in private)
+    return f"part {part.value} is private, allowed are {allowed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,5 +403,31 @@ def _complain(job: Job) -> Iterator[Step]:
         yield SendComplaint(lease_ref(job.lease), job.complaint[0])
 
 
-_DIRECT_RULES = (_ask_peer, _prove)
-_RULES = (_submit, _cancel, _take_lease, _pay, _report_escrow, _reclaim, _prove, _deliver, _complain)
+def _evaluate(job: Job) -> Iterator[Step]:
+    """One after the other: the result on all private parts, until then the newest checkpoint."""
+    private = job.spec.data.private
+    if job.result is not None:
+        wanted = [EvaluatePart(job.result.blake3, part, job.steps) for part in private]
+    elif DataPart.VALIDATION in private and job.checkpoints:
+        newest = max(job.checkpoints, key=lambda checkpoint: checkpoint.segment)
+        step = (newest.segment + 1) * (job.steps // job.spec.segments)
+        wanted = [EvaluatePart(newest.file.blake3, DataPart.VALIDATION, step)]
+    else:
+        return
+    done = {(evaluation.model, evaluation.part) for evaluation in job.evaluations}
+    yield from [step for step in wanted if (step.model, step.part) not in done][:1]
+
+
+_DIRECT_RULES = (_ask_peer, _prove, _evaluate)
+_RULES = (
+    _submit,
+    _cancel,
+    _take_lease,
+    _pay,
+    _report_escrow,
+    _reclaim,
+    _prove,
+    _deliver,
+    _complain,
+    _evaluate,
+)

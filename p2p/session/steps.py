@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import base58
+import msgspec
 import structlog
 import trio
 
@@ -38,11 +39,12 @@ from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.checks import Checks, ExpectedModel
 from p2p.session.coordinator_link import NO_COORDINATOR, CoordinatorLink
-from p2p.session.errors import JobRefusedError, ModelRefusedError, SetupError
-from p2p.session.job import Checkpoint, Escrow, Job
+from p2p.session.errors import JobRefusedError, ModelRefusedError, SessionError, SetupError
+from p2p.session.job import Checkpoint, Escrow, Evaluation, Job
 from p2p.session.lease import check_lease, earned_by
 from p2p.session.live import LiveJob
 from p2p.session.news import News, NewsKind
+from p2p.session.own_data import OwnData
 from p2p.session.store import JobStore
 from p2p.session.treasury import Treasury, creation, refund, refund_request
 from p2p.vouchers import Voucher, voucher_bytes
@@ -82,6 +84,7 @@ class Engine:
     files: FileStore
     checks: Checks
     store: JobStore
+    data: OwnData
     now: Callable[[], float]
     chain: ChainInfo | None
     """None where no coordinator is known."""
@@ -126,6 +129,8 @@ class Steps:
                 await self._deliver(address, voucher)
             case plan.SendComplaint():
                 await self._complain()
+            case plan.EvaluatePart():
+                await self._evaluate(step)
 
     def _escrow(self, address: str) -> Escrow:
         return next(escrow for escrow in self._job.escrows if escrow.address == address)
@@ -272,6 +277,18 @@ class Steps:
         self._engine.files.pin(result.blake3, self._job.job_id)
         voucher = self._sign(escrow, self._job.spec.segments)
         await self._live.apply(events.ResultProven(escrow.address, result, voucher))
+
+    async def _evaluate(self, step: plan.EvaluatePart) -> None:
+        """Once: what fails here would fail again, and the model is paid for and whole either way."""
+        found = Evaluation(step.model, step.part, step.step)
+        try:
+            score = await self._engine.data.evaluate(self._job, step.model, step.part)
+            found = msgspec.structs.replace(
+                found, samples=score.samples, loss=score.loss, accuracy=score.accuracy
+            )
+        except (SessionError, OSError) as error:
+            found = msgspec.structs.replace(found, failure=str(error)[:4000])
+        await self._live.apply(events.PartEvaluated(found))
 
     async def _fetch_checked(self, file: FileRef, done: int, code: str) -> Escrow | None:
         """The escrow that owes for it; None when the peer was caught and will be reported."""

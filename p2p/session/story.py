@@ -6,7 +6,7 @@ from p2p.jobs import JobMetrics
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import JobUpdate
 from p2p.session import job as events
-from p2p.session.job import Event, Job
+from p2p.session.job import Evaluation, Event, Job
 from p2p.session.news import News, NewsKind
 from p2p.vouchers import Voucher
 
@@ -45,6 +45,8 @@ def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
             return (News(NewsKind.CHECKPOINT, text + _tokens(voucher)),)
         case events.PeerAccused(_, code, text):
             return (News(NewsKind.NOTE, f"reporting the peer to the coordinator: {code}: {text}"),)
+        case events.PartEvaluated(evaluation):
+            return (_about_evaluation(evaluation),)
         case events.CancelAsked():
             return (News(NewsKind.NOTE, "cancelling"), *_about_state(before, after))
         case events.PauseChanged(paused):
@@ -58,6 +60,16 @@ def _about_state(before: Job, after: Job) -> tuple[News, ...]:
     if before.state is after.state:
         return ()
     return (News(NewsKind.STATE, after.text, state=after.state, result=after.result),)
+
+
+def _about_evaluation(evaluation: Evaluation) -> News:
+    part = evaluation.part.value
+    if evaluation.failure:
+        return News(NewsKind.NOTE, f"private {part} samples not evaluated: {evaluation.failure}")
+    loss = "not finite" if evaluation.loss is None else f"{evaluation.loss:.4f}"
+    accuracy = "" if evaluation.accuracy is None else f", accuracy {evaluation.accuracy:.3f}"
+    found = f"loss {loss}{accuracy} on {evaluation.samples} samples"
+    return News(NewsKind.RESULT, f"evaluated here on private {part} samples, step {evaluation.step}: {found}")
 
 
 def _about_update(update: JobUpdate, before: Job) -> tuple[News, ...]:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from coordinator.job import Cost
 from coordinator.matcher import MAX_TRIES, Candidate, Need, due_for_a_try, in_turn, match
 from coordinator.reputation import LONGEST_BAN_S, Evidence, Standing, note, score
 from p2p.identifiers import JobId, PeerId
-from p2p.jobs import DeviceKind, Requirements
+from p2p.jobs import Delivery, DeviceKind, Requirements
 from p2p.protocols.coordinator import Device
 
 USERS = st.sampled_from([PeerId(name) for name in "abcd"])
@@ -61,6 +62,18 @@ def test_every_peer_is_either_offered_or_rejected_with_a_reason(make: Any, data:
         assert offer.amount <= need.affordable
         assert device.memory_bytes >= need.cost.memory_bytes
         assert need.requirements.device in (None, device.kind)
+
+
+@pytest.mark.parametrize("deliveries", [(Delivery.FILE,), (Delivery.FILE, Delivery.STREAM)])
+def test_a_streamed_job_goes_to_a_peer_that_streams(make: Any, deliveries: tuple[Delivery, ...]) -> None:
+    candidate = make.candidate(deliveries=deliveries)
+    need = Need(cost=Cost(1, 10**9, 0), requirements=Requirements(), delivery=Delivery.STREAM)
+    found = match(need, [candidate], make.now)
+    assert len(found.offers) == (Delivery.STREAM in deliveries)
+    reasons = [entry.reason for entry in found.rejected]
+    assert reasons == ([] if found.offers else ["takes data as file, the job's comes as stream"])
+    plain = match(Need(cost=need.cost, requirements=need.requirements), [candidate], make.now)
+    assert len(plain.offers) == 1
 
 
 def _candidate(make: Any, data: st.DataObject, name: str) -> Candidate:

@@ -20,11 +20,11 @@ from p2p.chain.outbox import CreateEscrow, Intent, Refund, RequestRefund
 from p2p.chain.wallet import Wallet
 from p2p.channel import Channel
 from p2p.disk import run_inline
-from p2p.errors import P2PError, RemoteFailureError
+from p2p.errors import P2PError, RemoteFailureError, SourceRefusedError
 from p2p.files import FileStore, fetch, serve_transfers
-from p2p.identifiers import PeerId, Units
+from p2p.identifiers import PROTOCOL_VERSION, PeerId, Units
 from p2p.identity import Identity
-from p2p.jobs import DeviceKind, JobMetrics, JobSpec, JobState
+from p2p.jobs import DataPart, DeviceKind, JobMetrics, JobSpec, JobState
 from p2p.network import Stream
 from p2p.pricing import estimated_duration_ms, price_of, remaining_amount
 from p2p.progress import ProgressLog
@@ -36,7 +36,9 @@ from p2p.router import serve_calls
 from p2p.session.checks import ExpectedModel, Prepared
 from p2p.session.coordinator_link import open_coordinator
 from p2p.session.engine import JobEngine, run_engine
-from p2p.session.errors import ModelRefusedError
+from p2p.session.errors import EvaluationFailedError, ModelRefusedError
+from p2p.session.own_data import OwnData
+from p2p.session.owner import Score
 from p2p.session.steps import Engine, Limits
 from p2p.session.store import JobStore, open_store
 from p2p.session.treasury import Balance
@@ -175,6 +177,51 @@ class ScriptedChecks:
             raise ModelRefusedError(f"segments done: found {found}, allowed {expected.segments_done}")
 
 
+@dataclass
+class ScriptedSamples:
+    """Rows of one byte that say which part they are of."""
+
+    scaling: bytes = b""
+    target_shape: tuple[int, ...] = ()
+    epochs: int = 3
+
+    def size(self, part: DataPart) -> int:
+        return {DataPart.TRAIN: 80, DataPart.VALIDATION: 0, DataPart.TEST: 20}[part]
+
+    def read(self, part: DataPart, epoch: int, first: int, count: int) -> bytes:
+        return bytes(count)
+
+    def write_part(self, part: DataPart, target: Path) -> None:
+        target.write_text(part.value)
+
+
+@dataclass
+class ScriptedOwner:
+    """Finds every model equally good, or says why it cannot."""
+
+    fails: str = ""
+    able: bool = True
+    evaluated: list[tuple[str, int]] = field(default_factory=list)
+    """Part, and how far the model was trained."""
+
+    def can_evaluate(self) -> bool:
+        return self.able
+
+    def open_samples(self, graph: bytes, data: Path) -> ScriptedSamples:
+        return ScriptedSamples()
+
+    async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
+        await trio.sleep(1)
+        self.evaluated.append(_evaluated(model, part))
+        if self.fails:
+            raise EvaluationFailedError(self.fails)
+        return Score(20, 0.25, 0.75)
+
+
+def _evaluated(model: Path, part: Path) -> tuple[str, int]:
+    return part.read_text(), json.loads(model.read_bytes())["segments_done"]
+
+
 # -- a peer ------------------------------------------------------------------------------------
 
 
@@ -289,10 +336,16 @@ class ScriptedPeer:
 
     async def _work(self, call: job_wire.OpenJob) -> None:
         with suppress(P2PError):
-            path = await fetch(
-                self.network, ENGINE.peer_id, call.job.data.file, self._files, max_bytes=QUOTA, attempts=50
-            )
-            self.data = path.read_bytes()
+            with suppress(SourceRefusedError):
+                path = await fetch(
+                    self.network,
+                    ENGINE.peer_id,
+                    call.job.data.file,
+                    self._files,
+                    max_bytes=QUOTA,
+                    attempts=50,
+                )
+                self.data = path.read_bytes()
             if call.checkpoint is not None:
                 await fetch(
                     self.network, ENGINE.peer_id, call.checkpoint, self._files, max_bytes=QUOTA, attempts=50
@@ -360,7 +413,7 @@ class ScriptedCoordinator:
             raise self.refuses[type(call)]
         match call:
             case wire.Hello():
-                return wire.Welcome(1, "scripted", CHAIN, 5.0, 20.0, now())
+                return wire.Welcome(PROTOCOL_VERSION, "scripted", CHAIN, 5.0, 20.0, now())
             case wire.SubmitJob(spec):
                 return self._submit(spec, body)
             case wire.PollJob():
@@ -502,6 +555,7 @@ class World:
         self.ledger = Ledger()
         self.peers: list[ScriptedPeer] = []
         self.coordinator: ScriptedCoordinator
+        self.owner = ScriptedOwner()
         self.limits = Limits()
         self.seed = 0
         self.data = directory / "data.npz"
@@ -517,20 +571,23 @@ class World:
                 store = DyingStore(inner, dies_at, after)
                 addresses = self.coordinator.network.addresses()
                 async with open_coordinator(network, COORDINATOR.peer_id, addresses, "test", now) as link:
+                    files = FileStore(self.directory / "store", QUOTA, run_inline)
+                    workspace = self.directory / "workspace"
                     parts = Engine(
                         network=network,
                         coordinator=link,
                         treasury=self.ledger,
-                        files=FileStore(self.directory / "store", QUOTA, run_inline),
+                        files=files,
                         checks=ScriptedChecks(),
                         store=store,
+                        data=OwnData(self.owner, files, store, workspace, run_inline),
                         now=now,
                         chain=CHAIN,
                         limits=self.limits,
                         run_blocking=run_inline,
                         draw=Random(self.seed).random,
                     )
-                    async with run_engine(parts, self.directory / "workspace") as engine:
+                    async with run_engine(parts, workspace) as engine:
                         yield engine, store
         finally:
             self.net.crash(network)

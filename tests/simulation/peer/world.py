@@ -31,11 +31,13 @@ from backend.reports import (
     Predicted,
     Progress,
     Resume,
+    Samples,
     SegmentSaved,
     TensorSpec,
     Train,
     TrainingPrepared,
     WaitingForPermission,
+    WantSamples,
 )
 from p2p.auth import issue_token
 from p2p.chain.errors import PaymentRefusedError
@@ -45,12 +47,14 @@ from p2p.chain.payer import Payment
 from p2p.chain.wallet import Wallet
 from p2p.channel import Channel
 from p2p.files import FileStore, fetch, serve_transfers
-from p2p.identifiers import PeerId
+from p2p.identifiers import PROTOCOL_VERSION, PeerId
 from p2p.identity import Identity
 from p2p.jobs import DataSummary, DeviceKind, FileRef, JobSpec
+from p2p.network import Stream
 from p2p.pricing import earned_after
-from p2p.protocols import Done
+from p2p.protocols import Done, Response
 from p2p.protocols import coordinator as wire
+from p2p.protocols import data as data_wire
 from p2p.protocols import job as job_wire
 from p2p.protocols.job import Acknowledge, GiveVoucher, JobOpened, OpenJob, StartJob
 from p2p.router import serve_calls
@@ -84,6 +88,7 @@ CHAIN = wire.ChainInfo("http://127.0.0.1:1", PROGRAM, MINT, PLATFORM, ARBITER, T
 AMOUNT = 10**9
 PAIRS = TensorSpec("pairs", "uint8", (-1, 2))
 SAMPLES = 40
+ROW_BYTES = 256 + 8
 DEADLINE_S = 20.0
 
 
@@ -122,6 +127,8 @@ class Script:
     """The segment that is never finished."""
     started: int = 0
     alive: set[int] = field(default_factory=set)
+    fed: list[int] = field(default_factory=list)
+    """Segments whose streamed samples came."""
 
 
 class ScriptedWorker:
@@ -144,8 +151,15 @@ class ScriptedWorker:
         match command:
             case Train():
                 self._train, self._next = command, command.first_segment
-                assert (self.directory / command.dataset).exists()
+                if command.stream is None:
+                    assert command.dataset is not None and (self.directory / command.dataset).exists()
                 self._say(TrainingPrepared(100, 10, SAMPLES, command.device))
+            case Samples(number):
+                assert len(body) == 4 * ROW_BYTES
+                self.script.fed.append(number)
+                self._next += 1
+                self._finish_segment(self._next - 1)
+                self._work()
             case AllowSegments(upto):
                 self._allowed = upto
                 self._work()
@@ -186,20 +200,28 @@ class ScriptedWorker:
     def _work(self) -> None:
         assert self._train is not None
         while self._next < self._allowed and not self._paused:
-            segment, last = self._next, self._train.segments - 1
+            segment = self._next
             if segment == self.script.stalls_in:
                 return
             if segment == self.script.dies_in:
                 self.die()
                 return
-            metrics = Metrics(segment + 1, self._train.segments, 0, 1 / (segment + 1), samples_per_s=100.0)
-            self._say(Progress(metrics))
-            name = "model.cyxmodel" if segment == last else f"segment-{segment}.cyxmodel"
-            (self.directory / name).write_bytes(f"weights after segment {segment}".encode() * 1000)
-            self._say(Finished(name, metrics) if segment == last else SegmentSaved(segment, name, metrics))
+            if self._train.stream is not None:
+                self._say(WantSamples(segment, "train", 0, 4 * segment, 4))
+                return
+            self._finish_segment(segment)
             self._next += 1
         if self._next < self._train.segments:
             self._say(WaitingForPermission(self._next))
+
+    def _finish_segment(self, segment: int) -> None:
+        assert self._train is not None
+        last = self._train.segments - 1
+        metrics = Metrics(segment + 1, self._train.segments, 0, 1 / (segment + 1), samples_per_s=100.0)
+        self._say(Progress(metrics, None if self._train.stream is None else 0.5))
+        name = "model.cyxmodel" if segment == last else f"segment-{segment}.cyxmodel"
+        (self.directory / name).write_bytes(f"weights after segment {segment}".encode() * 1000)
+        self._say(Finished(name, metrics) if segment == last else SegmentSaved(segment, name, metrics))
 
 
 class ScriptedPool:
@@ -299,7 +321,7 @@ class ScriptedCoordinator:
             self.calls.append(call)
         match call:
             case wire.Hello():
-                return wire.Welcome(1, "scripted", CHAIN, 0.1, 1.0, time.time())
+                return wire.Welcome(PROTOCOL_VERSION, "scripted", CHAIN, 0.1, 1.0, time.time())
             case wire.Heartbeat():
                 self.calls.append(call)
                 unknown = tuple(lease for lease in call.leases if lease.lease_id in self.ended)
@@ -324,6 +346,26 @@ class ScriptedEngine:
         self.files = FileStore(directory / "engine", 1 << 30)
         serve_transfers(network, self.files, lambda caller, manifest: True)
         self.data: FileRef
+        self.tokens: list[str] = []
+        self.gives = True
+
+    def keep_data(self) -> None:
+        """From now on it gives rows to whoever asks."""
+        self.network.set_handler(data_wire.PROTOCOL_ID, self._give_rows)
+
+    async def _give_rows(self, stream: Stream) -> None:
+        codecs = data_wire.RESPONSES, data_wire.REQUESTS
+        channel: Channel[Any, Any] = Channel(stream, *codecs, data_wire.LIMITS)
+        while True:
+            request, _ = await channel.receive()
+            match request.call:
+                case data_wire.OpenData(token):
+                    self.tokens.append(token)
+                    facts = data_wire.DataOpened(SAMPLES, (1, 16, 16), "uint8", 4, ())
+                    await channel.send(Response(request.id, facts), bytes(8))
+                case data_wire.GetRows(_, _, _, count):
+                    await until(lambda: self.gives, "leave to give samples")
+                    await channel.send(Response(request.id, data_wire.Rows(count)), bytes(count * ROW_BYTES))
 
     async def add_data(self) -> None:
         self.data = await self.files.add_bytes(dataset())

@@ -1,0 +1,91 @@
+"""Datasets that stay on this machine: opened once, read for peers, and held against what they trained.
+
+Decides nothing about who may see what; that is ``plan`` and ``samples``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import trio
+
+from p2p.disk import RunBlocking, run_in_thread
+from p2p.files import FileStore
+from p2p.jobs import DataPart
+from p2p.protocols.data import ITEM_BYTES, MAX_ROWS_BYTES, row_bytes
+from p2p.session.checks import Prepared
+from p2p.session.errors import EvaluationFailedError, JobRefusedError, SessionError
+from p2p.session.job import Job
+from p2p.session.owner import DataOwner, OwnedSamples, Score
+from p2p.session.store import JobStore
+
+MAX_OPEN_DATASETS = 4
+PART_FILE = "part.safetensors"
+
+
+class OwnData:
+    """The datasets of one Engine's jobs. ``workspace`` is for files under way."""
+
+    def __init__(
+        self,
+        owner: DataOwner,
+        files: FileStore,
+        store: JobStore,
+        workspace: Path,
+        run_blocking: RunBlocking = run_in_thread,
+    ) -> None:
+        self._owner = owner
+        self._files = files
+        self._store = store
+        self._workspace = workspace
+        self._run_blocking = run_blocking
+        self._opened: OrderedDict[str, OwnedSamples] = OrderedDict()
+        """By job."""
+        self._opening = trio.Lock()
+
+    async def check(self, prepared: Prepared, private: tuple[DataPart, ...]) -> tuple[DataPart, ...]:
+        """The private parts that have samples. Raises JobRefusedError for data that cannot be streamed."""
+        samples = await self._run_blocking(self._owner.open_samples, prepared.graph, prepared.data)
+        if prepared.dtype not in ITEM_BYTES:
+            raise JobRefusedError(f"samples are {prepared.dtype}, allowed are {', '.join(ITEM_BYTES)}")
+        size = row_bytes(prepared.dtype, prepared.sample_shape, prepared.classes, samples.target_shape)
+        if size > MAX_ROWS_BYTES:
+            raise JobRefusedError(f"a sample of {size} bytes, with --stream the limit is {MAX_ROWS_BYTES}")
+        found = tuple(part for part in private if samples.size(part))
+        if found and not self._owner.can_evaluate():
+            names = ", ".join(part.value for part in found)
+            raise JobRefusedError(
+                f"private {names} samples are evaluated here, which needs torch: install cyxwiz[peer], or "
+                "say --private none"
+            )
+        return found
+
+    async def samples_of(self, job: Job) -> OwnedSamples:
+        """Raises SessionError."""
+        async with self._opening:
+            opened = self._opened.get(job.job_id)
+            if opened is None:
+                path = self._files.path(job.spec.data.file.blake3)
+                if path is None:
+                    raise SessionError(f"the data of job {job.job_id[:8]} is not here any more")
+                graph = await self._store.graph(job.job_id)
+                opened = await self._run_blocking(self._owner.open_samples, graph, path)
+            self._opened[job.job_id] = opened
+            self._opened.move_to_end(job.job_id)
+            if len(self._opened) > MAX_OPEN_DATASETS:
+                self._opened.popitem(last=False)
+        return opened
+
+    async def evaluate(self, job: Job, model: str, part: DataPart) -> Score:
+        """How good a model of the job is on a part. Raises SessionError, OSError."""
+        path = self._files.path(model)
+        if path is None:
+            raise EvaluationFailedError(f"model {model[:16]} is not here any more")
+        samples = await self.samples_of(job)
+        self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self._workspace) as name:
+            target = Path(name) / PART_FILE
+            await self._run_blocking(samples.write_part, part, target)
+            return await self._owner.evaluate(path, target, Path(name))

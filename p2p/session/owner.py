@@ -1,0 +1,50 @@
+"""What a session needs to keep a dataset at home; the program injects it, as it does ``Checks``.
+
+Nothing here knows how samples are read or models are held against them: p2p knows no graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from p2p.jobs import DataPart
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a model is worth on a part of the data. None for what the samples cannot tell."""
+
+    samples: int
+    loss: float | None
+    accuracy: float | None
+
+
+class OwnedSamples(Protocol):
+    """One dataset as its graph divides and orders it. All methods are called off the event loop."""
+
+    scaling: bytes
+    """Offsets, then factors, float32 little-endian, of the training samples; empty without normalization."""
+    target_shape: tuple[int, ...]
+    epochs: int
+
+    def size(self, part: DataPart) -> int:
+        """How many samples the part has."""
+
+    def read(self, part: DataPart, epoch: int, first: int, count: int) -> bytes:
+        """x, then y, of rows in the order of an epoch, which are known to exist. Raises OSError."""
+
+    def write_part(self, part: DataPart, target: Path) -> None:
+        """A data file of the part alone. Raises OSError."""
+
+
+class DataOwner(Protocol):
+    def can_evaluate(self) -> bool:
+        """Whether this machine can hold a model against samples."""
+
+    def open_samples(self, graph: bytes, data: Path) -> OwnedSamples:
+        """Off the event loop; takes as long as reading all of it. Raises JobRefusedError."""
+
+    async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
+        """``part`` is what ``OwnedSamples.write_part`` wrote. Raises EvaluationFailedError."""
