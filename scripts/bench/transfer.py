@@ -361,7 +361,18 @@ def measure_changed_head(options: Options) -> list[Row]:
     return [row("changed_head_bytes_ratio", received / size)]
 
 
-MEASURES: list[Callable[[Options], list[Row]]] = [measure_speed, measure_kills, measure_changed_head]
+def measure_streamed_training(options: Options) -> list[Row]:
+    import streamed_training  # its own program too; beside this file
+
+    return streamed_training.measure(min(options.rounds, 3))
+
+
+MEASURES: list[Callable[[Options], list[Row]]] = [
+    measure_speed,
+    measure_kills,
+    measure_changed_head,
+    measure_streamed_training,
+]
 
 
 def main() -> None:
