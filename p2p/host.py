@@ -40,6 +40,7 @@ from p2p.addresses import (
     reachable,
     refuse_used_port,
     resolve,
+    split_circuit,
 )
 from p2p.dialing import Race
 from p2p.errors import ConnectionFailedError, P2PError, PortInUseError, StreamResetError
@@ -247,22 +248,25 @@ class Libp2pNetwork(ConnectionObserver):
         The swarm's own way holds a task and one of the allowed connections for each that ever
         came, until it is itself stopped.
         """
-        raw = RawConnection(stream, False)
-        address = _remote_ip(raw)
-        refusal = self._door.enter(address, trio.current_time())
+        await self.serve_incoming(RawConnection(stream, False))
+
+    async def serve_incoming(self, raw: RawConnection) -> None:
+        """Secures it as its server, and returns at its end; what comes through a relay counts there."""
+        place = _place(raw)
+        refusal = self._door.enter(place, trio.current_time())
         if refusal is not None:
-            log.debug("incoming connection refused", remote=address, reason=refusal)
+            log.debug("incoming connection refused", remote=place, reason=refusal)
             await raw.close()
             return
         try:
             connection = await self._shake_hands(raw)
             await connection.muxed_conn.event_ended.wait()
         except Exception as error:  # the boundary of the connection's task
-            log.debug("incoming connection refused", remote=address, reason=repr(error))
+            log.debug("incoming connection refused", remote=place, reason=repr(error))
         finally:
-            self._door.leave(address)
+            self._door.leave(place)
 
-    async def _shake_hands(self, raw: IRawConnection) -> Any:
+    async def _shake_hands(self, raw: IRawConnection, expected: PeerId | None = None) -> Any:
         if self._handshakes >= self._limits.handshakes:
             await raw.close()
             raise ConnectionFailedError(f"{self._handshakes} strangers shake hands already")
@@ -272,7 +276,7 @@ class Libp2pNetwork(ConnectionObserver):
                 client_of = self._ends.punched_client(raw.get_remote_address())
                 if client_of is not None:
                     return await self._upgrader.outgoing(raw, client_of)
-                return await self._upgrader.incoming(raw)
+                return await self._upgrader.incoming(raw, expected)
         finally:
             self._handshakes -= 1
 
@@ -301,9 +305,9 @@ class Libp2pNetwork(ConnectionObserver):
         """Secures it as its client. Closes it and raises where that fails."""
         return await self._upgrader.outgoing(raw, peer_id)
 
-    async def upgrade_incoming(self, raw: IRawConnection) -> Any:
-        """Secures it as its server. Closes it and raises where that fails."""
-        return await self._shake_hands(raw)
+    async def upgrade_dialed(self, raw: IRawConnection, peer_id: PeerId) -> Any:
+        """Secures what this side dialed as its server. Closes it and raises where that fails."""
+        return await self._shake_hands(raw, peer_id)
 
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):  # every part has its own deadline
@@ -365,7 +369,7 @@ class Libp2pNetwork(ConnectionObserver):
                 connection.hand_over(stream, protocol)
 
     def _host_stream(self, connection: MuxedConnection, stream: YamuxStream) -> HostStream:
-        peer_id, place = _peer_id(connection), place_of(_remote_ip(connection))
+        peer_id, place = _peer_id(connection), place_of(_place(connection))
 
         async def wait_turn() -> None:
             delay_s = self._turns.delay_s(peer_id, place, trio.current_time())
@@ -482,10 +486,13 @@ def _allow_descriptors(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _remote_ip(connection: RawConnection | MuxedConnection) -> str:
-    """Empty where there is none, as inside another connection."""
+def _place(connection: RawConnection | MuxedConnection) -> str:
+    """The IP address, or the relay that brings the connection."""
     found = connection.get_remote_address()
-    return found[0] if found else ""
+    if found:
+        return found[0]
+    circuit = split_circuit(Multiaddr(address_of(connection)))
+    return f"/p2p/{circuit[0]}" if circuit is not None else ""
 
 
 def _comes_through_relay(connection: MuxedConnection) -> bool:

@@ -43,11 +43,15 @@ class Upgrader:
         async with _closing_on_failure(raw):
             return await self._muxed(await self.secure(raw, peer_id), "outbound")
 
-    async def incoming(self, raw: IRawConnection) -> Any:
-        """The same on the other side, where nobody is expected."""
+    async def incoming(self, raw: IRawConnection, expected: PeerId | None = None) -> Any:
+        """The same on the other side, where anybody may come unless somebody is ``expected``."""
         async with _closing_on_failure(raw):
             await negotiate(RawBytes(raw), answering((NOISE_PROTOCOL,)))
-            return await self._muxed(await self._noise.secure_inbound(raw), "inbound")
+            session = await self._noise.secure_inbound(raw)
+            found = str(session.get_remote_peer())
+            if expected not in (None, found):
+                raise ConnectionFailedError(f"found peer {found} there, allowed is {expected}")
+            return await self._muxed(session, "inbound")
 
     async def secure(self, raw: IRawConnection, peer_id: PeerId) -> NoiseSession:
         """Only the handshake: proves that ``peer_id`` is there. Does not close ``raw``.

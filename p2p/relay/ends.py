@@ -35,17 +35,22 @@ class UpgradingHost(Network, Protocol):
     async def upgrade_outgoing(self, raw: IRawConnection, peer_id: PeerId) -> object:
         """Secures it as its client. Closes it and raises where that fails."""
 
-    async def upgrade_incoming(self, raw: IRawConnection) -> object:
-        """Secures it as its server. Closes it and raises where that fails."""
+    async def upgrade_dialed(self, raw: IRawConnection, peer_id: PeerId) -> object:
+        """Secures what this side dialed as its server. Closes it and raises where that fails."""
+
+    async def serve_incoming(self, raw: RawConnection) -> None:
+        """Secures it as its server, if there is room, and returns at its end."""
 
 
-class LiveConnection(Protocol):
+class Addressed(Protocol):
+    def get_transport_addresses(self) -> Sequence[Multiaddr]: ...
+
+
+class LiveConnection(Addressed, Protocol):
     """One connection of the host."""
 
     @property
     def is_initiator(self) -> bool: ...
-
-    def get_transport_addresses(self) -> Sequence[Multiaddr]: ...
 
     async def close(self) -> None: ...
 
@@ -89,9 +94,8 @@ class RelayedEnds:
         source = await answer_stop(stream, bool(self._announced.get(relay)))
         log.debug("circuit", source=source, relay=relay)
         address = Multiaddr(f"{self._host.remote_address(relay) or ''}/p2p/{relay}/p2p-circuit")
-        raw = _raw(stream, address, is_initiator=False)
-        await self._host.upgrade_incoming(raw)
-        await raw.ended.wait()
+        # Whom the relay names counts for nothing: the handshake says who it is.
+        await self._host.serve_incoming(_raw(stream, address, is_initiator=False))
 
     # -- punching ------------------------------------------------------------------------------
 
@@ -141,28 +145,16 @@ class RelayedEnds:
             if as_client:
                 await self._host.upgrade_outgoing(raw, peer_id)
             else:
-                await self._host.upgrade_incoming(raw)
+                await self._host.upgrade_dialed(raw, peer_id)
         finally:
             self._punching.pop(endpoint, None)
 
 
-class _CircuitConnection(RawConnection):
-    """Knows when it has ended: the handler of a circuit's stream must outlive it."""
-
-    def __init__(self, stream: Stream, address: Multiaddr, is_initiator: bool) -> None:
-        super().__init__(CircuitIO(stream), is_initiator, ConnectionType.RELAYED, [address])
-        self.ended = trio.Event()
-
-    async def close(self) -> None:
-        self.ended.set()
-        await super().close()
+def _raw(stream: Stream, address: Multiaddr, *, is_initiator: bool) -> RawConnection:
+    return RawConnection(CircuitIO(stream), is_initiator, ConnectionType.RELAYED, [address])
 
 
-def _raw(stream: Stream, address: Multiaddr, *, is_initiator: bool) -> _CircuitConnection:
-    return _CircuitConnection(stream, address, is_initiator)
-
-
-def address_of(connection: LiveConnection) -> str:
+def address_of(connection: Addressed) -> str:
     """Without the peer id."""
     addresses = connection.get_transport_addresses()
     return str(addresses[0]) if addresses else ""

@@ -105,6 +105,7 @@ class Puncher:
                 await self._host.punch(peer_id, endpoint, as_client=as_client)
             except Exception as error:  # the boundary of the attempt's task
                 log.debug("punch failed", peer_id=peer_id, endpoint=endpoint, reason=repr(error))
+            if not self._host.is_direct(peer_id):  # also where a connection was lost at once
                 await trio.sleep(pause_s)
                 pause_s = min(_LONGEST_RETRY_S, 2 * pause_s)
         scope.cancel()

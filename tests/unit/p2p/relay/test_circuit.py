@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
+import trio
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
 
 from p2p.addresses import circuit_address
-from p2p.errors import ConnectionFailedError, StreamResetError
+from p2p.errors import ConnectionFailedError, P2PError, StreamResetError
 from p2p.host import Libp2pNetwork, open_host
 from p2p.identity import Identity
+from p2p.limits import HostLimits
 from p2p.network import Stream
 from p2p.relay.book import RelayLimits
 from p2p.relay.circuit import reserve
@@ -32,17 +36,26 @@ class Relayed:
         return circuit_address(self.relay.addresses()[0], self.peer.peer_id)
 
 
+async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        one = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+        return one, await listener.accept()
+
+
 async def echo(stream: Stream) -> None:
     while data := await stream.receive_some():
         await stream.send_all(data)
 
 
 @asynccontextmanager
-async def relayed(limits: RelayLimits | None = None) -> AsyncIterator[Relayed]:
+async def relayed(
+    limits: RelayLimits | None = None, peer_limits: HostLimits | None = None
+) -> AsyncIterator[Relayed]:
     """``peer`` listens nowhere and holds a reservation; ``engine`` knows only its relayed address."""
     async with (
         open_host(Identity.generate(), LOOPBACK) as relay,
-        open_host(Identity.generate(), []) as peer,
+        open_host(Identity.generate(), [], peer_limits or HostLimits()) as peer,
         open_host(Identity.generate(), []) as engine,
     ):
         service = RelayService(relay, limits or RelayLimits())
@@ -113,3 +126,61 @@ async def test_a_direct_address_comes_before_a_relayed_one() -> None:
         assert where is not None
         assert "p2p-circuit" not in where
         assert caller.connections() == {listening.peer_id: where}
+
+
+async def test_whoever_comes_through_a_relay_counts_there_and_no_more_than_fit_are_let_in() -> None:
+    limits = replace(HostLimits(), connections_per_address=1, attempts_per_s=1000.0)
+    async with relayed(peer_limits=limits) as net, open_host(Identity.generate(), []) as second:
+        await net.engine.connect(net.peer.peer_id, net.peer.addresses())
+        with pytest.raises(P2PError):
+            await second.connect(net.peer.peer_id, net.peer.addresses(), 5)
+        assert not net.peer.is_connected(second.peer_id)
+        assert net.peer.is_connected(net.engine.peer_id)
+        await net.engine.disconnect(net.peer.peer_id)
+        with trio.fail_after(5):
+            await net.peer.wait_disconnected(net.engine.peer_id)
+        await second.connect(net.peer.peer_id, net.peer.addresses())
+
+
+async def test_behind_a_relay_the_rate_of_messages_is_the_relays() -> None:
+    """Not one that all relayed peers share, however many relays there are."""
+    slow = replace(HostLimits(), messages_per_s_per_address=1.0)
+    async with relayed(peer_limits=slow) as net, relayed() as elsewhere:
+        await net.peer.connect(elsewhere.relay.peer_id, elsewhere.relay.addresses())
+        await reserve(net.peer, elsewhere.relay.peer_id)
+        other_way = circuit_address(elsewhere.relay.addresses()[0], net.peer.peer_id)
+        net.peer.announce(elsewhere.relay.peer_id, (other_way,))
+        arrived, streams = trio.open_memory_channel[Stream](2)
+
+        async def hand_out(stream: Stream) -> None:
+            await arrived.send(stream)
+            await trio.sleep_forever()
+
+        net.peer.set_handler("/test/turns", hand_out)
+        for engine, address in ((net.engine, net.address), (elsewhere.engine, other_way)):
+            await engine.connect(net.peer.peer_id, (address,))
+            await engine.open_stream(net.peer.peer_id, "/test/turns")
+        first, second = await streams.receive(), await streams.receive()
+        for _ in range(2):
+            await first.wait_turn()
+        with trio.fail_after(0.5):
+            await second.wait_turn()
+
+
+async def test_a_dialed_endpoint_where_somebody_else_is_gives_no_connection() -> None:
+    async with open_host(Identity.generate(), []) as host, open_host(Identity.generate(), []) as found:
+        wanted = Identity.generate().peer_id
+        ours, theirs = (
+            RawConnection(TrioTCPStream(end), is_initiator)
+            for end, is_initiator in zip(await tcp_pair(), (False, True), strict=True)
+        )
+
+        async def call() -> None:
+            with pytest.raises(P2PError):
+                await found.upgrade_outgoing(theirs, host.peer_id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            with pytest.raises(ConnectionFailedError, match=f"found peer {found.peer_id} there"):
+                await host.upgrade_dialed(ours, wanted)
+        assert not host.connections()

@@ -128,3 +128,15 @@ async def test_another_message_than_expected_ends_it() -> None:
         with pytest.raises(P2PError, match="SYNC, expected CONNECT"):
             await two.lead()
         assert two.leading.dials == []
+
+
+async def test_a_connection_that_is_lost_at_once_is_not_made_again_without_a_pause() -> None:
+    async with pair(works=0) as two:
+
+        async def lose(peer_id: PeerId, endpoint: Endpoint, *, as_client: bool) -> None:
+            await trio.lowlevel.checkpoint()
+            two.leading.dials.append((trio.current_time(), endpoint, as_client))
+
+        two.leading.punch = lose  # type: ignore[method-assign]
+        await two.lead()
+        assert len(two.leading.dials) < ATTEMPTS * 12
