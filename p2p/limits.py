@@ -161,6 +161,11 @@ class Turns:
         return max(self._peers.delay_s(peer_id, now), self._places.delay_s(place, now))
 
 
+def place_in(multiaddress: str) -> str:
+    """``192.0.2.1`` of ``/ip4/192.0.2.1/tcp/4400``, as ``place_of`` has it."""
+    return place_of("".join(multiaddress.split("/")[2:3]))
+
+
 def place_of(address: str) -> str:
     """Whoever has one IPv6 address has 2^64 of them."""
     if ":" not in address:

@@ -23,6 +23,8 @@ class RelayLimits:
     circuits: int = 128
     circuits_per_peer: int = 8
     """A peer counts at either end."""
+    circuits_per_address: int = 32
+    """Opened by the peers behind one IP address."""
     circuit_s: float = 600.0
     circuit_bytes: int = 64 << 20
     """Each way; then the circuit is cut, and its ends may open another."""
@@ -53,6 +55,8 @@ class HeldReservation:
 class Circuit:
     number: int
     source: PeerId
+    address: str
+    """Of the source."""
     target: PeerId
 
 
@@ -64,6 +68,7 @@ class RelayBook:
         self._reservations: dict[PeerId, HeldReservation] = {}
         self._circuits: dict[int, Circuit] = {}
         self._ends: Counter[PeerId] = Counter()
+        self._addresses: Counter[str] = Counter()
         self._count = 0
 
     @property
@@ -96,7 +101,7 @@ class RelayBook:
         held = self._reservations.get(peer_id)
         return held is not None and now < held.expires_at
 
-    def open(self, source: PeerId, target: PeerId, now: float) -> Circuit:
+    def open(self, source: PeerId, address: str, target: PeerId, now: float) -> Circuit:
         """Raises RelayRefusalError."""
         if source == target:
             raise RelayRefusalError(Status.PERMISSION_DENIED, "a circuit to oneself")
@@ -109,19 +114,25 @@ class RelayBook:
                 raise _exhausted(
                     f"{self._ends[peer_id]} circuits of {peer_id}, limit {self.limits.circuits_per_peer}"
                 )
+        if self._addresses[address] >= self.limits.circuits_per_address:
+            raise _exhausted(
+                f"{self._addresses[address]} circuits from {address}, "
+                f"limit {self.limits.circuits_per_address}"
+            )
         self._count += 1
-        circuit = Circuit(self._count, source, target)
+        circuit = Circuit(self._count, source, address, target)
         self._circuits[circuit.number] = circuit
         self._ends.update((source, target))
+        self._addresses[address] += 1
         return circuit
 
     def close(self, circuit: Circuit) -> None:
         if self._circuits.pop(circuit.number, None) is None:
             return
-        for peer_id in (circuit.source, circuit.target):
-            self._ends[peer_id] -= 1
-            if not self._ends[peer_id]:
-                del self._ends[peer_id]
+        self._ends.subtract((circuit.source, circuit.target))
+        self._ends += Counter()  # forgets who has none
+        self._addresses[circuit.address] -= 1
+        self._addresses += Counter()
 
     def _forget_expired(self, now: float) -> None:
         for peer_id in [peer for peer, held in self._reservations.items() if held.expires_at <= now]:

@@ -15,7 +15,7 @@ from p2p.addresses import is_relayed
 from p2p.client import open_client
 from p2p.errors import RemoteFailureError, RemoteProtocolError
 from p2p.identifiers import PeerId
-from p2p.limits import Rate, RateLimiter
+from p2p.limits import Rate, RateLimiter, place_in
 from p2p.network import Network
 from p2p.protocols.reach import LIMITS, PROTOCOL_ID, REQUESTS, RESPONSES, AskReach, Reach
 from p2p.router import serve_calls
@@ -48,7 +48,7 @@ class DialBack:
         if observed is None or is_relayed(observed):
             raise RemoteFailureError("refused", "asked through a relay, allowed on a direct connection")
         host = observed.rpartition("/tcp/")[0]
-        if not self._rates.allow(host, trio.current_time()):
+        if not self._rates.allow(place_in(observed), trio.current_time()):
             raise RemoteFailureError("busy", f"asked more than {_RATE.burst:g} times in a row from {host}")
         if self._dials >= _DIALS_AT_ONCE:
             raise RemoteFailureError("busy", f"{self._dials} dials are under way, limit {_DIALS_AT_ONCE}")

@@ -29,6 +29,8 @@ _DIAL_TIMEOUT_S = 6.0
 _RETRY_S, _LONGEST_RETRY_S = 0.1, 1.0
 _FOLLOWED = Rate(per_s=0.5, burst=16.0)
 """Punches that strangers may lead: each costs a few packets to where they say."""
+_LED = Rate(per_s=0.5, burst=64.0)
+"""Those that strangers cause by calling through a relay."""
 _PAUSE_S = 2.0
 _MAX_ENDPOINTS = 4
 
@@ -50,10 +52,11 @@ class Puncher:
     def __init__(self, host: PunchingHost) -> None:
         self._host = host
         self._under_way: set[PeerId] = set()
-        self._rates = RateLimiter(_FOLLOWED)
+        self._followed, self._led = RateLimiter(_FOLLOWED), RateLimiter(_LED)
 
     async def lead(self, peer_id: PeerId, open_stream: Callable[[], Awaitable[Stream]]) -> None:
         """A few attempts; the relayed connection serves on where all fail. Raises P2PError."""
+        _check_rate(self._led)
         with self._alone(peer_id) as first:
             for number in range(ATTEMPTS if first else 0):
                 await trio.sleep(_PAUSE_S if number else 0.0)
@@ -79,8 +82,9 @@ class Puncher:
     async def follow(self, stream: Stream) -> None:
         """Raises P2PError."""
         peer_id = stream.remote_peer_id
-        if not self._rates.allow("all", trio.current_time()):
-            raise LocalProtocolError(f"more than {_FOLLOWED.burst:g} punches in a row")
+        if self._host.is_direct(peer_id):
+            raise LocalProtocolError(f"no punch with {peer_id}, which is connected directly")
+        _check_rate(self._followed)
         mine = await self._host.own_endpoints(peer_id)  # first: the other side measures the round trip
         theirs = await self._receive(stream, PunchType.CONNECT)
         await self._send(stream, PunchType.CONNECT, mine)
@@ -132,3 +136,8 @@ class Puncher:
             raise RemoteProtocolError(f"punch message {message.type.name}, expected {kind.name}")
         found = dict.fromkeys(decode_endpoint(encoded) for encoded in message.addresses)
         return [endpoint for endpoint in found if endpoint is not None][:_MAX_ENDPOINTS]
+
+
+def _check_rate(rates: RateLimiter) -> None:
+    if not rates.allow("all", trio.current_time()):
+        raise LocalProtocolError(f"more than {rates.rate.burst:g} punches in a row")

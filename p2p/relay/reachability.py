@@ -24,6 +24,8 @@ from p2p.relay.dialback import ask_reach
 
 log = structlog.get_logger(__name__)
 
+_HELD_S = 5.0
+"""What was held for longer is asked for again at once, but for a moment."""
 ASK_AGAIN_S = 900.0
 REFUSED_PAUSE_S = 30.0
 _LONGEST_ASK_PAUSE_S = 60.0
@@ -79,12 +81,17 @@ class Reachability:
                 else:
                     await trio.sleep(backoff.pause_s())
                 continue
-            backoff.reset()
             self._network.announce(relay_id, (circuit_address(relay, self._network.peer_id),))
             log.info("reachable through a relay", relay=relay)
             left_s = reservation.expires_at - self._now()
-            with trio.move_on_after(min(_LONGEST_S, max(_SHORTEST_S, left_s / 2))):
+            with trio.move_on_after(min(_LONGEST_S, max(_SHORTEST_S, left_s / 2))) as renewal:
+                held_from = trio.current_time()
                 await self._network.wait_disconnected(relay_id)
+                if trio.current_time() - held_from > _HELD_S:
+                    backoff.reset()
+                await trio.sleep(backoff.pause_s())
+            if renewal.cancelled_caught:
+                backoff.reset()
 
     async def _hold_if_needed(self, coordinator: str) -> None:
         coordinator_id = _peer_id(coordinator)

@@ -15,7 +15,7 @@ from multiaddr import Multiaddr
 
 from p2p.errors import MessageInvalidError, P2PError, RemoteProtocolError
 from p2p.identifiers import PeerId
-from p2p.limits import Rate, RateLimiter
+from p2p.limits import Rate, RateLimiter, place_in
 from p2p.network import Network, Stream
 from p2p.relay.book import Meter, RelayBook, RelayLimits, RelayRefusalError
 from p2p.relay.messages import (
@@ -90,7 +90,7 @@ class RelayService:
                 self.book.drop(held)
         now = trio.current_time()
         address = self._direct_address(peer_id)
-        granted = self.book.reserve(peer_id, _host_of(address), now)
+        granted = self.book.reserve(peer_id, place_in(address), now)
         reservation = Reservation(round(self._now() + granted.expires_at - now), self._own_addresses())
         limit = self.book.limits.of_circuit
         log.info("relay reserved", peer_id=peer_id, address=address)
@@ -113,10 +113,10 @@ class RelayService:
 
     async def _connect(self, stream: Stream, target: PeerId) -> None:
         source = stream.remote_peer_id
-        self._direct_address(source)
+        address = self._direct_address(source)
         if not self._network.is_connected(target):
             self.book.drop(target)
-        circuit = self.book.open(source, target, trio.current_time())
+        circuit = self.book.open(source, place_in(address), target, trio.current_time())
         try:
             onward = await self._stop(source, target)
             try:
@@ -192,8 +192,3 @@ class _Ending:
 
 async def _answer(stream: Stream, message: HopMessage) -> None:
     await write_message(stream, message.encode(), MESSAGE_TIMEOUT_S)
-
-
-def _host_of(address: str) -> str:
-    """``/ip4/192.0.2.1`` of ``/ip4/192.0.2.1/tcp/4400``."""
-    return "/".join(address.split("/")[:3])

@@ -38,7 +38,7 @@ def test_a_reservation_ends_unless_it_is_renewed() -> None:
     assert book.holds(A, 15.9)
     assert not book.holds(A, 16.0)
     with refused(Status.NO_RESERVATION, "peer-a holds no reservation"):
-        book.open(B, A, 16.0)
+        book.open(B, HOME, A, 16.0)
     book.reserve(B, HOME, 16.0)  # what has expired takes no room
     assert book.reserved == (B,)
 
@@ -47,16 +47,16 @@ def test_circuits_are_capped_in_total_and_for_each_end() -> None:
     book = RelayBook(RelayLimits(circuits=3, circuits_per_peer=2))
     for peer in (A, B):
         book.reserve(peer, HOME, 0.0)
-    first = book.open(C, A, 0.0)
-    book.open(C, B, 0.0)
+    first = book.open(C, HOME, A, 0.0)
+    book.open(C, HOME, B, 0.0)
     with refused(Status.RESOURCE_LIMIT_EXCEEDED, "2 circuits of peer-c, limit 2"):
-        book.open(C, A, 0.0)
-    book.open(D, A, 0.0)
+        book.open(C, HOME, A, 0.0)
+    book.open(D, HOME, A, 0.0)
     with refused(Status.RESOURCE_LIMIT_EXCEEDED, "3 circuits are open, limit 3"):
-        book.open(D, B, 0.0)
+        book.open(D, HOME, B, 0.0)
     book.close(first)
     book.close(first)  # once is enough, twice no harm
-    book.open(D, A, 0.0)
+    book.open(D, HOME, A, 0.0)
     assert [circuit.target for circuit in book.circuits] == [B, A, A]
 
 
@@ -64,9 +64,9 @@ def test_a_circuit_leads_to_somebody_else_who_wants_it() -> None:
     book = RelayBook(RelayLimits())
     book.reserve(A, HOME, 0.0)
     with refused(Status.PERMISSION_DENIED, "oneself"):
-        book.open(A, A, 0.0)
+        book.open(A, HOME, A, 0.0)
     with refused(Status.NO_RESERVATION, "peer-b"):
-        book.open(A, B, 0.0)
+        book.open(A, HOME, B, 0.0)
     assert not book.circuits
 
 
@@ -78,3 +78,15 @@ def test_a_meter_holds_back_what_is_too_fast_and_refuses_what_is_too_much() -> N
     assert meter.take(51, 9.0) is None
     assert meter.left_bytes == 50
     assert meter.take(50, 9.0) == 0.0
+
+
+def test_one_address_does_not_take_all_circuits_however_many_peers_are_behind_it() -> None:
+    book = RelayBook(RelayLimits(circuits_per_address=2))
+    book.reserve(A, OFFICE, 0.0)
+    first = book.open(B, HOME, A, 0.0)
+    book.open(C, HOME, A, 0.0)
+    with refused(Status.RESOURCE_LIMIT_EXCEEDED, "2 circuits from /ip4/192.0.2.1, limit 2"):
+        book.open(D, HOME, A, 0.0)
+    book.open(D, OFFICE, A, 0.0)
+    book.close(first)
+    book.open(D, HOME, A, 0.0)

@@ -50,12 +50,12 @@ class Probed:
 
     def __init__(self, network: Network, remote: str) -> None:
         self._network = network
-        self._remote = remote
+        self.remote = remote
         self.dialed: list[str] = []
         self.set_handler = network.set_handler
 
     def remote_address(self, peer_id: PeerId) -> str:
-        return self._remote
+        return self.remote
 
     async def answers_at(self, peer_id: PeerId, address: str, timeout_s: float) -> bool:
         self.dialed.append(address)
@@ -111,3 +111,13 @@ async def test_ports_out_of_bounds_are_refused(ports: Sequence[int]) -> None:
         with pytest.raises(RemoteFailureError, match="invalid"):
             await ask_reach(caller, server, tuple(ports))
         assert probe.dialed == []
+
+
+@pytest.mark.virtual_clock
+async def test_whoever_has_many_addresses_of_one_network_is_one_caller() -> None:
+    async with probed("/ip6/2001:db8::1/tcp/5000") as (probe, caller, server):
+        with pytest.raises(RemoteFailureError, match="busy"):
+            for number in range(1, 40):
+                probe.remote = f"/ip6/2001:db8::{number:x}/tcp/5000"
+                await ask_reach(caller, server, (4400,))
+        assert len(probe.dialed) == 32

@@ -140,3 +140,33 @@ async def test_a_connection_that_is_lost_at_once_is_not_made_again_without_a_pau
         two.leading.punch = lose  # type: ignore[method-assign]
         await two.lead()
         assert len(two.leading.dials) < ATTEMPTS * 12
+
+
+async def test_strangers_that_call_through_relays_cannot_make_it_dial_without_end() -> None:
+    async with pair(works=0) as two:
+        await two.leader.connect(two.follower.peer_id, two.follower.addresses())
+        refused: list[PeerId] = []
+
+        async def lead(peer_id: PeerId) -> None:
+            try:
+                await two.puncher.lead(peer_id, two.open_stream)
+            except P2PError as error:
+                if "punches in a row" in str(error):
+                    refused.append(peer_id)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(70):
+                nursery.start_soon(lead, Identity.generate().peer_id)
+        assert len(refused) == 6
+
+
+async def test_nobody_that_is_connected_directly_uses_up_the_punches_of_others() -> None:
+    async with pair(works=1) as two:
+        two.following.direct = True
+        await two.leader.connect(two.follower.peer_id, two.follower.addresses())
+        for _ in range(20):
+            with pytest.raises(P2PError):
+                await two.puncher.lead(two.follower.peer_id, two.open_stream)
+        two.following.direct = False
+        await two.lead()
+        assert two.leading.direct

@@ -6,16 +6,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 
 from p2p.addresses import circuit_address
 from p2p.host import Libp2pNetwork, open_host
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
+from p2p.network import Network
 from p2p.relay.book import RelayLimits
 from p2p.relay.dialback import DialBack
 from p2p.relay.reachability import Reachability
 from p2p.relay.service import RelayService
+from p2p.testing import MemoryNet
 
 LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
 
@@ -78,3 +81,34 @@ async def test_a_relay_that_is_named_is_held_without_asking() -> None:
         relayed = circuit_address(coordinator.addresses()[0], network.peer_id)
         assert await network.next() == (relayed,)
         assert network.addresses()[-1] == relayed
+
+
+class Fleeting:
+    """A network on which every relay leaves as soon as it has granted a reservation."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    async def connect(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
+        self.calls += 1
+        await self._network.connect(peer_id, addresses)
+
+    def announce(self, source: PeerId, addresses: Sequence[str]) -> None: ...
+
+    async def wait_disconnected(self, peer_id: PeerId) -> None:
+        await self._network.disconnect(peer_id)
+
+
+@pytest.mark.virtual_clock
+async def test_a_relay_that_leaves_again_and_again_is_not_asked_without_a_pause() -> None:
+    async with MemoryNet() as net:
+        relay, network = net.join(Identity.generate()), Fleeting(net.join(Identity.generate()))
+        RelayService(relay, RelayLimits())
+        reachability = Reachability(network, lambda: 0.5)  # type: ignore[arg-type]
+        with trio.move_on_after(5):
+            await reachability.hold(f"/ip4/192.0.2.1/tcp/4400/p2p/{relay.peer_id}")
+        assert 2 < network.calls < 10
