@@ -11,6 +11,7 @@ import pytest
 import trio
 from blake3 import blake3
 
+from engine_app.owner import BackendOwner
 from p2p.disk import run_inline
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
@@ -23,6 +24,7 @@ from p2p.session.engine import JobEngine, run_engine
 from p2p.session.errors import JobEndedError, JobRefusedError, ModelRefusedError, SetupError
 from p2p.session.inference import Tensor
 from p2p.session.news import NewsKind
+from p2p.session.own_data import OwnData
 from p2p.session.steps import Engine, Limits
 from p2p.session.store import open_store
 from p2p.session.treasury import NoTreasury
@@ -99,13 +101,15 @@ async def engine_on(
     network = world.net.join(identity)
     try:
         with open_store(home / "jobs.sqlite", run_inline) as inner:
+            files, store = FileStore(home / "store", 1 << 30, run_inline), DyingStore(inner, dies_at, after)
             parts = Engine(
                 network=network,
                 coordinator=NoCoordinator(),
                 treasury=NoTreasury("no wallet"),
-                files=FileStore(home / "store", 1 << 30, run_inline),
+                files=files,
                 checks=Checks(),
-                store=DyingStore(inner, dies_at, after),
+                store=store,
+                data=OwnData(BackendOwner(), files, store, home / "evaluations", run_inline),
                 now=time.time,
                 chain=None,
                 lan=EverybodyHears(world),

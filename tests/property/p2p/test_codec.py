@@ -12,7 +12,9 @@ from p2p.auth import verify_token
 from p2p.codec import Codec
 from p2p.errors import MessageInvalidError, RecordRefusedError, TokenRefusedError, TransferError
 from p2p.identity import Identity
-from p2p.protocols import coordinator, inference, job, transfer
+from p2p.jobs import DataPart, DataSummary, Delivery
+from p2p.protocols import coordinator, inference, job, peer, reach, transfer
+from p2p.protocols import data as samples
 from p2p.protocols.coordinator import PeerRecord, SignedRecord
 from p2p.records import RECORD_TAG, open_record
 from p2p.transfer import decode_manifest, encode_manifest
@@ -26,8 +28,16 @@ CODECS: dict[str, Codec[Any]] = {
     "transfer answers": transfer.RESPONSES,
     "inference calls": inference.REQUESTS,
     "inference answers": inference.RESPONSES,
+    "data calls": samples.REQUESTS,
+    "data answers": samples.RESPONSES,
+    "peer calls": peer.REQUESTS,
+    "peer answers": peer.RESPONSES,
+    "reach calls": reach.REQUESTS,
+    "reach answers": reach.RESPONSES,
 }
 PEER = Identity.from_seed(b"\x01" * 32)
+PRIVATE = st.lists(st.sampled_from([DataPart.VALIDATION, DataPart.TEST]), unique=True).map(tuple)
+"""The one field whose values depend on another's."""
 
 
 def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
@@ -53,8 +63,11 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.sampled_from(choices)
         case inspect.UnionType(types=types):
             return st.one_of([values_of(one) for one in types])
-        case inspect.VarTupleType(item_type=item, min_length=low):
-            return st.lists(values_of(item), min_size=low or 0, max_size=3).map(tuple)
+        case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
+            return st.lists(values_of(item), min_size=low or 0, max_size=min(high or 3, 3)).map(tuple)
+        case inspect.StructType(cls=cls, fields=fields) if cls is DataSummary:
+            parts = {field.name: values_of(field.type) for field in fields}
+            return st.builds(cls, **parts | {"delivery": st.just(Delivery.STREAM), "private": PRIVATE})
         case inspect.StructType(cls=cls, fields=fields):
             return st.builds(cls, **{field.name: values_of(field.type) for field in fields})
     raise AssertionError(f"no strategy for {kind}")
