@@ -17,7 +17,7 @@ from p2p.session.errors import JobRefusedError, ModelRefusedError
 from p2p.session.job import Checkpoint, Grant, Job
 from p2p.session.live import LiveJob
 from p2p.session.neighbours import Neighbour, find_neighbour, find_neighbours, request_lease
-from p2p.session.steps import Engine, expected_model, fetch_model, release_old
+from p2p.session.steps import Engine, evaluate_part, expected_model, fetch_model, release_old
 
 MAX_SHOWN = 4
 
@@ -42,6 +42,8 @@ class DirectSteps:
                 await self._keep_segment(checkpoint)
             case plan.ProveResult(result):
                 await self._keep_result(result)
+            case plan.EvaluatePart():
+                await evaluate_part(self._engine, self._live, step)
             case _:
                 raise TypeError(f"{type(step).__name__} is no step of an unpaid job")
 

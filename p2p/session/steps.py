@@ -130,7 +130,7 @@ class Steps:
             case plan.SendComplaint():
                 await self._complain()
             case plan.EvaluatePart():
-                await self._evaluate(step)
+                await evaluate_part(self._engine, self._live, step)
 
     def _escrow(self, address: str) -> Escrow:
         return next(escrow for escrow in self._job.escrows if escrow.address == address)
@@ -278,18 +278,6 @@ class Steps:
         voucher = self._sign(escrow, self._job.spec.segments)
         await self._live.apply(events.ResultProven(escrow.address, result, voucher))
 
-    async def _evaluate(self, step: plan.EvaluatePart) -> None:
-        """Once: what fails here would fail again, and the model is paid for and whole either way."""
-        found = Evaluation(step.model, step.part, step.step)
-        try:
-            score = await self._engine.data.evaluate(self._job, step.model, step.part)
-            found = msgspec.structs.replace(
-                found, samples=score.samples, loss=score.loss, accuracy=score.accuracy
-            )
-        except (SessionError, OSError) as error:
-            found = msgspec.structs.replace(found, failure=str(error)[:4000])
-        await self._live.apply(events.PartEvaluated(found))
-
     async def _fetch_checked(self, file: FileRef, done: int, code: str) -> Escrow | None:
         """The escrow that owes for it; None when the peer was caught and will be reported."""
         job = self._job
@@ -344,6 +332,19 @@ async def fetch_model(
         max_bytes=engine.limits.max_model_bytes,
         timeout_s=engine.limits.chunk_timeout_s,
     )
+
+
+async def evaluate_part(engine: Engine, live: LiveJob, step: plan.EvaluatePart) -> None:
+    """Once: what fails here would fail again, and the model is whole either way."""
+    found = Evaluation(step.model, step.part, step.step)
+    try:
+        score = await engine.data.evaluate(live.job, step.model, step.part)
+        found = msgspec.structs.replace(
+            found, samples=score.samples, loss=score.loss, accuracy=score.accuracy
+        )
+    except (SessionError, OSError) as error:
+        found = msgspec.structs.replace(found, failure=str(error)[:4000])
+    await live.apply(events.PartEvaluated(found))
 
 
 def expected_model(job: Job, done: int) -> ExpectedModel:

@@ -11,12 +11,11 @@ import pytest
 import trio
 from blake3 import blake3
 
-from engine_app.owner import BackendOwner
 from p2p.disk import run_inline
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
-from p2p.jobs import JobState
+from p2p.jobs import DataPart, Delivery, JobState
 from p2p.lan import Enough, Peers
 from p2p.session.checks import ExpectedModel, Prepared
 from p2p.session.coordinator_link import NoCoordinator
@@ -25,11 +24,12 @@ from p2p.session.errors import JobEndedError, JobRefusedError, ModelRefusedError
 from p2p.session.inference import Tensor
 from p2p.session.news import NewsKind
 from p2p.session.own_data import OwnData
+from p2p.session.owner import Score
 from p2p.session.steps import Engine, Limits
 from p2p.session.store import open_store
 from p2p.session.treasury import NoTreasury
 from peer.allowed import AllowList
-from tests.simulation.p2p.session_world import DyingStore, Killed
+from tests.simulation.p2p.session_world import DyingStore, Killed, ScriptedOwner, ScriptedSamples
 from tests.simulation.peer.world import GRAPH, SAMPLES, World, dataset, open_world, until
 
 ENGINE = Identity.from_seed(b"9" * 32)
@@ -63,6 +63,21 @@ class Checks:
         wanted = f"weights after segment {expected.segments_done - 1}".encode()
         if not path.read_bytes().startswith(wanted):
             raise ModelRefusedError(f"found {path.read_bytes()[:24]!r}, allowed {wanted!r}")
+
+
+class Samples(ScriptedSamples):
+    """Of 16 x 16 bytes and a class number."""
+
+    def read(self, part: DataPart, epoch: int, first: int, count: int) -> bytes:
+        return bytes(count * (16 * 16 + 8))
+
+
+class Owner(ScriptedOwner):
+    def open_samples(self, graph: bytes, data: Path) -> Samples:
+        return Samples()
+
+    async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
+        return Score(20, 0.25, 0.75)
 
 
 class EverybodyHears:
@@ -109,7 +124,7 @@ async def engine_on(
                 files=files,
                 checks=Checks(),
                 store=store,
-                data=OwnData(BackendOwner(), files, store, home / "evaluations", run_inline),
+                data=OwnData(Owner(), files, store, home / "workspace", run_inline),
                 now=time.time,
                 chain=None,
                 lan=EverybodyHears(world),
@@ -156,6 +171,16 @@ async def test_a_job_needs_nobody_but_engine_and_peer(tmp_path: Path, wanted: st
         assert answer.data == b"dcba"
         await until(lambda: peer.table.jobs()[0].is_retired, "the end at the peer")
         assert world.chain.payments == []
+
+
+async def test_the_model_of_a_streamed_job_is_evaluated_on_what_its_peer_never_saw(tmp_path: Path) -> None:
+    async with lan(tmp_path) as world, world.peer(), engine_on(world) as engine:
+        data = world.directory / "data.safetensors"
+        job = await engine.submit(GRAPH, data, segments=SEGMENTS, peer="any", delivery=Delivery.STREAM)
+        story = await to_the_end(engine, job)
+        assert any("evaluated here on private test samples" in line for line in story)
+        assert engine.job(job).state is JobState.COMPLETED
+        assert engine.engine.files.bytes_sent == 0
 
 
 async def test_neighbours_say_what_they_have_and_whom_they_let_in(tmp_path: Path) -> None:
