@@ -87,6 +87,7 @@ async def fetch(
     addresses: Sequence[str] = (),
     sources: Sequence[FileSource] = (),
     reuse: Reuse | None = None,
+    owner: str = "",
     progress: Progress | None = None,
     on_dropped: Blame | None = None,
     timeout_s: float = 30.0,
@@ -96,7 +97,8 @@ async def fetch(
     """The path of the whole, checked file; at once if the store has it already.
 
     ``sources`` are more peers that should have the file. Chunks of other files of the store are
-    used for this one, of those that ``reuse`` allows where it is given (see ``FileStore.receiving``).
+    used for this one, of those that ``reuse`` allows where it is given, and half a file that came for
+    the same ``owner`` (see ``FileStore.receiving``).
     ``timeout_s`` is for each request; a source that fails ``attempts`` times in a row without a
     byte in between is dropped, and so is one that refuses or lies; ``on_dropped`` is told. What has
     arrived stays for the next time, also after a cancellation. ``max_window_bytes`` is the most that
@@ -110,7 +112,7 @@ async def fetch(
         raise TransferError(f"{source} offers a file of {ref.size} bytes, limit {max_bytes}")
     others = [other for other in sources if other.peer_id not in (source, network.peer_id)]
     unique = {other.peer_id: other for other in others[: MAX_SOURCES - 1]}
-    async with store.receiving(ref, reuse) as incoming:
+    async with store.receiving(ref, reuse, owner) as incoming:
         if incoming.whole is not None:
             return incoming.whole
         options = _Options(timeout_s, attempts, max_window_bytes, progress, on_dropped)

@@ -38,7 +38,7 @@ class Incoming:
         self,
         ref: FileRef,
         whole: Path | None,
-        directory: Path,
+        data_path: Path,
         take_in: TakeIn,
         find_copies: FindCopies,
         run: RunBlocking,
@@ -51,8 +51,8 @@ class Incoming:
         self._run = run
         self._manifest: Manifest | None = None
         self._file: PartialFile | None = None
-        self._data_path = directory / ref.manifest
-        self._manifest_path = directory / (ref.manifest + MANIFEST_SUFFIX)
+        self._data_path = data_path
+        self._manifest_path = data_path.with_name(data_path.name + MANIFEST_SUFFIX)
 
     @property
     def manifest(self) -> Manifest | None:

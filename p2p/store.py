@@ -2,7 +2,7 @@
 
     files/HASH        whole files, by the BLAKE3 of their content
     manifests/HASH    their manifests, by the BLAKE3 of the manifest
-    partial/HASH      files that are still arriving, by manifest, with HASH.manifest beside them
+    partial/HASH      files that are still arriving, by manifest and whom they are for, with HASH.manifest
     pins/HASH.OWNER   empty: the file must not be evicted
     tmp/              what a crash may leave behind; emptied at the start
 
@@ -51,6 +51,8 @@ Reuse = Callable[[str], bool]
 """Whether chunks of the file with this BLAKE3 may be used for another. Called in a thread."""
 
 _MAX_SCANNED_CHUNKS = 4 << 20
+_MAX_MANIFESTS = 8
+"""Of one file, whose chunks anybody may cut as they like; the oldest go beyond that."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 _OWNER = re.compile(r"[0-9A-Za-z_-]{0,64}")
 
@@ -92,7 +94,7 @@ class FileStore:
         self._by_manifest: dict[str, str] = {}
         self._pins: dict[str, set[str]] = {}
         self._resting: dict[str, int] = {}
-        """Partial files that nobody is fetching, by manifest, oldest first, with their sizes."""
+        """Partial files that nobody is fetching, by name, oldest first, with their sizes."""
         self._reserved = 0
         self._settling: list[str] = []
         """Files that their bringer has had no chance to pin yet."""
@@ -118,6 +120,11 @@ class FileStore:
         """How others can ask for the file."""
         held = self._held.get(blake3)
         return FileRef(blake3, next(iter(held.manifests)), held.size) if held else None
+
+    def holds(self, ref: FileRef) -> bool:
+        """Whether the whole file is here by this very manifest."""
+        held = self._held.get(ref.blake3)
+        return held is not None and held.size == ref.size and ref.manifest in held.manifests
 
     def has_manifest(self, manifest_hash: str) -> bool:
         """Whether a whole file is here by this manifest."""
@@ -161,9 +168,14 @@ class FileStore:
         for owner in self._pins.pop(blake3, set()):
             self._pin_file(blake3, owner).unlink(missing_ok=True)
         for manifest in held.manifests:
-            del self._by_manifest[manifest]
-            (self._manifests / manifest).unlink(missing_ok=True)
+            self._drop_manifest(manifest)
         (self._files / blake3).unlink(missing_ok=True)
+
+    def discard(self, blake3: str) -> None:
+        """Forgets a file that turned out to be of no use, unless somebody has pinned it: whoever names a
+        bad file may name the hash of a good one."""
+        if blake3 not in self._pins and blake3 not in self._settling:
+            self.remove(blake3)
 
     def pin(self, blake3: str, owner: str = "") -> None:
         """Keeps a file from eviction, also over a restart, until each of its owners unpins it.
@@ -190,7 +202,7 @@ class FileStore:
             with suppress(FileNotFoundError):
                 if (self._partial / name).stat().st_mtime >= before:
                     continue
-            log.info("partial file dropped", manifest=name)
+            log.info("partial file dropped", name=name)
             self._discard_partial(name)
 
     # -- giving to others ----------------------------------------------------------------------------
@@ -220,25 +232,29 @@ class FileStore:
     # -- taking from others --------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def receiving(self, ref: FileRef, reuse: Reuse | None = None) -> AsyncIterator[Incoming]:
-        """The file as far as it is here. One at a time for each manifest; others wait.
+    async def receiving(
+        self, ref: FileRef, reuse: Reuse | None = None, owner: str = ""
+    ) -> AsyncIterator[Incoming]:
+        """The file as far as it is here. One at a time for each manifest and owner; others wait.
 
         Chunks that other files here hold are taken from them. ``reuse`` says which files may be
         used, also whether the very file may: whoever sends the rest can tell from what is not asked
-        for what was here, and whoever only knows a hash must not get what is behind it.
+        for what was here, and whoever only knows a hash must not get what is behind it. For the same
+        reason half a file is gone on with only by the ``owner`` for whom it came. A file that is here
+        by another manifest than the one named does not count: that one may be of another file.
         """
         if not (_HASH.fullmatch(ref.blake3) and _HASH.fullmatch(ref.manifest)):
             raise LocalProtocolError(f"{ref.manifest!r} of {ref.blake3!r} are no BLAKE3 hashes")
-        async with self._only(ref.manifest):
-            held = self._held.get(ref.blake3)
-            usable = held is not None and held.size == ref.size and (reuse is None or reuse(ref.blake3))
+        name = _partial_name(ref.manifest, owner)
+        async with self._only(name):
+            usable = self.holds(ref) and (reuse is None or reuse(ref.blake3))
             whole = self.path(ref.blake3) if usable else None
             find_copies = partial(self._find_copies, reuse or (lambda file_hash: True))
-            incoming = Incoming(ref, whole, self._partial, self._take_in, find_copies, self._run)
+            incoming = Incoming(ref, whole, self._partial / name, self._take_in, find_copies, self._run)
             if whole is not None:
                 yield incoming
                 return
-            self._resting.pop(ref.manifest, None)
+            self._resting.pop(name, None)
             try:
                 with self._room_for(ref.size):
                     await incoming.resume()
@@ -246,7 +262,7 @@ class FileStore:
             finally:
                 incoming.close()
                 if (left := incoming.bytes_left()) is not None:
-                    self._resting[ref.manifest] = left
+                    self._resting[name] = left
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -276,6 +292,8 @@ class FileStore:
         held = self._held.pop(ref.blake3, None) or _Held(manifest.size)
         if ref.manifest not in held.manifests:
             held.manifests.append(ref.manifest)
+            if len(held.manifests) > _MAX_MANIFESTS:
+                self._drop_manifest(held.manifests.pop(0))
         self._held[ref.blake3] = held
         self._by_manifest[ref.manifest] = ref.blake3
         self._settling.append(ref.blake3)
@@ -284,6 +302,10 @@ class FileStore:
         finally:
             self._settling.remove(ref.blake3)
         return ref
+
+    def _drop_manifest(self, manifest_hash: str) -> None:
+        del self._by_manifest[manifest_hash]
+        (self._manifests / manifest_hash).unlink(missing_ok=True)
 
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
@@ -318,20 +340,20 @@ class FileStore:
                 return True
         return False
 
-    def _discard_partial(self, manifest_hash: str) -> None:
-        del self._resting[manifest_hash]
-        (self._partial / manifest_hash).unlink(missing_ok=True)
-        (self._partial / (manifest_hash + MANIFEST_SUFFIX)).unlink(missing_ok=True)
+    def _discard_partial(self, name: str) -> None:
+        del self._resting[name]
+        (self._partial / name).unlink(missing_ok=True)
+        (self._partial / (name + MANIFEST_SUFFIX)).unlink(missing_ok=True)
 
     @asynccontextmanager
-    async def _only(self, manifest_hash: str) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(manifest_hash, trio.Lock())
+    async def _only(self, name: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(name, trio.Lock())
         try:
             async with lock:
                 yield
         finally:
             if not lock.locked() and not lock.statistics().tasks_waiting:
-                self._locks.pop(manifest_hash, None)
+                self._locks.pop(name, None)
 
     def _pin_file(self, file_hash: str, owner: str) -> Path:
         if not _OWNER.fullmatch(owner):
@@ -374,6 +396,10 @@ class FileStore:
                 path.unlink(missing_ok=True)
             elif path == data:
                 self._resting[name] = allocated_bytes(path)
+
+
+def _partial_name(manifest_hash: str, owner: str) -> str:
+    return blake3(f"{owner} {manifest_hash}".encode()).hexdigest() if owner else manifest_hash
 
 
 def _stored_manifest(path: Path) -> Manifest | None:

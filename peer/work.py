@@ -176,6 +176,7 @@ class JobWork:
                 self._services.artifacts.files,
                 sources=job.sources,
                 reuse=reuse,
+                owner=job.engine_id,
                 max_bytes=max_bytes,
             )
 

@@ -165,5 +165,5 @@ class DirectSteps:
         self._engine.files.pin(file.blake3, self._job.job_id)
 
     async def _refuse(self, file: FileRef, grant: Grant, code: str, error: P2PError) -> None:
-        self._engine.files.remove(file.blake3)
+        self._engine.files.discard(file.blake3)
         await self._live.apply(events.PeerAccused(grant.lease, code, str(error)[:4000]))

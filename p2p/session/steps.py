@@ -297,7 +297,7 @@ class Steps:
             await self._live.apply(events.PeerAccused(escrow.lease, "protocol", str(error)[:4000]))
             return None
         except (TransferError, ModelRefusedError) as error:
-            self._engine.files.remove(file.blake3)
+            self._engine.files.discard(file.blake3)
             await self._live.apply(events.PeerAccused(escrow.lease, code, str(error)[:4000]))
             return None
         current = self._job.escrow

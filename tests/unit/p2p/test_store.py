@@ -258,3 +258,55 @@ async def test_a_held_file_that_may_not_be_used_is_asked_for_again(tmp_path: Pat
     assert path is not None
     assert path.read_bytes() == content(1)
     assert store.used_bytes == 10 * KB
+
+
+async def test_a_file_under_another_files_manifest_is_not_here(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, 100 * KB)
+    mine, secret = await store.add_bytes(content(1)), await store.add_bytes(content(2))
+    mixed = FileRef(mine.blake3, secret.manifest, mine.size)
+    assert store.holds(mine) and not store.holds(mixed)
+    async with store.receiving(mixed) as incoming:
+        assert incoming.whole is None
+
+
+async def test_half_a_file_is_gone_on_with_only_for_whom_it_came(tmp_path: Path) -> None:
+    data = b"".join(content(number) for number in range(20))
+    manifest = manifest_of(data)
+    ref = FileRef(manifest.blake3.hex(), manifest_hash(manifest), len(data))
+    assert len(manifest.chunks) > 1
+    store = FileStore(tmp_path, 1 << 20)
+    async with store.receiving(ref, owner="first") as incoming:
+        await incoming.begin(encode_manifest(manifest))
+        await incoming.write([Arrival(0, data)])
+    store = FileStore(tmp_path, 1 << 20)
+    async with store.receiving(ref, owner="second") as incoming:
+        assert incoming.manifest is None
+        await incoming.begin(encode_manifest(manifest))
+        assert incoming.missing() == list(range(len(manifest.chunks)))
+    async with store.receiving(ref, owner="first") as incoming:
+        assert incoming.missing() == []
+
+
+async def test_what_turned_out_bad_is_dropped_unless_somebody_needs_it(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, 100 * KB)
+    bad, data = await store.add_bytes(content(1)), await store.add_bytes(content(2))
+    store.pin(data.blake3, "job")
+    for ref in (bad, data):
+        store.discard(ref.blake3)
+    assert store.path(bad.blake3) is None
+    assert store.path(data.blake3) is not None
+
+
+async def test_a_file_keeps_few_manifests_however_many_ways_it_is_cut(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, 1 << 20)
+    data = b"".join(content(number) for number in range(20))
+    for cut in range(20):
+        manifest = manifest_of(data, [(5 + cut) << 12])
+        ref = FileRef(manifest.blake3.hex(), manifest_hash(manifest), len(data))
+        async with store.receiving(ref) as incoming:
+            await incoming.begin(encode_manifest(manifest))
+            await incoming.write([Arrival(0, data)])
+            await incoming.finish()
+        assert store.has_manifest(ref.manifest)
+    assert 1 < len(list((tmp_path / "manifests").iterdir())) <= 8
+    assert FileStore(tmp_path, 1 << 20).holds(ref)

@@ -9,6 +9,7 @@ import pytest
 from p2p.errors import SourceRefusedError
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
+from p2p.jobs import FileRef
 from p2p.store import Reuse
 from peer.artifacts import KEEP_FETCHED_S, KEEP_UNFETCHED_S, Artifacts, FetchUsing
 from peer.events import OfferAccepted
@@ -143,3 +144,26 @@ async def test_an_engine_may_have_back_what_it_brought_and_lets_others_have_it(t
         artifacts.files.remove(file.blake3)
         await artifacts.drop_old_results(NOW)
         assert not artifacts.may_fetch(ENGINE, file.manifest), "it is not here any more"
+
+
+async def test_an_own_file_under_another_engines_manifest_opens_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as artifacts:
+        secret = await artifacts.files.add_bytes(b"secret")
+        artifacts.hold(secret, ENGINE)
+        own = await artifacts.files.add_bytes(b"own")
+
+        def naming(file: FileRef) -> FetchUsing:
+            async def fetch_using(reuse: Reuse) -> Path:
+                async with artifacts.files.receiving(file, reuse) as incoming:
+                    if incoming.whole is None:
+                        raise SourceRefusedError("no such manifest")
+                    return incoming.whole
+
+            return fetch_using
+
+        await artifacts._store.note_brought(own.blake3, STRANGER)
+        await artifacts.receive(own, STRANGER, naming(own))
+        mixed = FileRef(own.blake3, secret.manifest, own.size)
+        with pytest.raises(SourceRefusedError):
+            await artifacts.receive(mixed, STRANGER, naming(mixed))
+        assert not artifacts.may_fetch(STRANGER, secret.manifest)
