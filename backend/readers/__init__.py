@@ -1,7 +1,8 @@
 """Readers of the user's own data files, each turned into the one dataset format of ``backend.facts``.
 
 Used on the Engine's side only; a peer parses nothing but that format. Each reader is a module with
-``matches`` and ``open``; all stream, so that data larger than memory costs no more than small data.
+``matches`` and ``open``. Tables, images, .npy and .safetensors stream, so that data larger than memory
+costs no more than small data; .npz, IDX and plain text (as tokens) are held in memory.
 Imports no torch; the libraries of one format are imported when a file of it is read.
 """
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,13 @@ from backend.formats.tensors import Array
 from backend.readers.source import ArraySource, ReadOptions, Recipe, Task
 
 SUFFIXES = (".npz", ".npy", ".safetensors")
+MAX_UNPACKED_BYTES = 16 << 30
+"""Of an .npz, which is read into memory."""
+_UNREADABLE = (
+    OSError, ValueError, EOFError, RuntimeError, SyntaxError, MemoryError, struct.error,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
+"""What NumPy and zipfile raise for damaged files: a header is parsed as Python, a member unpacked."""
 
 
 def matches(path: Path) -> bool:
@@ -26,7 +37,7 @@ def open(path: Path, options: ReadOptions) -> ArraySource:
         return _open_dataset(path)
     try:
         x, y = _load(path, options)
-    except (OSError, ValueError, EOFError) as error:
+    except _UNREADABLE as error:
         raise DatasetError(f"{path.name} cannot be read: {error}") from error
     return array_source(x, y, options.task)
 
@@ -44,10 +55,21 @@ def _load(path: Path, options: ReadOptions) -> tuple[Any, Any]:
             if not {"x", "y"} <= set(arrays):
                 found = ", ".join(sorted(arrays)[:20]) or "none"
                 raise DatasetError(f"{path.name}: found arrays {found}, needed are x and y")
+            _check_unpacked(path, arrays)
             return arrays["x"], arrays["y"]
     if options.labels is None:
         raise DatasetError(f"{path.name} holds one array; name the .npy of its labels too (--labels)")
     return np.load(path, allow_pickle=False, mmap_mode="r"), np.load(options.labels, allow_pickle=False)
+
+
+def _check_unpacked(path: Path, arrays: Any) -> None:
+    """A small file may claim to hold a very large one; zipfile reads no more than what is claimed."""
+    size = sum(member.file_size for member in arrays.zip.infolist())
+    if size > MAX_UNPACKED_BYTES:
+        raise DatasetError(
+            f"{path.name} unpacks to {size} bytes, limit {MAX_UNPACKED_BYTES}: "
+            "save x and y as .npy, which are read where they lie"
+        )
 
 
 def array_source(x: Array, y: Array, task: Task = Task.AUTO) -> ArraySource:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def read_idx(path: Path) -> Array:
     """Raises DatasetError."""
     try:
         data = _read(path)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path.name} cannot be read: {error}") from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _TYPES or not 1 <= data[3] <= MAX_RANK:
         raise DatasetError(f"{path.name} begins with {data[:4].hex(' ')}, which is no IDX file")

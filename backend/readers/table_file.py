@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,11 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if path.suffix.lower() == ".parquet":
-            self._format: Any = "parquet"
-        else:
-            self._format = _csv_format(path)
         with self._errors():
             import pyarrow.dataset
 
-            self._dataset = pyarrow.dataset.dataset(path, format=self._format)
+            form = "parquet" if path.suffix.lower() == ".parquet" else _csv_format(path)
+            self._dataset: Any = pyarrow.dataset.dataset(path, format=form)
         self.names: list[str] = self._dataset.schema.names
         if not 2 <= len(self.names) <= MAX_COLUMNS:
             raise DatasetError(
@@ -46,10 +44,21 @@ class Table:
 
     def batches(self, columns: list[str]) -> Iterator[Any]:
         """Record batches. Raises DatasetError."""
+        self._refuse_nested(columns)
         with self._errors():
             yield from self._dataset.scanner(
                 columns=columns, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1
             ).to_batches()
+
+    def _refuse_nested(self, columns: list[str]) -> None:
+        import pyarrow
+
+        for field in map(self._dataset.schema.field, columns):
+            if pyarrow.types.is_nested(field.type):
+                raise DatasetError(
+                    f"column {field.name!r} holds {field.type}, allowed are numbers and texts: leave it out "
+                    f"with --drop {field.name}"
+                )
 
     def _errors(self) -> Any:
         return _TableErrors(self._path)
@@ -104,7 +113,7 @@ def _parsed(values: Any) -> Array:
     try:
         fast: Array = values.cast(pyarrow.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
     except pyarrow.ArrowInvalid:
-        return np.array([_number(text) for text in values.to_pylist()], np.float64)
+        return np.array([_number(text) for text in _listed(values)], np.float64)
     return fast
 
 
@@ -116,7 +125,16 @@ def _number(text: str | None) -> float:
 
 
 def texts_of(values: Any) -> list[str | None]:
-    return [None if value is None or value != value else str(value) for value in values.to_pylist()]
+    return [None if value is None or value != value else str(value) for value in _listed(values)]
+
+
+def _listed(values: Any) -> list[Any]:
+    """Raises DatasetError for text that is none: a Parquet file may hold any bytes as text."""
+    try:
+        found: list[Any] = values.to_pylist()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"a text is not UTF-8: {error}") from error
+    return found
 
 
 def _csv_format(path: Path) -> Any:
@@ -144,7 +162,10 @@ def _sniff(path: Path) -> tuple[str, list[str], bool]:
         raise DatasetError(f"{path.name} cannot be read as text: {error}") from error
     line = text.split("\n", 1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=line.count)
-    first = next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])
+    try:
+        first = next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])
+    except csv.Error as error:
+        raise DatasetError(f"{path.name}: its first line is no row of a table: {error}") from error
     heading = not all(cell.strip() == "" or not math.isnan(_number(cell)) for cell in first)
     names = [cell.strip() for cell in first] if heading else [f"column {i + 1}" for i in range(len(first))]
     _refuse_twins(path, names)
@@ -152,6 +173,6 @@ def _sniff(path: Path) -> tuple[str, list[str], bool]:
 
 
 def _refuse_twins(path: Path, names: list[str]) -> None:
-    twin = next((name for name in names if names.count(name) > 1), None)
-    if twin is not None:
-        raise DatasetError(f"{path.name}: two columns are called {twin!r}")
+    twin, count = next(iter(Counter(names).most_common(1)), ("", 0))
+    if count > 1:
+        raise DatasetError(f"{path.name}: {count} columns are called {twin!r}")

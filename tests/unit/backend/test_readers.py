@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow
@@ -153,7 +154,9 @@ def test_several_targets_make_a_vector(tmp_path: Path, out: Path) -> None:
         ("a,y\n1,-1\n2,1\n", ReadOptions(task=Task.CLASSIFICATION), "goes from -1 to 1"),
         ("a,y\n", ReadOptions(), "0 rows"),
         ("a\n1\n", ReadOptions(), "1 columns"),
-        ("a,a\n1,2\n", ReadOptions(), "two columns are called 'a'"),
+        ("a,a\n1,2\n", ReadOptions(), "2 columns are called 'a'"),
+        ("a,b,label\r1,2,x\r", ReadOptions(), "first line is no row"),
+        ("," * 60_000 + "\n", ReadOptions(), "60001 columns, .*at most 4096"),
         ("a,b\n1,2\n1,2,3\n", ReadOptions(), "cannot be read: .*Expected 2 columns, got 3"),
         ("a,y\n" + "".join(f"t{i},0\n" for i in range(99)), ReadOptions(), "over 64 different texts such as"),
     ],
@@ -332,3 +335,49 @@ def test_what_is_nothing_readable_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DatasetError, match=reason):
         convert(source, out)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "packed.npz", "x.npy", "t-images-idx3-ubyte.gz", "t.parquet"])
+def test_damage_at_any_byte_is_refused_as_such_or_harmless(tmp_path: Path, out: Path, name: str) -> None:
+    x, y = np.arange(80, dtype=np.uint8).reshape(20, 4), np.arange(20) % 3
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.savez_compressed(tmp_path / "packed.npz", x=x, y=y)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    (tmp_path / "t-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(x[:, None])))
+    (tmp_path / "t-labels-idx1-ubyte").write_bytes(idx(y.astype(np.uint8)))
+    table = {"a": [f"{i}" for i in range(20)], "label": ["x", "y"] * 10}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "t.parquet")
+    options = ReadOptions(labels=tmp_path / "y.npy") if name == "x.npy" else ReadOptions()
+    whole, random = (tmp_path / name).read_bytes(), Random(1)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(random.choice((1, 2, 8))):
+            damaged[random.randrange(min(len(damaged), random.choice((64, 400, 1 << 20))))] = (
+                random.randrange(256)
+            )
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            convert(tmp_path / name, out, options)
+        except DatasetError:
+            refused += 1
+    assert refused
+
+
+def test_an_archive_that_unpacks_to_a_monstrous_one_is_refused(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.readers.arrays.MAX_UNPACKED_BYTES", 1 << 20)
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1 << 10, 1 << 10)), y=np.zeros(1 << 10, np.int64))
+    assert (tmp_path / "a.npz").stat().st_size < 1 << 15
+    with pytest.raises(DatasetError, match=r"unpacks to \d+ bytes, limit 1048576"):
+        convert(tmp_path / "a.npz", out)
+
+
+def test_a_column_of_lists_is_named_and_can_be_left_out(tmp_path: Path, out: Path) -> None:
+    table = pyarrow.table({"a": [1, 2], "b": [[1], [2]], "label": ["x", "y"]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DatasetError, match=r"column 'b' holds list<.*--drop b"):
+        convert(tmp_path / "t.parquet", out)
+    assert convert(tmp_path / "t.parquet", out, ReadOptions(drop=("b",))).samples == 2
