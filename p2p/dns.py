@@ -19,6 +19,8 @@ MAX_RECORDS = 128
 MAX_NAME_BYTES = 255
 MAX_LABEL_BYTES = 63
 MAX_STRING_BYTES = 255
+MAX_POINTERS = 32
+"""Of one name: each costs time and two bytes, which many names may share."""
 
 A, PTR, TXT, AAAA, SRV, ANY = 1, 12, 16, 28, 33, 255
 _CLASS_IN = 1
@@ -188,12 +190,15 @@ class _Reader:
 
     def _name(self) -> str:
         labels: list[bytes] = []
-        at, after, length = self._at, None, 0
+        at, after, length, pointers = self._at, None, 0, 0
         while (size := self._data[at]) != 0:
             if size & _POINTER == _POINTER:
                 target = (size & ~_POINTER) << 8 | self._data[at + 1]
                 if target >= at:
                     raise RemoteProtocolError(f"DNS name at {at} points forward to {target}")
+                pointers += 1
+                if pointers > MAX_POINTERS:
+                    raise RemoteProtocolError(f"DNS name of over {MAX_POINTERS} pointers")
                 after = after if after is not None else at + 2
                 at = target
                 continue

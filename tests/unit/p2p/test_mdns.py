@@ -181,3 +181,19 @@ def test_what_fits_no_packet_is_not_written() -> None:
         dns.name_bytes("a" * 64 + ".local")
     with pytest.raises(LocalProtocolError, match="limit 9000"):
         dns.encode(dns.Packet(False, (dns.Question("a" * 60, 1),) * 200))
+
+
+def test_a_packet_of_pointers_to_pointers_is_refused_before_it_costs_time() -> None:
+    def packet(pointers: int) -> bytes:
+        head = struct.pack(">6H", 0, 0x8400, 0, 2, 0, 0)
+        record = b"\0" + struct.pack(">2HIH", dns.TXT, 1, 120, 1 + 2 * pointers)
+        start = len(head) + len(record)
+        chain = b"\0" + b"".join(
+            struct.pack(">H", 0xC000 | start + max(0, 2 * number - 1)) for number in range(pointers)
+        )
+        last = struct.pack(">H", 0xC000 | start + len(chain) - 2)
+        return head + record + chain + last + struct.pack(">2HIH", dns.TXT, 1, 120, 0)
+
+    assert len(dns.decode(packet(dns.MAX_POINTERS - 1)).answers) == 2
+    with pytest.raises(RemoteProtocolError, match="over 32 pointers"):
+        dns.decode(packet(dns.MAX_POINTERS))

@@ -86,8 +86,9 @@ async def test_a_relay_that_is_named_is_held_without_asking() -> None:
 class Fleeting:
     """A network on which every relay leaves as soon as it has granted a reservation."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, relay: Network) -> None:
         self._network = network
+        self._relay = relay
         self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -95,7 +96,7 @@ class Fleeting:
 
     async def connect(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
         self.calls += 1
-        await self._network.connect(peer_id, addresses)
+        await self._network.connect(peer_id, self._relay.addresses())
 
     def announce(self, source: PeerId, addresses: Sequence[str]) -> None: ...
 
@@ -106,7 +107,8 @@ class Fleeting:
 @pytest.mark.virtual_clock
 async def test_a_relay_that_leaves_again_and_again_is_not_asked_without_a_pause() -> None:
     async with MemoryNet() as net:
-        relay, network = net.join(Identity.generate()), Fleeting(net.join(Identity.generate()))
+        relay = net.join(Identity.generate())
+        network = Fleeting(net.join(Identity.generate()), relay)
         RelayService(relay, RelayLimits())
         reachability = Reachability(network, lambda: 0.5)  # type: ignore[arg-type]
         with trio.move_on_after(5):
