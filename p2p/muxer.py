@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
+from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.stream_muxer.exceptions import (
     MuxedConnUnavailable,
@@ -192,5 +194,9 @@ class OwnYamux(MuxerMultistream):
         assert isinstance(conn, NoiseSession)  # the only security that the host offers
         await negotiate(conn, asking(PROTOCOL_ID) if conn.is_initiator else answering((PROTOCOL_ID,)))
         use = self._uses.setdefault(peer_id, Use())
-        connection = MuxedConnection(conn, peer_id, self._limits, use, self.heartbeat, self._observer)
+        limits = self._limits
+        if conn.get_connection_type() is ConnectionType.RELAYED:
+            # What waits at the relay is not seen, so that a slow way looks like a dead one.
+            limits = replace(limits, keep_alive_timeout_s=limits.idle_keep_alive_timeout_s)
+        connection = MuxedConnection(conn, peer_id, limits, use, self.heartbeat, self._observer)
         return self._annotate_connection(connection, conn, TProtocol(PROTOCOL_ID))

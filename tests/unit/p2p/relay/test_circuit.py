@@ -184,3 +184,24 @@ async def test_a_dialed_endpoint_where_somebody_else_is_gives_no_connection() ->
             with pytest.raises(ConnectionFailedError, match=f"found peer {found.peer_id} there"):
                 await host.upgrade_dialed(ours, wanted)
         assert not host.connections()
+
+
+@pytest.mark.slow
+async def test_a_slow_relay_is_not_taken_for_a_frozen_peer() -> None:
+    async with relayed(RelayLimits(bytes_per_s=40_000)) as net:
+        received = trio.Event()
+
+        async def take(stream: Stream) -> None:
+            size = 0
+            while size < 240_000:
+                size += len(await stream.receive_some())
+            received.set()
+            await stream.send_all(b"thanks")
+
+        net.peer.set_handler("/test/take", take)
+        await net.engine.connect(net.peer.peer_id, net.peer.addresses())
+        stream = await net.engine.open_stream(net.peer.peer_id, "/test/take")
+        await stream.send_all(bytes(240_000))
+        with trio.fail_after(30):
+            assert await stream.receive_some() == b"thanks"
+        assert received.is_set()
