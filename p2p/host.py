@@ -111,7 +111,12 @@ class Libp2pNetwork(ConnectionObserver):
         self._door = Door(limits)
         self._turns = Turns(limits)
         self._noise = NoiseTransport(create_new_key_pair(identity.secret_bytes()))
-        kept = replace(streams, incoming_streams=limits.streams_per_peer, unread_bytes=limits.unread_per_peer)
+        kept = replace(
+            streams,
+            incoming_streams=limits.streams_per_peer,
+            unread_bytes=limits.unread_per_peer,
+            unread_bytes_of_all=limits.unread,
+        )
         self._muxer = OwnYamux(kept, self)
         self._host = _new_host(self._noise, self._muxer, limits)
         self._swarm: Any = self._host.get_network()

@@ -85,6 +85,8 @@ class HostLimits:
     streams_per_peer: int = 1024
     unread_per_peer: int = 64 << 20
     """Bytes that have arrived and were not read yet; the stream that goes beyond is reset."""
+    unread: int = 1 << 30
+    """The same of all peers; who has no more than 256 KiB of it is never cut off for it."""
     message: int = 16 << 20
     """Bytes of one message; most protocols allow less."""
     body: int = 64 << 20

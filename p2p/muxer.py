@@ -28,7 +28,7 @@ from p2p.errors import StreamResetError
 from p2p.multistream import answering, asking, negotiate
 from p2p.noise import NoiseSession
 from p2p.yamux import Heartbeat, YamuxSession, YamuxStream
-from p2p.yamux_stream import Use, YamuxLimits
+from p2p.yamux_stream import Total, Use, YamuxLimits
 
 if TYPE_CHECKING:
     from libp2p.peer.id import ID
@@ -187,13 +187,14 @@ class OwnYamux(MuxerMultistream):
         """To be run for as long as there are connections."""
         self._limits = limits
         self._observer = observer
+        self._total = Total()
         self._uses: weakref.WeakValueDictionary[ID, Use] = weakref.WeakValueDictionary()
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         """Raises ConnectionFailedError, RemoteProtocolError, StreamResetError."""
         assert isinstance(conn, NoiseSession)  # the only security that the host offers
         await negotiate(conn, asking(PROTOCOL_ID) if conn.is_initiator else answering((PROTOCOL_ID,)))
-        use = self._uses.setdefault(peer_id, Use())
+        use = self._uses.setdefault(peer_id, Use(total=self._total))
         limits = self._limits
         if conn.get_connection_type() is ConnectionType.RELAYED:
             # What waits at the relay is not seen, so that a slow way looks like a dead one.

@@ -160,11 +160,11 @@ class YamuxCore:
         if stream is None:
             return
         if stream.reset_reason is None:
-            if self.use.unread_bytes + end - at > self._limits.unread_bytes:
-                self._cut(stream, f"over {self._limits.unread_bytes} unread bytes of one peer")
+            if reason := self.use.refusal(end - at, self._limits):
+                self._cut(stream, reason)
             else:
                 stream.append(piece, at, end)
-                self.use.unread_bytes += end - at
+                self.use.keep(end - at)
                 self._changed(stream)
         if not self._body_bytes:
             self._take_flags(stream, self._body_flags)
@@ -306,7 +306,7 @@ class YamuxCore:
     def read(self, stream: StreamState, max_bytes: int, now_s: float) -> bytes:
         """What has arrived, none where nothing has; opens the window for what was taken."""
         data = stream.pop(max_bytes)
-        self.use.unread_bytes -= len(data)
+        self.use.keep(-len(data))
         if more := stream.consume(len(data)):
             more += self._growth(stream, now_s)
             stream.receive_window += more
@@ -340,7 +340,7 @@ class YamuxCore:
             if stream.unread_bytes and not stream.received_end:
                 self._put_reset(stream.id)  # a sender without window would wait for ever
             stream.reset_reason = "closed on this side"
-        self.use.unread_bytes -= stream.drop_unread()
+        self._drop_unread(stream)
         self._release(stream)
 
     def reset(self, stream: StreamState) -> None:
@@ -348,6 +348,7 @@ class YamuxCore:
         if stream.reset_reason is None and stream.id in self.streams:
             self._put_reset(stream.id)
         self._reset_state(stream, "reset on this side")
+        self._drop_unread(stream)
         self._release(stream)
 
     def ping(self, value: int) -> None:
@@ -398,8 +399,14 @@ class YamuxCore:
         if stream.reset_reason is None:
             stream.reset_reason = reason
             if not stream.received_end:
-                self.use.unread_bytes -= stream.drop_unread()
+                self._drop_unread(stream)
         self._forget(stream)
+
+    def _drop_unread(self, stream: StreamState) -> None:
+        """Who reads on sees a cut, not an end."""
+        if dropped := stream.drop_unread():
+            self.use.keep(-dropped)
+            stream.received_end = False
 
     def _forget_when_over(self, stream: StreamState) -> None:
         if stream.sent_end and stream.received_end:

@@ -8,7 +8,7 @@ twice what is unread, whatever the other side sends.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 INITIAL_WINDOW_BYTES = 256 * 1024
@@ -17,6 +17,13 @@ INITIAL_WINDOW_BYTES = 256 * 1024
 _GATHERED_BELOW_BYTES = 4096
 _GATHERED_BYTES = 65536
 _WHOLE_BYTES = 16384
+
+
+@dataclass(slots=True)
+class Total:
+    """What all peers have together."""
+
+    unread_bytes: int = 0
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -28,17 +35,34 @@ class Use:
     unread_bytes: int = 0
     grown_bytes: int = 0
     """Of windows, beyond what every stream begins with."""
+    total: Total = field(default_factory=Total)
+
+    def keep(self, size: int) -> None:
+        """So many more unread bytes, or fewer."""
+        self.unread_bytes += size
+        self.total.unread_bytes += size
+
+    def refusal(self, size: int, limits: YamuxLimits) -> str | None:
+        """Why so many more bytes may not be kept. A crowd leaves every peer as much as one window."""
+        if self.unread_bytes + size > limits.unread_bytes:
+            return f"over {limits.unread_bytes} unread bytes of one peer"
+        crowded = self.total.unread_bytes + size > limits.unread_bytes_of_all
+        if crowded and self.unread_bytes + size > INITIAL_WINDOW_BYTES:
+            return f"over {limits.unread_bytes_of_all} unread bytes of all peers"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class YamuxLimits:
-    """What one peer may cost this side. The first three hold over all its connections."""
+    """What one peer may cost this side. Streams and unread bytes count over all its connections."""
 
     incoming_streams: int = 1024
     """Open at once, and as many again that are over but still held by who handles them."""
     max_window_bytes: int = 16 * 1024 * 1024
     unread_bytes: int = 64 * 1024 * 1024
     """Over all streams; the stream that goes beyond is reset. Windows grow into half of it."""
+    unread_bytes_of_all: int = 1024 * 1024 * 1024
+    """Beyond it, the same for peers of which more than one window is unread."""
     outgoing_bytes: int = 1024 * 1024
     """Queued before writers wait; double that is where a side that does not read is cut off."""
     control_frames: int = 4096

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -25,7 +25,7 @@ from p2p.yamux_core import (
     StreamOpened,
     YamuxCore,
 )
-from p2p.yamux_stream import INITIAL_WINDOW_BYTES, StreamState, YamuxLimits
+from p2p.yamux_stream import INITIAL_WINDOW_BYTES, StreamState, Total, Use, YamuxLimits
 
 MIB = 1024 * 1024
 
@@ -163,6 +163,32 @@ def test_streams_that_are_reset_at_once_count_while_their_handlers_live() -> Non
     for stream in handled:
         core.reset(stream)
     assert len(opened(core.receive(frame(WINDOW, SYN, 1001, 0), 0.0))) == 1
+
+
+@pytest.mark.parametrize("flags", [0, FIN])
+@pytest.mark.parametrize("let_go", [YamuxCore.reset, YamuxCore.close])
+def test_a_stream_that_is_let_go_unread_costs_nothing_more_and_is_no_end(
+    let_go: Callable[[YamuxCore, StreamState], None], flags: int
+) -> None:
+    core = accepting()
+    [stream] = opened(core.receive(data(1, bytes(100_000), SYN | flags), 0.0))
+    let_go(core, stream)
+    assert (core.use.unread_bytes, core.use.total.unread_bytes) == (0, 0)
+    assert not stream.received_end
+
+
+def test_unread_bytes_of_all_peers_are_bounded_and_every_peer_keeps_one_window() -> None:
+    total, limits = Total(), YamuxLimits(unread_bytes_of_all=300_000)
+    greedy, modest = (YamuxCore(is_initiator=False, limits=limits, use=Use(total=total)) for _ in range(2))
+    [first] = opened(greedy.receive(data(1, bytes(200_000), SYN), 0.0))
+    [second] = opened(greedy.receive(data(3, bytes(150_000), SYN), 0.0))
+    assert (first.reset_reason, second.reset_reason) == (None, "over 300000 unread bytes of all peers")
+    [other] = opened(modest.receive(data(1, bytes(200_000), SYN), 0.0))
+    assert (other.reset_reason, other.unread_bytes) == (None, 200_000)
+    assert total.unread_bytes == 400_000
+    assert modest.read(other, 1 << 20, 0.0) == bytes(200_000)
+    greedy.cut_all("lost")
+    assert total.unread_bytes == 0
 
 
 def test_unread_bytes_over_the_limit_cost_their_stream() -> None:
