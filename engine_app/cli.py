@@ -19,6 +19,9 @@ upload_option = click.option(
     "--upload-limit", metavar="BYTES", help="A second, of all file transfers, such as 20M."
 )
 download_option = click.option("--download-limit", metavar="BYTES", help="The same for what comes in.")
+storage_option = click.option(
+    "--storage", metavar="BYTES", help="What files may take on disk, such as 100G: old ones give way."
+)
 data_option = click.option(
     "--data", required=True, type=DATA, help="Samples and targets; `cyxwiz data --help` says which files."
 )
@@ -182,6 +185,7 @@ def estimate(
 @click.option("--follow", is_flag=True, help="Stay until the job is over.")
 @upload_option
 @download_option
+@storage_option
 @as_json
 @click.pass_context
 def submit(
@@ -253,6 +257,7 @@ def list_jobs(context: click.Context, coordinator: str | None, as_json: bool) ->
 @coordinator_option
 @upload_option
 @download_option
+@storage_option
 @as_json
 @click.pass_context
 def follow(
@@ -286,6 +291,7 @@ _order("resume", "Let JOB's training go on.")
 @click.option("-o", "--output", type=NEW_FILE, help="Default: JOB's name with the ending .cyxmodel.")
 @coordinator_option
 @download_option
+@storage_option
 @as_json
 @click.pass_context
 def fetch(

@@ -13,7 +13,7 @@ from p2p.transfer_rate import parse_bytes
 
 DEFAULT_DATA_DIR = "~/.cyxwiz/engine"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-_SETTINGS = frozenset({"coordinator", "download_limit", "escrow", "log_level", "upload_limit"})
+_SETTINGS = frozenset({"coordinator", "download_limit", "escrow", "log_level", "storage", "upload_limit"})
 
 
 class ConfigError(Exception):
@@ -32,6 +32,8 @@ class Config:
     upload_limit: int | None = None
     """Of all file transfers together, in bytes per second; None for no limit. So is the next."""
     download_limit: int | None = None
+    storage: int | None = None
+    """Bytes that data and models may take on disk; None for no limit worth the name."""
 
 
 def read_config(
@@ -39,6 +41,7 @@ def read_config(
     coordinator: str | None = None,
     upload_limit: str | None = None,
     download_limit: str | None = None,
+    storage: str | None = None,
 ) -> Config:
     """Raises ConfigError for a file that cannot be read or holds unknown settings."""
     directory = Path(data_dir or os.environ.get("CYXWIZ_DATA_DIR", DEFAULT_DATA_DIR)).expanduser().absolute()
@@ -58,6 +61,7 @@ def read_config(
         escrow=setting("escrow"),
         upload_limit=_bytes(setting("upload_limit", upload_limit)),
         download_limit=_bytes(setting("download_limit", download_limit)),
+        storage=_bytes(setting("storage", storage)),
     )
 
 

@@ -68,7 +68,7 @@ async def open_session(config: Config, lan: bool = False) -> AsyncIterator[Sessi
     if await _is_running(places):
         yield _Running(places)
         return
-    from p2p.api import open_engine
+    from p2p.api import STORE_QUOTA_BYTES, open_engine
     from p2p.chain.trust import parse_trusted
 
     async with open_engine(
@@ -79,6 +79,7 @@ async def open_session(config: Config, lan: bool = False) -> AsyncIterator[Sessi
         lan=lan,
         upload_limit=config.upload_limit,
         download_limit=config.download_limit,
+        storage_bytes=config.storage or STORE_QUOTA_BYTES,
     ) as engine:
         yield _Own(engine.control)
 

@@ -179,6 +179,7 @@ async def open_engine(
     lan: bool = False,
     upload_limit: int | None = None,
     download_limit: int | None = None,
+    storage_bytes: int = STORE_QUOTA_BYTES,
 ) -> AsyncIterator[AsyncEngine]:
     """An Engine on its data directory, which it locks.
 
@@ -186,7 +187,8 @@ async def open_engine(
     where there is none, only what needs none can be done: jobs of peers on the own network.
     With ``lan`` a coordinator that is known is not waited for.
     ``passphrase`` opens an encrypted wallet; ``trusted`` is needed on a real network only. The limits
-    are of all file transfers together, in bytes per second.
+    are of all file transfers together, in bytes per second. ``storage_bytes`` is what files may take
+    in all: those that no job needs any more give way, the ones used least recently first.
     Raises DataDirLockedError, SetupError, KeystoreError, ChainNotTrustedError.
     """
     if not structlog.is_configured():
@@ -208,7 +210,7 @@ async def open_engine(
             outbox = places.payments(chain, address)
             payment = _Payment(link, chain, await _open_treasury(stack, outbox, places, chain, passphrase))
         rates = Rates.of(upload_limit, download_limit)
-        files = FileStore(places.files, STORE_QUOTA_BYTES, rates=rates)
+        files = FileStore(places.files, storage_bytes, rates=rates)
         parts = EngineParts(
             network=network,
             coordinator=payment.coordinator,

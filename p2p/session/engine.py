@@ -34,7 +34,7 @@ from p2p.session.neighbours import Neighbour, find_neighbours
 from p2p.session.news import News
 from p2p.session.runner import JobRunner
 from p2p.session.samples import SampleService
-from p2p.session.steps import Engine
+from p2p.session.steps import Engine, release_all
 from p2p.session.sweep import Sweeper
 from p2p.tasks import background_tasks, deadline
 
@@ -66,6 +66,8 @@ class JobEngine:
         for job in await self.engine.store.jobs():
             length = await self.engine.store.story_length(job.job_id)
             self._lives[job.job_id] = LiveJob(job, length, self.engine.store, self.engine.now)
+            if plan.is_finished(job):
+                release_all(self.engine, job)  # an earlier session may have ended just before
         SampleService(self.engine, self._find).serve()
         self._nursery.start_soon(self._sweeper.run, self._lives)
         serve_transfers(self.engine.network, self.engine.files, self._may_fetch, self.engine.now)
@@ -236,6 +238,8 @@ class JobEngine:
             await JobRunner(self.engine, live).run()
         finally:
             self._running.discard(live.job.job_id)
+        if plan.is_finished(live.job):
+            release_all(self.engine, live.job)
         await self._sweeper.look([live])
 
     async def follow(self, name: str, after: int = 0) -> AsyncIterator[News]:

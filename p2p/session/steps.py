@@ -364,6 +364,18 @@ def release_old(engine: Engine, job: Job, done: int) -> None:
     for checkpoint in job.checkpoints:
         if checkpoint.segment < done - 2:
             engine.files.unpin(checkpoint.file.blake3, job.job_id)
+            engine.files.discard(checkpoint.file.blake3)
+
+
+def release_all(engine: Engine, job: Job) -> None:
+    """Of a job that is over the model stays; its data, and what led to the model, may give way."""
+    result = job.result.blake3 if job.result is not None else None
+    engine.files.unpin(job.spec.data.file.blake3, job.job_id)
+    for checkpoint in job.checkpoints:
+        if checkpoint.file.blake3 != result:
+            engine.files.unpin(checkpoint.file.blake3, job.job_id)
+            if result is not None:
+                engine.files.discard(checkpoint.file.blake3)
 
 
 async def take_back(engine: Engine, escrow: Escrow) -> str:

@@ -172,7 +172,10 @@ class ScriptedChecks:
         )
 
     def check_model(self, path: Path, expected: ExpectedModel) -> None:
-        found = json.loads(path.read_bytes())["segments_done"]
+        try:
+            found = json.loads(path.read_bytes())["segments_done"]
+        except ValueError as error:
+            raise ModelRefusedError(f"no model: {error}") from error
         if found != expected.segments_done:
             raise ModelRefusedError(f"segments done: found {found}, allowed {expected.segments_done}")
 
@@ -234,6 +237,8 @@ class PeerScript:
     skips_to_result: bool = False
     hides_result: bool = False
     """Announces it as one more checkpoint."""
+    names_data: bool = False
+    """Announces the job's dataset as its checkpoint."""
     dies_at: int | None = None
     """The segment during which it vanishes."""
     segment_s: float = 1.0
@@ -370,7 +375,8 @@ class ScriptedPeer:
             self._say(job_wire.JobClosed(0, "paid in full"))
             await trio.sleep_forever()
         file = await self._files.add_bytes(model_bytes(0 if self.script.lies_at == segment else done))
-        self._say(job_wire.SegmentFinished(0, segment, file, METRICS))
+        named = job.data.file if self.script.names_data else file
+        self._say(job_wire.SegmentFinished(0, segment, named, METRICS))
         await self._until(lambda: any(voucher.segments_done >= done for voucher in self.vouchers))
 
     async def _until(self, condition: Callable[[], bool]) -> None:

@@ -108,6 +108,32 @@ async def test_a_peer_that_cheats_is_reported_and_not_paid_for_it(
         assert world.ledger.paid_out <= COST + 1
 
 
+async def test_a_peer_that_names_the_dataset_as_its_checkpoint_does_not_get_it_deleted(
+    tmp_path: Path,
+) -> None:
+    script = PeerScript(names_data=True)
+    async with open_world(tmp_path, (script, PeerScript())) as world, world.engine() as (engine, _):
+        job = await submit(world, engine)
+        await to_the_end(engine, job)
+        assert [complaint.code for complaint in world.coordinator.complaints] == ["corrupt_checkpoint"]
+        assert engine.job(job).state is JobState.SETTLED
+        assert world.peers[1].data == world.data.read_bytes()
+
+
+async def test_of_a_job_that_is_over_the_model_stays_and_the_rest_may_give_way(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine() as (engine, _):
+        job = await submit(world, engine)
+        await to_the_end(engine, job)
+        record, files = engine.job(job), engine.engine.files
+        assert record.result is not None
+        assert record.checkpoints
+        assert all(files.path(checkpoint.file.blake3) is None for checkpoint in record.checkpoints)
+        files.discard(record.result.blake3)
+        assert files.path(record.result.blake3) is not None
+        files.discard(record.spec.data.file.blake3)
+        assert files.path(record.spec.data.file.blake3) is None
+
+
 async def test_a_job_without_any_peer_left_is_over_without_a_model(tmp_path: Path) -> None:
     async with open_world(tmp_path, (PeerScript(dies_at=0),)) as world, world.engine() as (engine, _):
         job = await submit(world, engine)

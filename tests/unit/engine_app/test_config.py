@@ -13,10 +13,11 @@ def test_limits_of_transfers_come_from_flags_before_environment_before_file(
     monkeypatch.delenv("CYXWIZ_UPLOAD_LIMIT", raising=False)
     (tmp_path / "config.toml").write_text('upload_limit = "1M"\ndownload_limit = "2M"\n')
     config = read_config(str(tmp_path))
-    assert (config.upload_limit, config.download_limit) == (10**6, 2 * 10**6)
+    assert (config.upload_limit, config.download_limit, config.storage) == (10**6, 2 * 10**6, None)
     monkeypatch.setenv("CYXWIZ_UPLOAD_LIMIT", "3M")
     assert read_config(str(tmp_path)).upload_limit == 3 * 10**6
     assert read_config(str(tmp_path), upload_limit="500K").upload_limit == 500_000
+    assert read_config(str(tmp_path), storage="100G").storage == 10**11
 
 
 def test_without_a_limit_there_is_none(tmp_path: Path) -> None:
