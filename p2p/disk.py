@@ -115,6 +115,16 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
     return data
 
 
+def read_part(path: Path, offset: int, length: int) -> tuple[int, bytes]:
+    """The size of a file, and as many of the bytes as there are."""
+    descriptor = _open_plain(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        return size, os.pread(descriptor, length, offset) if offset < size else b""
+    finally:
+        os.close(descriptor)
+
+
 def _open_plain(path: Path) -> int:
     try:
         descriptor = os.open(path, _OPEN_FLAGS)

@@ -88,20 +88,21 @@ class _Service:
         return issuer is not None and self._authorize(issuer, manifest)
 
     async def _manifest_part(self, call: GetManifest) -> tuple[ManifestPart, bytes]:
-        manifest = await self._store.read_manifest(call.manifest)
-        if manifest is None:
+        found = await self._store.read_manifest(call.manifest, call.offset, MAX_PART_BYTES)
+        if found is None:
             raise _unknown(call)
-        if call.offset >= len(manifest):
-            text = f"offset {call.offset} in a manifest of {len(manifest)} bytes"
-            raise RemoteFailureError("invalid", text)
-        part = manifest[call.offset : call.offset + MAX_PART_BYTES]
+        size, part = found
+        if call.offset >= size:
+            raise RemoteFailureError("invalid", f"offset {call.offset} in a manifest of {size} bytes")
         await self._store.rates.upload.wait(len(part))
         self._store.bytes_sent += len(part)
-        return ManifestPart(len(manifest)), part
+        return ManifestPart(size), part
 
     async def _range(self, call: GetRange) -> tuple[Range, bytes]:
-        await self._store.rates.upload.wait(call.length)
         try:
+            # What is not here must not take from what others may send.
+            if self._store.check_range(call.manifest, call.offset, call.length):
+                await self._store.rates.upload.wait(call.length)
             data = await self._store.read_range(call.manifest, call.offset, call.length)
         except IndexError as error:
             raise RemoteFailureError("invalid", f"asked for {error}") from error

@@ -34,6 +34,7 @@ from p2p.disk import (
     hash_file,
     plain_file_size,
     read_at,
+    read_part,
     run_in_thread,
     same_filesystem,
     write_file,
@@ -93,6 +94,8 @@ class FileStore:
         """By BLAKE3, least recently used first."""
         self._by_manifest: dict[str, str] = {}
         self._pins: dict[str, set[str]] = {}
+        self._used: dict[str, set[str]] = {}
+        """Files by who needs them for now."""
         self._resting: dict[str, int] = {}
         """Partial files that nobody is fetching, by name, oldest first, with their sizes."""
         self._reserved = 0
@@ -174,7 +177,7 @@ class FileStore:
     def discard(self, blake3: str) -> None:
         """Forgets a file that turned out to be of no use, unless somebody has pinned it: whoever names a
         bad file may name the hash of a good one."""
-        if blake3 not in self._pins and blake3 not in self._settling:
+        if not self._is_needed(blake3):
             self.remove(blake3)
 
     def pin(self, blake3: str, owner: str = "") -> None:
@@ -196,6 +199,14 @@ class FileStore:
         if not owners:
             self._pins.pop(blake3, None)
 
+    def use(self, blake3: str, user: str) -> None:
+        """Keeps a file from eviction until ``end_use``, or the end of the program."""
+        self._used.setdefault(user, set()).add(blake3)
+
+    def end_use(self, user: str) -> None:
+        """Of all files that this one used."""
+        self._used.pop(user, None)
+
     def drop_old_partials(self, before: float) -> None:
         """Those that nobody is fetching and that were last written before this time of day."""
         for name in tuple(self._resting):
@@ -207,23 +218,30 @@ class FileStore:
 
     # -- giving to others ----------------------------------------------------------------------------
 
-    async def read_manifest(self, manifest_hash: str) -> bytes | None:
-        """The encoded manifest of a whole file, or None."""
+    async def read_manifest(self, manifest_hash: str, offset: int, length: int) -> tuple[int, bytes] | None:
+        """Size of the encoded manifest of a whole file, and up to ``length`` bytes of it; or None."""
         if manifest_hash not in self._by_manifest:
             return None
         try:
-            return await self._run((self._manifests / manifest_hash).read_bytes)
+            return await self._run(read_part, self._manifests / manifest_hash, offset, length)
         except FileNotFoundError:  # evicted while the thread was starting
             return None
 
-    async def read_range(self, manifest_hash: str, offset: int, length: int) -> bytes | None:
-        """Bytes of a file, or None for one that is not here. Raises IndexError outside of it."""
+    def check_range(self, manifest_hash: str, offset: int, length: int) -> bool:
+        """Whether the file is here. Raises IndexError for bytes outside of it."""
         file_hash = self._by_manifest.get(manifest_hash)
         if file_hash is None:
-            return None
+            return False
         size = self._held[file_hash].size
         if offset + length > size:
             raise IndexError(f"bytes {offset} to {offset + length} of a file of {size}")
+        return True
+
+    async def read_range(self, manifest_hash: str, offset: int, length: int) -> bytes | None:
+        """Bytes of a file, or None for one that is not here. Raises IndexError outside of it."""
+        if not self.check_range(manifest_hash, offset, length):
+            return None
+        file_hash = self._by_manifest[manifest_hash]
         try:
             return await self._run(read_at, self._files / file_hash, offset, length)
         except FileNotFoundError:  # evicted while the thread was starting
@@ -334,11 +352,16 @@ class FileStore:
             self._discard_partial(next(iter(self._resting)))
             return True
         for file_hash in self._held:
-            if file_hash not in self._pins and file_hash not in self._settling:
+            if not self._is_needed(file_hash):
                 log.info("file evicted", blake3=file_hash, size_bytes=self._held[file_hash].size)
                 self.remove(file_hash)
                 return True
         return False
+
+    def _is_needed(self, file_hash: str) -> bool:
+        if file_hash in self._pins or file_hash in self._settling:
+            return True
+        return any(file_hash in files for files in self._used.values())
 
     def _discard_partial(self, name: str) -> None:
         del self._resting[name]

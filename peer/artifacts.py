@@ -60,15 +60,19 @@ class Artifacts:
             if file is not None and self.files.ref(file.blake3) is not None:
                 self.hold(file, job.engine_id)
 
-    async def receive(self, file: FileRef, engine_id: PeerId, fetch_using: FetchUsing) -> Path:
+    async def receive(
+        self, file: FileRef, engine_id: PeerId, fetch_using: FetchUsing, user: str = ""
+    ) -> Path:
         """The file, from an Engine that has it: naming what another Engine brought gives nobody a look at it.
 
         ``fetch_using`` fetches it into the store, using what this Engine brought and nothing else
-        that is there. Raises what it raises.
+        that is there. ``user`` (a lease) needs it until ``end_work``. Raises what ``fetch_using`` does.
         """
         async with self._receiving.setdefault(file.blake3, trio.Lock()):
             brought = await self._store.brought_by(engine_id)
             path = await fetch_using(brought.__contains__)
+            if user:
+                self.files.use(file.blake3, user)
             await self._store.note_brought(file.blake3, engine_id)
             self.hold(file, engine_id)
             return path
@@ -85,6 +89,7 @@ class Artifacts:
     async def add_checkpoint(self, job: Job, path: Path) -> FileRef:
         """Keeps a copy of the worker's file, for the job's Engine."""
         file = await self.files.add(path)
+        self.files.use(file.blake3, _maker(job))
         await self._store.note_brought(file.blake3, job.engine_id)  # it may go on from its own
         self._checkpoints.setdefault(job.lease.lease_id, []).append(file)
         self.hold(file, job.engine_id)
@@ -109,6 +114,15 @@ class Artifacts:
         for file in dropped:
             if file.blake3 not in self._results and file.blake3 not in still_held:
                 self._let_go(file)
+
+    def end_work(self, job: Job) -> None:
+        """The job needs no more of what it was given."""
+        self.files.end_use(job.lease.lease_id)
+
+    def end_job(self, job: Job) -> None:
+        """Nobody will ask for its checkpoints any more."""
+        self.end_work(job)
+        self.files.end_use(_maker(job))
 
     async def mark_fetched(self, job: Job, now: float) -> None:
         await self._store.mark_fetched(job.job_id, job.engine_id, now)
@@ -135,6 +149,10 @@ class Artifacts:
     def _let_go(self, file: FileRef) -> None:
         self._allowed.pop(file.manifest, None)
         self.files.remove(file.blake3)
+
+
+def _maker(job: Job) -> str:
+    return f"maker {job.lease.lease_id}"
 
 
 def _is_over(made_at: float, fetched_at: float | None, now: float) -> bool:

@@ -82,6 +82,7 @@ class JobRunner:
             nursery.cancel_scope.cancel()
         if self.job.phase is Phase.CLOSED:
             self._services.artifacts.drop_checkpoints(self.job)
+        self._services.artifacts.end_job(self.job)
         log.info("job retired", job_id=self.job.job_id, phase=self.job.phase.value)
 
     async def feed(self, event: Event) -> None:
@@ -143,6 +144,7 @@ class JobRunner:
             if issubclass(kind, get_args(Work)):
                 scope.cancel()
         self._work.training.end()
+        self._services.artifacts.end_work(self.job)
         self._on_end(self)
 
     async def _perform(self, task: Task, scope: trio.CancelScope) -> None:

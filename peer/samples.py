@@ -239,12 +239,13 @@ class SampleLink:
 
     async def _ask(self, channel: DataChannel) -> None:
         while True:
+            changed = self._changed  # what comes while a request is sent is looked at again
             room = MAX_IN_FLIGHT - len(self._sent)
             for want in [want for number, want in self._wanted.items() if number not in self._sent][:room]:
                 self._sent.add(want.id)
                 call = GetRows(DataPart(want.part), want.epoch, want.first, want.count)
                 await channel.send(Request(want.id, call))
-            await self._changed.wait()
+            await changed.wait()
 
     async def _listen(self, channel: DataChannel) -> None:
         while True:

@@ -182,7 +182,9 @@ class JobWork:
 
         while True:
             try:
-                return await self._services.artifacts.receive(file, job.engine_id, fetch_using)
+                return await self._services.artifacts.receive(
+                    file, job.engine_id, fetch_using, job.lease.lease_id
+                )
             except TransferError as error:
                 raise JobError("transfer", str(error), retryable=False) from error
             except OSError as error:

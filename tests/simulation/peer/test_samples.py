@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -32,7 +32,7 @@ from p2p.protocols.data import (
     Rows,
 )
 from p2p.session.job import Direct
-from peer.samples import ANSWER_TIMEOUT_S, MAX_WANTED
+from peer.samples import ANSWER_TIMEOUT_S, MAX_WANTED, SampleLink
 from tests.simulation.p2p.session_world import ENGINE
 from tests.simulation.peer.data_world import (
     JOB_ID,
@@ -450,3 +450,26 @@ async def test_a_worker_cannot_ask_for_what_is_not_there(tmp_path: Path) -> None
         with pytest.raises(WorkerError, match=f"limit {MAX_WANTED}"):
             for number in range(MAX_WANTED + 1):
                 trainee.link.want(WantSamples(number, TRAIN, 0, 0, 1))
+
+
+async def test_what_is_wanted_while_a_request_is_sent_is_asked_for_too() -> None:
+    asked: list[int] = []
+
+    class Busy:
+        """While the first request is on its way out, the worker wants more and gets the first answer."""
+
+        async def send(self, request: Request[Any], body: bytes = b"") -> None:
+            asked.append(request.id)
+            if request.id == 1:
+                link._wanted[2] = WantSamples(2, TRAIN, 0, 1, 1)
+                link._wake()
+                del link._wanted[1]
+                link._sent.discard(1)
+                link._wake()
+            await trio.lowlevel.checkpoint()
+
+    link = SampleLink(cast(Any, None), cast(Any, None), cast(Any, None), 1)
+    link._wanted[1] = WantSamples(1, TRAIN, 0, 0, 1)
+    with trio.move_on_after(60):
+        await link._ask(cast(Any, Busy()))
+    assert asked == [1, 2]

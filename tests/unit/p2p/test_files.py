@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from p2p.channel import Channel
 from p2p.client import open_client
+from p2p.disk import run_inline
 from p2p.errors import (
     ConnectionFailedError,
     DeadlineError,
@@ -41,6 +42,7 @@ from p2p.protocols.transfer import (
     TransferAnswer,
     TransferCall,
 )
+from p2p.rates import Rates
 from p2p.router import serve_calls
 from p2p.testing import MemoryNet
 from p2p.transfer import Manifest, encode_manifest, manifest_of
@@ -371,6 +373,23 @@ async def test_a_request_outside_of_the_file_is_refused(tmp_path: Path) -> None:
                 with pytest.raises(RemoteFailureError, match=text):
                     await client.call(call)
     assert store.bytes_sent == 0
+
+
+@pytest.mark.virtual_clock
+async def test_asking_for_what_is_not_there_takes_nothing_from_what_others_may_get(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, QUOTA, run_inline, Rates.of(upload=1000))
+    ref = await store.add_bytes(DATA)
+    async with two_ends() as (source, taker):
+        serve_transfers(source, store, everybody)
+        async with open_client(taker, SOURCE.peer_id, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS) as client:
+            for call in (
+                GetRange(ref.manifest, 1 << 40, MAX_PART_BYTES),
+                GetRange("f" * 64, 0, MAX_PART_BYTES),
+            ):
+                with pytest.raises(RemoteFailureError):
+                    await client.call(call)
+            with trio.fail_after(1):
+                await client.call(GetRange(ref.manifest, 0, 100))
 
 
 async def test_a_receiver_that_asks_and_does_not_read_costs_two_parts_of_memory(tmp_path: Path) -> None:

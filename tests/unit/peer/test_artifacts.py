@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.errors import SourceRefusedError
+from p2p.errors import SourceRefusedError, TransferError
 from p2p.files import FileStore
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef
@@ -167,3 +167,25 @@ async def test_an_own_file_under_another_engines_manifest_opens_nothing(tmp_path
         with pytest.raises(SourceRefusedError):
             await artifacts.receive(mixed, STRANGER, naming(mixed))
         assert not artifacts.may_fetch(STRANGER, secret.manifest)
+
+
+async def test_what_a_running_job_needs_does_not_give_way_to_what_arrives(tmp_path: Path) -> None:
+    async with opened(tmp_path) as artifacts:
+        running = job()
+
+        async def fetch_using(reuse: Reuse) -> Path:
+            await artifacts.files.add_bytes(b"d" * (300 << 10))
+            return tmp_path
+
+        data = await FileStore(tmp_path / "source", 1 << 20).add_bytes(b"d" * (300 << 10))
+        await artifacts.receive(data, ENGINE, fetch_using, running.lease.lease_id)
+        checkpoint = await artifacts.add_checkpoint(running, written(tmp_path / "c", b"c" * (300 << 10)))
+        with pytest.raises(TransferError, match="in use"):
+            await artifacts.files.add_bytes(b"1" * (600 << 10))
+        artifacts.end_work(running)
+        await artifacts.files.add_bytes(b"1" * (600 << 10))
+        assert artifacts.files.path(data.blake3) is None
+        assert artifacts.files.path(checkpoint.blake3) is not None
+        artifacts.end_job(running)
+        await artifacts.files.add_bytes(b"2" * (900 << 10))
+        assert artifacts.files.path(checkpoint.blake3) is None
