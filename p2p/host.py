@@ -359,6 +359,7 @@ class Libp2pNetwork(ConnectionObserver):
         """Hands an incoming stream to whom it is for."""
         peer_id = _peer_id(connection)
         try:
+            await self._wait_turn(connection)  # opening streams is no way around the rate of messages
             with deadline(self._limits.naming_s, "naming a protocol"):
                 protocol = await negotiate(stream, answering(self._spoken))
         except P2PError as error:
@@ -374,14 +375,13 @@ class Libp2pNetwork(ConnectionObserver):
                 connection.hand_over(stream, protocol)
 
     def _host_stream(self, connection: MuxedConnection, stream: YamuxStream) -> HostStream:
-        peer_id, place = _peer_id(connection), place_of(_place(connection))
+        largest = FrameLimits(self._limits.message, self._limits.body)
+        return HostStream(_peer_id(connection), stream, largest, partial(self._wait_turn, connection))
 
-        async def wait_turn() -> None:
-            delay_s = self._turns.delay_s(peer_id, place, trio.current_time())
-            if delay_s > 0:
-                await trio.sleep(delay_s)
-
-        return HostStream(peer_id, stream, FrameLimits(self._limits.message, self._limits.body), wait_turn)
+    async def _wait_turn(self, connection: MuxedConnection) -> None:
+        delay_s = self._turns.delay_s(_peer_id(connection), place_of(_place(connection)), trio.current_time())
+        if delay_s > 0:
+            await trio.sleep(delay_s)
 
     async def _serve_stock(self, net_stream: Any) -> None:
         """py-libp2p's own protocols."""

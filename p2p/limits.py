@@ -92,7 +92,7 @@ class HostLimits:
     body: int = 64 << 20
     """Bytes that travel beside one message."""
     messages_per_s: float = 5000.0
-    """Of one peer; what comes faster waits, unread. Twice as many at once."""
+    """Of one peer; what comes faster waits, unread. Twice as many at once. A new stream counts as one."""
     messages_per_s_per_address: float = 20_000.0
 
 

@@ -10,7 +10,7 @@ import trio
 
 from p2p.client import open_client
 from p2p.codec import Codec, Message
-from p2p.errors import ConnectionFailedError, P2PError, RemoteProtocolError, StreamResetError
+from p2p.errors import ConnectionFailedError, DeadlineError, P2PError, RemoteProtocolError, StreamResetError
 from p2p.framing import FrameLimits
 from p2p.host import open_host
 from p2p.identifiers import PeerId
@@ -201,3 +201,17 @@ async def test_a_caller_that_breaks_the_protocol_again_and_again_harms_nobody() 
                     pass
                 raise P2PError("closed")
         await is_well(server)
+
+
+async def test_streams_opened_too_fast_wait_and_those_of_others_do_not() -> None:
+    async with (
+        serving(HostLimits(messages_per_s=0.5)) as server,
+        open_host(Identity.generate(), []) as caller,
+    ):
+        await caller.connect(server.peer_id, server.addresses())
+        await caller.open_stream(server.peer_id, PROTOCOL)
+        with pytest.raises(DeadlineError):
+            await caller.open_stream(server.peer_id, PROTOCOL, timeout_s=0.2)
+        async with open_host(Identity.generate(), []) as other:
+            await other.connect(server.peer_id, server.addresses())
+            await other.open_stream(server.peer_id, PROTOCOL)
