@@ -61,6 +61,7 @@ def cli(context: click.Context, data_dir: Path | None) -> None:
 @click.option("--relay-megabytes", type=click.IntRange(1, 1 << 20), default=64, help="Of a circuit, a way.")
 @click.option("--relay-seconds", type=click.IntRange(1, 86400), default=600, help="That a circuit may last.")
 @click.option("--relay-rate", type=click.FloatRange(0.01), default=4.0, help="Megabytes a second of each.")
+@click.option("--relay-total-rate", type=click.FloatRange(0.01), default=64.0, help="The same of all.")
 @click.option("--chain-host", default="127.0.0.1", help="Where the embedded chain listens.")
 @click.option("--chain-slot-ms", type=click.IntRange(10, 10_000), default=400, show_default=True)
 @click.option("--limit", multiple=True, metavar="NAME=VALUE", help="What strangers may cost; see README.")
@@ -107,6 +108,7 @@ def _relay_limits(flags: dict[str, Any]) -> Any:
         circuit_s=float(flags["relay_seconds"]),
         circuit_bytes=flags["relay_megabytes"] << 20,
         bytes_per_s=flags["relay_rate"] * (1 << 20),
+        bytes_per_s_of_all=flags["relay_total_rate"] * (1 << 20),
     )
 
 

@@ -30,6 +30,8 @@ class RelayLimits:
     """Each way; then the circuit is cut, and its ends may open another."""
     bytes_per_s: float = 4 << 20
     """Of one circuit, each way."""
+    bytes_per_s_of_all: float = 64 << 20
+    """Of all circuits, both ways together; they share it first come, first served."""
 
     @property
     def of_circuit(self) -> Limit:
@@ -140,9 +142,9 @@ class RelayBook:
 
 
 class Meter:
-    """One direction of a circuit: how much it may still carry, and how fast."""
+    """How much may still pass, and how fast: one direction of a circuit, or all of them."""
 
-    def __init__(self, limit_bytes: int, bytes_per_s: float, now: float) -> None:
+    def __init__(self, limit_bytes: float, bytes_per_s: float, now: float) -> None:
         self.left_bytes = limit_bytes
         self._bytes_per_s = bytes_per_s
         self._due = now

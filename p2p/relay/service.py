@@ -6,6 +6,7 @@ is sealed between the two ends. Holds no decision: ``p2p.relay.book`` has them a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -50,6 +51,7 @@ class RelayService:
     ) -> None:
         self.book = RelayBook(limits)
         self.bytes_relayed = 0
+        self._whole = Meter(math.inf, limits.bytes_per_s_of_all, 0.0)
         self._rates = RateLimiter(_REQUESTS)
         self._network = network
         self._now = now
@@ -176,7 +178,8 @@ class RelayService:
                     ending.reason = f"{self.book.limits.circuit_bytes} bytes one way, the limit"
                     scope.cancel()
                     return
-                await trio.sleep(wait_s)
+                whole_wait_s = self._whole.take(len(data), trio.current_time()) or 0.0
+                await trio.sleep(max(wait_s, whole_wait_s))
                 await target.send_all(data)
                 self.bytes_relayed += len(data)
             await target.send_eof()

@@ -153,8 +153,9 @@ async def test_a_circuit_is_cut_at_its_seconds() -> None:
         assert 29 < trio.current_time() - began < 31
 
 
-async def test_a_circuit_is_no_faster_than_allowed() -> None:
-    async with world(RelayLimits(bytes_per_s=10_000)) as net:
+@pytest.mark.parametrize("limits", [RelayLimits(bytes_per_s=10_000), RelayLimits(bytes_per_s_of_all=10_000)])
+async def test_a_circuit_is_no_faster_than_allowed(limits: RelayLimits) -> None:
+    async with world(limits) as net:
         await net.reserved()
         near, far = await net.circuit()
         began = trio.current_time()
