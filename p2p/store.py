@@ -203,9 +203,12 @@ class FileStore:
         """Keeps a file from eviction until ``end_use``, or the end of the program."""
         self._used.setdefault(user, set()).add(blake3)
 
-    def end_use(self, user: str) -> None:
-        """Of all files that this one used."""
-        self._used.pop(user, None)
+    def end_use(self, user: str, blake3: str | None = None) -> None:
+        """Of one file, or of all that this one used."""
+        if blake3 is None:
+            self._used.pop(user, None)
+        else:
+            self._used.get(user, set()).discard(blake3)
 
     def drop_old_partials(self, before: float) -> None:
         """Those that nobody is fetching and that were last written before this time of day."""

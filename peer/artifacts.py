@@ -112,6 +112,7 @@ class Artifacts:
             self._checkpoints[job.lease.lease_id] = kept
         still_held = {file.blake3 for files in self._checkpoints.values() for file in files}
         for file in dropped:
+            self.files.end_use(_maker(job), file.blake3)
             if file.blake3 not in self._results and file.blake3 not in still_held:
                 self._let_go(file)
 
@@ -136,8 +137,11 @@ class Artifacts:
         kept = {
             result.file.blake3 for result in results if not _is_over(result.made_at, result.fetched_at, now)
         }
-        for result in results:
-            if result.file.blake3 not in kept and self._results.pop(result.file.blake3, None) is not None:
+        dropped = [result for result in results if result.file.blake3 not in kept]
+        for result in dropped:
+            self.files.unpin(result.file.blake3, result.job_id)
+        for result in dropped:
+            if self._results.pop(result.file.blake3, None) is not None:
                 log.info("result dropped", job_id=result.job_id, blake3=result.file.blake3)
                 self._let_go(result.file)
                 await self._store.forget_result(result.file.blake3)
@@ -147,8 +151,10 @@ class Artifacts:
         self._allowed.setdefault(file.manifest, set()).add(engine_id)
 
     def _let_go(self, file: FileRef) -> None:
-        self._allowed.pop(file.manifest, None)
-        self.files.remove(file.blake3)
+        """Unless another job needs the same bytes."""
+        self.files.discard(file.blake3)
+        if not self.files.has_manifest(file.manifest):
+            self._allowed.pop(file.manifest, None)
 
 
 def _maker(job: Job) -> str:

@@ -21,7 +21,8 @@ from p2p.session.job import Job
 from p2p.session.owner import DataOwner, OwnedSamples, Score
 from p2p.session.store import JobStore
 
-MAX_OPEN_DATASETS = 4
+MAX_OPEN_DATASETS = 8
+"""Each holds the targets and the order of its samples in memory."""
 PART_FILE = "part.safetensors"
 
 
@@ -64,28 +65,39 @@ class OwnData:
 
     async def samples_of(self, job: Job) -> OwnedSamples:
         """Raises SessionError."""
-        async with self._opening:
-            opened = self._opened.get(job.job_id)
-            if opened is None:
-                path = self._files.path(job.spec.data.file.blake3)
-                if path is None:
-                    raise SessionError(f"the data of job {job.job_id[:8]} is not here any more")
-                graph = await self._store.graph(job.job_id)
-                opened = await self._run_blocking(self._owner.open_samples, graph, path)
-            self._opened[job.job_id] = opened
-            self._opened.move_to_end(job.job_id)
-            if len(self._opened) > MAX_OPEN_DATASETS:
-                self._opened.popitem(last=False)
-        return opened
+        if job.job_id not in self._opened:
+            async with self._opening:
+                if job.job_id not in self._opened:
+                    self._opened[job.job_id] = await self._open(job)
+                if len(self._opened) > MAX_OPEN_DATASETS:
+                    self._opened.popitem(last=False)
+        # Without waiting for others, which may take minutes to be opened.
+        self._opened.move_to_end(job.job_id)
+        return self._opened[job.job_id]
+
+    async def _open(self, job: Job) -> OwnedSamples:
+        path = self._files.path(job.spec.data.file.blake3)
+        if path is None:
+            raise SessionError(f"the data of job {job.job_id[:8]} is not here any more")
+        graph = await self._store.graph(job.job_id)
+        return await self._run_blocking(self._owner.open_samples, graph, path)
 
     async def evaluate(self, job: Job, model: str, part: DataPart) -> Score:
         """How good a model of the job is on a part. Raises SessionError, OSError."""
         path = self._files.path(model)
         if path is None:
             raise EvaluationFailedError(f"model {model[:16]} is not here any more")
+        user = f"evaluation {model}"
+        self._files.use(model, user)
+        try:
+            return await self._evaluate(job, path, part)
+        finally:
+            self._files.end_use(user)
+
+    async def _evaluate(self, job: Job, model: Path, part: DataPart) -> Score:
         samples = await self.samples_of(job)
         self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self._workspace) as name:
             target = Path(name) / PART_FILE
             await self._run_blocking(samples.write_part, part, target)
-            return await self._owner.evaluate(path, target, Path(name))
+            return await self._owner.evaluate(model, target, Path(name))

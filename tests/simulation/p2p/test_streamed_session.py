@@ -104,3 +104,12 @@ async def test_a_crash_around_the_evaluation_repeats_it_at_most(
             assert engine.job(job.job_id).state is JobState.SETTLED
             assert sum("evaluated here on private test" in line for line in story) == 1
             assert 1 <= len(world.owner.evaluated) <= 2
+
+
+async def test_data_that_takes_long_to_open_keeps_nobody_waiting_who_has_his(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine() as (engine, _):
+        first = engine.job(await submit(world, engine))
+        await engine.engine.data.samples_of(first)
+        async with engine.engine.data._opening:
+            with trio.fail_after(1):
+                await engine.engine.data.samples_of(first)

@@ -189,3 +189,15 @@ async def test_what_a_running_job_needs_does_not_give_way_to_what_arrives(tmp_pa
         artifacts.end_job(running)
         await artifacts.files.add_bytes(b"2" * (900 << 10))
         assert artifacts.files.path(checkpoint.blake3) is None
+
+
+async def test_a_checkpoint_that_another_job_starts_from_outlives_its_own_job(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as artifacts:
+        made = await artifacts.add_checkpoint(job(), written(tmp_path / "c", b"weights"))
+        artifacts.files.use(made.blake3, "the next lease")
+        artifacts.drop_checkpoints(job())
+        artifacts.end_job(job())
+        assert artifacts.files.path(made.blake3) is not None
+        assert artifacts.may_fetch(ENGINE, made.manifest)
