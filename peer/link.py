@@ -77,6 +77,12 @@ class CoordinatorLink:
 
     async def run(self, session: Session) -> None:
         """Runs ``session`` in each connection, until it raises a loss; then connects again."""
+        try:
+            await self._keep_up(session)
+        finally:
+            await self._hang_up()
+
+    async def _keep_up(self, session: Session) -> None:
         backoff = Backoff(self._draw, FIRST_PAUSE_S)
         while True:
             started_at = trio.current_time()
@@ -84,7 +90,9 @@ class CoordinatorLink:
                 await self._run_once(session)
             except* LOSSES as group:
                 log.info("coordinator lost", reason=str(_first(group)))
+                await self._hang_up()
             except* RemoteFailureError as group:
+                # The connection itself is well, and others use it: circuits lead through it.
                 log.warning("coordinator refuses", reason=str(_first(group)))
             except* ChainNotTrustedError as group:
                 log.error("coordinator is not trusted", reason=str(_first(group)))
@@ -133,9 +141,11 @@ class CoordinatorLink:
                 await session(welcome)
         finally:
             self._client, self.is_up = None, False
-            deadline = trio.current_time() + DISCONNECT_TIMEOUT_S
-            with trio.CancelScope(deadline=deadline, shield=True):
-                await self._network.disconnect(self.coordinator_id)
+
+    async def _hang_up(self) -> None:
+        deadline = trio.current_time() + DISCONNECT_TIMEOUT_S
+        with trio.CancelScope(deadline=deadline, shield=True):
+            await self._network.disconnect(self.coordinator_id)
 
     def mark_up(self) -> None:
         """The peer is registered: calls may go out."""
