@@ -95,9 +95,12 @@ class Reachability:
 
     async def _hold_if_needed(self, coordinator: str) -> None:
         coordinator_id = _peer_id(coordinator)
+        held = False
         while True:
             reachable = await self._ask(coordinator_id, coordinator)
-            self._network.announce(coordinator_id, reachable)
+            if reachable or not held:  # what is held stays announced while it is renewed
+                self._network.announce(coordinator_id, reachable)
+            held = not reachable
             if reachable:
                 await trio.sleep(ASK_AGAIN_S)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -83,13 +83,15 @@ async def test_a_relay_that_is_named_is_held_without_asking() -> None:
         assert network.addresses()[-1] == relayed
 
 
-class Fleeting:
-    """A network on which every relay leaves as soon as it has granted a reservation."""
+class Noting:
+    """A host on the in-memory network that listens nowhere; ``leave`` takes the place of losing the relay."""
 
-    def __init__(self, network: Network, relay: Network) -> None:
+    def __init__(self, network: Network, relay: Network, leave: Callable[[PeerId], Awaitable[None]]) -> None:
         self._network = network
         self._relay = relay
         self.calls = 0
+        self.announced: list[Sequence[str]] = []
+        self.wait_disconnected = leave
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
@@ -98,19 +100,37 @@ class Fleeting:
         self.calls += 1
         await self._network.connect(peer_id, self._relay.addresses())
 
-    def announce(self, source: PeerId, addresses: Sequence[str]) -> None: ...
+    def announce(self, source: PeerId, addresses: Sequence[str]) -> None:
+        self.announced.append(addresses)
 
-    async def wait_disconnected(self, peer_id: PeerId) -> None:
-        await self._network.disconnect(peer_id)
+    def listening_ports(self) -> Sequence[int]:
+        return ()
 
 
 @pytest.mark.virtual_clock
 async def test_a_relay_that_leaves_again_and_again_is_not_asked_without_a_pause() -> None:
     async with MemoryNet() as net:
         relay = net.join(Identity.generate())
-        network = Fleeting(net.join(Identity.generate()), relay)
+        host = net.join(Identity.generate())
+        network = Noting(host, relay, host.disconnect)
         RelayService(relay, RelayLimits())
         reachability = Reachability(network, lambda: 0.5)  # type: ignore[arg-type]
         with trio.move_on_after(5):
             await reachability.hold(f"/ip4/192.0.2.1/tcp/4400/p2p/{relay.peer_id}")
         assert 2 < network.calls < 10
+
+
+@pytest.mark.virtual_clock
+async def test_what_is_held_stays_announced_while_the_coordinator_is_asked_again() -> None:
+    async def never(_: PeerId) -> None:
+        await trio.sleep_forever()
+
+    async with MemoryNet() as net:
+        relay = net.join(Identity.generate())
+        network = Noting(net.join(Identity.generate()), relay, never)
+        RelayService(relay, RelayLimits())
+        reachability = Reachability(network, lambda: 0.5)  # type: ignore[arg-type]
+        with trio.move_on_after(3600):
+            await reachability.keep(f"/ip4/192.0.2.1/tcp/4400/p2p/{relay.peer_id}", ())
+        assert len(network.announced) > 3
+        assert () not in network.announced[1:]
