@@ -15,6 +15,7 @@ from backend.readers.bundled import SETS
 from backend.readers.source import Missing, Task
 from backend.readers.table_of_readers import BUNDLED
 from engine_app.entry import report
+from engine_app.plain import plain
 from engine_app.show import print_json, print_table
 
 if TYPE_CHECKING:
@@ -112,11 +113,11 @@ def _print(name: str, found: Description) -> None:
     print(f"duplicates: {found.duplicates}, of which with another target: {found.contradictions}")
     if found.missing:
         missing = ", ".join(f"{column} {count}" for column, count in list(found.missing.items())[:SHOWN])
-        print(f"missing values: {missing}")
+        print(f"missing values: {plain(missing)}")
     if found.leaks is not None:
         print("training samples in other parts: " + ", ".join(f"{k} {v}" for k, v in found.leaks.items()))
     for warning in found.warnings:
-        print(f"warning: {warning}")
+        print(f"warning: {plain(warning)}")
 
 
 def _row(entry: Range) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from engine_app.config import Config, ConfigError
+from engine_app.plain import plain
 
 INTERRUPTED = 130
 
@@ -42,7 +43,7 @@ def _leave(error: BaseException, interrupted: str) -> NoReturn:
         raise cause
     if not _is_expected(cause):
         raise error
-    print(f"cyxwiz: {cause}", file=sys.stderr)
+    print(f"cyxwiz: {plain(str(cause), lines=True)}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -16,6 +16,7 @@ from backend.graph import Graph
 from backend.serialize import graph_hash, load_graph
 from backend.validate import Diagnostic, diagnose, has_errors
 from engine_app.entry import CommandError, report
+from engine_app.plain import plain
 from engine_app.show import print_json
 
 
@@ -75,9 +76,9 @@ def _diagnostic(found: Diagnostic) -> dict[str, Any]:
 
 def _print(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, int] | None) -> None:
     for item in found:
-        print(item)
+        print(plain(str(item)))
     verdict = "has errors" if has_errors(found) else "can be trained"
-    print(f"{graph.name}: {len(graph.nodes)} nodes, {len(graph.links)} links, {verdict}")
+    print(f"{plain(graph.name)}: {len(graph.nodes)} nodes, {len(graph.links)} links, {verdict}")
     if size is not None:
         gflop = size["training_flops"] / 1e9
         print(f"{size['parameters']} parameters, {size['steps']} steps, {gflop:.2f} GFLOP")

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine_app.config import Config
 from engine_app.entry import CommandError, report, run
+from engine_app.plain import plain
 from engine_app.sessions import Session, open_session
 from engine_app.show import (
     open_story,
@@ -216,7 +217,9 @@ def _check_budget(budget: int, answer: dict[str, Any]) -> None:
 
 
 def _print_estimate(answer: dict[str, Any]) -> None:
-    print(f"{answer['name']}: {answer['parameters']} parameters, {answer['samples']} samples, ", end="")
+    print(
+        f"{plain(answer['name'])}: {answer['parameters']} parameters, {answer['samples']} samples, ", end=""
+    )
     print(f"{answer['training_flops'] / 1e9:.2f} GFLOP, {answer['memory_bytes'] / 1e6:.0f} MB")
     rows = [
         (
@@ -233,7 +236,7 @@ def _print_estimate(answer: dict[str, Any]) -> None:
     else:
         print("no peer fits now")
     for refused in answer["rejected"]:
-        print(f"not {refused['peer_id']}: {refused['reason']}")
+        print(f"not {refused['peer_id']}: {plain(refused['reason'])}")
 
 
 def infer(config: Config, question: Question, as_json: bool) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from engine_app.plain import plain
 from p2p.pricing import format_tokens
 
 WIDE = 240
@@ -50,7 +52,7 @@ class Story:
         news = news or {}
         at = time.strftime("%H:%M:%S", time.localtime(news.get("at", time.time())))
         label = str(news.get("state") or kind)
-        line = f"{at}  {label:<15} {text}"
+        line = f"{at}  {label:<15} {plain(text)}"
         if news.get("signature"):
             line += f"  [{news['signature'][:16]}]"
         self._progress.console.print(
@@ -95,7 +97,9 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(
+            *(Text(plain(str(cell), lines=True)) for cell in row)
+        )  # no markup: names may look like it
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDE)

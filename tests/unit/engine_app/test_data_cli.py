@@ -65,3 +65,12 @@ def test_bad_words_get_one_clear_line(words: tuple[str, ...], text: str) -> None
 def test_bundled_sets_are_listed_by_the_name_that_opens_them() -> None:
     names = [entry["name"] for entry in json.loads(run("bundled", "--json").stdout)]
     assert "bundled:digits" in names and "bundled:fashion-mnist" in names
+
+
+def test_names_in_a_file_do_not_act_on_the_terminal_or_look_like_markup(tmp_path: Path) -> None:
+    hostile = tmp_path / "t.csv"
+    hostile.write_text("a\x1b]0;pwned\x07,kind\n1,\x1b[31mred\n2,[/b]\n")
+    for shown in (run("show", str(hostile)), run("show", str(hostile), "--target", "nope")):
+        assert not any(char in shown.output for char in "\x1b\x07")
+        assert "a\\x1b]0;pwned\\x07" in shown.output
+    assert "[/b]" in run("show", str(hostile)).output
