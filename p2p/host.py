@@ -47,7 +47,7 @@ from p2p.errors import ConnectionFailedError, P2PError, PortInUseError, StreamRe
 from p2p.framing import FrameLimits
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
-from p2p.limits import Door, HostLimits, Turns, place_of
+from p2p.limits import Door, HostLimits, Room, Turns, place_of
 from p2p.multistream import answering, negotiate, select_protocol
 from p2p.muxer import ConnectionObserver, MuxedConnection, MuxedStream, OwnYamux
 from p2p.network import StreamHandler
@@ -125,7 +125,7 @@ class Libp2pNetwork(ConnectionObserver):
         self._upgrader = Upgrader(self._noise, self._muxer, self._swarm)
         self._handlers: dict[str, StreamHandler] = {}
         self._spoken = ChainMap[str, Any](self._handlers, self._host.multiselect.handlers)
-        self._handshakes = 0
+        self._handshakes = Room("handshakes", limits.handshakes, limits.handshakes_per_address)
         self._connections: dict[PeerId, list[MuxedConnection]] = {}
         self._dialing: weakref.WeakValueDictionary[PeerId, trio.Lock] = weakref.WeakValueDictionary()
         self._addresses: tuple[str, ...] = ()
@@ -272,10 +272,11 @@ class Libp2pNetwork(ConnectionObserver):
             self._door.leave(place)
 
     async def _shake_hands(self, raw: IRawConnection, expected: PeerId | None = None) -> Any:
-        if self._handshakes >= self._limits.handshakes:
+        place = _place(raw)
+        refusal = self._handshakes.enter(place)
+        if refusal is not None:
             await raw.close()
-            raise ConnectionFailedError(f"{self._handshakes} strangers shake hands already")
-        self._handshakes += 1
+            raise ConnectionFailedError(refusal)
         try:
             with deadline(self._limits.handshake_s, "handshake"):
                 client_of = self._ends.punched_client(raw.get_remote_address())
@@ -283,7 +284,7 @@ class Libp2pNetwork(ConnectionObserver):
                     return await self._upgrader.outgoing(raw, client_of)
                 return await self._upgrader.incoming(raw, expected)
         finally:
-            self._handshakes -= 1
+            self._handshakes.leave(place)
 
     def _connection(self, peer_id: PeerId) -> MuxedConnection | None:
         """The newest that lives, since an older one may be dead without knowing it; direct before relayed."""
@@ -491,7 +492,7 @@ def _allow_descriptors(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _place(connection: RawConnection | MuxedConnection) -> str:
+def _place(connection: IRawConnection | MuxedConnection) -> str:
     """The IP address, or the relay that brings the connection."""
     found = connection.get_remote_address()
     if found:

@@ -79,6 +79,7 @@ class HostLimits:
     at once."""
     handshakes: int = 256
     """Strangers that may be shaking hands at once; more are turned away."""
+    handshakes_per_address: int = 64
     handshake_s: float = 10.0
     naming_s: float = 10.0
     """For naming the protocol of a stream."""
@@ -120,26 +121,25 @@ def _positive(name: str, text: str, kind: type[Any]) -> Any:
     return value
 
 
-class Door:
-    """Lets connections in while there is room for them."""
+class Room:
+    """For so many of something in all, and for so many of one place."""
 
-    def __init__(self, limits: HostLimits) -> None:
-        self._limits = limits
+    def __init__(self, what: str, total: int, each: int) -> None:
+        self._what = what
+        self._total, self._each = total, each
         self._inside: dict[str, int] = {}
         self._count = 0
-        self._arrivals = RateLimiter(Rate(limits.attempts_per_s, limits.connections_per_address))
 
-    def enter(self, address: str, now: float) -> str | None:
+    def enter(self, address: str) -> str | None:
         """None when it may come in, and must ``leave`` later; else why it may not."""
-        limits, place = self._limits, place_of(address)
-        if not self._arrivals.allow(place, now):
-            return f"over {limits.attempts_per_s:g} attempts a second from {place}"
-        if self._count >= limits.connections:
-            return f"{self._count} connections, limit {limits.connections}"
-        if self._inside.get(place, 0) >= limits.connections_per_address:
-            return f"{self._inside[place]} connections from {place}, limit {limits.connections_per_address}"
+        place = place_of(address)
+        here = self._inside.get(place, 0)
+        if self._count >= self._total:
+            return f"{self._count} {self._what}, limit {self._total}"
+        if here >= self._each:
+            return f"{here} {self._what} from {place}, limit {self._each}"
         self._count += 1
-        self._inside[place] = self._inside.get(place, 0) + 1
+        self._inside[place] = here + 1
         return None
 
     def leave(self, address: str) -> None:
@@ -148,6 +148,23 @@ class Door:
         self._inside[place] -= 1
         if not self._inside[place]:
             del self._inside[place]
+
+
+class Door:
+    """Lets connections in while there is room for them."""
+
+    def __init__(self, limits: HostLimits) -> None:
+        self._limits = limits
+        self._room = Room("connections", limits.connections, limits.connections_per_address)
+        self._arrivals = RateLimiter(Rate(limits.attempts_per_s, limits.connections_per_address))
+        self.leave = self._room.leave
+
+    def enter(self, address: str, now: float) -> str | None:
+        """As ``Room.enter``."""
+        place = place_of(address)
+        if not self._arrivals.allow(place, now):
+            return f"over {self._limits.attempts_per_s:g} attempts a second from {place}"
+        return self._room.enter(address)
 
 
 class Turns:

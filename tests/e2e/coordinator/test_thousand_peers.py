@@ -175,7 +175,12 @@ def resident_bytes(pid: int) -> int:
 @pytest.fixture
 def coordinator(tmp_path: Path):
     made = LocalNetwork(tmp_path)
-    words = ("connections_per_address=1200", "attempts_per_s=1000", "messages_per_s_per_address=100000")
+    words = (
+        "connections_per_address=1200",
+        "attempts_per_s=1000",
+        "handshakes_per_address=256",
+        "messages_per_s_per_address=100000",
+    )
     options = [word for setting in words for word in ("--limit", setting)]
     try:
         made.start_coordinator("--heartbeat", "60", "--lease", "600", *options)

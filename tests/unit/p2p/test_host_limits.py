@@ -88,6 +88,16 @@ async def test_connections_that_say_nothing_fill_only_their_own_address() -> Non
         await is_well(server)
 
 
+async def test_handshakes_that_go_nowhere_take_only_the_share_of_their_address() -> None:
+    limits = HostLimits(handshakes=4, handshakes_per_address=3)
+    async with serving(limits) as server, AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(await knock(server))
+        fourth = await stack.enter_async_context(await knock(server))
+        assert await is_turned_away(fourth)
+        await is_well(server)
+
+
 async def test_a_storm_of_short_connections_is_shut_out() -> None:
     limits = HostLimits(connections_per_address=8, attempts_per_s=0.001)
     async with serving(limits) as server:
