@@ -360,11 +360,13 @@ def expected_model(job: Job, done: int) -> ExpectedModel:
 
 
 def release_old(engine: Engine, job: Job, done: int) -> None:
-    """Two checkpoints are kept: a retry may start before a voucher that the coordinator never got."""
+    """Two checkpoints are kept: a retry may start before a voucher that the coordinator never got.
+
+    Earlier ones stay while there is room: a coordinator that was away for long knows of none of them.
+    """
     for checkpoint in job.checkpoints:
         if checkpoint.segment < done - 2:
             engine.files.unpin(checkpoint.file.blake3, job.job_id)
-            engine.files.discard(checkpoint.file.blake3)
 
 
 def release_all(engine: Engine, job: Job) -> None:
