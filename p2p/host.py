@@ -320,10 +320,12 @@ class Libp2pNetwork(ConnectionObserver):
             # The host forgets its listeners when it is cancelled: they would go on accepting.
             for listener in tuple(self._swarm.listeners.values()):
                 await listener.close()
-            async with trio.open_nursery() as nursery:
-                for connections in self._connections.values():
-                    for connection in connections:
-                        nursery.start_soon(connection.close)
+            alive = [one for connections in self._connections.values() for one in connections]
+            for through_relay in (True, False):  # those that are inside others come first
+                async with trio.open_nursery() as nursery:
+                    for connection in alive:
+                        if _comes_through_relay(connection) is through_relay:
+                            nursery.start_soon(connection.close)
 
     # -- streams -----------------------------------------------------------------------------
 

@@ -204,3 +204,23 @@ async def test_a_slow_relay_is_not_taken_for_a_frozen_peer() -> None:
         with trio.fail_after(30):
             assert await stream.receive_some() == b"thanks"
         assert received.is_set()
+
+
+async def test_what_was_sent_through_a_relay_arrives_though_its_sender_leaves() -> None:
+    async with relayed() as net:
+        heard, told = trio.open_memory_channel[int](1)
+
+        async def count(stream: Stream) -> None:
+            size = 0
+            while data := await stream.receive_some():
+                size += len(data)
+            await heard.send(size)
+
+        net.peer.set_handler("/test/count", count)
+        async with open_host(Identity.generate(), []) as leaving:
+            await leaving.connect(net.peer.peer_id, net.peer.addresses())
+            stream = await leaving.open_stream(net.peer.peer_id, "/test/count")
+            await stream.send_all(bytes(250_000))
+            await stream.send_eof()
+        with trio.fail_after(5):
+            assert await told.receive() == 250_000
