@@ -41,9 +41,10 @@ from p2p.protocols.coordinator import ChainInfo
 GRAPH = Path(__file__).parent / "examples" / "digits_cnn.json"
 PRICE, BUDGET, AIRDROP = "10", "5", "100"
 CALLS = 200
+PICTURE_COLUMNS = 126
 LONG_ID = re.compile(r"\b[1-9A-HJ-NP-Za-km-z]{32,}\b")
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, record=True)
 started_at = time.monotonic()
 
 
@@ -57,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/demo", description="The main job on this machine alone.")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep data and logs in this new directory")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write what was shown as an SVG too")
     options = parser.parse_args()
     # As Ctrl-C, which trio knows how to take: an exception out of a handler of ours would tear its loop.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -76,6 +78,9 @@ def main() -> None:
         console.print(f"the demo failed: {error}", markup=False)
         sys.exit(1)
     show(found)
+    if options.picture is not None:
+        console.width = PICTURE_COLUMNS
+        console.save_svg(str(options.picture), title="scripts/demo")
     if options.json:
         print(json.dumps(found), flush=True)
 

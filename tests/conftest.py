@@ -1,15 +1,23 @@
-"""Runs ``async def`` tests under trio, on a virtual clock where a test asks for it."""
+"""Runs ``async def`` tests under trio, on a virtual clock where a test asks for it.
+
+Programs that tests start take Ctrl-C as on a terminal: whoever starts the tests in the background of a
+shell makes them ignore it, and every program below them too.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import signal
 
 import pytest
 import trio
 import trio.testing
 
 TEST_DEADLINE_S = 120
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -106,8 +106,12 @@ def interrupt(kept: Path, moment: str, hurt: Callable[[subprocess.Popen[str]], N
     assert next(line for line in demo.stderr if moment in line)
     assert processes_with(str(kept))
     hurt(demo)
-    rest = demo.stderr.read()
-    assert demo.wait(60) == 130
+    try:
+        _, rest = demo.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(demo.pid, signal.SIGKILL)
+        raise
+    assert demo.returncode == 130
     assert "Traceback" not in rest
     assert rest.splitlines()[-1] == "stopped; nothing is left running"
     wait_until(lambda: not processes_with(str(kept)), 5, "the last process to end")
