@@ -157,18 +157,20 @@ def test_another_peer_goes_on_bit_exactly_from_the_last_checkpoint_that_the_engi
 ) -> None:
     money = Money(shared)
     run = submit(shared, graph, stripes)
-    proven, started = "", []
+    victim, started = "", list[int]()
     for news in run.news():
-        started += [news["text"]] if "works from segment" in news.get("text", "") else []
+        if "works from segment" in news.get("text", ""):
+            started.append(int(news["text"].rpartition(" ")[2]))
+            victim = victim or peers[_holder(shared, news["job_id"])]
         if STEPS["voucher"](news) and "segment 2" in news["text"]:
-            proven = news["job_id"]
-            victim = next(name for peer, name in peers.items() if peer == _holder(shared, proven))
             shared.programs[victim].kill()
     summary = run.finish()
-    assert [text[text.index("segment") :] for text in started] == ["segment 1", "segment 3"]
+    proven = summary["job_id"]
+    # The peer may have been quicker than the signal, by a segment.
+    assert started in ([1, 3], [1, 4])
     assert peers[summary["peer_id"]] != victim
     first, second = money.check(proven)
-    assert first["state"] == "refunded" and first["earned"] == first["amount"] // 2
+    assert first["state"] == "refunded" and first["earned"] == first["amount"] * (started[1] - 1) // 4
     assert second["earned"] == second["amount"]
     uninterrupted, resumed = tmp_path / "uninterrupted.cyxmodel", tmp_path / "resumed.cyxmodel"
     shared.engine("train", str(graph), "--data", str(stripes), "-o", str(uninterrupted))
