@@ -225,8 +225,9 @@ class Database:
 
     def latest(self, job_id: JobId) -> int:
         """The number of the job's newest update; 0 without any."""
-        rows = self.reads.execute("select max(sequence) from updates where job_id = ?", (job_id,)).fetchone()
-        return int(rows[0] or 0)
+        sql = "select max(sequence) as newest from updates where job_id = ?"
+        [row] = self.reads.query(sql, (job_id,))
+        return int(row["newest"] or 0)
 
     def updates(self, job_id: JobId, after: int, limit: int) -> tuple[JobUpdate, ...]:
         sql = "select body from updates where job_id = ? and sequence > ? order by sequence limit ?"
@@ -240,8 +241,9 @@ class Database:
 
     def newest_order(self) -> int:
         """The highest number that any order has had."""
-        rows = self.reads.execute("select seq from sqlite_sequence where name = 'orders'").fetchone()
-        return int(rows[0]) if rows else 0
+        # Read to the end: half-read answers keep the connection at what the database was then.
+        rows = list(self.reads.query("select seq from sqlite_sequence where name = 'orders'"))
+        return int(rows[0]["seq"]) if rows else 0
 
     def standings(self) -> tuple[Standing, ...]:
         rows = self.reads.query("select body from standings order by peer_id")
