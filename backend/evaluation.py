@@ -14,9 +14,11 @@ from backend.datasets import DataFacts, Dataset, Scaling
 from backend.errors import ArchiveError
 from backend.formats.cyxmodel import CyxModel
 from backend.losses import Judged
+from backend.metrics import HeadTallies
 from backend.objective import Objective, Tensors
 from backend.pipeline import read_pipeline
 from backend.preparation import compile_preparation
+from backend.reports import HeadMetrics
 from backend.sample_plan import TEST, Schedule, Window
 from backend.samples import LOCAL_WINDOW_BYTES, Rows, check_form
 from backend.serialize import load_graph
@@ -30,6 +32,7 @@ class Scores:
     loss: float | None
     accuracy: float | None
     samples: int
+    heads: tuple[HeadMetrics, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +79,23 @@ class Examiner:
 
     def measure(self, batches: Iterable[Batch]) -> Scores:
         """Leaves the module in training mode."""
-        tally = Tally(self.device)
+        tally, heads = Tally(self.device), HeadTallies(self.objective, self.device)
         self.module.eval()
         with torch.inference_mode():
             for batch in batches:
                 inputs, targets = self.prepare(batch.inputs, batch.targets)
                 predictions = self.predict(inputs)
-                loss = self.objective.loss(predictions, targets)
-                tally.add(loss, self.objective.judge(predictions, targets), len(batch.targets))
+                losses = self.objective.losses(predictions, targets)
+                judged = self.objective.judge(predictions, targets)
+                tally.add(self.objective.weighted(losses), judged, len(batch.targets))
+                heads.add(losses, predictions, targets)
         self.module.train()
         sums = tally.read()
         if not sums.samples:
             return Scores(None, None, 0)
         loss_mean = sums.loss / sums.samples
         finite = loss_mean if math.isfinite(loss_mean) else None
-        return Scores(finite, self.accuracy(Sums(), sums), sums.samples)
+        return Scores(finite, self.accuracy(Sums(), sums), sums.samples, heads.read())
 
     def accuracy(self, since: Sums, now: Sums) -> float | None:
         """None where there are no classes to be right about."""

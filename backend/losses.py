@@ -75,8 +75,7 @@ def judge(setting: Setting, prediction: torch.Tensor, target: torch.Tensor) -> J
         case "CrossEntropyLoss" | "NLLLoss":
             return _judge_classes(setting, prediction, target)
         case "BCELoss" | "BCEWithLogits" if not target.is_floating_point():
-            threshold = 0.5 if setting.type == "BCELoss" else 0.0
-            right = (prediction > threshold).view_as(target) == target.bool()
+            right = (prediction > threshold_of(setting)).view_as(target) == target.bool()
             return Judged(right.sum(), target.numel())
         case _:
             return None
@@ -111,6 +110,26 @@ def _of_classes(function: LossFunction, setting: Setting) -> LossFunction:
 
 def _batch_axis(axis: int) -> int:
     return axis + 1 if axis >= 0 else axis
+
+
+def places_of(
+    setting: Setting, prediction: torch.Tensor, target: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (P, classes) and class numbers (P) of all places of a batch that count."""
+    given = setting.parameters
+    scores = prediction
+    if prediction.ndim > 2:
+        scores = prediction.movedim(_batch_axis(given["class_axis"]), -1).flatten(0, -2)
+    labels = target.flatten()
+    if given["ignored_class"] is None:
+        return scores, labels
+    counted = labels != given["ignored_class"]
+    return scores[counted], labels[counted]
+
+
+def threshold_of(setting: Setting) -> float:
+    """Above it the answer of a yes-or-no loss is yes."""
+    return 0.5 if setting.type == "BCELoss" else 0.0
 
 
 def _judge_classes(setting: Setting, prediction: torch.Tensor, target: torch.Tensor) -> Judged:

@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
 
 import torch
 
 from backend.catalogue.record import LabelsType, PortType, TensorType
 from backend.compiler import CompiledModel, module_name
-from backend.losses import Judged, build_loss, has_classes, judge
+from backend.losses import Judged, LossFunction, build_loss, has_classes, judge
 from backend.pipeline import LossTerm, PenaltyTerm, Pipeline
 from backend.shapes import infer_shapes
 
 Tensors = tuple[torch.Tensor, ...]
+
+
+class Task(Enum):
+    """What a loss compares, which decides how its predictions are judged."""
+
+    CLASSES = "classes"
+    TOKENS = "tokens"
+    """Classes that are tokens of a text."""
+    YES_OR_NO = "yes or no"
+    """One number for each label."""
+    NUMBERS = "numbers"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One loss of a graph over outputs of its model."""
+
+    term: LossTerm
+    task: Task
+    function: LossFunction
+    places: tuple[int, ...]
+    """Which outputs of the model it takes."""
+    classes: int
+    """0 where the targets are real numbers."""
+
+    @property
+    def weight(self) -> float:
+        weight: float = self.term.setting.parameters["weight"]
+        return weight
+
+    def loss(self, predictions: Tensors, target: torch.Tensor) -> torch.Tensor:
+        """Without its weight."""
+        return self.function(*(predictions[place] for place in self.places), target)
 
 
 class Objective:
@@ -20,43 +56,66 @@ class Objective:
 
     def __init__(self, compiled: CompiledModel, losses: tuple[LossTerm, ...]) -> None:
         shapes = infer_shapes(compiled.graph)
-        classes = [_classes(shapes.output(term.target.node_id, term.target.port)) for term in losses]
         place = {name: index for index, name in enumerate(compiled.output_names)}
-        self._terms = [
-            (
-                build_loss(term.setting),
-                term.setting.parameters["weight"],
-                [place[n] for n in term.predictions],
-            )
-            for term in losses
-        ]
-        judged = [i for i, term in enumerate(losses) if has_classes(term.setting, classes[i])]
+        found = []
+        for term in losses:
+            target = shapes.output(term.target.node_id, term.target.port)
+            places = tuple(place[name] for name in term.predictions)
+            task = _task(term.setting.type, target)
+            found.append(Head(term, task, build_loss(term.setting), places, _classes(target)))
+        self.heads = tuple(found)
+        judged = [i for i, head in enumerate(found) if has_classes(head.term.setting, head.classes)]
         self._judged = judged[0] if judged else None
-        self._settings = [term.setting for term in losses]
 
     @property
     def counts_correct(self) -> bool:
         """Whether there are classes to be right about; the first loss that has some is judged."""
         return self._judged is not None
 
-    def loss(self, predictions: Tensors, targets: Tensors) -> torch.Tensor:
-        """The weighted sum of all losses."""
+    def losses(self, predictions: Tensors, targets: Tensors) -> list[torch.Tensor]:
+        """Of each head, without its weight."""
+        pairs = zip(self.heads, targets, strict=True)
+        return [head.loss(predictions, target) for head, target in pairs]
+
+    def weighted(self, losses: list[torch.Tensor]) -> torch.Tensor:
+        """The sum, by their weights."""
         parts = [
-            function(*(predictions[i] for i in places), target) * weight
-            if weight != 1.0
-            else function(*(predictions[i] for i in places), target)
-            for (function, weight, places), target in zip(self._terms, targets, strict=True)
+            loss * head.weight if head.weight != 1.0 else loss
+            for head, loss in zip(self.heads, losses, strict=True)
         ]
         total = parts[0]
         for part in parts[1:]:
             total = total + part
         return total
 
+    def loss(self, predictions: Tensors, targets: Tensors) -> torch.Tensor:
+        """The weighted sum of all losses."""
+        return self.weighted(self.losses(predictions, targets))
+
     def judge(self, predictions: Tensors, targets: Tensors) -> Judged | None:
         if self._judged is None:
             return None
-        place = self._terms[self._judged][2][0]
-        return judge(self._settings[self._judged], predictions[place].detach(), targets[self._judged])
+        head = self.heads[self._judged]
+        return judge(head.term.setting, predictions[head.places[0]].detach(), targets[self._judged])
+
+
+_TASKS = {
+    "CrossEntropyLoss": Task.CLASSES,
+    "NLLLoss": Task.CLASSES,
+    "BCELoss": Task.YES_OR_NO,
+    "BCEWithLogits": Task.YES_OR_NO,
+    "MSELoss": Task.NUMBERS,
+    "L1Loss": Task.NUMBERS,
+    "SmoothL1Loss": Task.NUMBERS,
+    "HuberLoss": Task.NUMBERS,
+}
+
+
+def _task(loss: str, target: PortType | None) -> Task:
+    task = _TASKS.get(loss, Task.OTHER)
+    # Samples that are ids and come back as targets are the tokens that follow.
+    is_text = isinstance(target, TensorType) and target.ids > 0
+    return Task.TOKENS if task is Task.CLASSES and is_text else task
 
 
 def _classes(target: PortType | None) -> int:

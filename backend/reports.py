@@ -13,10 +13,42 @@ import msgspec
 from msgspec import Meta
 
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", max_length=128)]
+MAX_HEADS = 64
+"""That are told of, in document order; a graph may have more."""
+MAX_CONFUSION_CLASSES = 100
+MAX_CONFUSIONS = 4
+"""Of so many heads, so that a report stays well below the limit of a message."""
+ConfusionRow = Annotated[tuple[int, ...], Meta(max_length=MAX_CONFUSION_CLASSES)]
 
 
 class WorkerMessage(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Base of both directions."""
+
+
+class HeadMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How one loss of a model stands on one part of the data; what does not apply is None."""
+
+    node: str
+    """The id of the loss node."""
+    output: str
+    """The id of the Output node that it judges."""
+    loss: float | None
+    """Its mean, without its weight."""
+    accuracy: float | None = None
+    top5_accuracy: float | None = None
+    """Of more than 5 classes: the right one was among the 5 with the highest scores."""
+    macro_f1: float | None = None
+    """The mean F1 of the classes that occur, or of the labels where a sample has several."""
+    mae: float | None = None
+    r2: float | None = None
+    """1 - the sum of squared errors / that about the mean of each column of the targets."""
+    perplexity: float | None = None
+    """Of tokens: e to the mean surprise in nats."""
+    confusion: Annotated[tuple[ConfusionRow, ...], Meta(max_length=MAX_CONFUSION_CLASSES)] = ()
+    """How many of each class (row) were taken for which (column); of 100 classes at most."""
+
+
+Heads = Annotated[tuple[HeadMetrics, ...], Meta(max_length=MAX_HEADS)]
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +64,10 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     test_accuracy: float | None = None
     learning_rate: float | None = None
     samples_per_s: float | None = None
+    validation: Heads = ()
+    """By loss node, at the end of an epoch."""
+    test: Heads = ()
+    """The same of the test samples, at the end of all."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -227,6 +263,7 @@ class Evaluated(WorkerMessage, frozen=True):
     samples: int
     loss: float | None
     accuracy: float | None
+    heads: Heads = ()
 
 
 class ModelLoaded(WorkerMessage, frozen=True):

@@ -144,7 +144,7 @@ class Trainer:
     def finish(self) -> Metrics:
         """The last point of the curve, with the accuracy on the test samples."""
         scores = self._examiner.measure(self._data.evaluation(TEST))
-        final = msgspec.structs.replace(self._history[-1], test_accuracy=scores.accuracy)
+        final = msgspec.structs.replace(self._history[-1], test_accuracy=scores.accuracy, test=scores.heads)
         self._history[-1] = final
         return final
 
@@ -212,11 +212,14 @@ class Trainer:
         self._epoch_began = self._tally.read()
         scores = self._examiner.measure(self._data.evaluation(VALIDATION))
         metrics = msgspec.structs.replace(
-            metrics, validation_loss=scores.loss, validation_accuracy=scores.accuracy
+            metrics,
+            validation_loss=scores.loss,
+            validation_accuracy=scores.accuracy,
+            validation=scores.heads,
         )
         watched = scores.loss if scores.loss is not None else metrics.loss
         self._plateaus = observe_loss(self._pipeline.schedules, self._plateaus, watched)
-        self._history = [*self._history, metrics][-MAX_HISTORY:]
+        self._history = [*_briefer(self._history), metrics][-MAX_HISTORY:]
         return metrics
 
     def _measure(self, since: Sums, samples_per_s: float | None) -> Metrics:
@@ -275,6 +278,14 @@ class Trainer:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError("the checkpoint holds another state of the schedules") from error
         self._history = list(checkpoint.history)
+
+
+def _briefer(history: list[Metrics]) -> list[Metrics]:
+    """Confusions are kept of the newest point alone."""
+    if not history or not any(head.confusion for head in history[-1].validation):
+        return history
+    heads = tuple(msgspec.structs.replace(head, confusion=()) for head in history[-1].validation)
+    return [*history[:-1], msgspec.structs.replace(history[-1], validation=heads)]
 
 
 def _seed_step(device: torch.device, seed: int, step: int) -> None:

@@ -35,6 +35,7 @@ from backend.workers.supervisor import PoolConfig, Worker, open_pool
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
+from engine_app.scores import print_scores
 from engine_app.show import Story, open_story, print_json
 from p2p.session.checks import Prepared
 
@@ -68,6 +69,8 @@ def _close(metrics: Metrics, output: Path, as_json: bool) -> None:
         return
     accuracy = "" if metrics.test_accuracy is None else f", test accuracy {metrics.test_accuracy:.4f}"
     print(f"{output}: loss {metrics.loss:.4f}{accuracy}")
+    print_scores("validation", to_builtins(metrics.validation), brief=bool(metrics.test))
+    print_scores("test", to_builtins(metrics.test))
 
 
 class LocalTraining:

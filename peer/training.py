@@ -201,7 +201,7 @@ class Training:
 
     def _metrics(self, metrics: Metrics) -> JobMetrics:
         """Raises msgspec.ValidationError for numbers that the protocol does not allow."""
-        fields = msgspec.structs.asdict(metrics)
+        fields = {name: value for name, value in msgspec.structs.asdict(metrics).items() if name in _TOLD}
         return msgspec.convert({**fields, "sample_wait_s": self._waited_s}, JobMetrics)
 
     def _path(self, file: str) -> Path:
@@ -211,6 +211,10 @@ class Training:
 
     async def _on_death(self, reason: str) -> None:
         await self._feed(WorkFailed("worker_died", f"the worker ended: {reason}", retryable=True))
+
+
+_TOLD = frozenset(JobMetrics.__struct_fields__)
+"""Of a worker's metrics; what goes beyond the curve, such as confusions, is in the model."""
 
 
 def _train(job: Job, device: str, stream: SampleStream | None) -> Train:

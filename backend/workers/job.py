@@ -184,7 +184,7 @@ def run_evaluation(command: Evaluate, directory: Path, send: Callable[[Event], N
     try:
         model = read_cyxmodel(directory / command.model)
         scores = evaluate(model, load_dataset(directory / command.dataset), command.device)
-        end: Event = Evaluated(samples=scores.samples, loss=scores.loss, accuracy=scores.accuracy)
+        end: Event = Evaluated(scores.samples, scores.loss, scores.accuracy, scores.heads)
     except Exception as error:
         end = failure_of(error, archive_code="model")
     send(end)

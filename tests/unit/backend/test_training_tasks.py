@@ -71,6 +71,7 @@ def train(
 
 RANDOM = np.random.RandomState(0)
 ENDS = "data.dataset > loader.dataset; loader.samples > x; loss.loss > adam.loss"
+SPLIT_ENDS = ENDS.replace("data.dataset > loader", "data.dataset > split.dataset; split.dataset > loader")
 ADAM = ("Adam", {"learning_rate": 0.02})
 
 
@@ -208,6 +209,7 @@ def test_two_heads_learn_two_losses(tmp_path: Path) -> None:
     task = graph(
         {
             **data_nodes(sample_shape=[4], classes=3),
+            "split": ("DataSplit", {"validation": 0.1, "test": 0.1}),
             "x": ("Input", {}),
             "h": ("Dense", {"units": 16}),
             "t": ("Tanh", {}),
@@ -219,7 +221,7 @@ def test_two_heads_learn_two_losses(tmp_path: Path) -> None:
             "other": ("L1Loss", {"weight": 0.5}),
             "adam": ADAM,
         },
-        f"""{ENDS}; x > h; h > t; t > a; t > b; a > kind; b > copy
+        f"""{SPLIT_ENDS}; x > h; h > t; t > a; t > b; a > kind; b > copy
         kind > loss.prediction; loader.labels > loss.target
         copy > other.prediction; loader.samples > other.target; other.loss > adam.loss""",
         epochs=40,
@@ -228,6 +230,14 @@ def test_two_heads_learn_two_losses(tmp_path: Path) -> None:
     history, model = train(task, x, x[:, :3].argmax(1), tmp_path)
     assert history[-1].accuracy is not None
     assert history[-1].accuracy > 0.9
+    for part in (history[-1].validation, history[-1].test):
+        kind, copy = part
+        assert (kind.node, kind.output, copy.node, copy.output) == ("loss", "kind", "other", "copy")
+        assert len(kind.confusion) == 3
+        assert kind.macro_f1 is not None
+        assert copy.r2 is not None
+    assert history[-1].test[0].accuracy == history[-1].test_accuracy
+    assert all(not head.confusion for point in history[:-1] for head in point.validation)
     kinds, copies = model.predict_all((x.astype(np.float32),))
     assert [each.name for each in model.outputs] == ["kind", "copy"]
     assert (kinds.argmax(1) == x[:, :3].argmax(1)).mean() > 0.9
