@@ -6,7 +6,8 @@ BackendError
 ├── ShapeMismatchError     a layer cannot take these inputs; becomes a diagnostic
 ├── ExpressionError        the text of a Lambda node that does not follow its grammar
 ├── DatasetError           a data file that cannot be read or does not fit the graph
-├── ArchiveError           a .cyxmodel that is damaged or hostile
+├── ArchiveError           a model file that is damaged or hostile
+├── ExportError            a model that a file format cannot hold
 ├── CheckpointError        a checkpoint that does not belong to this graph or job
 ├── TrainingDivergedError  the loss is no number any more
 ├── InputError             values that a model cannot be asked about
@@ -72,7 +73,11 @@ class DatasetError(BackendError):
 
 
 class ArchiveError(BackendError):
-    """A .cyxmodel that is damaged, hostile, or of an unknown version."""
+    """A model file of any format that is damaged, hostile, or of an unknown version."""
+
+
+class ExportError(BackendError):
+    """A model, or a part of it, that a file format cannot hold; the text names the node."""
 
 
 class CheckpointError(BackendError):
