@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from engine_app.code_cli import code
 from engine_app.data_cli import DATA, data
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
@@ -75,6 +76,7 @@ def _config(context: click.Context, coordinator: str | None = None, **limits: st
 
 
 main.add_command(data)
+main.add_command(code)
 
 # -- graphs ------------------------------------------------------------------------------------
 

@@ -127,18 +127,27 @@ class Attention(nn.Module):
 class GroupedAttention(nn.Module):
     """Causal or not, rotated or not; each key and value serves ``heads / kv_heads`` queries."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        *,
+        causal: bool,
+        dropout: float,
+        bias: bool,
+        rotary: tuple[int, float] | None,
+    ) -> None:
+        """``rotary``: steps and base of the rotation of queries and keys."""
         super().__init__()
-        steps, width = site.shape
-        self.heads, self.kv_heads = site["heads"], site["kv_heads"]
-        self.causal, self.dropout = site["causal"], site["dropout"]
-        size, bias = width // self.heads, site["bias"]
+        self.heads, self.kv_heads = heads, kv_heads
+        self.causal, self.dropout = causal, dropout
+        size = width // heads
         self.query = nn.Linear(width, width, bias)
-        self.key = nn.Linear(width, size * self.kv_heads, bias)
-        self.value = nn.Linear(width, size * self.kv_heads, bias)
+        self.key = nn.Linear(width, size * kv_heads, bias)
+        self.value = nn.Linear(width, size * kv_heads, bias)
         self.output = nn.Linear(width, width, bias)
-        rotary = site["rotary"]
-        self.rotary: nn.Module = RotaryEmbedding(steps, size, site["rope_base"]) if rotary else nn.Identity()
+        self.rotary: nn.Module = RotaryEmbedding(rotary[0], size, rotary[1]) if rotary else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         answer = functional.scaled_dot_product_attention(
@@ -186,19 +195,30 @@ class TransformerBlock(nn.Module):
     The same as torch's TransformerEncoderLayer and TransformerDecoderLayer.
     """
 
-    def __init__(self, site: Site, *, cross: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        feed_forward: int,
+        *,
+        cross: bool,
+        causal: bool,
+        dropout: float,
+        activation: str,
+        norm_first: bool,
+        epsilon: float,
+    ) -> None:
         super().__init__()
-        width, heads, dropout = site.shape[-1], site["heads"], site["dropout"]
-        self.norm_first = site["norm_first"]
-        self.activation = ACTIVATIONS[site["activation"]]
-        self.attention = Attention((width,) * 3, heads, causal=site["causal"], dropout=dropout)
-        self.attention_norm = nn.LayerNorm(width, site["epsilon"])
+        self.norm_first = norm_first
+        self.activation = ACTIVATIONS[activation]
+        self.attention = Attention((width,) * 3, heads, causal=causal, dropout=dropout)
+        self.attention_norm = nn.LayerNorm(width, epsilon)
         if cross:
             self.cross = Attention((width,) * 3, heads, dropout=dropout)
-            self.cross_norm = nn.LayerNorm(width, site["epsilon"])
-        self.up = nn.Linear(width, site["feed_forward"])
-        self.down = nn.Linear(site["feed_forward"], width)
-        self.feed_forward_norm = nn.LayerNorm(width, site["epsilon"])
+            self.cross_norm = nn.LayerNorm(width, epsilon)
+        self.up = nn.Linear(width, feed_forward)
+        self.down = nn.Linear(feed_forward, width)
+        self.feed_forward_norm = nn.LayerNorm(width, epsilon)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
@@ -221,21 +241,30 @@ class TransformerBlock(nn.Module):
 class LlamaBlock(nn.Module):
     """As llama.cpp computes it; the names are those of its tensors ``blk.N.*``."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(
+        self,
+        steps: int,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        feed_forward: int,
+        *,
+        rope_base: float,
+        epsilon: float,
+    ) -> None:
         super().__init__()
-        steps, width = site.shape
-        self.heads, self.kv_heads = site["heads"], site["kv_heads"]
-        size, inner = width // self.heads, site["feed_forward"]
-        self.attn_norm = nn.RMSNorm(width, site["epsilon"])
+        self.heads, self.kv_heads = heads, kv_heads
+        size, inner = width // heads, feed_forward
+        self.attn_norm = nn.RMSNorm(width, epsilon)
         self.attn_q = nn.Linear(width, width, bias=False)
         self.attn_k = nn.Linear(width, size * self.kv_heads, bias=False)
         self.attn_v = nn.Linear(width, size * self.kv_heads, bias=False)
         self.attn_output = nn.Linear(width, width, bias=False)
-        self.ffn_norm = nn.RMSNorm(width, site["epsilon"])
+        self.ffn_norm = nn.RMSNorm(width, epsilon)
         self.ffn_gate = nn.Linear(width, inner, bias=False)
         self.ffn_up = nn.Linear(width, inner, bias=False)
         self.ffn_down = nn.Linear(inner, width, bias=False)
-        self.rotary = RotaryEmbedding(steps, size, site["rope_base"])
+        self.rotary = RotaryEmbedding(steps, size, rope_base)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.attn_norm(x)
@@ -283,7 +312,11 @@ def _attention(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Nod
 
 
 def _grouped(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
-    return emit.module(site.name, GroupedAttention(site), *inputs)
+    steps, width = site.shape
+    names = ("heads", "kv_heads", "causal", "dropout", "bias")
+    keywords: dict[str, Any] = {name: site[name] for name in names}
+    keywords["rotary"] = (steps, site["rope_base"]) if site["rotary"] else None
+    return emit.module(site.name, GroupedAttention(width, **keywords), *inputs)
 
 
 def _linear_attention(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
@@ -294,15 +327,20 @@ def _linear_attention(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) ->
 def _transformer(*, cross: bool) -> Builder:
     def build(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
         x, *memory = inputs
+        names = ("heads", "feed_forward", "causal", "dropout", "activation", "norm_first", "epsilon")
+        keywords: dict[str, Any] = {name: site[name] for name in names}
         for number in range(site["layers"]):
-            x = emit.module(f"{site.name}.{number}", TransformerBlock(site, cross=cross), x, *memory)
+            block = TransformerBlock(site.shape[-1], cross=cross, **keywords)
+            x = emit.module(f"{site.name}.{number}", block, x, *memory)
         return x
 
     return build
 
 
 def _llama(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
-    return emit.module(site.name, LlamaBlock(site), *inputs)
+    names = ("heads", "kv_heads", "feed_forward", "rope_base", "epsilon")
+    keywords: dict[str, Any] = {name: site[name] for name in names}
+    return emit.module(site.name, LlamaBlock(*site.shape, **keywords), *inputs)
 
 
 def _token_head(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node:
