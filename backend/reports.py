@@ -12,17 +12,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", max_length=128)]
+from backend.serving.messages import LoadModel, ModelLoaded, Predict, Predicted, UnloadModel
+from backend.worker_message import FileName, WorkerMessage
+
 MAX_HEADS = 64
 """That are told of, in document order; a graph may have more."""
 MAX_CONFUSION_CLASSES = 100
 MAX_CONFUSIONS = 4
 """Of so many heads, so that a report stays well below the limit of a message."""
 ConfusionRow = Annotated[tuple[int, ...], Meta(max_length=MAX_CONFUSION_CLASSES)]
-
-
-class WorkerMessage(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Base of both directions."""
 
 
 class HeadMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -68,13 +66,6 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By loss node, at the end of an epoch."""
     test: Heads = ()
     """The same of the test samples, at the end of all."""
-
-
-class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    """-1 for the batch dimension."""
 
 
 class SampleStream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,27 +140,6 @@ class Resume(WorkerMessage, frozen=True):
 
 class Cancel(WorkerMessage, frozen=True):
     """Ends training; answered by Cancelled."""
-
-
-class LoadModel(WorkerMessage, frozen=True):
-    """Opens a .cyxmodel under a name of the caller's choice (its BLAKE3); answered by ModelLoaded."""
-
-    model: str
-    file: FileName
-    device: str
-
-
-class Predict(WorkerMessage, frozen=True):
-    """The body is the input, C order, little-endian. Answered by Predicted or Failed with the id."""
-
-    id: int
-    model: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-class UnloadModel(WorkerMessage, frozen=True):
-    model: str
 
 
 class Ping(WorkerMessage, frozen=True):
@@ -264,21 +234,6 @@ class Evaluated(WorkerMessage, frozen=True):
     loss: float | None
     accuracy: float | None
     heads: Heads = ()
-
-
-class ModelLoaded(WorkerMessage, frozen=True):
-    model: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-class Predicted(WorkerMessage, frozen=True):
-    """The body is the output."""
-
-    id: int
-    dtype: str
-    shape: tuple[int, ...]
-    duration_s: float
 
 
 class Failed(WorkerMessage, frozen=True):

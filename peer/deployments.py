@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from backend.errors import WorkerError
-from backend.reports import ModelLoaded, Predicted
+from backend.serving.messages import ModelLoaded, Predicted, TensorSpec
 from p2p.errors import RemoteFailureError
 from peer.sessions import Worker, WorkerSession
 
@@ -90,9 +90,13 @@ class Deployments:
     async def predict(
         self, model: str, dtype: str, shape: tuple[int, ...], body: bytes
     ) -> tuple[Predicted, bytes]:
-        """Raises RemoteFailureError, WorkerError, trio.TooSlowError."""
-        deployment, _ = await self._ready(model)
-        return await deployment.session.predict(model, dtype, shape, body)
+        """Of a model with one input. Raises RemoteFailureError, WorkerError, trio.TooSlowError."""
+        deployment, loaded = await self._ready(model)
+        if len(loaded.inputs) != 1:
+            names = ", ".join(spec.name for spec in loaded.inputs)
+            raise RemoteFailureError("invalid", f"one input, model {model} takes {names}")
+        given = TensorSpec(loaded.inputs[0].name, dtype, shape)
+        return await deployment.session.predict(model, (given,), body)
 
     async def _ready(self, model: str) -> tuple[Deployment, ModelLoaded]:
         deployment = self._deployments.get(model)

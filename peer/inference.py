@@ -14,7 +14,7 @@ from typing import get_args
 import trio
 
 from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
-from backend.reports import ModelLoaded, TensorSpec
+from backend.serving.messages import ModelLoaded, TensorSpec
 from p2p.auth import SCOPE_INFER
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import PeerId
@@ -161,12 +161,14 @@ class InferenceService:
                 "invalid", f"body of {len(body)} bytes, {call.dtype} of shape {call.shape} has {wanted}"
             )
         predicted, output = await self._deployments.predict(call.model, call.dtype, call.shape, body)
-        dtype = _dtype(predicted.dtype)
+        first = predicted.outputs[0]
+        dtype = _dtype(first.dtype)
+        output = output[: math.prod(first.shape) * ITEM_BYTES[dtype]]
         if len(output) > LIMITS.body_bytes:
             raise RemoteFailureError(
                 "refused", f"output of {len(output)} bytes, limit {LIMITS.body_bytes}: send a smaller batch"
             )
-        return Prediction(dtype, predicted.shape, predicted.duration_s), output
+        return Prediction(dtype, first.shape, predicted.duration_s), output
 
 
 def _tensors(loaded: ModelLoaded) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:

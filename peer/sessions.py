@@ -20,13 +20,10 @@ from backend.reports import (
     Command,
     Event,
     Failed,
-    LoadModel,
-    ModelLoaded,
-    Predict,
-    Predicted,
     Train,
     TrainingPrepared,
 )
+from backend.serving.messages import LoadModel, ModelLoaded, Predict, Predicted, TensorSpec
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +115,7 @@ class WorkerSession:
         return event
 
     async def predict(
-        self, model: str, dtype: str, shape: tuple[int, ...], body: bytes
+        self, model: str, inputs: tuple[TensorSpec, ...], body: bytes
     ) -> tuple[Predicted, bytes]:
         """Raises WorkerError, trio.TooSlowError."""
         if len(self._predictions) >= MAX_PENDING:
@@ -129,7 +126,7 @@ class WorkerSession:
             with trio.fail_after(PREDICT_TIMEOUT_S):
                 # A send that is cut short ends the worker: a caller that leaves must not do that.
                 with trio.CancelScope(shield=True):
-                    await self.worker.send(Predict(number, model, dtype, shape), body)
+                    await self.worker.send(Predict(number, model, inputs), body)
                 event, output = await self._answer(pending)
         finally:
             del self._predictions[number]

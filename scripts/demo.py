@@ -26,8 +26,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from backend.datasets import load_dataset, split
 from backend.pipeline import read_pipeline
 from backend.readers import convert
-from backend.reports import LoadModel, Predict, Predicted
 from backend.serialize import load_graph
+from backend.serving.messages import LoadModel, Predict, Predicted, TensorSpec
 from backend.workers.supervisor import PoolConfig, open_pool
 from p2p.api import Engine
 from p2p.chain.client import open_chain
@@ -237,11 +237,13 @@ async def predict_here(directory: Path, model: Path, images: Any) -> Any:
         (worker.directory / "model.cyxmodel").write_bytes(await trio.Path(model).read_bytes())
         await worker.send(LoadModel("model", "model.cyxmodel", "cpu"))
         await worker.receive(timeout_s=60)
-        await worker.send(Predict(1, "model", "float32", images.shape), images.tobytes())
+        await worker.send(
+            Predict(1, "model", (TensorSpec("input", "float32", images.shape),)), images.tobytes()
+        )
         answer, body = await worker.receive(timeout_s=60)
         if not isinstance(answer, Predicted):
             raise NetworkError(f"the local run failed: {answer}")
-        return np.frombuffer(body, answer.dtype).reshape(answer.shape)
+        return np.frombuffer(body, answer.outputs[0].dtype).reshape(answer.outputs[0].shape)
 
 
 def show(found: dict[str, Any]) -> None:

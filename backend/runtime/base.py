@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from backend.errors import ArchiveError
+from backend.errors import ArchiveError, InputError
 from backend.formats.cyxmodel import is_cyxmodel
 from backend.formats.tensors import Array
-from backend.reports import TensorSpec
+from backend.serving.messages import TensorSpec
 
 
 class Runtime(Protocol):
-    """A loaded model. ``predict`` may be called from one thread at a time."""
+    """A loaded model. ``run`` may be called from one thread at a time."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
@@ -20,8 +21,8 @@ class Runtime(Protocol):
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
 
-    def predict(self, inputs: Array) -> Array:
-        """Answers for a batch (N, ...). Raises InputError."""
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name, for a batch (N, ...) of each input. Raises InputError."""
 
 
 def load_model(path: Path, device: str) -> Runtime:
@@ -31,3 +32,12 @@ def load_model(path: Path, device: str) -> Runtime:
 
         return load_cyxmodel(path, device)
     raise ArchiveError(f"{path.name} is no model file, readable is .cyxmodel")
+
+
+def in_order(inputs: Mapping[str, Array], taken: tuple[TensorSpec, ...]) -> tuple[Array, ...]:
+    """The arrays in the order of ``taken``. Raises InputError unless they are exactly those."""
+    names = [spec.name for spec in taken]
+    if inputs.keys() != set(names):
+        found = ", ".join(sorted(inputs))[:200]
+        raise InputError(f"inputs {found or 'missing'}, the model takes {', '.join(names)}")
+    return tuple(inputs[name] for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from backend.formats.tensors import Array
 from backend.graph import Graph
 from backend.pipeline import read_pipeline
 from backend.preparation import compile_serving
-from backend.reports import TensorSpec
+from backend.runtime.base import in_order
 from backend.serialize import load_graph
+from backend.serving.messages import TensorSpec
 from backend.training_data import scaling_of
 from backend.validate import diagnose, has_errors
 
@@ -55,6 +57,11 @@ class TorchRuntime:
             TensorSpec(name=_name(end, "output", len(given)), dtype=str(a.dtype), shape=(-1, *a.shape[1:]))
             for end, a in zip(given, probe, strict=True)
         )
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name. Raises InputError."""
+        answers = self.predict_all(in_order(inputs, self.inputs))
+        return {spec.name: answer for spec, answer in zip(self.outputs, answers, strict=True)}
 
     def predict(self, inputs: Array) -> Array:
         """The first output of a model with one input. Raises InputError."""

@@ -20,17 +20,15 @@ from backend.reports import (
     Evaluate,
     Event,
     Failed,
-    LoadModel,
     Pause,
     Ping,
     Pong,
-    Predict,
     Ready,
     Resume,
     Samples,
     Train,
-    UnloadModel,
 )
+from backend.serving.messages import LoadModel, Predict, UnloadModel
 from backend.workers import ipc
 from backend.workers.sandbox import SandboxLimits, SandboxMode, close_process, die_with_parent
 

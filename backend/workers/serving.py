@@ -8,17 +8,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-
 from backend.errors import InputError
-from backend.formats.tensors import Array
-from backend.reports import Event, Failed, LoadModel, ModelLoaded, Predict, Predicted, UnloadModel
+from backend.reports import Event, Failed
 from backend.runtime.base import Runtime, load_model
+from backend.serving.messages import LoadModel, ModelLoaded, Predict, Predicted, UnloadModel
+from backend.serving.tensor_body import pack_body, unpack_body
 from backend.workers.job import failure_of
 
 _MAX_MODELS = 16
 _MAX_WAITING = 1024
-_DTYPES = ("float32", "float64", "float16", "uint8", "int32", "int64")
 
 Request = tuple[LoadModel | Predict | UnloadModel, bytes]
 
@@ -86,25 +84,10 @@ class Serving:
             return
         started_at = time.perf_counter()
         try:
-            answer = runtime.predict(_as_array(request, body))
+            answer = runtime.run(unpack_body(request.inputs, body))
         except InputError as error:
             self._send(Failed(code="input", text=str(error), id=request.id), b"")
             return
         duration_s = time.perf_counter() - started_at
-        event = Predicted(
-            id=request.id, dtype=str(answer.dtype), shape=tuple(answer.shape), duration_s=duration_s
-        )
-        self._send(event, answer.tobytes())
-
-
-def _as_array(request: Predict, body: bytes) -> Array:
-    """Raises InputError unless the body is exactly such an array."""
-    if request.dtype not in _DTYPES:
-        raise InputError(f"input is {request.dtype[:40]}, allowed are {', '.join(_DTYPES)}")
-    dtype = np.dtype(request.dtype).newbyteorder("<")
-    needed = dtype.itemsize
-    for size in request.shape:
-        needed *= size
-    if min(request.shape, default=0) < 1 or needed != len(body):
-        raise InputError(f"input of {len(body)} bytes for shape {request.shape}, {max(0, needed)} needed")
-    return np.frombuffer(body, dtype).reshape(request.shape)
+        outputs, packed = pack_body(answer)
+        self._send(Predicted(id=request.id, outputs=outputs, duration_s=duration_s), packed)

@@ -47,7 +47,7 @@ def warm_up(directory: Path) -> None:
         trainer.run_segment(1, _Unhindered(), lambda metrics: None)
         trainer.finish()
         write_cyxmodel(model, trainer.result())
-        load_model(model, "cpu").predict(x[:2])
+        load_model(model, "cpu").run({"input": x[:2]})
     finally:
         data.unlink(missing_ok=True)
         model.unlink(missing_ok=True)

@@ -16,20 +16,23 @@ from backend.reports import (
     Event,
     Failed,
     Finished,
-    LoadModel,
-    ModelLoaded,
     Pause,
     Paused,
-    Predict,
-    Predicted,
     Progress,
     Resume,
     Resumed,
     SegmentSaved,
     Train,
     TrainingPrepared,
-    UnloadModel,
     WaitingForPermission,
+)
+from backend.serving.messages import (
+    LoadModel,
+    ModelLoaded,
+    Predict,
+    Predicted,
+    TensorSpec,
+    UnloadModel,
 )
 from backend.workers.supervisor import Worker
 
@@ -68,9 +71,11 @@ async def test_a_graph_becomes_a_model_that_answers(open_worker, graph: bytes, t
         assert loaded.inputs[0].shape == (-1, 1, 8, 8)
         assert loaded.outputs[0].shape == (-1, 4)
         x = np.random.RandomState(0).rand(3, 1, 8, 8).astype(np.float32)
-        await worker.send(Predict(id=7, model="m", dtype="float32", shape=(3, 1, 8, 8)), x.tobytes())
+        await worker.send(
+            Predict(id=7, model="m", inputs=(TensorSpec("input", "float32", (3, 1, 8, 8)),)), x.tobytes()
+        )
         _, answer, body = await until(worker, Predicted)
-        assert (answer.id, answer.shape) == (7, (3, 4))
+        assert (answer.id, answer.outputs) == (7, (TensorSpec("output", "float32", (3, 4)),))
 
         from backend.runtime.base import load_model
 
@@ -141,7 +146,10 @@ async def test_it_answers_with_one_model_while_it_trains_another(
         await worker.send(LoadModel(model="m", file=finished.file, device="cpu"))
         await until(worker, ModelLoaded)
         for number in range(3):
-            await worker.send(Predict(id=number, model="m", dtype="float32", shape=(1, 1, 8, 8)), bytes(256))
+            await worker.send(
+                Predict(id=number, model="m", inputs=(TensorSpec("input", "float32", (1, 1, 8, 8)),)),
+                bytes(256),
+            )
             _, answer, _ = await until(worker, Predicted)
             assert answer.id == number
         await worker.send(Pause())
@@ -199,7 +207,7 @@ async def test_what_cannot_be_done_is_said_and_the_worker_lives(
         resumed = train(segments=2, first_segment=1, checkpoint="bad")
         assert await failure(resumed, graph) == ("checkpoint", None)
         assert await failure(LoadModel(model="m", file="bad", device="cpu")) == ("model", None)
-        assert await failure(Predict(id=3, model="m", dtype="float32", shape=(1,)), bytes(4)) == ("model", 3)
+        assert await failure(Predict(id=3, model="m", inputs=()), bytes(4)) == ("model", 3)
         await worker.send(train(), graph)
         _, finished, _ = await until(worker, Finished)
         await worker.send(LoadModel(model="m", file=finished.file, device="cpu"))
@@ -212,10 +220,10 @@ async def test_what_cannot_be_done_is_said_and_the_worker_lives(
             ("float32", (-1, -1, 8, 8), 256),
             ("float32", (2**62, 1, 8, 8), 0),
         ):
-            question = Predict(id=9, model="m", dtype=dtype, shape=shape)
+            question = Predict(id=9, model="m", inputs=(TensorSpec("input", dtype, shape),))
             assert await failure(question, bytes(size)) == ("input", 9)
         await worker.send(UnloadModel(model="m"))
-        assert await failure(Predict(id=4, model="m", dtype="float32", shape=(1,)), bytes(4)) == ("model", 4)
+        assert await failure(Predict(id=4, model="m", inputs=()), bytes(4)) == ("model", 4)
 
 
 async def test_a_checkpoint_of_another_graph_or_position_is_refused(

@@ -23,22 +23,18 @@ from backend.reports import (
     Command,
     Event,
     Finished,
-    LoadModel,
     Metrics,
-    ModelLoaded,
     Pause,
-    Predict,
-    Predicted,
     Progress,
     Resume,
     Samples,
     SegmentSaved,
-    TensorSpec,
     Train,
     TrainingPrepared,
     WaitingForPermission,
     WantSamples,
 )
+from backend.serving.messages import LoadModel, ModelLoaded, Predict, Predicted, TensorSpec
 from p2p.auth import issue_token
 from p2p.chain.errors import PaymentRefusedError
 from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus, escrow_address
@@ -175,8 +171,8 @@ class ScriptedWorker:
                         model, (TensorSpec("x", "uint8", (-1, 2)),), (TensorSpec("y", "uint8", (-1, 2)),)
                     )
                 )
-            case Predict(number, _, dtype, shape):
-                self._say(Predicted(number, dtype, shape, 0.001), body[::-1])
+            case Predict(number, _, (given,)):
+                self._say(Predicted(number, (given,), 0.001), body[::-1])
 
     async def receive(self) -> tuple[Event, bytes]:
         try:

@@ -1,0 +1,1 @@
+"""Models that answer over HTTP: protocols, batching, metrics, the page. Runs inside a worker process."""
