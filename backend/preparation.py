@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -95,23 +96,22 @@ def tokenize(texts: torch.Tensor, length: int, lowercase: bool) -> torch.Tensor:
 
 def build_augmentation(setting: Setting) -> Change:
     """Draws from torch's generator: the same state, the same changes."""
-    given = setting.parameters
-    moves = any(given[name] for name in ("flip_horizontal", "flip_vertical", "shift", "rotate", "zoom"))
+    return partial(augment, given=setting.parameters)
 
-    def augment(samples: torch.Tensor) -> torch.Tensor:
-        if moves:
-            samples = _move(samples, setting)
-        if given["erase"]:
-            samples = _erase(samples, given["erase"])
-        if given["contrast"]:
-            samples = samples * (1 + given["contrast"] * _between(samples, -1.0, 1.0))
-        if given["brightness"]:
-            samples = samples + given["brightness"] * _between(samples, -1.0, 1.0)
-        if given["noise"]:
-            samples = samples + given["noise"] * torch.randn_like(samples)
-        return samples
 
-    return augment
+def augment(samples: torch.Tensor, given: Mapping[str, float]) -> torch.Tensor:
+    """Changes a batch at random, as strongly as ``given`` says."""
+    if any(given[name] for name in ("flip_horizontal", "flip_vertical", "shift", "rotate", "zoom")):
+        samples = _move(samples, given)
+    if given["erase"]:
+        samples = _erase(samples, given["erase"])
+    if given["contrast"]:
+        samples = samples * (1 + given["contrast"] * _between(samples, -1.0, 1.0))
+    if given["brightness"]:
+        samples = samples + given["brightness"] * _between(samples, -1.0, 1.0)
+    if given["noise"]:
+        samples = samples + given["noise"] * torch.randn_like(samples)
+    return samples
 
 
 def _between(samples: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -120,9 +120,9 @@ def _between(samples: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return drawn.uniform_(low, high)
 
 
-def _move(images: torch.Tensor, setting: Setting) -> torch.Tensor:
+def _move(images: torch.Tensor, given: Mapping[str, float]) -> torch.Tensor:
     """Flips, turns, scales and shifts (N, C, H, W) at once; what comes from outside is 0."""
-    given, count = setting.parameters, len(images)
+    count = len(images)
 
     def draw(limit: float) -> torch.Tensor:
         return torch.empty(count, device=images.device).uniform_(-limit, limit)

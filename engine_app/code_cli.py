@@ -13,8 +13,9 @@ _NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
 @click.command()
 @click.argument("graph", type=_FILE)
 @click.option("-o", "--output", required=True, type=_NEW_FILE, help="The .py file to write.")
-def code(graph: Path, output: Path) -> None:
+@click.option("--training", is_flag=True, help="A whole training script: data, split, loss, optimizer, loop.")
+def code(graph: Path, output: Path, training: bool) -> None:
     """Write GRAPH as PyTorch source that runs without CyxWiz and gives the same numbers."""
     from engine_app.code_files import write_code
 
-    write_code(graph, output)
+    write_code(graph, output, training)

@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 
 from backend.errors import BackendError
-from backend.pytorch_code import model_source
+from backend.pytorch_code import model_source, training_source
 from backend.serialize import load_graph
 from engine_app.entry import CommandError, report
 
 
-def write_code(graph: Path, output: Path) -> None:
+def write_code(graph: Path, output: Path, training: bool) -> None:
     try:
-        source = model_source(load_graph(graph.read_bytes()))
+        document = load_graph(graph.read_bytes())
+        source = training_source(document) if training else model_source(document)
         replace_text(output, source)
     except (BackendError, OSError) as error:
         report(CommandError(f"{graph.name}: {error}"))

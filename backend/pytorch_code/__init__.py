@@ -1,4 +1,4 @@
-"""From a graph to Python source that needs torch alone. Loads no torch.
+"""From a graph to Python source that needs torch alone: a module, or a whole training. Loads no torch.
 
 Nothing of a graph but checked numbers and words of closed lists becomes code: see ``text``.
 """
@@ -6,5 +6,6 @@ Nothing of a graph but checked numbers and words of closed lists becomes code: s
 from __future__ import annotations
 
 from backend.pytorch_code.model import model_source, renamed_weights
+from backend.pytorch_code.script import training_source
 
-__all__ = ["model_source", "renamed_weights"]
+__all__ = ["model_source", "renamed_weights", "training_source"]

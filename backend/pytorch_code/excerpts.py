@@ -14,6 +14,9 @@ from importlib.resources import files
 
 _IGNORE = re.compile(r"\s*# (?:type: ignore|noqa)\S*(?: - .*)?$", re.M)
 
+_ELSEWHERE = {"from backend.formats.tensors import Array": "from numpy import ndarray as Array"}
+"""Names of ours that are but other names of what any file can import."""
+
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
@@ -75,7 +78,8 @@ def _read(module: str) -> _Source:
                     imports[alias.asname or alias.name] = f"import {alias.name}{suffix}"
             case ast.ImportFrom(module=str(source), names=aliases):
                 for alias in aliases:
-                    imports[alias.asname or alias.name] = f"from {source} import {alias.name}"
+                    line = f"from {source} import {alias.name}"
+                    imports[alias.asname or alias.name] = _ELSEWHERE.get(line, line)
             case _:
                 for defined_name in _names_of(statement):
                     definitions[defined_name] = _Definition(_text_of(text, statement), _uses(statement))

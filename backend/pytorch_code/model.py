@@ -36,14 +36,14 @@ def renamed_weights(graph: Graph) -> Mapping[str, str]:
     return _names(graph).renamed(node_id for node_id, name in _ids(graph) if name not in ("Input", "Output"))
 
 
-def write_model(graph: Graph) -> Sheet:
+def write_model(graph: Graph, reserved: frozenset[str] = frozenset()) -> Sheet:
     """The classes of the model, the last of them ``MODEL_CLASS``. Raises GraphInvalidError."""
     errors = tuple(each for each in diagnose(graph, for_training=False) if each.severity is Severity.ERROR)
     if errors:
         raise GraphInvalidError(errors)
     shapes = infer_shapes(graph)
     taken = {name for module in HELPERS for name in defined(f"layers.{module}")}
-    sheet = Sheet(_names(graph), reserved=frozenset(taken | {MODEL_CLASS, "OrderedDict", "Callable", "Any"}))
+    sheet = Sheet(_names(graph), reserved=reserved | taken | {MODEL_CLASS, "OrderedDict", "Callable", "Any"})
     used = {node.id for node in model_nodes(graph)}
     doors = [node for node in nodes_of_type(graph, "Input") if node.id in used]
     about = f"{comment(graph.name) or 'A model'}: " + "; ".join(_told(sheet, shapes, doors))

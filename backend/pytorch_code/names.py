@@ -21,7 +21,7 @@ RESERVED = frozenset(
 )
 """Attributes of a module, which a layer of that name would hide."""
 SCOPE = frozenset(
-    "self torch nn functional take_every in_heads out_of_heads rotate rotary_table batch super range".split()  # noqa: SIM905
+    "self torch nn functional take_every one_hot tokenize samples labels batch super range".split()  # noqa: SIM905
 )
 """What the body of ``forward`` reads, which a value of that name would hide."""
 _CODED = "node_x"

@@ -52,11 +52,14 @@ class ModuleWriter:
     layers: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     answer: str = ""
+    kind: str = ""
+    """Of the answer; empty for a tensor or several."""
 
     def lines(self) -> list[str]:
         signature = "".join(f", {name}: torch.Tensor" for name in self.arguments)
-        kind = "tuple[torch.Tensor, ...]" if ", " in self.answer else "torch.Tensor"
+        kind = self.kind or ("tuple[torch.Tensor, ...]" if ", " in self.answer else "torch.Tensor")
         made = ["def __init__(self) -> None:", "    super().__init__()", *indented(self.layers, 1), ""]
+        made = made if self.layers else []
         done = [f"def forward(self{signature}) -> {kind}:", *indented(self.steps, 1)]
         done.append(f"    return {self.answer}")
         return [f"class {self.name}(nn.Module):", *indented([f'"""{self.about}"""', "", *made, *done], 1)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import sys
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -29,9 +31,10 @@ RECURRENT = {"RNN", "LSTM", "GRU", "Bidirectional"}
 def run(source: str) -> dict[str, object]:
     """The names that a generated file defines, as any Python without CyxWiz would."""
     assert "backend" not in source
-    found: dict[str, object] = {"__name__": "generated"}
-    exec(compile(source, "generated.py", "exec"), found)
-    return found
+    module = ModuleType("generated")
+    sys.modules["generated"] = module
+    exec(compile(source, "generated.py", "exec"), module.__dict__)
+    return module.__dict__
 
 
 def module_of(source: str, seed: int = 0) -> torch.nn.Module:

@@ -19,6 +19,13 @@ def test_an_example_becomes_a_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["digits.py"]
 
 
+def test_training_comes_along_when_asked(tmp_path: Path) -> None:
+    target = tmp_path / "train.py"
+    result = CliRunner().invoke(main, ["code", str(EXAMPLE), "--training", "-o", str(target)])
+    assert result.exit_code == 0, result.output
+    assert "def main() -> None:" in target.read_text()
+
+
 def test_what_is_no_graph_is_told_in_a_line(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.json"
     wrong.write_text("{}")

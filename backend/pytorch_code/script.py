@@ -1,0 +1,292 @@
+"""A graph's whole training as a script: data, split, normalization, model, loss, optimizer, loop. Pure.
+
+Everything random follows from the seed and the number of the step, as it does here, so that the
+script's losses are ours: to the bit with as many threads, else to rounding.
+"""
+
+from __future__ import annotations
+
+from backend.catalogue.record import DatasetType
+from backend.errors import GraphInvalidError
+from backend.graph import Graph, model_nodes
+from backend.pipeline import Pipeline, preparing_nodes, read_pipeline
+from backend.pytorch_code import objective
+from backend.pytorch_code.excerpts import defined
+from backend.pytorch_code.model import file_source, write_model, write_nodes
+from backend.pytorch_code.sheet import ModuleWriter, Sheet
+from backend.pytorch_code.text import Code, call, indented, literal
+from backend.sample_plan import EVALUATION_BATCH
+from backend.shapes import Shapes, infer_shapes, nodes_of_type
+from backend.validate import Severity, diagnose
+
+_ABOUT = """Trains on a dataset file and writes the weights.
+
+    python FILE.py dataset.safetensors -o weights.safetensors
+
+The dataset holds x (N, ...) and y (N, ...), as `cyxwiz data convert` writes it. Needs torch, numpy and
+safetensors. Precision is float32."""
+
+
+def training_source(graph: Graph) -> str:
+    """Raises GraphInvalidError for a graph that cannot be trained."""
+    errors = tuple(each for each in diagnose(graph) if each.severity is Severity.ERROR)
+    if errors:
+        raise GraphInvalidError(errors)
+    pipeline, shapes = read_pipeline(graph), infer_shapes(graph)
+    sheet = write_model(graph, _RESERVED)
+    sheet.classes.append(_preparation(graph, pipeline, shapes, sheet))
+    used = {node.id for node in model_nodes(graph)}
+    outputs = [node.id for node in nodes_of_type(graph, "Output") if node.id in used]
+    for line in _IMPORTS:
+        sheet.need_import(line)
+    sheet.need("training", "_seed_step")
+    sheet.need("samples", "_mix")
+    sheet.need("datasets", "split")
+    blocks = [
+        _settings(pipeline),
+        objective.write_loss(pipeline, shapes, outputs),
+        objective.SIGNS
+        if any(each.setting.type == "CosineEmbeddingLoss" for each in pipeline.losses)
+        else [],
+        objective.write_schedules(pipeline, sheet),
+        _changes(pipeline, sheet),
+        _scaling(pipeline, sheet),
+        _BATCHES.splitlines(),
+        _EVALUATE.splitlines(),
+        _train(pipeline, sheet),
+        _MAIN.splitlines(),
+    ]
+    rest = "\n\n\n".join("\n".join(block) for block in blocks if block)
+    return file_source(graph, sheet, rest.splitlines(), _ABOUT)
+
+
+_COPIED = ("training", "samples", "datasets", "preparation", "schedules", "optimizers")
+_OWN = {
+    "Preparation",
+    "Batches",
+    "Tensors",
+    "Iterator",
+    "Mapping",
+    "Iterable",
+    "EPOCHS",
+    "SEED",
+    "TEST",
+    "SHUFFLE",
+}
+_RESERVED = frozenset(_OWN.union(*(defined(module) for module in _COPIED)))
+"""What no class of the model may be called."""
+_IMPORTS = (
+    "import argparse",
+    "from collections.abc import Iterator",
+    "import numpy as np",
+    "from safetensors.numpy import load_file",
+    "from safetensors.torch import save_file",
+)
+
+
+def _settings(pipeline: Pipeline) -> list[str]:
+    values = {
+        "EPOCHS": pipeline.epochs,
+        "SEED": pipeline.seed,
+        "BATCH_SIZE": pipeline.batch_size,
+        "DROP_LAST": pipeline.drop_last,
+        "SHUFFLE": pipeline.shuffle,
+        "LEARNING_RATE": pipeline.optimizer.parameters["learning_rate"],
+        "VALIDATION, TEST": Code(f"{pipeline.validation!r}, {pipeline.test!r}"),
+        "SPLIT_SEED": pipeline.split_seed,
+        "STRATIFIED": pipeline.stratified,
+        "EVALUATION_BATCH": EVALUATION_BATCH,
+    }
+    lines = [f"{name} = {literal(value)}" for name, value in values.items()]
+    return [*lines, *objective.write_plateaus(pipeline), "Tensors = tuple[torch.Tensor, ...]"]
+
+
+def _preparation(graph: Graph, pipeline: Pipeline, shapes: Shapes, sheet: Sheet) -> list[str]:
+    """What is made of samples and labels before the model and the losses get them."""
+    about = "From samples and labels to inputs of the model and targets of the losses."
+    writer = ModuleWriter(sheet, "Preparation", about, ("samples", "labels"), kind="tuple[Tensors, Tensors]")
+    _encode(pipeline, shapes, writer)
+    (loader,) = nodes_of_type(graph, "DataLoader")
+    values = {(loader.id, "samples"): Code("samples"), (loader.id, "labels"): Code("labels")}
+    write_nodes(writer, graph, shapes, preparing_nodes(graph), values, Code("samples"))
+    used = {node.id for node in model_nodes(graph)}
+    sources = {link.target_node: (link.source_node, link.source_port) for link in graph.links}
+    inputs = [values[sources[n.id]] for n in nodes_of_type(graph, "Input") if n.id in used]
+    targets = [values[term.target.node_id, term.target.port] for term in pipeline.losses]
+    writer.answer = f"{literal(tuple(inputs))}, {literal(tuple(targets))}"
+    return writer.lines()
+
+
+def _encode(pipeline: Pipeline, shapes: Shapes, writer: ModuleWriter) -> None:
+    if pipeline.vocabulary:
+        writer.steps.append("samples = samples.long()")
+    if pipeline.classes:
+        writer.steps.append("labels = labels.long()")
+    for change in pipeline.changes:
+        (before,) = shapes.nodes[change.node_id].inputs
+        if not isinstance(before, DatasetType):
+            continue
+        match change.type, change.parameters:
+            case "OneHotEncode", {"of": "labels"}:
+                writer.sheet.need("preparation", "one_hot")
+                writer.steps.append(f"labels = one_hot(labels, {before.labels.classes})")
+            case "OneHotEncode", _:
+                writer.sheet.need("preparation", "one_hot")
+                writer.steps.append(f"samples = one_hot(samples, {before.samples.ids})")
+            case "Tokenize", given:
+                writer.sheet.need("preparation", "tokenize")
+                length = given["length"] or before.samples.shape[0]
+                writer.steps.append(
+                    f"samples = {call('tokenize', Code('samples'), length, given['lowercase'])}"
+                )
+
+
+def _changes(pipeline: Pipeline, sheet: Sheet) -> list[str]:
+    changes = [literal(dict(each.parameters)) for each in pipeline.changes if each.type == "Augmentation"]
+    if not changes:
+        return []
+    sheet.need("preparation", "augment")
+    return ["AUGMENTATIONS = [", *(f"    {each}," for each in changes), "]"]
+
+
+def _scaling(pipeline: Pipeline, sheet: Sheet) -> list[str]:
+    """``scaling_of(x, rows)``: offset and factor of each channel, measured on the training rows alone."""
+    lines = ["def scaling_of(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:"]
+    name = {"mean_std": "mean_std_scaling", "scale": "range_scaling"}.get(pipeline.normalization)
+    if name is None:
+        return [*lines, '    """Inputs stay as they are."""', "    return None"]
+    sheet.need("datasets", name)
+    about = '    """Offset and factor of each channel, from the samples to train on alone."""'
+    return [*lines, about, f"    scaling = {name}(x, rows)", "    return scaling.offset, scaling.factor"]
+
+
+_BATCHES = '''
+class Batches:
+    """Samples of a dataset in batches on a device, normalized."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, device: torch.device, images: bool) -> None:
+        self.x, self.y, self.device = x, y, device
+        self.layout = torch.channels_last if images else torch.contiguous_format
+        self.scaling: list[torch.Tensor] = []
+
+    def scale(self, scaling: tuple[np.ndarray, np.ndarray] | None) -> None:
+        shape = (1, -1, *(1,) * (self.x.ndim - 2))
+        self.scaling = [torch.from_numpy(each).reshape(shape).to(self.device) for each in scaling or ()]
+
+    def of(self, rows: np.ndarray, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for first in range(0, len(rows), size):
+            chosen = rows[first : first + size]
+            samples = torch.from_numpy(self.x[chosen]).to(self.device).float()
+            if self.scaling:
+                samples = (samples - self.scaling[0]) * self.scaling[1]
+            if samples.ndim == 4:
+                samples = samples.contiguous(memory_format=self.layout)
+            yield samples, torch.from_numpy(self.y[chosen]).to(self.device)
+'''.strip()
+
+_EVALUATE = '''
+def predict(model: nn.Module, inputs: Tensors) -> Tensors:
+    answer = model(*inputs)
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def evaluate(
+    model: nn.Module, prepare: nn.Module, batches: Batches, rows: np.ndarray
+) -> tuple[float, float] | None:
+    """Loss and share of right classes; None without samples."""
+    if not len(rows):
+        return None
+    model.eval()
+    total, correct, places = 0.0, 0, 0
+    with torch.inference_mode():
+        for samples, labels in batches.of(rows, EVALUATION_BATCH):
+            inputs, targets = prepare(samples, labels)
+            predictions = predict(model, inputs)
+            total += loss_of(predictions, targets).item() * len(labels)
+            right, of = judge(predictions, targets)
+            correct, places = correct + right, places + of
+    model.train()
+    return total / len(rows), correct / max(1, places)
+'''.strip()
+
+
+def _train(pipeline: Pipeline, sheet: Sheet) -> list[str]:
+    rate = [
+        "factor = rate_factor(step, steps, plateaus)",
+        "for group in optimizer.param_groups:",
+        '    group["lr"] = LEARNING_RATE * factor',
+    ]
+    change = ["for given in AUGMENTATIONS:", "    samples = augment(samples, given)"]
+    watch = [
+        "watched = loss_mean if scores is None else scores[0]",
+        "plateaus = [_observe(given, each, watched) for given, each in zip(PLATEAUS, plateaus, strict=True)]",
+    ]
+    has_plateaus = any(each.type == "ReduceOnPlateau" for each in pipeline.schedules)
+    has_changes = any(each.type == "Augmentation" for each in pipeline.changes)
+    names = {term_id: sheet.names[term_id] for term in pipeline.penalties for term_id in term.nodes}
+    penalties = objective.write_penalties(pipeline, names)
+    step = [
+        "_seed_step(batches.device, SEED, step)",
+        *(rate if pipeline.schedules else []),
+        *(change if has_changes else []),
+        "inputs, targets = prepare(samples, labels)",
+        "optimizer.zero_grad(set_to_none=True)",
+        f"{'loss = mean' if penalties else 'loss'} = loss_of(predict(model, inputs), targets)",
+        *penalties,
+        "loss.backward()",
+        *objective.write_clip(pipeline),
+        "optimizer.step()",
+        f"total += {'mean' if penalties else 'loss'}.item() * len(labels)",
+        "seen, step = seen + len(labels), step + 1",
+    ]
+    first = "[Plateau() for _ in PLATEAUS]" if has_plateaus else "[]"
+    return [
+        "def train(model: nn.Module, prepare: nn.Module, batches: Batches, rows: list[np.ndarray]) -> None:",
+        '    """``rows``: those to train on, and those to watch."""',
+        f"    optimizer = {objective.write_optimizer(pipeline.optimizer, sheet)}",
+        "    steps = len(rows[0]) // BATCH_SIZE if DROP_LAST else -(-len(rows[0]) // BATCH_SIZE)",
+        *([f"    step, plateaus = 0, {first}"] if pipeline.schedules else ["    step = 0"]),
+        "    for epoch in range(EPOCHS):",
+        "        order = rows[0]",
+        "        if SHUFFLE:",
+        "            order = order[np.random.RandomState(_mix(SEED, epoch)).permutation(len(order))]",
+        "        total, seen = 0.0, 0",
+        "        for samples, labels in batches.of(order[: steps * BATCH_SIZE], BATCH_SIZE):",
+        *indented(step, 3),
+        "        loss_mean, scores = total / seen, evaluate(model, prepare, batches, rows[1])",
+        *(indented(watch, 2) if has_plateaus else []),
+        '        watched_loss = "" if scores is None else f", validation loss {scores[0]:.7g}"',
+        '        print(f"epoch {epoch + 1}: loss {loss_mean:.7g}{watched_loss}")',
+    ]
+
+
+_MAIN = """
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("data")
+    options.add_argument("-o", "--output", default="weights.safetensors")
+    options.add_argument("--device", default="cpu")
+    given = options.parse_args()
+    data, device = load_file(given.data), torch.device(given.device)
+    parts = split(
+        data["y"],
+        int(len(data["x"]) * VALIDATION + 1e-9),
+        int(len(data["x"]) * TEST + 1e-9),
+        SPLIT_SEED,
+        stratified=STRATIFIED,
+    )
+    torch.manual_seed(SEED)
+    model, prepare = Model(), Preparation().to(device)
+    images = any(weight.ndim == 4 for weight in model.parameters())
+    model.to(device, memory_format=torch.channels_last if images else torch.contiguous_format)
+    batches = Batches(data["x"], data["y"], device, images)
+    batches.scale(scaling_of(data["x"], parts.train))
+    train(model, prepare, batches, [parts.train, parts.validation])
+    if scores := evaluate(model, prepare, batches, parts.test):
+        print(f"test: loss {scores[0]:.7g}, accuracy {scores[1]:.4f}")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, given.output)
+
+
+if __name__ == "__main__":
+    main()
+""".strip()
