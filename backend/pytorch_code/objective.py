@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from backend.catalogue.record import LabelsType, Shape, TensorType
+from backend.catalogue.record import LabelsType, Shape
 from backend.pipeline import LossTerm, PenaltyTerm, Pipeline, Setting
 from backend.pytorch_code.sheet import Sheet
 from backend.pytorch_code.text import Code, call, literal, unless
@@ -127,8 +127,8 @@ def _judge(pipeline: Pipeline, shapes: Shapes, outputs: list[str]) -> list[str]:
 def _right(term: LossTerm, shapes: Shapes, found: str, target: str) -> list[str] | None:
     given, kind = term.setting.parameters, term.setting.type
     what = shapes.output(term.target.node_id, term.target.port)
-    count = {LabelsType: "classes", TensorType: "ids"}.get(type(what), "")  # type: ignore[arg-type]
-    if kind in ("BCELoss", "BCEWithLogits") and getattr(what, count, 0):
+    names = what.classes if isinstance(what, LabelsType) else getattr(what, "ids", 0)
+    if kind in ("BCELoss", "BCEWithLogits") and names:
         threshold = 0.5 if kind == "BCELoss" else 0.0
         right = f"({found} > {threshold}).view_as({target}) == {target}.bool()"
         return [f"    return int(({right}).sum()), {target}.numel()"]

@@ -72,7 +72,8 @@ def task(loss: str = "MSELoss", /, *, optimizer: str = "SGD", **changes: Any) ->
     data = _chain([name + ".dataset" for name in ["data", "split", *chain, "loader"]])
     middle = ["drop", *(name for name, _ in given["middle"]), "y"]
     model = _chain(middle)
-    ends = "loader.samples > x; loss.loss > best.loss; y > loss.prediction; loader.labels > loss.target"
+    to_best = given.get("loss_to_best", "loss.loss > best.loss")
+    ends = f"loader.samples > x; {to_best}; y > loss.prediction; loader.labels > loss.target"
     links = f"{data}; x > flat; flat > d; d > drop; {model}; {ends}; {given['links']}"
     return graph(nodes, links, epochs=3)
 
@@ -97,11 +98,10 @@ def scheduled(name: str, **given: Any) -> Graph:
 
 
 def penalized(name: str, link: str = "", **given: Any) -> Graph:
-    return task(extra={"cost": (name, given)}, links=f"{_into(name)}; {link}")
-
-
-def _into(name: str) -> str:
-    return "best.optimizer > cost.optimizer" if name == "GradientClip" else "loss.loss > cost.loss"
+    ends = "loss.loss > cost.loss; cost.loss > best.loss"
+    if name == "GradientClip":
+        ends = "loss.loss > best.loss; best.optimizer > cost.optimizer"
+    return task(extra={"cost": (name, given)}, links=link, loss_to_best=ends)
 
 
 def optimized(name: str, **given: Any) -> Graph:
