@@ -1,0 +1,113 @@
+"""The window's place in trio: one nursery for all that runs beside it, and errors that are shown.
+
+What other tasks have to show goes through an Inbox, which is emptied once a frame: a stream of
+progress costs one redraw a frame, however fast it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+import trio
+from kivy.app import App
+from kivy.base import ExceptionHandler, ExceptionManager
+from kivy.clock import Clock
+
+from engine_app.ui import fair_clock
+from engine_app.ui.touch import enable_touch
+
+log = structlog.get_logger(__name__)
+
+MAX_WAITING = 256
+"""Keys of one inbox."""
+MAX_ERRORS_A_MINUTE = 20
+"""More than that is no accident: the window ends with the last of them."""
+
+
+class Inbox:
+    """The newest value of each key, handed on before the next frame."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._readers: dict[str, Callable[[Any], None]] = {}
+        self._trigger = Clock.create_trigger(self._deliver, -1)
+
+    def subscribe(self, key: str, reader: Callable[[Any], None]) -> None:
+        """One reader a key; a later one takes its place."""
+        self._readers[key] = reader
+
+    def put(self, key: str, value: Any) -> None:
+        """Replaces what waits under the key. Keys beyond the limit are dropped, oldest first."""
+        self._values.pop(key, None)
+        if len(self._values) >= MAX_WAITING:
+            del self._values[next(iter(self._values))]
+        self._values[key] = value
+        self._trigger()
+
+    def _deliver(self, _dt: float) -> None:
+        values, self._values = self._values, {}
+        for key, value in values.items():
+            if reader := self._readers.get(key):
+                reader(value)
+
+
+class ErrorsShown(ExceptionHandler):
+    """An error in a callback is shown; the window lives on. What is no Exception ends it, as trio wants."""
+
+    def __init__(self, show: Callable[[BaseException], None]) -> None:
+        super().__init__()
+        self._show = show
+        self._times: list[float] = []
+
+    def handle_exception(self, error: BaseException) -> int:
+        if not isinstance(error, Exception):
+            return int(ExceptionManager.RAISE)
+        now = Clock.get_time()
+        self._times = [at for at in self._times if now - at < 60] + [now]
+        if len(self._times) > MAX_ERRORS_A_MINUTE:
+            return int(ExceptionManager.RAISE)
+        log.error("error in the window", exc_info=error)
+        self._show(error)
+        return int(ExceptionManager.PASS)
+
+
+class Tasks:
+    """What runs beside the window. Each task's errors are its own."""
+
+    def __init__(self, nursery: trio.Nursery, show: Callable[[BaseException], None]) -> None:
+        self._nursery = nursery
+        self._show = show
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
+        """Cancel the scope to stop the task."""
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._run, work, scope)
+        return scope
+
+    async def _run(self, work: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                await work()
+            except Exception as error:  # a task's boundary: it is shown, and the window lives on
+                log.error("task failed", exc_info=error)
+                self._show(error)
+
+
+async def run_app(app: App, begin: Callable[[Tasks], None], show: Callable[[BaseException], None]) -> None:
+    """Until the window is closed or the caller cancels. Tasks are cancelled, and have ended, on return.
+
+    ``begin`` is called before the first frame. Raises what is no Exception, and errors without end.
+    """
+    fair_clock.install()
+    enable_touch()
+    handler = ErrorsShown(show)
+    ExceptionManager.add_handler(handler)
+    try:
+        async with trio.open_nursery() as nursery:
+            begin(Tasks(nursery, show))
+            await app.async_run(async_lib="trio")
+            nursery.cancel_scope.cancel()
+    finally:
+        ExceptionManager.remove_handler(handler)

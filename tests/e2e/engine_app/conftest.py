@@ -1,0 +1,148 @@
+"""A real window, drawn by SDL's offscreen driver, with fingers that tests move. No display is needed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import trio
+
+os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kivy_ready() -> None:
+    import sys
+
+    from engine_app.ui.kivy_setup import WindowOptions, prepare_kivy
+
+    if "kivy" not in sys.modules:
+        prepare_kivy(WindowOptions(home=Path(tempfile.mkdtemp(prefix="kivy-"))))
+    from kivy.core.window import Window
+
+    Window.close = lambda *_: None  # one window serves all tests of the process
+
+
+class Finger:
+    """One touch; positions in pixels from the lower left."""
+
+    def __init__(self, x: float, y: float) -> None:
+        from kivy.input.motionevent import MotionEvent
+
+        class Touch(MotionEvent):  # type: ignore[misc]
+            def depack(self, args: Any) -> None:
+                self.sx, self.sy = args
+                self.profile = ["pos"]
+                super().depack(args)
+
+        self._touch = Touch("test", id(self), self._share(x, y), is_touch=True, type_id="touch")
+
+    def down(self) -> None:
+        self._dispatch("begin")
+
+    def move(self, x: float, y: float) -> None:
+        self._touch.move(self._share(x, y))
+        self._dispatch("update")
+
+    def up(self) -> None:
+        self._touch.update_time_end()
+        self._dispatch("end")
+
+    def _dispatch(self, kind: str) -> None:
+        from kivy.base import EventLoop
+
+        EventLoop._dispatch_input(kind, self._touch)
+
+    @staticmethod
+    def _share(x: float, y: float) -> tuple[float, float]:
+        from kivy.core.window import Window
+
+        return x / (Window.width - 1.0), y / (Window.height - 1.0)
+
+
+class Driver:
+    """Acts on the window, and waits in frames, never in seconds."""
+
+    async def frames(self, count: int = 2) -> None:
+        from kivy.clock import Clock
+
+        until = Clock.frames + count
+        with trio.fail_after(20):
+            while Clock.frames < until:
+                await trio.lowlevel.checkpoint()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        with trio.fail_after(20):
+            while not holds():
+                await self.frames(1)
+
+    async def tap(self, widget: Any) -> None:
+        await self.tap_at(*widget.to_window(*widget.center))
+
+    async def tap_at(self, x: float, y: float) -> None:
+        finger = Finger(x, y)
+        finger.down()
+        await self.frames()
+        finger.up()
+        await self.frames()
+
+    async def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 6) -> None:
+        finger = Finger(*start)
+        finger.down()
+        await self.frames(1)
+        for step in range(1, steps + 1):
+            share = step / steps
+            finger.move(start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share)
+            await self.frames(1)
+        finger.up()
+        await self.frames()
+
+    def key(self, code: int, text: str | None = None, modifiers: tuple[str, ...] = ()) -> None:
+        from kivy.core.window import Window
+
+        Window.dispatch("on_key_down", code, 0, text, list(modifiers))
+        Window.dispatch("on_key_up", code, 0)
+
+    def write(self, text: str) -> None:
+        from kivy.core.window import Window
+
+        Window.dispatch("on_textinput", text)
+
+
+Show: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Driver]]
+
+
+@asynccontextmanager
+async def _shown(widget: Any) -> AsyncIterator[Driver]:
+    from kivy.app import App
+    from kivy.base import EventLoop
+    from kivy.core.window import Window
+
+    from engine_app.ui.loop import run_app
+
+    class TestApp(App):  # type: ignore[misc]
+        def build(self) -> Any:
+            return widget
+
+    errors: list[BaseException] = []
+    for child in Window.children[:]:
+        Window.remove_widget(child)
+    EventLoop.quit, EventLoop.status = False, "idle"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_app, TestApp(), lambda tasks: None, errors.append)
+        driver = Driver()
+        await driver.frames(4)
+        yield driver
+        nursery.cancel_scope.cancel()
+    assert not errors
+
+
+@pytest.fixture
+def show() -> Show:
+    """``async with show(widget) as driver``: the widget fills the window."""
+    return _shown
