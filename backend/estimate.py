@@ -20,6 +20,8 @@ UPDATE_FLOPS = 4
 ARCHIVE_BYTES = 1 << 16
 """Of a checkpoint, beside its tensors: graph, manifest, headers, history."""
 MAX_FLOPS = 2**62
+ASSUMED_FLOPS_PER_S = 10_000_000_000
+"""Of training on a few cores, where nothing was measured: small networks reach less, GPUs far more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,22 @@ class Estimate:
     training_flops: int
     """Forward, backward, updates and validation, over all epochs."""
     memory_bytes: int
-    """Weights, gradients, optimizer state, activations of a batch and the data; not the runtime itself."""
+    """The sum of the following five; not the runtime itself."""
+    weights_bytes: int
+    """Running averages and the like included."""
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    """What a batch leaves behind for the backward pass, and the gradients that take its place."""
+    data_bytes: int
+    """All samples, as float32."""
     steps: int
     checkpoint_bytes: int
+
+
+def training_seconds(size: Estimate, flops_per_s: float) -> float:
+    """At a rate that was measured, or assumed."""
+    return size.training_flops / flops_per_s
 
 
 def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estimate:
@@ -56,17 +71,18 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
         raise GraphInvalidError((f"training takes {flops} floating-point operations, limit {MAX_FLOPS}",))
     saved = parameters * (1 + slots) + buffers
     batch = min(pipeline.batch_size, max(1, training))
-    working = (
-        saved
-        + parameters
-        + 2 * batch * sum(node.counts.activations for node in nodes)
-        + samples * math.prod(sample_shape)
-    )
+    activations = 2 * batch * sum(node.counts.activations for node in nodes)
+    data = samples * math.prod(sample_shape)
     return Estimate(
         parameters=parameters,
         flops_per_sample=forward,
         training_flops=flops,
-        memory_bytes=working * BYTES_PER_NUMBER,
+        memory_bytes=(saved + parameters + activations + data) * BYTES_PER_NUMBER,
+        weights_bytes=(parameters + buffers) * BYTES_PER_NUMBER,
+        gradients_bytes=parameters * BYTES_PER_NUMBER,
+        optimizer_bytes=parameters * slots * BYTES_PER_NUMBER,
+        activations_bytes=activations * BYTES_PER_NUMBER,
+        data_bytes=data * BYTES_PER_NUMBER,
         steps=steps,
         checkpoint_bytes=saved * BYTES_PER_NUMBER + ARCHIVE_BYTES,
     )

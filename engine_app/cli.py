@@ -104,13 +104,16 @@ def node(name: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("graph", type=FILE)
-@click.option("--data", type=DATA, help="Check the graph against this data too.")
+@click.option("--data", type=DATA, help="Check the graph against this data too, and estimate its training.")
+@click.option("--measure", metavar="DEVICE", help="With --data: time some steps on cpu, cuda:0 ...")
 @as_json
-def check(graph: Path, data: Path | None, as_json: bool) -> None:
-    """Say what is wrong with GRAPH, and how large it is."""
+def check(graph: Path, data: Path | None, measure: str | None, as_json: bool) -> None:
+    """Say what is wrong with GRAPH, how large it is, and what training it takes."""
     from engine_app.graphs import check_graph
 
-    check_graph(graph, data, as_json)
+    if measure is not None and data is None:
+        raise click.UsageError("--measure needs --data")
+    check_graph(graph, data, measure, as_json)
 
 
 @main.command()

@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.diagnostics import edit_document
 from backend.errors import BackendError
-from backend.estimate import estimate
+from backend.estimate import ASSUMED_FLOPS_PER_S, estimate, training_seconds
 from backend.facts import DataFacts
 from backend.graph import Graph
 from backend.serialize import graph_hash, load_graph
@@ -20,8 +20,8 @@ from engine_app.plain import plain
 from engine_app.show import print_json
 
 
-def check_graph(path: Path, data: Path | None, as_json: bool) -> None:
-    """Ends with status 1 if the graph has errors."""
+def check_graph(path: Path, data: Path | None, measure: str | None, as_json: bool) -> None:
+    """Ends with status 1 if the graph has errors. ``measure`` is the device to time it on."""
     try:
         graph = load_graph(path.read_bytes())
     except (BackendError, OSError) as error:
@@ -32,13 +32,24 @@ def check_graph(path: Path, data: Path | None, as_json: bool) -> None:
         report(error)
     found = diagnose(graph, facts)
     size = None
-    if facts is not None and not has_errors(found):
-        size = asdict(estimate(graph, facts.samples, facts.sample_shape))
+    if facts is not None and data is not None and not has_errors(found):
+        size = _size(graph, facts, data, measure)
     if as_json:
         print_json(_as_json(graph, found, size))
     else:
         _print(graph, found, size)
     sys.exit(1 if has_errors(found) else 0)
+
+
+def _size(graph: Graph, facts: DataFacts, data: Path, measure: str | None) -> dict[str, Any]:
+    found = estimate(graph, facts.samples, facts.sample_shape)
+    rate = float(ASSUMED_FLOPS_PER_S)
+    if measure is not None:
+        from engine_app.rehearsal import measured_rate
+
+        rate = measured_rate(graph, data, found, measure)
+    seconds = round(training_seconds(found, rate), 3)
+    return asdict(found) | {"flops_per_s": int(rate), "measured_on": measure, "seconds": seconds}
 
 
 def _facts(data: Path) -> DataFacts:
@@ -48,7 +59,7 @@ def _facts(data: Path) -> DataFacts:
         return convert(data, Path(directory) / "dataset.safetensors")
 
 
-def _as_json(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, int] | None) -> dict[str, Any]:
+def _as_json(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "name": graph.name,
         "graph_hash": graph_hash(graph),
@@ -74,7 +85,7 @@ def _diagnostic(found: Diagnostic) -> dict[str, Any]:
     }
 
 
-def _print(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, int] | None) -> None:
+def _print(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, Any] | None) -> None:
     for item in found:
         print(plain(str(item)))
     verdict = "has errors" if has_errors(found) else "can be trained"
@@ -82,3 +93,9 @@ def _print(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, int] | N
     if size is not None:
         gflop = size["training_flops"] / 1e9
         print(f"{size['parameters']} parameters, {size['steps']} steps, {gflop:.2f} GFLOP")
+        parts = ("weights", "gradients", "optimizer", "activations", "data")
+        told = ", ".join(f"{part} {size[f'{part}_bytes'] / 1e6:.1f}" for part in parts)
+        print(f"memory {size['memory_bytes'] / 1e6:.1f} MB: {told}")
+        device = size["measured_on"]
+        how = f"measured on {plain(device)}" if device else "assumed; --measure cpu times it here"
+        print(f"time {size['seconds']:.1f} s at {size['flops_per_s'] / 1e9:.2f} GFLOP/s, {how}")
