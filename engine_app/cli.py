@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from engine_app.code_cli import code
 from engine_app.data_cli import DATA, data
+from engine_app.train_cli import TRAINING_COMMANDS, config_of
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
@@ -65,18 +65,10 @@ def main(context: click.Context, data_dir: str | None) -> None:
     context.obj = data_dir
 
 
-def _config(context: click.Context, coordinator: str | None = None, **limits: str | None) -> Any:
-    from engine_app.config import ConfigError, read_config
-    from engine_app.entry import report
-
-    try:
-        return read_config(context.obj, coordinator, **limits)
-    except ConfigError as error:
-        report(error)
-
-
 main.add_command(data)
 main.add_command(code)
+for command in TRAINING_COMMANDS:
+    main.add_command(command)
 
 # -- graphs ------------------------------------------------------------------------------------
 
@@ -116,22 +108,6 @@ def check(graph: Path, data: Path | None, measure: str | None, as_json: bool) ->
     check_graph(graph, data, measure, as_json)
 
 
-@main.command()
-@click.argument("graph", type=FILE)
-@data_option
-@click.option("-o", "--output", type=NEW_FILE, help="Default: GRAPH with the ending .cyxmodel.")
-@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0.")
-@as_json
-@click.pass_context
-def train(
-    context: click.Context, graph: Path, data: Path, output: Path | None, device: str, as_json: bool
-) -> None:
-    """Train GRAPH on this machine. Ctrl-C pauses; a second Ctrl-C cancels."""
-    from engine_app.local_training import train_here
-
-    train_here(_config(context), graph, data, output or graph.with_suffix(".cyxmodel"), device, as_json)
-
-
 def private_parts(text: str) -> tuple[str, ...]:
     """Raises click.UsageError."""
     parts = () if text == "none" else tuple(dict.fromkeys(text.split(",")))
@@ -164,7 +140,7 @@ def estimate(
     """What training GRAPH would cost, at which peer."""
     from engine_app import jobs
 
-    jobs.estimate(_config(context, coordinator), jobs.Order(graph, data, budget, segments), as_json)
+    jobs.estimate(config_of(context, coordinator), jobs.Order(graph, data, budget, segments), as_json)
 
 
 @main.command()
@@ -221,7 +197,7 @@ def submit(
         raise click.UsageError("--private needs --stream: a data file that is sent is sent as a whole")
     parts = private_parts(private if private is not None else "test")
     order = jobs.Order(graph, data, budget, segments, lan, stream, parts)
-    jobs.submit(_config(context, coordinator, **limits), order, follow=follow, as_json=as_json)
+    jobs.submit(config_of(context, coordinator, **limits), order, follow=follow, as_json=as_json)
 
 
 @main.command("id")
@@ -231,7 +207,7 @@ def show_id(context: click.Context, as_json: bool) -> None:
     """Print this Engine's id, by which a peer's owner lets it in: cyxpeer allow ID."""
     from engine_app import jobs
 
-    jobs.show_id(_config(context), as_json)
+    jobs.show_id(config_of(context), as_json)
 
 
 @main.command("peers")
@@ -243,7 +219,7 @@ def list_peers(context: click.Context, lan: bool, coordinator: str | None, as_js
     """List peers: what they have, and whether they would work for you."""
     from engine_app import jobs
 
-    jobs.list_peers(_config(context, coordinator), lan, as_json)
+    jobs.list_peers(config_of(context, coordinator), lan, as_json)
 
 
 @main.command("jobs")
@@ -254,7 +230,7 @@ def list_jobs(context: click.Context, coordinator: str | None, as_json: bool) ->
     """List the jobs of this data directory, newest first."""
     from engine_app import jobs
 
-    jobs.list_jobs(_config(context, coordinator), as_json)
+    jobs.list_jobs(config_of(context, coordinator), as_json)
 
 
 @main.command()
@@ -271,7 +247,7 @@ def follow(
     """Tell JOB's story from its beginning and go on with it until it is over."""
     from engine_app import jobs
 
-    jobs.follow(_config(context, coordinator, **limits), job, as_json)
+    jobs.follow(config_of(context, coordinator, **limits), job, as_json)
 
 
 def _order(name: str, help_text: str) -> None:
@@ -281,14 +257,21 @@ def _order(name: str, help_text: str) -> None:
     @as_json
     @click.pass_context
     def command(context: click.Context, job: str, coordinator: str | None, as_json: bool) -> None:
-        from engine_app import jobs
+        from engine_app.training_queue import is_local
 
-        jobs.order(_config(context, coordinator), name, job, as_json)
+        if is_local(job):
+            from engine_app import training_control
+
+            training_control.order(config_of(context), name, job, as_json)
+        else:
+            from engine_app import jobs
+
+            jobs.order(config_of(context, coordinator), name, job, as_json)
 
 
-_order("cancel", "Stop JOB; what is proven stays paid, the rest comes back.")
-_order("pause", "Stop JOB's training for now; the peer keeps its place.")
-_order("resume", "Let JOB's training go on.")
+_order("cancel", "Stop JOB; what is proven stays paid, the rest comes back. JOB may be a local-N.")
+_order("pause", "Stop JOB's training for now; the peer keeps its place. JOB may be a local-N.")
+_order("resume", "Let JOB's training go on. A local-N that was cut short goes on here.")
 
 
 @main.command()
@@ -311,7 +294,7 @@ def fetch(
     """Write JOB's trained model, checked, to a file. Waits for a job that still runs."""
     from engine_app import jobs
 
-    jobs.fetch(_config(context, coordinator, **limits), job, output, as_json)
+    jobs.fetch(config_of(context, coordinator, **limits), job, output, as_json)
 
 
 @main.command()
@@ -334,7 +317,7 @@ def infer(
     """Call a trained model on the peer that holds it."""
     from engine_app import jobs
 
-    jobs.infer(_config(context, coordinator), jobs.Question(peer, model, source, output), as_json)
+    jobs.infer(config_of(context, coordinator), jobs.Question(peer, model, source, output), as_json)
 
 
 # -- wallet ------------------------------------------------------------------------------------
@@ -353,7 +336,7 @@ def wallet_new(context: click.Context, encrypt: bool, as_json: bool) -> None:
     """Make a wallet in the data directory. Never overwrites one."""
     from engine_app import wallets
 
-    wallets.create(_config(context), encrypt, as_json)
+    wallets.create(config_of(context), encrypt, as_json)
 
 
 @wallet.command("show")
@@ -364,7 +347,7 @@ def wallet_show(context: click.Context, coordinator: str | None, as_json: bool) 
     """Show the wallet's address and what it holds."""
     from engine_app import wallets
 
-    wallets.show(_config(context, coordinator), as_json)
+    wallets.show(config_of(context, coordinator), as_json)
 
 
 @wallet.command("airdrop")
@@ -376,7 +359,7 @@ def wallet_airdrop(context: click.Context, amount: str, coordinator: str | None,
     """Take AMOUNT test tokens, and SOL for fees, from an embedded chain."""
     from engine_app import wallets
 
-    wallets.airdrop(_config(context, coordinator), amount, as_json)
+    wallets.airdrop(config_of(context, coordinator), amount, as_json)
 
 
 @wallet.command("history")
@@ -388,7 +371,7 @@ def wallet_history(context: click.Context, limit: int, coordinator: str | None, 
     """List the wallet's newest transactions."""
     from engine_app import wallets
 
-    wallets.history(_config(context, coordinator), limit, as_json)
+    wallets.history(config_of(context, coordinator), limit, as_json)
 
 
 @wallet.command("backup")
@@ -398,7 +381,7 @@ def wallet_backup(context: click.Context, file: Path) -> None:
     """Write a copy of the wallet to FILE (mode 0600; sealed if CYXWIZ_PASSPHRASE is set)."""
     from engine_app import wallets
 
-    wallets.backup(_config(context), file)
+    wallets.backup(config_of(context), file)
 
 
 @wallet.command("restore")
@@ -409,7 +392,7 @@ def wallet_restore(context: click.Context, file: Path, as_json: bool) -> None:
     """Install the wallet that FILE is a copy of. Never overwrites one."""
     from engine_app import wallets
 
-    wallets.restore(_config(context), file, as_json)
+    wallets.restore(config_of(context), file, as_json)
 
 
 if __name__ == "__main__":

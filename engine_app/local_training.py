@@ -1,6 +1,7 @@
-"""``cyxwiz train``: the same worker process that a peer would use, on this machine.
+"""``cyxwiz train``: the same worker process that a peer would use, on this machine, crash-safe.
 
-Writes the trained .cyxmodel at the end, whole or not at all.
+Everything that a training needs is in its directory (``training_queue``) before it starts: graph,
+data, order, then its newest checkpoint. The trained .cyxmodel is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any
 
+import msgspec
 import trio
 from msgspec import to_builtins
 
-from backend.errors import WorkerFailedError
+from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
 from backend.reports import (
+    AllowSegments,
     Cancel,
     Cancelled,
+    Command,
     Failed,
     Finished,
     Metrics,
@@ -28,39 +33,163 @@ from backend.reports import (
     Progress,
     Resume,
     Resumed,
+    SegmentSaved,
     Train,
     TrainingPrepared,
 )
 from backend.workers.supervisor import PoolConfig, Worker, open_pool
+from engine_app.attended import attended, wait_for_turn
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.scores import print_scores
+from engine_app.plain import plain
 from engine_app.show import Story, open_story, print_json
+from engine_app.training_queue import ORDER, Place, TrainingLine
+from p2p.datadir import sync_directory, write_atomic
+from p2p.errors import RemoteFailureError
 from p2p.session.checks import Prepared
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+GRAPH, CHECKPOINT, PROGRESS = "graph.json", "checkpoint.cyxmodel", "progress.json"
+TEST_FIGURES = ("loss", "accuracy", "top5_accuracy", "macro_f1", "mae", "r2", "perplexity")
 MEMORY_BYTES = 8 << 30
 RUNTIME_BYTES = 2 << 30
+MAX_SEGMENTS = 500
+_SEGMENT_S = 20
+_FLOPS_PER_S = 2e10
+"""Of a plain CPU: what is faster only writes more checkpoints a minute."""
+_CHECKPOINT_BYTES_PER_S = 2e8
+_CHECKPOINT_SHARE = 20
+"""A segment lasts at least so many times as long as its checkpoint takes to write."""
+_AHEAD = 2
+"""Segments that may run while the one before is being copied: so many checkpoints a worker keeps."""
 
 
-def train_here(config: Config, graph: Path, data: Path, output: Path, device: str, as_json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for on the command line."""
+
+    graph: Path
+    data: Path
+    output: Path
+    device: str = "cpu"
+    at_once: bool = False
+
+
+class TrainingOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a training is, on disk before it starts; graph and data lie beside it."""
+
+    graph_file: str
+    output: str
+    device: str
+    segments: int
+    steps: int
+    memory_bytes: int
+
+
+class SavedProgress(msgspec.Struct, frozen=True):
+    """For those who list trainings; the checkpoint itself says where it stands."""
+
+    step: int
+    total_steps: int
+
+
+def choose_segments(steps: int, training_flops: int, parameters: int) -> int:
+    """How often to save: about every 20 s on a CPU, less often where checkpoints are large."""
+    total_s = training_flops / _FLOPS_PER_S
+    save_s = 12 * parameters / _CHECKPOINT_BYTES_PER_S
+    affordable = int(total_s / (_CHECKPOINT_SHARE * save_s)) if save_s else MAX_SEGMENTS
+    wanted = min(max(4, int(total_s / _SEGMENT_S)), max(4, affordable))
+    return max(1, min(wanted, steps, MAX_SEGMENTS))
+
+
+def train_here(config: Config, wish: Wish, as_json: bool) -> None:
     async def main() -> None:
-        workspace = config.data_dir / "local"
-        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=workspace) as name, open_story(as_json) as story:
-            document = graph.read_bytes()  # noqa: ASYNC240 - a small local file
-            prepared = await trio.to_thread.run_sync(BackendChecks().prepare, document, data, Path(name))
-            memory = max(MEMORY_BYTES, RUNTIME_BYTES + 2 * prepared.memory_bytes)
-            pool_config = PoolConfig(directory=Path(name) / "workers", memory_bytes=memory, device=device)
-            async with open_pool(pool_config) as pool:
-                training = LocalTraining(await pool.acquire(), story)
-                metrics = await training.run(prepared, device, output)
-        _close(metrics, output, as_json)
+        with open_story(as_json) as story:
+            metrics = await _begin(TrainingLine(config.data_dir), wish, story)
+        _close(metrics, wish.output, as_json)
 
     run(main, config)
+
+
+async def _begin(line: TrainingLine, wish: Wish, story: Story) -> Metrics:
+    if not wish.output.parent.is_dir():
+        raise CommandError(f"no folder {wish.output.parent} to write {wish.output.name} to")
+    document = wish.graph.read_bytes()
+    with line.open("train", wish.graph.name, wish.at_once) as place:
+        try:
+            prepare = BackendChecks().prepare
+            prepared = await trio.to_thread.run_sync(prepare, document, wish.data, place.directory)
+            order = _order_of(wish, prepared)
+            write_atomic(place.directory / GRAPH, prepared.graph)
+            place.write_order(order)
+        except BaseException:
+            place.discard()
+            raise
+        return await LocalTraining(place, order, story).run()
+
+
+def _order_of(wish: Wish, prepared: Prepared) -> TrainingOrder:
+    return TrainingOrder(
+        graph_file=str(wish.graph),
+        output=str(wish.output),
+        device=wish.device,
+        segments=choose_segments(prepared.steps, prepared.training_flops, prepared.parameters),
+        steps=prepared.steps,
+        memory_bytes=max(MEMORY_BYTES, RUNTIME_BYTES + 2 * prepared.memory_bytes),
+    )
+
+
+def resume_here(config: Config, name: str, at_once: bool, as_json: bool) -> None:
+    """Goes on with a training that was cut short, from its newest checkpoint."""
+
+    async def main() -> None:
+        await _go_on(TrainingLine(config.data_dir), name, at_once, as_json)
+
+    run(main, config)
+
+
+def resume_newest(config: Config, graph: Path | None, at_once: bool, as_json: bool) -> None:
+    """The same with the newest one, of ``graph`` if that is given."""
+
+    async def main() -> None:
+        line = TrainingLine(config.data_dir)
+        await _go_on(line, find_interrupted(line, graph), at_once, as_json)
+
+    run(main, config)
+
+
+async def _go_on(line: TrainingLine, name: str, at_once: bool, as_json: bool) -> None:
+    with line.reopen(name, at_once) as place:
+        order = read_order(place.directory)
+        with open_story(as_json) as story:
+            metrics = await LocalTraining(place, order, story).run()
+    _close(metrics, Path(order.output), as_json)
+
+
+def read_order(directory: Path) -> TrainingOrder:
+    """Raises CommandError."""
+    try:
+        return msgspec.json.decode((directory / ORDER).read_bytes(), type=TrainingOrder)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CommandError(f"{directory.name}: its order cannot be read: {error}") from error
+
+
+def find_interrupted(line: TrainingLine, graph: Path | None) -> str:
+    """The newest training that was cut short, of ``graph`` if that is given. Raises CommandError."""
+    for entry in reversed(line.entries()):
+        if entry.is_alive or entry.ticket.kind != "train":
+            continue
+        if graph is None or _is_of(entry.directory, graph):
+            return entry.name
+    of_graph = f" of {graph.name}" if graph else ""
+    raise CommandError(f"no training{of_graph} was cut short; `cyxwiz trainings` lists them")
+
+
+def _is_of(directory: Path, graph: Path) -> bool:
+    try:
+        return read_order(directory).graph_file == str(graph)
+    except CommandError:
+        return False
 
 
 def _close(metrics: Metrics, output: Path, as_json: bool) -> None:
@@ -69,49 +198,126 @@ def _close(metrics: Metrics, output: Path, as_json: bool) -> None:
         return
     accuracy = "" if metrics.test_accuracy is None else f", test accuracy {metrics.test_accuracy:.4f}"
     print(f"{output}: loss {metrics.loss:.4f}{accuracy}")
-    print_scores("validation", to_builtins(metrics.validation), brief=bool(metrics.test))
-    print_scores("test", to_builtins(metrics.test))
+    for head in metrics.test:
+        found = ((name, getattr(head, name)) for name in TEST_FIGURES)
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}" for name, value in found if value is not None
+        )
+        print(f"test, {plain(head.output)} by {plain(head.node)}: {figures}")
 
 
 class LocalTraining:
-    """One training in one worker, with Ctrl-C and Enter as its controls."""
+    """One training in one worker, with Ctrl-C, Enter and the control socket as its controls."""
 
-    def __init__(self, worker: Worker, story: Story) -> None:
-        self._worker = worker
+    def __init__(self, place: Place, order: TrainingOrder, story: Story) -> None:
+        self._place = place
+        self._order = order
         self._story = story
-        self._paused = False
+        self._worker: Worker | None = None
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._state = "waiting"
+        self._waits_for: list[str] = []
+        self._metrics: Metrics | None = None
+        self._saved_step = 0
+        self._is_discarded = False
 
-    async def run(self, prepared: Prepared, device: str, output: Path) -> Metrics:
-        """Raises WorkerError, and CommandError when the user cancels."""
-        await trio.to_thread.run_sync(shutil.copyfile, prepared.data, self._worker.directory / DATA_FILE)
-        order = Train(
-            dataset=DATA_FILE, checkpoint=None, segments=1, first_segment=0, allowed_segments=1, device=device
-        )
-        await self._worker.send(order, prepared.graph)
-        with trio.open_signal_receiver(signal.SIGINT) as interrupts:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey, interrupts, nursery)
-                finished = await self._watch()
-                nursery.cancel_scope.cancel()
+    async def run(self) -> Metrics:
+        """Raises WorkerError, and CommandError when the user stops or cancels it."""
+        finished: Metrics | None = None
+        try:
+            async with attended(self._place, self.control, self._on_signal) as self._nursery:
+                with self._scope:
+                    await wait_for_turn(self._place, self._story, self._note_wait)
+                    self._state = "starting"
+                    finished = await self._train()
+        except (WorkerError, OSError):
+            if self._place.directory.exists():
+                self._story.line(self._how_to_go_on(), "checkpoint")
+            raise
+        if finished is None and not self._is_discarded:
+            raise CommandError(f"stopped: {self._how_to_go_on()}")
+        self._place.discard()
         if finished is None:
-            raise CommandError("cancelled, nothing was written")
-        source = self._worker.path(finished.file)
-        await trio.to_thread.run_sync(_install, source, output)
-        return finished.metrics
+            raise CommandError(f"{self._place.name} is cancelled, nothing was written")
+        return finished
 
-    async def _watch(self) -> Finished | None:
-        """Until the end; None if it was cancelled."""
+    def _how_to_go_on(self) -> str:
+        return f"`cyxwiz resume {self._place.name}` goes on from step {self._saved_step}"
+
+    def _note_wait(self, waits_for: list[str]) -> None:
+        self._waits_for = waits_for
+
+    # -- the worker ----------------------------------------------------------------------------
+
+    async def _train(self) -> Metrics | None:
+        order, directory = self._order, self._place.directory
+        config = PoolConfig(
+            directory=directory / "workers", prewarmed=0, memory_bytes=order.memory_bytes, device=order.device
+        )
+        try:
+            async with open_pool(config) as pool:
+                worker = await pool.acquire()
+                await self._start(worker)
+                self._worker = worker
+                finished = await self._watch(worker)
+                if finished is not None:
+                    source = worker.path(finished.file)
+                    await trio.to_thread.run_sync(install, source, Path(order.output))
+                    return finished.metrics
+                return None
+        except WorkerFailedError:
+            # What failed before its first checkpoint would fail again.
+            if not self._saved_step:
+                self._place.discard()
+            raise
+
+    async def _start(self, worker: Worker) -> None:
+        order, directory = self._order, self._place.directory
+        first = await trio.to_thread.run_sync(self._first_segment)
+        files = [DATA_FILE, CHECKPOINT] if first else [DATA_FILE]
+        for name in files:
+            await trio.to_thread.run_sync(shutil.copyfile, directory / name, worker.directory / name)
+        command = Train(
+            dataset=DATA_FILE,
+            checkpoint=CHECKPOINT if first else None,
+            segments=order.segments,
+            first_segment=first,
+            allowed_segments=first + _AHEAD,
+            device=order.device,
+        )
+        await worker.send(command, (directory / GRAPH).read_bytes())
+
+    def _first_segment(self) -> int:
+        from backend.formats.cyxmodel import inspect_cyxmodel
+
+        checkpoint = self._place.directory / CHECKPOINT
+        if not checkpoint.exists():
+            return 0
+        state = inspect_cyxmodel(checkpoint).training
+        self._saved_step = state.step
+        self._story.line(f"goes on from step {state.step} of {state.total_steps}", "checkpoint")
+        return state.segments_done
+
+    async def _watch(self, worker: Worker) -> Finished | None:
+        """Until the end; None if it was stopped."""
         while True:
-            event, _ = await self._worker.receive()
+            event, _ = await worker.receive()
             match event:
                 case TrainingPrepared(total_steps, parameters, samples, device):
+                    self._state = "training"
                     text = f"{parameters} parameters, {samples} samples, {total_steps} steps on {device}"
-                    self._story.line(text, "stage")
+                    self._story.line(f"{self._place.name}: {text}", "stage")
                 case Progress(metrics):
+                    self._metrics = metrics
                     self._story.tell({"kind": "progress", "metrics": to_builtins(metrics)})
+                case SegmentSaved():
+                    await self._keep(worker, event)
                 case Paused(step):
-                    self._story.line(f"paused at step {step}; Enter goes on, Ctrl-C cancels")
+                    self._state = "paused"
+                    self._story.line(f"paused at step {step}; {self._ways_on()}")
                 case Resumed(step):
+                    self._state = "training"
                     self._story.line(f"goes on at step {step}")
                 case Failed(code, text):
                     raise WorkerFailedError(code, text)
@@ -120,29 +326,85 @@ class LocalTraining:
                 case Cancelled():
                     return None
 
-    async def _obey(self, interrupts: AsyncIterator[int], nursery: trio.Nursery) -> None:
-        async for _ in interrupts:
-            if self._paused or not sys.stdin.isatty():
-                await self._worker.send(Cancel())
-                return
-            self._paused = True
-            await self._worker.send(Pause())
-            nursery.start_soon(self._resume_on_enter)
+    async def _keep(self, worker: Worker, saved: SegmentSaved) -> None:
+        """Copies a checkpoint out of the worker's directory before the next but one may replace it."""
+        metrics = saved.metrics
+        target = self._place.directory / CHECKPOINT
+        await trio.to_thread.run_sync(install, worker.path(saved.file), target)
+        progress = SavedProgress(metrics.step, metrics.total_steps)
+        write_atomic(self._place.directory / PROGRESS, msgspec.json.encode(progress))
+        self._saved_step = metrics.step
+        await worker.send(AllowSegments(upto=saved.segment + 1 + _AHEAD))
+
+    # -- its controls --------------------------------------------------------------------------
+
+    async def control(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Raises RemoteFailureError for what it cannot do now."""
+        match method, self._state:
+            case "status", _:
+                pass
+            case "pause", "training":
+                await self._send(Pause())
+            case "resume", "paused":
+                await self._send(Resume())
+            case "cancel", _:
+                self._is_discarded = True
+                await self._stop()
+            case _:
+                raise RemoteFailureError("refused", f"{method}: {self._place.name} is {self._state}")
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "name": self._place.name,
+            "state": self._state,
+            "waits_for": self._waits_for,
+            "step": self._metrics.step if self._metrics else self._saved_step,
+            "total_steps": self._order.steps,
+            "saved_step": self._saved_step,
+            "metrics": to_builtins(self._metrics),
+        }
+
+    def _ways_on(self) -> str:
+        here = "Enter goes on, Ctrl-C stops; " if sys.stdin.isatty() else ""
+        return f"{here}cyxwiz resume|cancel {self._place.name}"
+
+    async def _on_signal(self, number: int) -> None:
+        is_first = self._state == "training" and number == signal.SIGINT
+        if is_first and sys.stdin.isatty() and self._nursery is not None:
+            await self._send(Pause())
+            self._nursery.start_soon(self._resume_on_enter)
+        else:
+            await self._stop()
 
     async def _resume_on_enter(self) -> None:
         line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)  # type: ignore[call-arg]
-        if line and self._paused:
-            self._paused = False
-            await self._worker.send(Resume())
+        if line and self._state == "paused":
+            await self._send(Resume())
+
+    async def _stop(self) -> None:
+        """Between two steps where it trains, at once where it does not yet."""
+        if self._worker is None:
+            self._scope.cancel()
+        else:
+            await self._send(Cancel())
+        self._state = "stopping"
+
+    async def _send(self, command: Command) -> None:
+        # If the worker is gone, whoever receives from it hears why.
+        with suppress(WorkerDiedError):
+            if self._worker is not None:
+                await self._worker.send(command)
 
 
-def _install(source: Path, target: Path) -> None:
-    """Beside the target first: it is replaced as a whole or stays as it was."""
+def install(source: Path, target: Path) -> None:
+    """Copies beside the target first: it is replaced as a whole or stays as it was."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         shutil.copyfile(source, temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
+        sync_directory(target.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -61,9 +61,11 @@ class Story:
 
     def _show_metrics(self, metrics: dict[str, Any]) -> None:
         found = [f"loss {metrics['loss']:.4f}"]
-        for name in ("accuracy", "validation_accuracy", "test_accuracy"):
+        for name in ("accuracy", "validation_loss", "validation_accuracy", "test_accuracy"):
             if metrics.get(name) is not None:
                 found.append(f"{name.replace('_', ' ')} {metrics[name]:.3f}")
+        if metrics.get("learning_rate") is not None:
+            found.append(f"rate {metrics['learning_rate']:.3g}")
         if metrics.get("samples_per_s"):
             found.append(f"{metrics['samples_per_s']:.0f} samples/s")
         if metrics.get("sample_wait_s") is not None:
@@ -85,6 +87,8 @@ def open_story(as_json: bool) -> Iterator[Story]:
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
         TextColumn("{task.fields[text]}"),
     )
     disable = as_json or not console.is_terminal

@@ -1,0 +1,75 @@
+"""Training on this machine: ``cyxwiz train`` and what looks after such trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine_app.data_cli import DATA, NEW_FILE, OLD_FILE
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0."
+)
+at_once_option = click.option("--at-once", is_flag=True, help="Do not wait for other local trainings.")
+
+
+def config_of(context: click.Context, coordinator: str | None = None, **limits: str | None) -> Any:
+    """What the command was told. Ends the process if that cannot be used."""
+    from engine_app.config import ConfigError, read_config
+    from engine_app.entry import report
+
+    try:
+        return read_config(context.obj, coordinator, **limits)
+    except ConfigError as error:
+        report(error)
+
+
+@click.command()
+@click.argument("graph", type=OLD_FILE, required=False)
+@click.option("--data", type=DATA, help="Samples and targets; `cyxwiz data --help` says which files.")
+@click.option("-o", "--output", type=NEW_FILE, help="Default: GRAPH with the ending .cyxmodel.")
+@device_option
+@at_once_option
+@click.option("--resume", is_flag=True, help="Go on with the newest training (of GRAPH) that was cut short.")
+@as_json
+@click.pass_context
+def train(
+    context: click.Context,
+    graph: Path | None,
+    data: Path | None,
+    output: Path | None,
+    device: str,
+    at_once: bool,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train GRAPH on this machine. Ctrl-C pauses; a second Ctrl-C stops, --resume goes on.
+
+    One training at a time: another one waits for its turn. `cyxwiz trainings` lists them.
+    """
+    from engine_app import local_training
+
+    config = config_of(context)
+    if resume:
+        local_training.resume_newest(config, graph, at_once, as_json)
+        return
+    if graph is None or data is None:
+        raise click.UsageError("a training needs GRAPH and --data; --resume alone goes on with one")
+    wish = local_training.Wish(graph, data, output or graph.with_suffix(".cyxmodel"), device, at_once)
+    local_training.train_here(config, wish, as_json)
+
+
+@click.command()
+@as_json
+@click.pass_context
+def trainings(context: click.Context, as_json: bool) -> None:
+    """List the trainings of this machine that run, wait or were cut short."""
+    from engine_app.training_control import list_trainings
+
+    list_trainings(config_of(context), as_json)
+
+
+TRAINING_COMMANDS: tuple[click.Command, ...] = (train, trainings)

@@ -1,0 +1,128 @@
+"""``cyxwiz trainings``, and orders to a local training that runs in another terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from msgspec import to_builtins
+
+from engine_app.config import Config
+from engine_app.entry import CommandError, report, run
+from engine_app.local_training import PROGRESS, SavedProgress, resume_here
+from engine_app.show import print_json, print_table
+from engine_app.training_queue import CONTROL, Entry, TrainingLine
+from p2p.control import call_control
+from p2p.errors import ControlUnavailableError, DeadlineError, P2PError, RemoteFailureError, StreamResetError
+
+STATUS_TIMEOUT_S = 3.0
+
+
+def list_trainings(config: Config, as_json: bool) -> None:
+    async def main() -> None:
+        rows: list[dict[str, Any]] = []
+        async with trio.open_nursery() as nursery:
+            for entry in TrainingLine(config.data_dir).entries():
+                rows.append({**to_builtins(entry.ticket), "name": entry.name})
+                nursery.start_soon(_fill, rows[-1], entry)
+        if as_json:
+            print_json(rows)
+        else:
+            _print(rows)
+
+    run(main, config)
+
+
+async def _fill(row: dict[str, Any], entry: Entry) -> None:
+    if not entry.is_alive:
+        row |= {"state": "interrupted", "pid": None, **_saved(entry.directory)}
+        return
+    try:
+        row |= await call_control(entry.directory / CONTROL, "status", timeout_s=STATUS_TIMEOUT_S)
+    except (ControlUnavailableError, DeadlineError, StreamResetError):
+        row["state"] = "preparing"
+
+
+def _saved(directory: Path) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode((directory / PROGRESS).read_bytes(), type=SavedProgress)
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    return {"step": found.step, "saved_step": found.step, "total_steps": found.total_steps}
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        print("no training runs, waits or was interrupted here")
+        return
+    table = [
+        (row["name"], row["kind"], row["title"], _state(row), _position(row), _loss(row)) for row in rows
+    ]
+    print_table(("name", "kind", "of", "state", "step", "loss"), table)
+
+
+def _state(row: dict[str, Any]) -> str:
+    waits_for = row.get("waits_for") or []
+    return f"waits for {', '.join(waits_for)}" if waits_for else str(row["state"])
+
+
+def _position(row: dict[str, Any]) -> str:
+    return f"{row['step']}/{row['total_steps']}" if row.get("total_steps") else ""
+
+
+def _loss(row: dict[str, Any]) -> str:
+    metrics = row.get("metrics")
+    return f"{metrics['loss']:.4f}" if metrics else ""
+
+
+def order(config: Config, name: str, training: str, as_json: bool, **parameters: Any) -> None:
+    """pause, resume, cancel; resume of one that was cut short goes on with it here."""
+    try:
+        entry = _find(config, training)
+    except CommandError as error:
+        report(error)
+    if not entry.is_alive and name == "resume":
+        resume_here(config, training, at_once=False, as_json=as_json)
+        return
+
+    async def main() -> None:
+        if not entry.is_alive:
+            _discard(config, name, entry)
+            answer: dict[str, Any] = {"name": entry.name, "state": "cancelled"}
+        else:
+            answer = await _ask(entry, name, parameters)
+        if as_json:
+            print_json(answer)
+        else:
+            print(f"{entry.name} is {answer['state']}" if name != "cancel" else f"{entry.name} is cancelled")
+
+    run(main, config)
+
+
+async def _ask(entry: Entry, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Raises CommandError."""
+    try:
+        answer: dict[str, Any] = await call_control(entry.directory / CONTROL, name, parameters)
+    except RemoteFailureError as error:
+        raise CommandError(error.message) from error
+    except ControlUnavailableError as error:
+        raise CommandError(f"{name}: {entry.name} still prepares its data; Ctrl-C there ends it") from error
+    except P2PError as error:
+        raise CommandError(str(error)) from error
+    return answer
+
+
+def _discard(config: Config, name: str, entry: Entry) -> None:
+    if name != "cancel":
+        raise CommandError(f"{name}: {entry.name} was interrupted; cyxwiz resume|cancel {entry.name}")
+    with TrainingLine(config.data_dir).reopen(entry.name, at_once=True) as place:
+        place.discard()
+
+
+def _find(config: Config, training: str) -> Entry:
+    for entry in TrainingLine(config.data_dir).entries():
+        if entry.name == training:
+            return entry
+    raise CommandError(f"no local training {training}; `cyxwiz trainings` lists them")
