@@ -105,6 +105,11 @@ async def _ask(entry: Entry, name: str, parameters: dict[str, Any]) -> dict[str,
     """Raises CommandError."""
     try:
         answer: dict[str, Any] = await call_control(entry.directory / CONTROL, name, parameters)
+    except StreamResetError as error:
+        if name != "cancel":
+            raise CommandError(str(error)) from error
+        # Its process was gone before the answer was: that is what was asked for.
+        return {"name": entry.name, "state": "cancelled"}
     except RemoteFailureError as error:
         raise CommandError(error.message) from error
     except ControlUnavailableError as error:

@@ -26,11 +26,11 @@ class Desk:
         self.home, self.graph, self.data = home, graph, data
         self._running: list[subprocess.Popen[str]] = []
 
-    def start(self, output: Path, *words: str) -> subprocess.Popen[str]:
-        arguments = [str(self.graph), "--data", str(self.data), "-o", str(output), "--json", *words]
+    def start(self, output: Path, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+        arguments = [str(self.graph), "--data", str(self.data), "-o", str(output), "--json"]
         started = subprocess.Popen(
             [command("cyxwiz"), "--data-dir", str(self.home), "train", *arguments],
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -96,7 +96,7 @@ def test_a_training_that_was_cut_short_goes_on_bit_exactly(
 ) -> None:
     whole, resumed = tmp_path / "whole.cyxmodel", tmp_path / "resumed.cyxmodel"
     assert desk.start(whole).wait(MOST_S) == 0
-    training = desk.start(resumed)
+    training = desk.start(resumed, subprocess.PIPE)
     until_step(training, 320)  # of 600, saved at 150, 300 and 450
     training.send_signal(how)
     training.communicate(timeout=MOST_S)
