@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from backend.exporting.messages import Export, Exported, Stage
 from backend.serving.messages import LoadModel, ModelLoaded, Predict, Predicted, UnloadModel
 from backend.worker_message import FileName, WorkerMessage
 
@@ -154,6 +155,7 @@ Command = (
     | Resume
     | Cancel
     | Evaluate
+    | Export
     | LoadModel
     | Predict
     | UnloadModel
@@ -237,7 +239,7 @@ class Evaluated(WorkerMessage, frozen=True):
 
 
 class Failed(WorkerMessage, frozen=True):
-    """``code``: graph, dataset, checkpoint, model, input, memory, diverged, internal.
+    """``code``: graph, dataset, checkpoint, model, input, export, memory, diverged, internal.
 
     ``id`` is that of the Predict that failed, ``None`` for training.
     """
@@ -266,6 +268,8 @@ Event = (
     | Finished
     | Cancelled
     | Evaluated
+    | Stage
+    | Exported
     | ModelLoaded
     | Predicted
     | Failed

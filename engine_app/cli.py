@@ -8,6 +8,7 @@ import click
 
 from engine_app.code_cli import code
 from engine_app.data_cli import DATA, data
+from engine_app.export_cli import export
 from engine_app.train_cli import TRAINING_COMMANDS, config_of
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
@@ -69,6 +70,7 @@ main.add_command(data)
 main.add_command(code)
 for command in TRAINING_COMMANDS:
     main.add_command(command)
+main.add_command(export)
 
 # -- graphs ------------------------------------------------------------------------------------
 

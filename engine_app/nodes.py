@@ -56,6 +56,7 @@ def document_of(record: NodeType) -> dict[str, Any]:
         "parameters": [_parameter(each) for each in record.parameters],
         "shape_rule": record.shape_rule,
         "formats": sorted(record.formats),
+        "format_notes": dict(record.format_notes),
         "keywords": list(record.keywords),
         "limitation": record.limitation,
         "wraps": _wraps(record),
@@ -134,6 +135,8 @@ def _print(record: NodeType) -> None:
     print(f"{record.name}: {record.help}")
     print(f"category    {record.category.value}")
     print(f"formats     {', '.join(sorted(record.formats))}")
+    for name, note in sorted(record.format_notes.items()):
+        print(f"            {name}{'' if name in record.formats else ' (not)'}: {note}")
     print(f"shapes      {record.shape_rule}")
     if record.wrapping is not None:
         print(f"wraps       {_wraps(record)}")

@@ -43,6 +43,8 @@ class Story:
                 self._show_metrics(news["metrics"])
             case "transfer":
                 self._move("fetching", news["done"], news["total"], f"{news['done'] >> 10} KiB")
+            case "stage":
+                self._stage(str(news["text"]), news["number"], news["total"])
             case kind:
                 self.line(str(news.get("text", "")), str(kind), news)
 
@@ -58,6 +60,10 @@ class Story:
         self._progress.console.print(
             line, style=COLORS.get(kind), markup=False, highlight=False, soft_wrap=True
         )
+
+    def _stage(self, text: str, number: int, total: int) -> None:
+        self.line(f"{number} of {total}: {text}", "stage")
+        self._move("stage", number - 1, total, text)
 
     def _show_metrics(self, metrics: dict[str, Any]) -> None:
         found = [f"loss {metrics['loss']:.4f}"]

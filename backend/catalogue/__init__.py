@@ -7,6 +7,7 @@ survive raises the type's ``version``. Builders for torch are in ``backend.layer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from backend.catalogue import (
@@ -26,6 +27,7 @@ from backend.catalogue import (
     structure,
     utility,
 )
+from backend.catalogue.file_formats import format_notes, formats_of
 from backend.catalogue.parameter import Parameter
 from backend.catalogue.record import Category, NodeType, Port, PortKind
 
@@ -47,8 +49,14 @@ _MODULES = (
     penalty,
 )
 
+
+def _with_formats(record: NodeType) -> NodeType:
+    name, category = record.name, record.category
+    return replace(record, formats=formats_of(name, category), format_notes=format_notes(name, category))
+
+
 CATALOGUE: Mapping[str, NodeType] = MappingProxyType(
-    {record.name: record for module in _MODULES for record in module.TYPES}
+    {record.name: _with_formats(record) for module in _MODULES for record in module.TYPES}
 )
 
 __all__ = ["CATALOGUE", "Category", "NodeType", "Parameter", "Port", "PortKind"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from backend.catalogue.parameter import Parameters, choice, integer
 from backend.catalogue.record import (
-    FORMATS_OF_MODELS,
     OUTPUT,
     WEIGHTS,
     BodyTypes,
@@ -133,7 +132,6 @@ TYPES = (
         ),
         _both_ways,
         _both_ways_count,
-        formats=FORMATS_OF_MODELS,
         keywords=("recurrent", "sequence", "wrapper"),
         shape_rule="the shape that the layer inside gives, its last axis doubled by concatenate",
         wrapping=Wrapping(_as_they_are, lambda given: 2, one_node=True, allowed=RECURRENT),
@@ -147,7 +145,6 @@ TYPES = (
         (),
         _each_step,
         _each_step_count,
-        formats=FORMATS_OF_MODELS,
         keywords=("sequence", "wrapper", "video", "each step"),
         shape_rule="(steps, ...) gives (steps, what the layer inside makes of the rest)",
         wrapping=Wrapping(_one_step, _once, one_node=True),
@@ -161,7 +158,6 @@ TYPES = (
         (),
         _subgraph,
         _subgraph_count,
-        formats=FORMATS_OF_MODELS,
         keywords=("group", "block", "module", "nested", "function"),
         shape_rule="what the Output nodes inside give, one port for each",
         wrapping=Wrapping(_as_they_are, _once),
@@ -175,7 +171,6 @@ TYPES = (
         (integer("times", 2, "How many times", maximum=MAX_TIMES),),
         _repeat,
         _repeat_count,
-        formats=FORMATS_OF_MODELS,
         keywords=("loop", "stack", "block", "nested", "times"),
         shape_rule="the shapes of its inputs, which the graph inside must give again",
         wrapping=Wrapping(_as_they_are, _times),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
@@ -204,8 +204,10 @@ class NodeType:
     rule: Rule
     count: CountRule
     version: int = 1
-    formats: frozenset[str] = frozenset({"cyxmodel", "pytorch"})
-    """The file formats that can hold it."""
+    formats: frozenset[str] = frozenset()
+    """The file formats that can hold it; the catalogue fills it in, as it does the notes."""
+    format_notes: Mapping[str, str] = field(default_factory=dict)
+    """By format: how it holds the type, or why it cannot."""
     keywords: tuple[str, ...] = ()
     limitation: str = ""
     """What it cannot do, and why; empty for nothing."""
@@ -246,11 +248,6 @@ def _names(port: Port, name: str) -> bool:
     number = name.removeprefix(port.name)
     is_number = number.isdecimal() and number.isascii() and len(number) <= 4 and number[0] != "0"
     return name.startswith(port.name) and is_number and int(number) > 1
-
-
-FORMATS_OF_MODELS = frozenset({"cyxmodel", "onnx", "safetensors", "gguf", "pytorch"})
-FORMATS_OF_TRAINING = frozenset({"cyxmodel", "pytorch"})
-"""Optimizers and the like: a file that only holds a model has no place for them."""
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -309,7 +306,6 @@ def layer(
         parameters,
         whole_rule,
         whole_count,
-        formats=FORMATS_OF_MODELS,
         keywords=keywords,
         shape_rule=shape_rule,
     )

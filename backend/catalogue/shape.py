@@ -5,7 +5,6 @@ from __future__ import annotations
 from backend.catalogue.activation import AXIS
 from backend.catalogue.parameter import Parameters, choice, integer, integers, number
 from backend.catalogue.record import (
-    FORMATS_OF_MODELS,
     Category,
     Counts,
     NodeType,
@@ -211,7 +210,6 @@ SPLIT = NodeType(
     (AXIS, integers("sizes", (1, 1), "Extent of each part; together that of the axis")),
     _split,
     _split_count,
-    formats=FORMATS_OF_MODELS,
     keywords=("cut", "chunk", "parts"),
     shape_rule="one output for each of sizes, the axis as long as it says",
 )

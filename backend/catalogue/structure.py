@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from backend.catalogue.parameter import Parameters, integer, integers
 from backend.catalogue.record import (
-    FORMATS_OF_MODELS,
     MAX_IDS,
     OUTPUT,
     Category,
@@ -65,7 +64,6 @@ TYPES = (
         ),
         _input,
         _nothing,
-        formats=FORMATS_OF_MODELS,
         keywords=("source", "begin"),
         shape_rule="its parameter shape",
     ),

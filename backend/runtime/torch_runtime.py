@@ -129,7 +129,7 @@ def _build(model: CyxModel, device: torch.device) -> TorchRuntime:
     module: torch.nn.Module = compiled.module.to(device)
     restore_weights(module, model.weights)
     module.eval()
-    taken, preparation = _what_enters(graph, compiled, model, device)
+    taken, preparation = what_enters(graph, compiled, model, device)
     scaling = preparation.scaling
     if scaling is not None:
         channels = taken[0].shape[0] if taken[0].shape else 0
@@ -138,7 +138,7 @@ def _build(model: CyxModel, device: torch.device) -> TorchRuntime:
     return TorchRuntime(module, device, (taken, compiled.outputs), preparation)
 
 
-def _what_enters(
+def what_enters(
     graph: Graph, compiled: CompiledModel, model: CyxModel, device: torch.device
 ) -> tuple[tuple[End, ...], Preparation]:
     """Samples as the dataset has them where training normalized or encoded them, else the model's inputs."""

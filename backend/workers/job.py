@@ -16,6 +16,7 @@ from backend.errors import (
     BackendError,
     CheckpointError,
     DatasetError,
+    ExportError,
     GraphFormatError,
     GraphInvalidError,
     TrainingDivergedError,
@@ -54,6 +55,7 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (DatasetError, "dataset"),
     (CheckpointError, "checkpoint"),
     (ArchiveError, "checkpoint"),
+    (ExportError, "export"),
     (TrainingDivergedError, "diverged"),
     (MemoryError, "memory"),
 )

@@ -13,6 +13,7 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from backend.exporting.messages import Export
 from backend.reports import (
     AllowSegments,
     Cancel,
@@ -127,6 +128,8 @@ class Worker:
                     self._job.deliver(number, body)
             case Evaluate():
                 self._evaluate(command)
+            case Export():
+                self._export(command)
             case LoadModel() | Predict() | UnloadModel():
                 self._serving.ask(command, body)
             case Ping():
@@ -145,6 +148,14 @@ class Worker:
             return
         arguments = (command, self._directory, self._connection.send)
         threading.Thread(target=self._run_evaluation, args=arguments, name="evaluation", daemon=True).start()
+
+    def _export(self, command: Export) -> None:
+        if self._is_busy():
+            return
+        from backend.workers.exporting import run_export
+
+        arguments = (command, self._directory, self._connection.send)
+        threading.Thread(target=run_export, args=arguments, name="export", daemon=True).start()
 
     def _is_busy(self) -> bool:
         busy = self._job is not None and not self._job.has_ended

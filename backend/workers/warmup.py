@@ -24,7 +24,9 @@ from backend.samples import LocalSamples
 from backend.serialize import dump_graph
 from backend.training import Trainer, TrainingConfig
 
-_DEVICE_FILES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+_NOTHING = Path("/dev/null")
+"""llama_cpp opens it when it is imported, to keep the runtime quiet."""
+_DEVICE_FILES = ("/dev/null", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
 
 def warm_up(directory: Path) -> None:
@@ -66,9 +68,9 @@ def choose_threads(wanted: int) -> None:
 
 
 def device_files(device: str) -> tuple[Path, ...]:
-    """What a GPU's driver must still open after the sandbox has closed."""
+    """What must still be opened after the sandbox has closed: nothing, and a GPU's driver."""
     if not device.startswith("cuda"):
-        return ()
+        return (_NOTHING,)
     numbered = (str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
     return tuple(Path(name) for name in (*_DEVICE_FILES, *numbered) if Path(name).exists())
 

@@ -1,0 +1,280 @@
+"""One export from start to end: read, write, run what was written, compare. Worker processes only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from blake3 import blake3
+
+from backend.compiler import CompiledModel, compile_graph
+from backend.errors import BackendError, ExportError
+from backend.exporting.alone import lone_nodes
+from backend.exporting.gguf_export import write_language_model, write_tensors
+from backend.exporting.language_model import NotLanguageModel, read_language_model
+from backend.exporting.messages import Export, Exported, ExportOptions, Stage
+from backend.exporting.onnx_export import export_onnx
+from backend.exporting.refusals import refusals
+from backend.exporting.runners import (
+    Inputs,
+    Outputs,
+    Runner,
+    has_llama,
+    open_cyxmodel,
+    open_gguf_tensors,
+    open_gguf_weights,
+    open_llama,
+    open_onnx,
+    open_onnx_bytes,
+    open_program,
+    open_safetensors,
+)
+from backend.exporting.safetensors_export import write_safetensors
+from backend.exporting.source import Source, answers_of, choose_inputs, drawn, load_source, served_module
+from backend.formats.cyxmodel import write_cyxmodel
+from backend.graph import Graph
+from backend.parity import (
+    FORMAT_VERSION,
+    Certificate,
+    compare,
+    lowest_agreement,
+    verdict_of,
+)
+from backend.pytorch_code import model_source
+
+Report = Callable[[Stage], None]
+_BATCHES = (1, 7)
+"""Sizes in which inputs are given first, to show that any number of samples will do; then all others."""
+_LLAMA_SAMPLES = 4
+_EXACT, _PROGRAM, _FLOAT, _LLAMA = 0.0, 1e-6, 1e-4, 0.01
+_ROUNDED = {"f32": _EXACT, "f16": 0.02, "q8_0": 0.1}
+_ROUNDED_LLAMA = {"f32": _LLAMA, "f16": 0.02, "q8_0": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file, and how to run it. ``tolerance`` as in a certificate; ``raw``: takes unprepared samples."""
+
+    file: Path
+    about: str
+    runtime: str
+    open: Callable[[], tuple[Runner, dict[str, str]]]
+    tolerance: float
+    raw: bool = False
+    weights: Path | None = None
+    samples: int | None = None
+    """How many to compare at most."""
+
+
+def export_model(order: Export, directory: Path, report: Report) -> tuple[Exported, Certificate]:
+    """Raises ExportError, which names the node that a format cannot hold, and other BackendErrors."""
+
+    def stage(number: int, text: str) -> None:
+        report(Stage(text, number, 4))
+
+    stage(1, "reading the model")
+    source = load_source(directory / order.model)
+    refused = refusals(source.compiled.graph, order.options.format)
+    if refused:
+        raise ExportError("; ".join(map(str, refused[:5])))
+    stage(2, f"writing {order.options.format}")
+    written = _WRITERS[order.options.format](source, order.options, directory)
+    stage(3, f"running it in {written.runtime}")
+    certificate = _certify(source, written, order, directory / order.data if order.data else None)
+    stage(4, "comparing answers")
+    if certificate.verdict == "differs":
+        raise ExportError(_explain(source, certificate))
+    weights = written.weights.name if written.weights else None
+    return Exported(written.file.name, written.about, weights), certificate
+
+
+def _certify(source: Source, written: Written, order: Export, data: Path | None) -> Certificate:
+    inputs, facts = choose_inputs(source, data, raw=written.raw, limit=written.samples)
+    run, versions = written.open()
+    sizes = _batch_sizes(facts.samples)
+    theirs = _in_batches(run, inputs, sizes)
+    module = served_module(source) if written.raw else source.compiled.module
+    ours = _in_batches(lambda batch: answers_of(module, batch), inputs, sizes)
+    names = source.compiled.output_names
+    if len(theirs) != len(ours):
+        raise ExportError(f"{order.options.format}: {len(theirs)} outputs, the model has {len(ours)}")
+    outputs = tuple(compare(*each) for each in zip(names, ours, theirs, strict=True))
+    return Certificate(
+        format_version=FORMAT_VERSION,
+        format=order.options.format,
+        about=written.about,
+        runtime=written.runtime,
+        versions=versions,
+        model_blake3=source.blake3,
+        file_blake3=_hash(written.file),
+        inputs=facts,
+        batches=sizes,
+        outputs=outputs,
+        max_difference=max(output.max_difference for output in outputs),
+        mean_difference=max(output.mean_difference for output in outputs),
+        argmax_agreement=lowest_agreement(outputs),
+        tolerance=written.tolerance,
+        verdict=verdict_of(outputs, written.tolerance),
+    )
+
+
+def _batch_sizes(samples: int) -> tuple[int, ...]:
+    sizes: list[int] = []
+    for size in (*_BATCHES, samples):
+        taken = min(size, samples - sum(sizes))
+        if taken:
+            sizes.append(taken)
+    return tuple(sizes)
+
+
+def _in_batches(run: Runner, inputs: Inputs, sizes: tuple[int, ...]) -> Outputs:
+    answers, at = [], 0
+    for size in sizes:
+        answers.append(run({name: np.ascontiguousarray(x[at : at + size]) for name, x in inputs.items()}))
+        at += size
+    return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
+
+
+def _hash(path: Path) -> str:
+    hasher = blake3()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def _explain(source: Source, certificate: Certificate) -> str:
+    """Why an export is refused after it was run."""
+    worst = max(certificate.outputs, key=lambda output: output.max_difference)
+    text = (
+        f"{certificate.format}: output {worst.name!r} differs by {worst.max_difference:.3g} in "
+        f"{certificate.runtime}, allowed is {certificate.tolerance:g} of {max(1.0, worst.largest_value):.3g}"
+    )
+    culprit = _onnx_culprit(source.compiled.graph) if certificate.format == "onnx" else ""
+    return f"{text}; {culprit}" if culprit else text
+
+
+# -- formats -------------------------------------------------------------------------------------
+
+
+def _as_cyxmodel(source: Source, options: ExportOptions, directory: Path) -> Written:
+    path = directory / "export.cyxmodel"
+    write_cyxmodel(path, replace(source.model, optimizer=None))
+    about = "a .cyxmodel without the state of its optimizer: to be used, not trained on"
+    return Written(path, about, "torch", lambda: open_cyxmodel(path), _EXACT)
+
+
+def _as_onnx(source: Source, options: ExportOptions, directory: Path) -> Written:
+    path, raw = directory / "export.onnx", options.with_preprocessing and source.is_prepared
+    module = served_module(source) if raw else source.compiled.module
+    inputs = source.raw if raw else source.inputs
+    try:
+        path.write_bytes(export_onnx(module, inputs, source.compiled.outputs, facts_of(source, prepared=raw)))
+    except BackendError:
+        raise
+    except Exception as error:
+        # The exporter raises whatever its parts raise.
+        culprit = _onnx_culprit(source.compiled.graph)
+        raise ExportError(f"onnx: {culprit or last_line(error)}") from error
+    inside = "with preprocessing inside" if raw else "takes what the model takes, after preprocessing"
+    about = f"ONNX with dynamic batch, {inside if source.is_prepared else 'needs no preprocessing'}"
+    return Written(path, about, "onnxruntime", lambda: open_onnx(path), _FLOAT, raw)
+
+
+def _as_safetensors(source: Source, options: ExportOptions, directory: Path) -> Written:
+    path = directory / "export.safetensors"
+    write_safetensors(path, source.model.weights, source.model.graph, facts_of(source, prepared=False))
+    about = "safetensors with the graph in its metadata; weights are named NODE.WEIGHT"
+    return Written(path, about, "safetensors, then torch", lambda: open_safetensors(path), _EXACT)
+
+
+def _as_gguf(source: Source, options: ExportOptions, directory: Path) -> Written:
+    path, kind, weights = directory / "export.gguf", options.tensor_type, source.model.weights
+    facts = {f"general.{key}": value for key, value in (("name", source.compiled.graph.name),) if value}
+    own = facts | facts_of(source, prepared=False)
+    try:
+        model = read_language_model(source.compiled.graph)
+    except NotLanguageModel as reason:
+        write_tensors(path, source.model.graph, weights, kind, own)
+        about = f"GGUF tensor container for CyxWiz, which llama.cpp refuses: {reason}"
+        return Written(path, about, "own loader, then torch", lambda: open_gguf_tensors(path), _ROUNDED[kind])
+    write_language_model(path, model, weights, kind, source.model.graph, own, tokenizer_of(source))
+    about = f"GGUF that llama.cpp runs as {model.architecture}, {kind}"
+    about += "" if tokenizer_of(source) else ", without a tokenizer: it takes and gives numbers of tokens"
+    if has_llama():
+        opening = partial(open_llama, path, model)
+        return Written(path, about, "llama.cpp", opening, _ROUNDED_LLAMA[kind], samples=_LLAMA_SAMPLES)
+    opening = partial(open_gguf_weights, path, model, source.model.graph)
+    runtime = "torch with the file's weights; llama.cpp is not installed"
+    return Written(path, about, runtime, opening, _ROUNDED[kind])
+
+
+def _as_pytorch(source: Source, options: ExportOptions, directory: Path) -> Written:
+    path, weights = directory / "export.py", directory / "export.safetensors"
+    path.write_text(model_source(source.compiled.graph), encoding="utf-8")
+    write_safetensors(weights, source.model.weights, source.model.graph, facts_of(source, prepared=False))
+    about = "a Python module with the class Model, which needs torch alone, and its weights beside it"
+    return Written(path, about, "torch", lambda: open_program(path, weights), _PROGRAM, weights=weights)
+
+
+_WRITERS: Mapping[str, Callable[[Source, ExportOptions, Path], Written]] = {
+    "cyxmodel": _as_cyxmodel,
+    "onnx": _as_onnx,
+    "safetensors": _as_safetensors,
+    "gguf": _as_gguf,
+    "pytorch": _as_pytorch,
+}
+
+
+def facts_of(source: Source, *, prepared: bool) -> dict[str, str]:
+    """Metadata: what the numbers mean. ``prepared``: preprocessing is part of the file already."""
+    facts = {"cyxwiz.graph_blake3": blake3(source.model.graph).hexdigest()}
+    normalization = source.model.training.normalization
+    if normalization is not None and not prepared:
+        facts["cyxwiz.normalization"] = msgspec.json.encode(normalization).decode()
+    return facts
+
+
+def tokenizer_of(source: Source) -> str:
+    """A tokenizer.json, or empty."""
+    return ""
+
+
+# -- who is to blame -----------------------------------------------------------------------------
+
+
+def _onnx_culprit(graph: Graph) -> str:
+    """The first node that does not come through alone, and why; empty where all of them do."""
+    for node, alone in lone_nodes(graph):
+        compiled = compile_graph(alone)
+        compiled.module.eval()
+        reason = _fails_in_onnx(compiled)
+        if reason:
+            return f"node {node.id!r} ({node.type}): {reason}"
+    return ""
+
+
+def _fails_in_onnx(compiled: CompiledModel) -> str:
+    try:
+        data = export_onnx(compiled.module, compiled.inputs, compiled.outputs, {})
+        inputs = {end.name: drawn(end, 3) for end in compiled.inputs}
+        run, _ = open_onnx_bytes(data)
+        pairs = zip(compiled.output_names, answers_of(compiled.module, inputs), run(inputs), strict=True)
+        outputs = tuple(compare(*each) for each in pairs)
+    except Exception as error:
+        return last_line(error)
+    if verdict_of(outputs, _FLOAT) != "differs":
+        return ""
+    return f"differs by {max(output.max_difference for output in outputs):.3g} in onnxruntime"
+
+
+def last_line(error: BaseException) -> str:
+    """The cause at the bottom of what libraries wrap around each other, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

@@ -1,0 +1,110 @@
+"""A model as ONNX, through torch's exporter. Worker processes only.
+
+One file with dynamic batch and the graph's own names, without what torch would tell of this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn import functional
+
+from backend.compiler import End
+from backend.errors import ExportError
+from backend.formats.onnx_check import MAX_MODEL_BYTES, check_onnx
+
+_EXAMPLES = 2
+"""Samples in the batch that is traced: a single one would be taken for a fixed size."""
+
+
+def export_onnx(
+    module: fx.GraphModule,
+    inputs: tuple[End, ...],
+    outputs: tuple[End, ...],
+    metadata: Mapping[str, str],
+) -> bytes:
+    """Raises ExportError for a model over what one file holds; torch's own errors come through."""
+    weights = sum(tensor.nbytes for tensor in module.state_dict().values())
+    if weights > MAX_MODEL_BYTES:
+        raise ExportError(f"weights of {weights} bytes, one ONNX file holds {MAX_MODEL_BYTES}")
+    program = _trace(_translatable(module), inputs, outputs)
+    model = program.model
+    model.producer_name, model.producer_version = "cyxwiz", None
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
+            # torch notes here which line of which file of this machine a node is from.
+            node.metadata_props.clear()
+            node.doc_string = None
+    model.metadata_props.clear()
+    model.metadata_props.update(metadata)
+    data: bytes = program.model_proto.SerializeToString(deterministic=True)
+    check_onnx(data)
+    return data
+
+
+def _trace(module: fx.GraphModule, inputs: tuple[End, ...], outputs: tuple[End, ...]) -> Any:
+    batch = torch.export.Dim("batch", min=1)
+    with _quiet():
+        return torch.onnx.export(
+            module,
+            tuple(_example(end) for end in inputs),
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            input_names=[end.name for end in inputs],
+            output_names=[end.name for end in outputs],
+            verbose=False,
+        )
+
+
+def _example(end: End) -> torch.Tensor:
+    shape = (_EXAMPLES, *end.shape)
+    return torch.zeros(shape, dtype=torch.int64) if end.ids else torch.zeros(shape)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of torchvision that is missing and of its own deprecations."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+# -- what the exporter cannot translate ----------------------------------------------------------
+
+
+def _translatable(module: fx.GraphModule) -> fx.GraphModule:
+    """The same module with the calls replaced that have no translation."""
+    for graph_module in [each for each in module.modules() if isinstance(each, fx.GraphModule)]:
+        for node in graph_module.graph.nodes:
+            if node.target is functional.adaptive_avg_pool3d:
+                node.target = adaptive_average
+        graph_module.recompile()
+    return module
+
+
+def adaptive_average(x: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    """Adaptive average pooling over the last axes, as one product for each."""
+    for axis, size in zip(range(-len(sizes), 0), sizes, strict=True):
+        shares = _shares(x.shape[axis], size)
+        x = (x.transpose(axis, -1) @ shares).transpose(axis, -1)
+    return x
+
+
+def _shares(length: int, size: int) -> torch.Tensor:
+    """(length, size): how much of each place goes into each mean."""
+    shares = torch.zeros(length, size)
+    for place in range(size):
+        begin, end = place * length // size, -(-(place + 1) * length // size)
+        shares[begin:end, place] = 1 / (end - begin)
+    return shares

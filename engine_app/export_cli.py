@@ -1,0 +1,59 @@
+"""Commands about model files: into other formats, out of them, and what is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine_app.data_cli import DATA, NEW_FILE, OLD_FILE
+
+FORMATS = ("cyxmodel", "onnx", "safetensors", "gguf", "pytorch")
+TENSOR_TYPES = ("f32", "f16", "q8_0")
+
+
+def _config(context: click.Context) -> Any:
+    from engine_app.config import ConfigError, read_config
+    from engine_app.entry import report
+
+    try:
+        return read_config(context.obj)
+    except ConfigError as error:
+        report(error)
+
+
+@click.command()
+@click.argument("model", type=OLD_FILE)
+@click.option("--to", "to", type=click.Choice(FORMATS), required=True, help="The format to write.")
+@click.option("-o", "--output", required=True, type=NEW_FILE, help="Written whole or not at all.")
+@click.option("--with-preprocessing", is_flag=True, help="ONNX: normalization and encoding go inside.")
+@click.option(
+    "--type",
+    "tensor_type",
+    type=click.Choice(TENSOR_TYPES),
+    default="f32",
+    show_default=True,
+    help="GGUF: how weights are stored.",
+)
+@click.option("--data", type=DATA, help="Compare answers on samples of this; default: on drawn inputs.")
+@click.option("--certificate", type=NEW_FILE, help="Default: OUTPUT with .certificate.json added.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
+@click.pass_context
+def export(
+    context: click.Context,
+    /,
+    model: Path,
+    to: str,
+    output: Path,
+    with_preprocessing: bool,
+    tensor_type: str,
+    data: Path | None,
+    certificate: Path | None,
+    as_json: bool,
+) -> None:
+    """Write MODEL in another format, run what was written, and certify that it answers the same."""
+    from engine_app import exporting
+
+    order = exporting.Order(model, to, output, with_preprocessing, tensor_type, data, certificate)
+    exporting.export_here(_config(context), order, as_json)

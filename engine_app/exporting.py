@@ -1,0 +1,135 @@
+"""``cyxwiz export``: a sandboxed worker writes and tries the file; here it is put in place.
+
+A certificate is written beside it. Ctrl-C ends the worker, and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import trio
+
+from backend.errors import WorkerFailedError
+from backend.exporting.messages import Export, Exported, ExportOptions, Stage
+from backend.parity import Certificate
+from backend.reports import Failed
+from backend.workers.supervisor import PoolConfig, Worker, open_pool
+from engine_app.config import Config
+from engine_app.entry import CommandError, run
+from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES, install
+from engine_app.show import Story, open_story, print_json
+
+MODEL_FILE, DATA_FILE = "model.cyxmodel", "data.safetensors"
+_COPIES = 6
+"""How often an export may hold the weights at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    model: Path
+    to: str
+    output: Path
+    with_preprocessing: bool = False
+    tensor_type: str = "f32"
+    data: Path | None = None
+    certificate: Path | None = None
+
+    @property
+    def options(self) -> ExportOptions:
+        """Raises CommandError for options that the format has no use for."""
+        if self.with_preprocessing and self.to != "onnx":
+            raise CommandError(f"--with-preprocessing is for onnx, not for {self.to}")
+        if self.tensor_type != "f32" and self.to != "gguf":
+            raise CommandError(f"--type {self.tensor_type} is for gguf, not for {self.to}")
+        given = {"format": self.to, "with_preprocessing": self.with_preprocessing}
+        return msgspec.convert(given | {"tensor_type": self.tensor_type}, ExportOptions)
+
+    @property
+    def weights_path(self) -> Path:
+        """Of the weights of a program."""
+        return self.output.with_suffix(".weights.safetensors")
+
+    @property
+    def certificate_path(self) -> Path:
+        return self.certificate or self.output.with_name(f"{self.output.name}.certificate.json")
+
+
+def export_here(config: Config, order: Order, as_json: bool) -> None:
+    async def main() -> None:
+        options = order.options
+        workspace = config.data_dir / "local"
+        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=workspace) as name, open_story(as_json) as story:
+            async with open_pool(_pool(Path(name) / "workers", order.model)) as pool:
+                worker = await pool.acquire()
+                exported, certificate = await _export(worker, order, options, story)
+                await trio.to_thread.run_sync(_put_in_place, worker, order, exported, certificate)
+        _close(order, exported, certificate, as_json)
+
+    run(main, config, "cancelled, nothing was written")
+
+
+def _pool(directory: Path, model: Path) -> PoolConfig:
+    size = model.stat().st_size
+    return PoolConfig(directory=directory, memory_bytes=max(MEMORY_BYTES, RUNTIME_BYTES + _COPIES * size))
+
+
+async def _export(
+    worker: Worker, order: Order, options: ExportOptions, story: Story
+) -> tuple[Exported, Certificate]:
+    """Raises WorkerError, DatasetError."""
+    await trio.to_thread.run_sync(shutil.copyfile, order.model, worker.directory / MODEL_FILE)
+    if order.data is not None:
+        await trio.to_thread.run_sync(_convert, order.data, worker.directory / DATA_FILE)
+    await worker.send(Export(MODEL_FILE, options, DATA_FILE if order.data is not None else None))
+    while True:
+        event, body = await worker.receive()
+        match event:
+            case Stage(text, number, total):
+                story.tell({"kind": "stage", "text": text, "number": number, "total": total})
+            case Exported():
+                return event, msgspec.json.decode(body, type=Certificate)
+            case Failed(code, text):
+                raise WorkerFailedError(code, text)
+
+
+def _convert(data: Path, target: Path) -> None:
+    from backend.readers import convert
+
+    convert(data, target)
+
+
+def _put_in_place(worker: Worker, order: Order, exported: Exported, certificate: Certificate) -> None:
+    if exported.weights is not None:
+        install(worker.path(exported.weights), order.weights_path)
+    install(worker.path(exported.file), order.output)
+    text = msgspec.json.format(msgspec.json.encode(certificate), indent=2)
+    written = worker.directory / f"certificate-{os.getpid()}.json"
+    written.write_bytes(text + b"\n")
+    install(written, order.certificate_path)
+
+
+def _close(order: Order, exported: Exported, certificate: Certificate, as_json: bool) -> None:
+    if as_json:
+        answer: dict[str, Any] = {"output": str(order.output), "certificate": str(order.certificate_path)}
+        if exported.weights is not None:
+            answer["weights"] = str(order.weights_path)
+        print_json(answer | {"about": exported.about, "parity": msgspec.to_builtins(certificate)})
+        return
+    versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
+    agreement = certificate.argmax_agreement
+    print(f"{order.output}: {exported.about}")
+    if exported.weights is not None:
+        print(f"weights      {order.weights_path}")
+    print(f"ran in       {certificate.runtime} ({versions})")
+    print(f"inputs       {certificate.inputs.samples} samples, {certificate.inputs.source}")
+    print(f"difference   {certificate.max_difference:.3g} at most: {certificate.verdict}")
+    if agreement is not None:
+        print(f"same argmax  {100 * agreement:.4g} % of answers")
+    print(f"certificate  {order.certificate_path}")
