@@ -1,0 +1,133 @@
+"""``cyxwiz export`` as a user types it, and its files in the programs that others have."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from local_network import command
+
+from backend.formats.cyxmodel import Normalization
+from backend.runtime.base import load_model
+from tests.unit.backend.model_files import TOKENS, gpt2, image_model, llama, pipeline, save
+
+pytestmark = pytest.mark.e2e
+
+MOST_S = 120
+SCALING = Normalization((1.0, -2.0), (0.5, 4.0))
+
+
+def start(tmp_path: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+    line = [command("cyxwiz"), "--data-dir", str(tmp_path / "engine"), *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, text=True, **pipes, **options)
+
+
+def export(tmp_path: Path, model: Path, to: str, *more: str) -> tuple[Path, dict[str, Any]]:
+    output = tmp_path / f"out.{to}"
+    process = start(tmp_path, "export", str(model), "--to", to, "-o", str(output), *more, "--json")
+    out, errors = process.communicate(timeout=MOST_S)
+    assert process.returncode == 0, errors
+    *stages, answer = map(json.loads, out.splitlines())
+    assert [stage["number"] for stage in stages] == [1, 2, 3, 4]
+    certificate = json.loads(Path(answer["certificate"]).read_text())
+    assert certificate == answer["parity"]
+    return output, answer
+
+
+def refused(tmp_path: Path, model: Path, to: str, *more: str) -> str:
+    output = tmp_path / "out"
+    process = start(tmp_path, "export", str(model), "--to", to, "-o", str(output), *more)
+    _, errors = process.communicate(timeout=MOST_S)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert not output.exists()
+    return errors.strip().splitlines()[-1]
+
+
+def test_an_onnx_with_preprocessing_answers_raw_samples_in_onnxruntime(tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = save(tmp_path / "m.cyxmodel", pipeline(), SCALING)
+    x = np.random.default_rng(0).standard_normal((30, 2, 3)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(30) % 3)
+    output, answer = export(
+        tmp_path, model, "onnx", "--with-preprocessing", "--data", str(tmp_path / "data.npz")
+    )
+    assert answer["parity"]["verdict"] in ("equal", "within tolerance")
+    assert answer["parity"]["inputs"] == {**answer["parity"]["inputs"], "samples": 30}
+    assert b"/backend/" not in output.read_bytes()
+    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    (entry,), (end,) = session.get_inputs(), session.get_outputs()
+    assert (entry.name, entry.shape, end.name) == ("input", ["batch", 2, 3], "out")
+    runtime = load_model(model, "cpu")
+    for count in (1, 30):
+        (ours,) = runtime.run({runtime.inputs[0].name: x[:count]}).values()
+        (theirs,) = session.run(None, {"input": x[:count]})
+        assert np.abs(ours - theirs).max() < 1e-5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+@pytest.mark.parametrize(("name", "kind"), [("llama", "f16"), ("gpt2", "q8_0")])
+def test_a_language_model_runs_in_llama_cpp(tmp_path: Path, name: str, kind: str) -> None:
+    import llama_cpp
+
+    model = save(tmp_path / "m.cyxmodel", {"llama": llama, "gpt2": gpt2}[name]())
+    output, answer = export(tmp_path, model, "gguf", "--type", kind)
+    assert answer["parity"]["runtime"] == "llama.cpp"
+    assert answer["about"].startswith(f"GGUF that llama.cpp runs as {name}, {kind}")
+    found = llama_cpp.Llama(str(output), n_ctx=16, n_threads=1, verbose=False)
+    assert found.n_vocab() == TOKENS
+    assert found.metadata["general.architecture"] == name
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+def test_llama_cpp_refuses_a_tensor_container_as_it_was_said(tmp_path: Path) -> None:
+    import llama_cpp
+
+    output, answer = export(tmp_path, save(tmp_path / "m.cyxmodel", image_model()), "gguf")
+    assert "which llama.cpp refuses: it begins with node 'conv'" in answer["about"]
+    with pytest.raises(ValueError, match="Failed to load"):
+        llama_cpp.Llama(str(output), verbose=False)
+
+
+def test_what_cannot_be_done_is_said_in_a_line_and_nothing_is_written(tmp_path: Path) -> None:
+    model = save(tmp_path / "m.cyxmodel", image_model())
+    assert "--with-preprocessing is for onnx" in refused(tmp_path, model, "gguf", "--with-preprocessing")
+    assert "--type q8_0 is for gguf" in refused(tmp_path, model, "safetensors", "--type", "q8_0")
+    model.write_bytes(model.read_bytes()[:-1])
+    assert "model: " in refused(tmp_path, model, "safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.cyxmodel", "engine"}
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    model = save(tmp_path / "m.cyxmodel", llama())
+    process = start(tmp_path, "export", str(model), "--to", "onnx", "-o", str(tmp_path / "out.onnx"))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "writing onnx" in line:
+            process.send_signal(signal.SIGINT)
+    assert process.wait(MOST_S) == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"m.cyxmodel", "engine"}
+    assert list((tmp_path / "engine" / "local").iterdir()) == []
+
+
+def test_onnxruntime_tells_nobody_that_it_ran(tmp_path: Path) -> None:
+    """It keeps an id of the device below the home folder as soon as it may."""
+    script = (
+        "from backend.exporting.runners import open_onnx_bytes; from fuzz.hostile_models import ONNX_GOOD;"
+        "import numpy as np; run, _ = open_onnx_bytes(ONNX_GOOD['identity']);"
+        "run({'x': np.zeros((2, 2), np.float32)})"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(["scripts", "."])}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=MOST_S)
+    assert list(tmp_path.rglob("*")) == []
