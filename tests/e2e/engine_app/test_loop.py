@@ -46,9 +46,10 @@ async def test_an_error_in_a_callback_or_a_task_is_shown_and_the_window_lives_on
     def fail(_dt: float) -> None:
         raise ValueError("in a callback")
 
-    def stop_when_shown(_dt: float) -> None:
+    def stop_when_shown(_dt: float) -> bool:
         if len(shown) == 2:
             app.stop()
+        return len(shown) < 2  # False ends it: the clock outlives the app
 
     async def failing() -> None:
         raise OSError("in a task")
