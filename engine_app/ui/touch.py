@@ -35,11 +35,15 @@ class FingerEvents:
 
 def enable_touch() -> None:
     """Once the window exists. On phones, where Kivy does it itself, it changes nothing."""
+    from kivy.base import EventLoop
     from kivy.core.window import Window
     from kivy.utils import platform
 
-    if platform not in ("linux", "win", "macosx") or isinstance(Window._win, FingerEvents):
+    if platform not in ("linux", "win", "macosx"):
         return
     from kivy.core.window.window_sdl2 import SDL2MotionEventProvider
 
-    Window._win = FingerEvents(Window._win, SDL2MotionEventProvider.q)
+    if not isinstance(Window._win, FingerEvents):
+        Window._win = FingerEvents(Window._win, SDL2MotionEventProvider.q)
+    if not any(isinstance(each, SDL2MotionEventProvider) for each in EventLoop.input_providers):
+        EventLoop.add_input_provider(SDL2MotionEventProvider("sdl", ""))  # a loop that ended forgot it

@@ -81,6 +81,9 @@ class Driver:
             while not holds():
                 await self.frames(1)
 
+    def finger(self, x: float, y: float) -> Finger:
+        return Finger(x, y)
+
     async def tap(self, widget: Any) -> None:
         await self.tap_at(*widget.to_window(*widget.center))
 
