@@ -9,6 +9,7 @@ BackendError
 ├── ArchiveError           a model file that is damaged or hostile
 ├── ExportError            a model that a file format cannot hold
 ├── CheckpointError        a checkpoint that does not belong to this graph or job
+├── CodeError              source code that cannot be made a graph
 ├── TrainingDivergedError  the loss is no number any more
 ├── InputError             values that a model cannot be asked about
 └── WorkerError            a worker process refused, failed, died or outgrew its limits
@@ -82,6 +83,10 @@ class ExportError(BackendError):
 
 class CheckpointError(BackendError):
     """A checkpoint that does not belong to this graph, dataset or position."""
+
+
+class CodeError(BackendError):
+    """Source code that cannot be made a graph; the text names lines and what is supported."""
 
 
 class TrainingDivergedError(BackendError):

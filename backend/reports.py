@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from backend.code_import.messages import CodeImported, ImportCode
 from backend.exporting.messages import Export, Exported, Stage
 from backend.serving.messages import LoadModel, ModelLoaded, Predict, Predicted, UnloadModel
 from backend.worker_message import FileName, WorkerMessage
@@ -159,6 +160,7 @@ Command = (
     | LoadModel
     | Predict
     | UnloadModel
+    | ImportCode
     | Ping
 )
 
@@ -239,7 +241,7 @@ class Evaluated(WorkerMessage, frozen=True):
 
 
 class Failed(WorkerMessage, frozen=True):
-    """``code``: graph, dataset, checkpoint, model, input, export, memory, diverged, internal.
+    """``code``: graph, dataset, checkpoint, model, code, input, export, memory, diverged, internal.
 
     ``id`` is that of the Predict that failed, ``None`` for training.
     """
@@ -270,6 +272,7 @@ Event = (
     | Evaluated
     | Stage
     | Exported
+    | CodeImported
     | ModelLoaded
     | Predicted
     | Failed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from engine_app.code_cli import code
+from engine_app.code_cli import code, import_code
 from engine_app.data_cli import DATA, data
 from engine_app.export_cli import export
 from engine_app.train_cli import TRAINING_COMMANDS, config_of
@@ -71,6 +71,7 @@ main.add_command(code)
 for command in TRAINING_COMMANDS:
     main.add_command(command)
 main.add_command(export)
+main.add_command(import_code)
 
 # -- graphs ------------------------------------------------------------------------------------
 

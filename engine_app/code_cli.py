@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,3 +20,41 @@ def code(graph: Path, output: Path, training: bool) -> None:
     from engine_app.code_files import write_code
 
     write_code(graph, output, training)
+
+
+class _Shape(click.ParamType):  # type: ignore[type-arg]
+    name = "shape"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        parts = str(value).lower().split("x")
+        if not all(part.isascii() and part.isdigit() and 1 <= int(part[:8]) <= 1 << 20 for part in parts):
+            self.fail(f"{value!r}, expected the extents of one sample such as 1x28x28", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+@click.command("import-code")
+@click.argument("source", type=_FILE)
+@click.option("-o", "--output", required=True, type=_NEW_FILE, help="The graph's .json file to write.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    type=_Shape(),
+    metavar="1x28x28",
+    help="Shape of one sample, without the batch; once for each input of forward.",
+)
+@click.option("--class", "name", default="", metavar="NAME", help="Default: Model, else the last module.")
+@click.option("--weights", type=_NEW_FILE, help="Also write the module's weights as .safetensors.")
+def import_code(
+    source: Path, output: Path, inputs: tuple[tuple[int, ...], ...], name: str, weights: Path | None
+) -> None:
+    """Turn a torch module in the Python file SOURCE into a graph.
+
+    SOURCE runs in a sandboxed process, without network and files, and is followed by torch.fx.
+    """
+    from engine_app.code_files import read_code
+
+    read_code(source, output, inputs, name, weights)

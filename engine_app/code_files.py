@@ -1,14 +1,30 @@
-"""``cyxwiz code``: a graph as a Python file. Loads no runtime."""
+"""``cyxwiz code`` and ``import-code``: a graph as a Python file, and back. Loads no runtime.
+
+The way back runs the file, in a worker of its own; what comes out is checked like a stranger's file.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from backend.errors import BackendError
+import trio
+
+from backend.code_import.messages import MAX_SOURCE_BYTES, CodeImported, ImportCode
+from backend.errors import BackendError, CodeError, GraphInvalidError, WorkerFailedError
+from backend.formats.tensor_header import read_tensor_header
+from backend.graph import Graph, model_nodes
 from backend.pytorch_code import model_source, training_source
-from backend.serialize import load_graph
+from backend.reports import Failed
+from backend.serialize import dump_graph, load_graph
+from backend.shapes import infer_shapes
+from backend.validate import Severity, diagnose
+from backend.workers.supervisor import PoolConfig, open_pool
 from engine_app.entry import CommandError, report
+from p2p.logs import configure_logging
 
 
 def write_code(graph: Path, output: Path, training: bool) -> None:
@@ -22,13 +38,96 @@ def write_code(graph: Path, output: Path, training: bool) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
     """Whole or not at all. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# -- back ----------------------------------------------------------------------------------------
+
+_SOURCE = "code.py"
+IMPORT_S = 60.0
+IMPORT_MEMORY_BYTES = 4 << 30
+
+
+def read_code(
+    source: Path, output: Path, inputs: tuple[tuple[int, ...], ...], name: str, weights: Path | None
+) -> None:
+    """Ends with a line about every part of the source that has no place in a graph."""
+    configure_logging("warning")
+    try:
+        if (size := source.stat().st_size) > MAX_SOURCE_BYTES:
+            raise CommandError(f"{source.name}: {size} bytes, limit {MAX_SOURCE_BYTES}")
+        graph = trio.run(_import, source, inputs, name, weights)
+        replace_text(output, dump_graph(graph).decode())
+    except trio.TooSlowError:
+        report(CommandError(f"{source.name}: no graph after {IMPORT_S:g} s"))
+    except WorkerFailedError as error:
+        report(CommandError(f"{source.name}: {error}"))
+    except (BackendError, CommandError, OSError) as error:
+        report(error)
+    print(f"{output}: {len(graph.nodes)} nodes, {len(graph.links)} links")
+
+
+async def _import(
+    source: Path, inputs: tuple[tuple[int, ...], ...], name: str, weights: Path | None
+) -> Graph:
+    with TemporaryDirectory() as directory, trio.fail_after(IMPORT_S):
+        config = PoolConfig(
+            directory=Path(directory),
+            memory_bytes=IMPORT_MEMORY_BYTES,
+            file_bytes=IMPORT_MEMORY_BYTES,
+            disk_bytes=IMPORT_MEMORY_BYTES,
+            threads=1,
+        )
+        async with open_pool(config) as pool:
+            worker = await pool.acquire()
+            shutil.copyfile(source, worker.directory / _SOURCE)
+            await worker.send(ImportCode(_SOURCE, name, inputs))
+            while True:
+                event, body = await worker.receive()
+                match event:
+                    case CodeImported(weights=file):
+                        graph = _checked(body)
+                        if weights is not None:
+                            _take_weights(None if file is None else worker.path(file), graph, weights)
+                        return graph
+                    case Failed(code, text):
+                        raise WorkerFailedError(code, text)
+                    case _:
+                        pass
+
+
+def _checked(body: bytes) -> Graph:
+    """What code of a stranger's made the worker say is a stranger's file. Raises BackendError."""
+    graph = load_graph(body)
+    errors = [each for each in diagnose(graph, for_training=False) if each.severity is Severity.ERROR]
+    if errors:
+        raise GraphInvalidError(tuple(errors))
+    return graph
+
+
+def _take_weights(found: Path | None, graph: Graph, target: Path) -> None:
+    """Raises BackendError unless there are as many numbers as the graph has."""
+    if found is None:
+        raise CodeError("some of the module's weights have no place in the graph")
+    with found.open("rb") as file:
+        header = read_tensor_header(file, found.stat().st_size)
+    shapes = infer_shapes(graph)
+    counts = [shapes.nodes[node.id].counts for node in model_nodes(graph)]
+    wanted = sum(count.parameters + count.buffers for count in counts)
+    numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
+    if numbers != wanted:
+        raise CodeError(f"the module has {numbers} numbers in its state, the graph {wanted}")
+    replace_bytes(target, found.read_bytes())

@@ -59,7 +59,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, steps: int, size: int, base: float, *, interleaved: bool = True) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.base = size, base
         self.interleaved = interleaved
         cosine, sine = rotary_table(steps, size, base)
         self.register_buffer("cosine", cosine, persistent=False)

@@ -15,6 +15,7 @@ from backend.errors import (
     ArchiveError,
     BackendError,
     CheckpointError,
+    CodeError,
     DatasetError,
     ExportError,
     GraphFormatError,
@@ -57,6 +58,7 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (ArchiveError, "checkpoint"),
     (ExportError, "export"),
     (TrainingDivergedError, "diverged"),
+    (CodeError, "code"),
     (MemoryError, "memory"),
 )
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")

@@ -13,6 +13,7 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from backend.code_import.messages import ImportCode
 from backend.exporting.messages import Export
 from backend.reports import (
     AllowSegments,
@@ -130,6 +131,8 @@ class Worker:
                 self._evaluate(command)
             case Export():
                 self._export(command)
+            case ImportCode():
+                self._import(command)
             case LoadModel() | Predict() | UnloadModel():
                 self._serving.ask(command, body)
             case Ping():
@@ -156,6 +159,15 @@ class Worker:
 
         arguments = (command, self._directory, self._connection.send)
         threading.Thread(target=run_export, args=arguments, name="export", daemon=True).start()
+
+    def _import(self, command: ImportCode) -> None:
+        """Only ever of a user's own worker, which does nothing else and is thrown away."""
+        if self._is_busy():
+            return
+        from backend.code_import.answer import answer_import
+
+        arguments = (command, self._directory, self._connection.send)
+        threading.Thread(target=answer_import, args=arguments, name="import", daemon=True).start()
 
     def _is_busy(self) -> bool:
         busy = self._job is not None and not self._job.has_ended
