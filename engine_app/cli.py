@@ -8,7 +8,7 @@ import click
 
 from engine_app.code_cli import code, import_code
 from engine_app.data_cli import DATA, data
-from engine_app.export_cli import export
+from engine_app.export_cli import FILE_COMMANDS
 from engine_app.train_cli import TRAINING_COMMANDS, config_of
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
@@ -68,9 +68,8 @@ def main(context: click.Context, data_dir: str | None) -> None:
 
 main.add_command(data)
 main.add_command(code)
-for command in TRAINING_COMMANDS:
+for command in (*TRAINING_COMMANDS, *FILE_COMMANDS):
     main.add_command(command)
-main.add_command(export)
 main.add_command(import_code)
 
 # -- graphs ------------------------------------------------------------------------------------
