@@ -12,6 +12,7 @@ BackendError
 ├── CodeError              source code that cannot be made a graph
 ├── TrainingDivergedError  the loss is no number any more
 ├── InputError             values that a model cannot be asked about
+├── DeadlineError          an answer that took too long
 └── WorkerError            a worker process refused, failed, died or outgrew its limits
     ├── WorkerDiedError
     └── WorkerFailedError
@@ -95,6 +96,10 @@ class TrainingDivergedError(BackendError):
 
 class InputError(BackendError):
     """An input that does not fit the model that it was sent to."""
+
+
+class DeadlineError(BackendError):
+    """A request was not answered within its time."""
 
 
 class WorkerError(BackendError):

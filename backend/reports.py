@@ -14,7 +14,18 @@ from msgspec import Meta
 
 from backend.code_import.messages import CodeImported, ImportCode
 from backend.exporting.messages import Export, Exported, Stage
-from backend.serving.messages import LoadModel, ModelLoaded, Predict, Predicted, UnloadModel
+from backend.serving.messages import (
+    LoadModel,
+    ModelLoaded,
+    Predict,
+    Predicted,
+    Serve,
+    Serving,
+    ServingStopped,
+    SetKeys,
+    StopServing,
+    UnloadModel,
+)
 from backend.worker_message import FileName, WorkerMessage
 
 MAX_HEADS = 64
@@ -161,6 +172,9 @@ Command = (
     | Predict
     | UnloadModel
     | ImportCode
+    | Serve
+    | SetKeys
+    | StopServing
     | Ping
 )
 
@@ -275,6 +289,8 @@ Event = (
     | CodeImported
     | ModelLoaded
     | Predicted
+    | Serving
+    | ServingStopped
     | Failed
     | Pong
 )

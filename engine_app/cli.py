@@ -8,7 +8,8 @@ import click
 
 from engine_app.code_cli import code, import_code
 from engine_app.data_cli import DATA, data
-from engine_app.export_cli import FILE_COMMANDS
+from engine_app.export_cli import export
+from engine_app.serve_cli import keys, serve
 from engine_app.train_cli import TRAINING_COMMANDS, config_of
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
@@ -67,9 +68,12 @@ def main(context: click.Context, data_dir: str | None) -> None:
 
 
 main.add_command(data)
+main.add_command(serve)
+main.add_command(keys)
 main.add_command(code)
-for command in (*TRAINING_COMMANDS, *FILE_COMMANDS):
+for command in TRAINING_COMMANDS:
     main.add_command(command)
+main.add_command(export)
 main.add_command(import_code)
 
 # -- graphs ------------------------------------------------------------------------------------

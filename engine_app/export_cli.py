@@ -57,16 +57,3 @@ def export(
 
     order = exporting.Order(model, to, output, with_preprocessing, tensor_type, data, certificate)
     exporting.export_here(_config(context), order, as_json)
-
-
-@click.command()
-@click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path, resolve_path=True))
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
-def inspect(path: Path, as_json: bool) -> None:
-    """Say what is in FILE: a model of any format, a graph, data, or a folder of these. Runs nothing."""
-    from engine_app.inspecting import inspect_file
-
-    inspect_file(path, as_json)
-
-
-FILE_COMMANDS = (export, inspect)

@@ -2,36 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from backend.errors import ArchiveError, InputError
-from backend.formats.cyxmodel import is_cyxmodel
+from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensors import Array
-from backend.serving.messages import TensorSpec
+from backend.serving.messages import RuntimeOptions, TensorSpec
+
+READABLE = (ModelFormat.CYXMODEL, ModelFormat.ONNX, ModelFormat.GGUF)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """What answers, as far as it is known once the model is loaded."""
+
+    format: str
+    runtime: str
+    """Name and version."""
+    devices: tuple[str, ...]
+    """That really loaded: cpu, cuda:0; of ONNX Runtime its providers."""
+    size_bytes: int
+    """About what the loaded model holds."""
+    context_tokens: int | None = None
+    """Of a model that generates text."""
+    vocabulary: int | None = None
 
 
 class Runtime(Protocol):
     """A loaded model. ``run`` may be called from one thread at a time."""
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    facts: RuntimeFacts
 
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
+        """All outputs by name, for a batch (N, ...) of each input.
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name, for a batch (N, ...) of each input. Raises InputError."""
+        ``deadline``: on the monotonic clock; a runtime that can stop itself does so then and raises
+        DeadlineError. Raises InputError.
+        """
 
 
-def load_model(path: Path, device: str) -> Runtime:
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. ``temperature`` 0 takes the most likely one."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all."""
+    seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    top_logprobs: int | None = None
+    """None: no log probabilities are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One that was generated, with what it and the likeliest others were given (natural logarithm)."""
+
+    piece: bytes
+    logprob: float | None = None
+    others: tuple[tuple[bytes, float], ...] = ()
+
+
+@runtime_checkable
+class TextGenerator(Protocol):
+    """A runtime that goes on with text; one generation at a time."""
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Raises InputError for more than the context holds."""
+
+    def tokenize_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """The prompt that the model's own template makes of a conversation. Raises InputError."""
+
+    def generate(self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]) -> Iterator[Token]:
+        """Ends at the model's end of text, at ``max_tokens``, a full context, or when ``stopped``."""
+
+
+_DEFAULTS = RuntimeOptions()
+
+
+def load_model(path: Path, device: str, options: RuntimeOptions = _DEFAULTS) -> Runtime:
     """Opens a model file by what it holds, not by its name. Raises ArchiveError."""
-    if is_cyxmodel(path):
-        from backend.runtime.torch_runtime import load_cyxmodel
+    match sniff(path):
+        case ModelFormat.CYXMODEL:
+            from backend.runtime.torch_runtime import load_cyxmodel
 
-        return load_cyxmodel(path, device)
-    raise ArchiveError(f"{path.name} is no model file, readable is .cyxmodel")
+            return load_cyxmodel(path, device)
+        case ModelFormat.ONNX:
+            from backend.runtime.onnx_runtime import load_onnx
+
+            return load_onnx(path, device, options)
+        case ModelFormat.GGUF:
+            from backend.runtime.llama_runtime import load_gguf
+
+            return load_gguf(path, device, options)
+        case found:
+            readable = ", ".join(kind.value for kind in READABLE)
+            raise ArchiveError(f"{path.name} is {found.value}, models that answer are {readable}")
 
 
 def in_order(inputs: Mapping[str, Array], taken: tuple[TensorSpec, ...]) -> tuple[Array, ...]:

@@ -18,7 +18,7 @@ from backend.formats.tensors import Array
 from backend.graph import Graph
 from backend.pipeline import read_pipeline
 from backend.preparation import compile_serving
-from backend.runtime.base import in_order
+from backend.runtime.base import RuntimeFacts, in_order
 from backend.serialize import load_graph
 from backend.serving.messages import TensorSpec
 from backend.training_data import scaling_of
@@ -57,9 +57,16 @@ class TorchRuntime:
             TensorSpec(name=_name(end, "output", len(given)), dtype=str(a.dtype), shape=(-1, *a.shape[1:]))
             for end, a in zip(given, probe, strict=True)
         )
+        weights = (*module.parameters(), *module.buffers())
+        self.facts = RuntimeFacts(
+            format="cyxmodel",
+            runtime=f"torch {torch.__version__}",
+            devices=(str(device),),
+            size_bytes=sum(each.numel() * each.element_size() for each in weights),
+        )
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name. Raises InputError."""
+    def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
+        """All outputs by name. Cannot stop itself. Raises InputError."""
         answers = self.predict_all(in_order(inputs, self.inputs))
         return {spec.name: answer for spec, answer in zip(self.outputs, answers, strict=True)}
 

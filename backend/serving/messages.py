@@ -20,6 +20,53 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of a model's: -1 for the batch and whatever else the caller chooses."""
 
 
+class RuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is loaded; what does not apply to its runtime is ignored."""
+
+    threads: int = 0
+    """0: one."""
+    gpu_layers: int = 0
+    """Of a GGUF model, -1 for all."""
+    context: int = 0
+    """Of a GGUF model, in tokens; 0: what it was trained for, 4096 at most."""
+
+
+class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    file: FileName
+    device: str
+    options: RuntimeOptions = RuntimeOptions()
+    tokenizer: FileName | None = None
+    """A Hugging Face tokenizer.json, for models that take token ids."""
+    size_bytes: int = 0
+    """Of the file; what the model needs in memory is guessed from it before it is loaded."""
+
+
+class ServerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    body_bytes: int = 64 << 20
+    waiting: int = 256
+    """Requests that wait for one model."""
+    batch_items: int = 32
+    window_s: float = 0.0
+    """How long a batch waits for more before it runs; 0: it takes what is there."""
+    timeout_s: float = 60.0
+    memory_bytes: int = 4 << 30
+    """Of all loaded models together; beyond it the one used longest ago gives way."""
+    connections: int = 512
+
+
+class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a key: not the key."""
+
+    id: str
+    name: str
+    sha256: str
+    scopes: tuple[str, ...]
+    per_minute: int
+    """Requests; 0 for no limit."""
+    created: str
+
+
 # -- supervisor to worker ------------------------------------------------------------------------
 
 
@@ -29,6 +76,7 @@ class LoadModel(WorkerMessage, frozen=True):
     model: str
     file: FileName
     device: str
+    options: RuntimeOptions = RuntimeOptions()
 
 
 class Predict(WorkerMessage, frozen=True):
@@ -41,6 +89,29 @@ class Predict(WorkerMessage, frozen=True):
 
 class UnloadModel(WorkerMessage, frozen=True):
     model: str
+
+
+class Serve(WorkerMessage, frozen=True):
+    """Answers HTTP on the listening socket that the worker was started with; answered by Serving."""
+
+    models: tuple[ServedModel, ...]
+    limits: ServerLimits
+    keys: tuple[ApiKey, ...]
+    needs_key: bool
+    hosts: tuple[str, ...]
+    """Names besides localhost and addresses that a request's Host may be."""
+
+
+class SetKeys(WorkerMessage, frozen=True):
+    """Replaces the keys of a server that runs."""
+
+    keys: tuple[ApiKey, ...]
+
+
+class StopServing(WorkerMessage, frozen=True):
+    """Takes no more connections and finishes the requests in flight; answered by ServingStopped."""
+
+    grace_s: float
 
 
 # -- worker to supervisor ------------------------------------------------------------------------
@@ -58,3 +129,14 @@ class Predicted(WorkerMessage, frozen=True):
     id: int
     outputs: tuple[TensorSpec, ...]
     duration_s: float
+
+
+class Serving(WorkerMessage, frozen=True):
+    """Requests are answered. ``models``: a line about each that is loaded."""
+
+    models: tuple[str, ...]
+
+
+class ServingStopped(WorkerMessage, frozen=True):
+    unanswered: int
+    """Requests that the grace period was too short for."""

@@ -32,7 +32,7 @@ from backend.reports import (
 )
 from backend.serving.messages import LoadModel, Predict, UnloadModel
 from backend.workers import ipc
-from backend.workers.sandbox import SandboxLimits, SandboxMode, close_process, die_with_parent
+from backend.workers.sandbox import SandboxLimits, SandboxMode, close_process, device_files, die_with_parent
 
 
 def main() -> None:
@@ -42,7 +42,13 @@ def main() -> None:
     connection = Connection(socket.socket(fileno=options.descriptor))
     directory = Path(options.directory)
 
-    from backend.workers.warmup import choose_threads, device_files, runtime_name, warm_device, warm_up
+    if options.listener:
+        from backend.workers.http_worker import run_http_worker
+
+        run_http_worker(options, connection, directory)
+        return
+
+    from backend.workers.warmup import choose_threads, runtime_name, warm_device, warm_up
 
     warm_up(directory)
     on_cpu = options.device == "cpu"
@@ -63,6 +69,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--memory-bytes", type=int, required=True)
     parser.add_argument("--file-bytes", type=int, required=True)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--listener", type=int, default=0, help="A listening socket: answer HTTP on it.")
+    parser.add_argument("--runtimes", default="", help="Of a model server, such as torch,onnx,llama.")
     parser.add_argument("--parent", type=int, default=0)
     return parser.parse_args()
 

@@ -35,6 +35,10 @@ class WorkerConfig:
     file_bytes: int
     device: str
     threads: int | None
+    listener: socket.socket | None = None
+    """Where the worker is a model server: what it answers on."""
+    runtimes: tuple[str, ...] = ()
+    """Of a model server: what it imports before it closes."""
 
 
 def choose_sandbox(wanted: SandboxMode) -> SandboxMode:
@@ -64,7 +68,7 @@ def start_process(config: WorkerConfig, directory: Path) -> tuple[subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), *_listener(config)),
             start_new_session=True,
         )
     except OSError:
@@ -141,8 +145,14 @@ def _command_line(config: WorkerConfig, directory: Path, descriptor: int) -> lis
     command += ["--sandbox", config.sandbox.value, "--device", config.device]
     command += ["--memory-bytes", str(config.memory_bytes), "--file-bytes", str(config.file_bytes)]
     command += ["--threads", str(config.threads or 0)]
+    for listener in _listener(config):
+        command += ["--listener", str(listener), "--runtimes", ",".join(config.runtimes)]
     command += ["--parent", "0" if inside_bwrap else str(os.getpid())]
     return [*_bwrap(directory), *command] if inside_bwrap else command
+
+
+def _listener(config: WorkerConfig) -> tuple[int, ...]:
+    return () if config.listener is None else (config.listener.fileno(),)
 
 
 def _bwrap(directory: Path) -> list[str]:

@@ -34,6 +34,9 @@ _OWN_DIRECTORY_RIGHTS = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 8 | 1 << 14
 _RIGHTS_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 _ALL_RIGHTS = (1 << 16) - 1
 _OPEN_FILES = 256
+_NOTHING = Path("/dev/null")
+"""llama_cpp opens it when it is imported, to keep the runtime quiet."""
+_DEVICE_FILES = ("/dev/null", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 _CAPABILITIES_VERSION = 0x20080522
 
 
@@ -54,6 +57,7 @@ class SandboxLimits:
 
     memory_bytes: int | None
     file_bytes: int
+    open_files: int = _OPEN_FILES
 
 
 def landlock_abi() -> int:
@@ -72,10 +76,27 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
+def hide_io_uring(mode: SandboxMode) -> None:
+    """For event loops that are made before the process is closed. Raises WorkerError."""
+    if mode is SandboxMode.NONE:
+        return
+    try:
+        _deny_new_privileges()
+        seccomp.hide_io_uring()
+    except OSError as error:
+        raise WorkerError(f"cannot close the sandbox: {error}") from error
+
+
 def close_process(
-    mode: SandboxMode, directory: Path, limits: SandboxLimits, device_files: Iterable[Path] = ()
+    mode: SandboxMode,
+    directory: Path,
+    limits: SandboxLimits,
+    device_files: Iterable[Path] = (),
+    listener: int | None = None,
 ) -> tuple[str, ...]:
     """Closes this process for good and returns the names of the protections in force.
+
+    ``listener``: a descriptor on which it may still accept connections.
 
     ``mode`` BWRAP means that bubblewrap already runs around this process. Raises WorkerError
     where a protection that was asked for cannot be had.
@@ -92,7 +113,7 @@ def close_process(
         _drop_capabilities()
         if mode is not SandboxMode.BWRAP:
             active.append(f"landlock {_restrict_files(directory, device_files)}")
-        seccomp.install()
+        seccomp.install(listener)
     except OSError as error:
         raise WorkerError(f"cannot close the sandbox: {error}") from error
     active += ["no capabilities", "seccomp"]
@@ -107,13 +128,23 @@ def library_directories() -> tuple[Path, ...]:
     return tuple(sorted(Path(name) for name in names if name and Path(name).is_dir()))
 
 
+def device_files(device: str) -> tuple[Path, ...]:
+    """What must still be opened after the sandbox has closed: nothing, and a GPU's driver."""
+    if not device.startswith("cuda"):
+        return (_NOTHING,)
+    numbered = (str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
+    return tuple(Path(name) for name in (*_DEVICE_FILES, *numbered) if Path(name).exists())
+
+
 def _limit_resources(limits: SandboxLimits) -> None:
     if limits.memory_bytes is not None:
         ceiling = _mapped_bytes() + limits.memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = limits.open_files if most == resource.RLIM_INFINITY else min(limits.open_files, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
 def _mapped_bytes() -> int:

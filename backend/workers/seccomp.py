@@ -33,7 +33,6 @@ _DENIED: dict[str, tuple[int, int]] = {
     "socketpair": (53, 199),
     "connect": (42, 203),
     "bind": (49, 200),
-    "listen": (50, 201),
     "execve": (59, 221),
     "execveat": (322, 281),
     "fork": (57, _ABSENT),
@@ -139,6 +138,8 @@ _DENIED: dict[str, tuple[int, int]] = {
     "settimeofday": (164, 170),
 }
 _CLONE = (56, 220)
+_LISTEN = (50, 201)
+_NO_DESCRIPTOR = 0xFFFFFFFF
 _CLONE3 = 435
 _KILL = (62, 129)
 _TGKILL = (234, 131)
@@ -160,8 +161,12 @@ def machine() -> str | None:
     return name if name in _AUDIT else None
 
 
-def build_filter(machine_name: str, pid: int) -> bytes:
-    """The filter's instructions for a process that may signal only ``pid``, itself."""
+def build_filter(machine_name: str, pid: int, listener: int | None = None) -> bytes:
+    """The filter's instructions for a process that may signal only ``pid``, itself.
+
+    ``listener``: the one descriptor on which it may listen; accepting needs no leave of its own, as
+    nothing else can be listened on.
+    """
     column = _COLUMN[machine_name]
     parts = [
         _load(_ARCHITECTURE_AT),
@@ -177,6 +182,7 @@ def build_filter(machine_name: str, pid: int) -> bytes:
     # glibc falls back from clone3 to clone, whose flags a filter can see.
     parts += [_jump(_EQUAL, _CLONE3, 0, 1), _return(_ERROR | errno.ENOSYS)]
     parts += _only_if(_CLONE[column], _ANY_BIT, _CLONE_THREAD)
+    parts += _only_if(_LISTEN[column], _EQUAL, _NO_DESCRIPTOR if listener is None else listener)
     parts += _only_if(_KILL[column], _EQUAL, pid)
     parts += _only_if(_TGKILL[column], _EQUAL, pid)
     parts += _only_if(_PRLIMIT[column], _EQUAL, 0)
@@ -189,12 +195,26 @@ def build_filter(machine_name: str, pid: int) -> bytes:
     return b"".join(parts)
 
 
-def install() -> None:
+def hide_io_uring() -> None:
+    """Has this process find no io_uring, which libuv would take and the closed worker may not keep: what
+    goes through such a ring passes every filter. Raises OSError; needs no_new_privs to be set."""
+    name = machine()
+    if name is None:
+        raise OSError(errno.ENOSYS, f"no system call table for {platform.machine()}")
+    number = _DENIED["io_uring_setup"][_COLUMN[name]]
+    parts = [_load(_NUMBER_AT), _jump(_EQUAL, number, 0, 1), _return(_ERROR | errno.ENOSYS), _return(_ALLOW)]
+    _install(name, b"".join(parts))
+
+
+def install(listener: int | None = None) -> None:
     """Closes this process, all threads of it. Raises OSError; needs no_new_privs to be set."""
     name = machine()
     if name is None:
         raise OSError(errno.ENOSYS, f"no system call table for {platform.machine()}")
-    instructions = build_filter(name, os.getpid())
+    _install(name, build_filter(name, os.getpid(), listener))
+
+
+def _install(name: str, instructions: bytes) -> None:
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _Program(len(instructions) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)

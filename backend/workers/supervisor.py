@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -61,7 +62,10 @@ class PoolConfig:
     hang_s: float = 30
     """Longest silence of a worker's main thread."""
     stall_s: float = 900
-    """Longest single step of a training that should run."""
+    """Longest single step of a training, or of a model that answers."""
+    listener: socket.socket | None = None
+    """Of a model server, and so are the runtimes that it imports."""
+    runtimes: tuple[str, ...] = ()
 
 
 class Worker:
@@ -175,6 +179,8 @@ class Worker:
             file_bytes=config.file_bytes,
             device=config.device,
             threads=config.threads,
+            listener=config.listener,
+            runtimes=config.runtimes,
         )
 
     async def _write(self, command: Command, body: bytes, timeout_s: float) -> bool:
@@ -228,7 +234,7 @@ class Worker:
                 on_ready()
             case Pong(stalled_s=stalled_s):
                 if stalled_s > self._config.stall_s:
-                    self._end(f"no training step for {stalled_s:.0f} s, limit {self._config.stall_s:.0f}")
+                    self._end(f"stalls: one step for {stalled_s:.0f} s, limit {self._config.stall_s:.0f}")
             case _:
                 self._delivering = True
                 await self._events_in.send((event, body))

@@ -24,10 +24,6 @@ from backend.samples import LocalSamples
 from backend.serialize import dump_graph
 from backend.training import Trainer, TrainingConfig
 
-_NOTHING = Path("/dev/null")
-"""llama_cpp opens it when it is imported, to keep the runtime quiet."""
-_DEVICE_FILES = ("/dev/null", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
-
 
 def warm_up(directory: Path) -> None:
     """One small training, checkpoint and prediction on the CPU; leaves ``directory`` as it was."""
@@ -65,14 +61,6 @@ def choose_threads(wanted: int) -> None:
     """``wanted``, or for 0 all cores that this process may use but one, which the node needs."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(wanted or max(1, usable - 1))
-
-
-def device_files(device: str) -> tuple[Path, ...]:
-    """What must still be opened after the sandbox has closed: nothing, and a GPU's driver."""
-    if not device.startswith("cuda"):
-        return (_NOTHING,)
-    numbered = (str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
-    return tuple(Path(name) for name in (*_DEVICE_FILES, *numbered) if Path(name).exists())
 
 
 def runtime_name() -> str:

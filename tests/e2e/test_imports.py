@@ -14,8 +14,6 @@ MODULES = {
     "peer.daemon": HEAVY,
     "p2p.api": HEAVY,
     "engine_app.jobs": HEAVY,
-    "engine_app.inspecting": HEAVY,
-    "engine_app.exporting": HEAVY,
 }
 
 

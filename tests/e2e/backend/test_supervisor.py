@@ -108,7 +108,7 @@ async def test_a_training_step_that_never_ends_is_ended(
 ) -> None:
     """Ends at the first step, since a stall of no length at all is allowed."""
     async with open_worker(hang_s=0.8, stall_s=-1) as worker:
-        assert (await death_of(worker)).startswith("no training step for")
+        assert (await death_of(worker)).startswith("stalls: one step for")
 
 
 async def test_a_worker_over_its_time_is_ended(open_worker, long_graph: bytes, train: Command) -> None:

@@ -1,0 +1,159 @@
+"""Answers with an ONNX model through ONNX Runtime, from bytes that were checked before.
+
+External data, custom operators and operator libraries never get here: the check refuses them. A run
+that reaches its deadline is told to stop, which also ends loops without end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.errors import ArchiveError, DeadlineError, InputError
+from backend.formats.onnx_check import check_onnx
+from backend.formats.tensors import Array
+from backend.runtime.base import RuntimeFacts, in_order
+from backend.serving.messages import RuntimeOptions, TensorSpec
+
+# Read by its first import: without it, ONNX Runtime sends telemetry and leaves a device id on disk.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
+
+MAX_BYTES = 2 << 30
+_LOOK_EVERY_S = 0.05
+_TERMINATED = "terminate"
+_FATAL_ONLY = 4
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntime:
+    """One session."""
+
+    def __init__(self, data: bytes, device: str, options: RuntimeOptions) -> None:
+        self._session = _open_session(data, device, options.threads)
+        self._terminator = Terminator(time.monotonic)
+        self.inputs = tuple(map(_spec, self._session.get_inputs()))
+        self.outputs = tuple(map(_spec, self._session.get_outputs()))
+        self._answers = [spec.name for spec in self.outputs]
+        self.facts = RuntimeFacts(
+            format="onnx",
+            runtime=f"onnxruntime {onnxruntime.__version__}",
+            devices=tuple(self._session.get_providers()),
+            size_bytes=2 * len(data),
+        )
+
+    def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
+        """Raises InputError, DeadlineError."""
+        in_order(inputs, self.inputs)
+        try:
+            with self._terminator.watching(deadline) as options:
+                answers = self._session.run(self._answers, inputs, options)
+        except Exception as error:  # ONNX Runtime's own classes share no public base
+            raise _cause(error) from error
+        if not all(isinstance(answer, np.ndarray) and answer.dtype != object for answer in answers):
+            raise InputError("the model answers with something that is no array of numbers")
+        return dict(zip(self._answers, answers, strict=True))
+
+
+class Terminator:
+    """Tells the run that goes on to stop once its deadline has passed; one thread for all runs."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._changed = threading.Condition()
+        self._deadline: float | None = None
+        self._options: Any = None
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def watching(self, deadline: float | None) -> Iterator[Any]:
+        if deadline is None:
+            yield None
+            return
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = _FATAL_ONLY
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="deadline", daemon=True)
+            self._thread.start()
+        self._deadline, self._options = deadline, options
+        try:
+            yield options
+        finally:
+            self._options = None
+
+    def _watch(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(_LOOK_EVERY_S):
+            options, deadline = self._options, self._deadline
+            if options is not None and deadline is not None and self._now() > deadline:
+                options.terminate = True
+
+
+def load_onnx(path: Path, device: str, options: RuntimeOptions) -> OnnxRuntime:
+    """Raises ArchiveError."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ArchiveError(f"ONNX file of {size} bytes, limit {MAX_BYTES}")
+    data = path.read_bytes()
+    check_onnx(data)
+    try:
+        return OnnxRuntime(data, device, options)
+    except MemoryError:
+        raise
+    except Exception as error:  # ONNX Runtime's own classes share no public base
+        raise ArchiveError(f"ONNX Runtime cannot open the model: {str(error)[:500]}") from error
+
+
+def _open_session(data: bytes, device: str, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    # A spinning pool would take the processor that the server itself needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(data, options, providers=_providers(device))
+
+
+def _providers(device: str) -> list[Any]:
+    """Those to try: which of them loaded, the session says."""
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+def _spec(end: Any) -> TensorSpec:
+    """Raises ArchiveError for what is no tensor of numbers."""
+    dtype = _DTYPES.get(end.type)
+    if dtype is None:
+        raise ArchiveError(f"{end.name[:80]!r} is {end.type}, served are {', '.join(_DTYPES.values())}")
+    shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in end.shape or ())
+    return TensorSpec(end.name, dtype, shape)
+
+
+def _cause(error: Exception) -> Exception:
+    text = str(error)
+    if _TERMINATED in text.lower():
+        return DeadlineError("the run reached its deadline and was stopped")
+    if "INVALID_ARGUMENT" in text or "InvalidArgument" in type(error).__name__:
+        return InputError(text[:500])
+    if any(words in text for words in ("Failed to allocate memory", "bad_alloc", "BFCArena")):
+        return MemoryError(text[:500])
+    return InputError(f"the model failed on this input: {text[:500]}")

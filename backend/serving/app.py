@@ -1,0 +1,184 @@
+"""The HTTP application of a model server: admission, routes, bodies, refusals. Logs nothing.
+
+An ASGI application without a framework: the path of a prediction is measured in microseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from backend.serving.admission import Admission
+from backend.serving.host import ModelHost
+from backend.serving.http import Call, Handler, Headers, HttpError, Reply, Stream, cyxwiz_error
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_BODY_TIMEOUT_S = 30.0
+_COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"server", b"cyxwiz"))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str
+    """Parts in braces match up to the next slash."""
+    handler: Handler
+    summary: str
+    scope: str | None = "predict"
+    """What a key must be for; None for everybody."""
+    refuse: Callable[[HttpError], Reply] = cyxwiz_error
+
+
+class Application:
+    """ASGI over the routes it is given. Belongs to one event loop."""
+
+    def __init__(self, host: ModelHost, admission: Admission) -> None:
+        self._exact: dict[tuple[str, str], Route] = {}
+        self._patterns: list[tuple[re.Pattern[str], Route]] = []
+        self._host = host
+        self._admission = admission
+        self.refused: Counter[str] = Counter()
+        self.in_flight = 0
+
+    def route(self, routes: tuple[Route, ...]) -> None:
+        for route in routes:
+            if "{" in route.path:
+                self._patterns.append((_pattern(route.path), route))
+            else:
+                self._exact[route.method, route.path] = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        self.in_flight += 1
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse: Callable[[HttpError], Reply] = cyxwiz_error
+        close = False
+        try:
+            now = time.monotonic()
+            headers = dict(scope["headers"])
+            self._admission.check_host(headers)
+            route, parameters = self._find(scope["method"], scope["path"])
+            refuse = route.refuse
+            key = None if route.scope is None else self._admission.check_key(headers, route.scope, now)
+            close = True  # an unread body must not be taken for the next request
+            body = await _read_body(headers, receive, self._host.limits.body_bytes)
+            close = False
+            deadline = now + self._host.limits.timeout_s
+            call = Call(scope["method"], scope["path"], headers, body, deadline, parameters, key)
+            answer = await route.handler(call)
+        except HttpError as error:
+            self.refused[error.code] += 1
+            answer = refuse(error)
+        except Exception as error:
+            self.refused["internal"] += 1
+            answer = refuse(HttpError(500, "internal", f"{type(error).__name__}: {str(error)[:300]}"))
+        if isinstance(answer, Stream):
+            await _send_stream(answer, receive, send)
+        else:
+            await _send_reply(answer, send, close=close)
+
+    def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        """Raises HttpError 404, 405."""
+        route = self._exact.get((method, path))
+        if route is not None:
+            return route, {}
+        allowed = {route.method for route in self._exact.values() if route.path == path}
+        for pattern, route in self._patterns:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                if route.method == method:
+                    return route, match.groupdict()
+                allowed.add(route.method)
+        if allowed:
+            names = ", ".join(sorted(allowed))
+            raise HttpError(
+                405, "method", f"{method[:20]}, allowed is {names}", ((b"allow", names.encode()),)
+            )
+        raise HttpError(404, "not_found", "no such path: /openapi.json lists those that there are")
+
+
+async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    """Raises HttpError 413, 408."""
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and (len(declared) > 15 or int(declared) > limit):
+        raise HttpError(413, "too_large", f"body of {declared[:20].decode()} bytes, limit {limit}")
+    message = await receive()
+    if not message.get("more_body", False):
+        return bytes(message.get("body", b""))
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await _read_parts(message, receive, limit)
+    except TimeoutError:
+        raise HttpError(408, "slow_body", f"the body took more than {_BODY_TIMEOUT_S:g} s") from None
+
+
+async def _read_parts(message: MutableMapping[str, Any], receive: Receive, limit: int) -> bytes:
+    body = bytearray(message.get("body", b""))
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise HttpError(400, "cut_off", "the body was cut off")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise HttpError(413, "too_large", f"body above its limit of {limit} bytes")
+    return bytes(body)
+
+
+async def _send_reply(reply: Reply, send: Send, *, close: bool) -> None:
+    headers = [
+        (b"content-type", reply.content_type),
+        (b"content-length", b"%d" % len(reply.body)),
+        *_COMMON_HEADERS,
+        *reply.headers,
+    ]
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
+    headers = [(b"content-type", stream.content_type), *_COMMON_HEADERS, *stream.headers]
+    sending = asyncio.ensure_future(_send_chunks(stream, headers, send))
+    leaving = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        if not sending.done():
+            sending.cancel()
+        await asyncio.wait((sending, leaving))
+    if not sending.cancelled():
+        sending.result()
+
+
+async def _send_chunks(stream: Stream, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    async with aclosing(stream.chunks) as chunks:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path)))

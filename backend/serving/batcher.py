@@ -1,0 +1,171 @@
+"""Runs batches of one model: collects them on the event loop, computes here or in the model's thread.
+
+A batch that takes less than a thread's handover runs on the loop itself. Whoever waits is answered by
+its deadline, whatever the runtime does; a runtime that does not come back is the supervisor's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from backend.errors import DeadlineError
+from backend.formats.tensors import Array
+from backend.runtime.base import Runtime
+from backend.serving.batching import BatchLimits, BatchQueue, Pace, Ticket
+from backend.serving.stats import ModelStats
+
+Arrays = dict[str, Array]
+Outcome = Arrays | Exception
+
+
+@dataclass(slots=True)
+class _Question:
+    inputs: Arrays
+    answered: asyncio.Future[Arrays]
+
+    def answer(self, outcome: Outcome) -> None:
+        if self.answered.done():
+            return
+        if isinstance(outcome, Exception):
+            self.answered.set_exception(outcome)
+        else:
+            self.answered.set_result(outcome)
+
+
+class Batcher:
+    """One model's queue. Belongs to one event loop."""
+
+    def __init__(
+        self, runtime: Runtime, limits: BatchLimits, stats: ModelStats, thread: ThreadPoolExecutor
+    ) -> None:
+        self._runtime = runtime
+        self._shares = can_share(runtime)
+        self._stats = stats
+        self._thread = thread
+        self._loop = asyncio.get_running_loop()
+        self._queue = BatchQueue(limits)
+        self._limits = limits
+        self.pace = Pace()
+        self.running_since: float | None = None
+        """Read by other threads too."""
+        self._running: list[Ticket] = []
+        self._wake: asyncio.Handle | None = None
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def retry_after_s(self) -> int:
+        return self.pace.retry_after_s(len(self._queue), self._limits.items)
+
+    async def ask(self, inputs: Arrays, deadline: float) -> Arrays:
+        """All outputs for these inputs. Raises QueueFullError, InputError, DeadlineError, MemoryError."""
+        question = _Question(inputs, self._loop.create_future())
+        ticket = self._ticket(question, deadline)
+        self._queue.add(ticket)
+        self._schedule()
+        try:
+            return await question.answered
+        except asyncio.CancelledError:
+            self._queue.discard(ticket)
+            raise
+
+    def sweep(self, now: float) -> None:
+        """Answers those whose deadline has passed; called every now and then."""
+        for ticket in (*self._queue.expire(now), *self._running):
+            if ticket.deadline <= now:
+                _question(ticket).answer(DeadlineError("not answered within its time"))
+
+    def _ticket(self, question: _Question, deadline: float) -> Ticket:
+        inputs = question.inputs
+        rows = {len(array) for array in inputs.values()} if self._shares else set()
+        if len(rows) != 1:
+            return Ticket(object(), 1, time.monotonic(), deadline, question)
+        key = tuple((name, array.dtype.char, array.shape[1:]) for name, array in inputs.items())
+        return Ticket(key, rows.pop(), time.monotonic(), deadline, question)
+
+    def _schedule(self) -> None:
+        # One turn of the loop later: all requests that this turn brings are in the queue by then.
+        if self._wake is None and self.running_since is None:
+            self._wake = self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._wake = None
+        now = time.monotonic()
+        self.sweep(now)
+        due_s = self._queue.due_in_s(now)
+        if self.running_since is not None or due_s is None:
+            return
+        if due_s > 0:
+            self._wake = self._loop.call_later(due_s, self._pump)
+            return
+        batch = self._queue.take()
+        self._running, self.running_since = batch, now
+        if self.pace.runs_inline():
+            self._finish(batch, self._compute(batch))
+        else:
+            done = self._loop.run_in_executor(self._thread, self._compute, batch)
+            done.add_done_callback(lambda future: self._finish(batch, future.result()))
+
+    def _compute(self, batch: list[Ticket]) -> tuple[list[Outcome], float]:
+        started_at = time.perf_counter()
+        outcomes = run_batch(
+            self._runtime.run, [_question(ticket).inputs for ticket in batch], max(t.deadline for t in batch)
+        )
+        return outcomes, time.perf_counter() - started_at
+
+    def _finish(self, batch: list[Ticket], result: tuple[list[Outcome], float]) -> None:
+        outcomes, duration_s = result
+        self._running, self.running_since = [], None
+        self.pace.note(duration_s)
+        self._stats.note_batch(sum(ticket.items for ticket in batch))
+        for ticket, outcome in zip(batch, outcomes, strict=True):
+            _question(ticket).answer(outcome)
+        if len(self._queue):
+            self._schedule()
+
+
+def can_share(runtime: Runtime) -> bool:
+    """Whether rows of several requests may run together: every end has a batch of free size."""
+    ends = (*runtime.inputs, *runtime.outputs)
+    return bool(runtime.inputs) and all(end.shape[:1] == (-1,) for end in ends)
+
+
+def run_batch(
+    run: Callable[[Arrays, float], Arrays], questions: list[Arrays], deadline: float
+) -> list[Outcome]:
+    """Each question's answer or error; one that fails does not fail the others."""
+    if len(questions) == 1:
+        return [_alone(run, questions[0], deadline)]
+    rows = [len(next(iter(inputs.values()))) for inputs in questions]
+    joined = {name: np.concatenate([each[name] for each in questions]) for name in questions[0]}
+    together = _alone(run, joined, deadline)
+    if isinstance(together, DeadlineError):
+        return [together] * len(questions)
+    if isinstance(together, Exception) or any(
+        not answer.ndim or len(answer) != sum(rows) for answer in together.values()
+    ):
+        return [_alone(run, inputs, deadline) for inputs in questions]
+    ends = np.cumsum(rows)
+    return [
+        {name: answer[end - count : end] for name, answer in together.items()}
+        for end, count in zip(ends, rows, strict=True)
+    ]
+
+
+def _alone(run: Callable[[Arrays, float], Arrays], inputs: Arrays, deadline: float) -> Outcome:
+    try:
+        return run(inputs, deadline)
+    except Exception as error:
+        return error
+
+
+def _question(ticket: Ticket) -> _Question:
+    assert isinstance(ticket.payload, _Question)
+    return ticket.payload

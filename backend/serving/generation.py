@@ -1,0 +1,93 @@
+"""Generations of one model, one after the other: tokens from its thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+from backend.errors import DeadlineError
+from backend.runtime.base import Sampling, TextGenerator, Token
+from backend.serving.batching import QueueFullError
+from backend.serving.stats import ModelStats
+
+Item = Token | Exception | None
+
+
+class Generations:
+    """Whoever comes first is served first; ``waiting`` of them at most."""
+
+    def __init__(
+        self,
+        generator: TextGenerator,
+        context_tokens: int,
+        thread: ThreadPoolExecutor,
+        limit: int,
+        stats: ModelStats,
+    ) -> None:
+        self.generator = generator
+        self.context = context_tokens
+        self.waiting = 0
+        self.working_since: float | None = None
+        """Of the token that is being made; read by other threads."""
+        self._thread = thread
+        self._limit = limit
+        self._stats = stats
+        self._turn = asyncio.Lock()
+
+    async def run(self, prompt: list[int], sampling: Sampling, deadline: float) -> AsyncGenerator[Token]:
+        """Closing it ends the generation. Raises QueueFullError, DeadlineError if its turn never comes."""
+        await self._wait_for_turn(deadline)
+        try:
+            self._stats.prompt_tokens += len(prompt)
+            # Never more items than tokens fit into the context, so no bound of its own.
+            items: asyncio.Queue[Item] = asyncio.Queue()
+            left = threading.Event()
+            loop = asyncio.get_running_loop()
+            made = loop.run_in_executor(self._thread, self._generate, prompt, sampling, left, items, loop)
+            try:
+                while (item := await items.get()) is not None:
+                    if isinstance(item, Exception):
+                        raise item
+                    self._stats.note_tokens(time.monotonic(), 1)
+                    yield item
+            finally:
+                left.set()
+                await asyncio.shield(made)
+        finally:
+            self._turn.release()
+
+    async def _wait_for_turn(self, deadline: float) -> None:
+        if self.waiting >= self._limit:
+            raise QueueFullError(f"{self.waiting} requests wait, limit {self._limit}")
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise DeadlineError("other generations took all the time") from None
+        finally:
+            self.waiting -= 1
+
+    def _generate(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        left: threading.Event,
+        items: asyncio.Queue[Item],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """In the model's thread."""
+        self.working_since = time.monotonic()
+        end: Item = None
+        try:
+            for token in self.generator.generate(prompt, sampling, left.is_set):
+                self.working_since = time.monotonic()
+                loop.call_soon_threadsafe(items.put_nowait, token)
+        except Exception as error:
+            end = error
+        finally:
+            self.working_since = None
+        loop.call_soon_threadsafe(items.put_nowait, end)

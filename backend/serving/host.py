@@ -1,0 +1,285 @@
+"""The models of one server: loaded when first asked for, unloaded when others need their memory.
+
+Belongs to one event loop. A model that answers somebody is never unloaded under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from backend.errors import BackendError, DeadlineError, InputError
+from backend.runtime.base import Runtime, TextGenerator
+from backend.runtime.text_encoder import TextEncoder
+from backend.serving.batcher import Arrays, Batcher
+from backend.serving.batching import BatchLimits, QueueFullError
+from backend.serving.generation import Generations
+from backend.serving.http import HttpError, busy, invalid
+from backend.serving.messages import ServedModel, ServerLimits
+from backend.serving.residency import Residency
+from backend.serving.stats import ModelReading, ModelStats
+
+_ROOM_RETRY_S = 2.0
+_WARM_RUNS = 3
+_WARM_DEADLINE_S = 5.0
+
+Loader = Callable[[ServedModel], Runtime]
+
+
+class Resident:
+    """A model in memory."""
+
+    def __init__(self, model: ServedModel, runtime: Runtime, limits: ServerLimits, stats: ModelStats) -> None:
+        self.model = model
+        self.runtime = runtime
+        self.stats = stats
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        batches = BatchLimits(limits.batch_items, limits.waiting, limits.window_s)
+        self.batcher = Batcher(runtime, batches, stats, self.thread)
+        self.encoder: TextEncoder | None = None
+        self.generations: Generations | None = None
+        if isinstance(runtime, TextGenerator):
+            context = runtime.facts.context_tokens or 0
+            self.generations = Generations(runtime, context, self.thread, limits.waiting, stats)
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self.batcher) + (self.generations.waiting if self.generations else 0)
+
+    def working_since(self) -> float | None:
+        """When the step that runs began; read from other threads."""
+        generating = self.generations.working_since if self.generations else None
+        return generating if generating is not None else self.batcher.running_since
+
+
+@dataclass(slots=True)
+class _Entry:
+    model: ServedModel
+    stats: ModelStats = field(default_factory=ModelStats)
+    resident: Resident | None = None
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    withdrawn: bool = False
+
+
+class ModelHost:
+    """``load`` opens a model file; called in a thread, one at a time."""
+
+    def __init__(self, models: tuple[ServedModel, ...], limits: ServerLimits, directory: Path, load: Loader):
+        self.limits = limits
+        self._directory = directory
+        self._load = load
+        self._entries = {model.name: _Entry(model) for model in models}
+        self._residency = Residency(limits.memory_bytes)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._idle = asyncio.Event()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
+    @property
+    def default(self) -> str:
+        return next(iter(self._entries))
+
+    def is_loaded(self, name: str) -> bool:
+        return name in self._entries and self._entries[name].resident is not None
+
+    def knows(self, name: str) -> bool:
+        return name in self._entries
+
+    @asynccontextmanager
+    async def use(self, name: str, deadline: float) -> AsyncIterator[Resident]:
+        """The model, loaded, and kept so meanwhile. Counts the request. Raises HttpError."""
+        entry = self._entry(name)
+        started_at = time.monotonic()
+        outcome = "failed"
+        try:
+            resident = await self._resident(entry, deadline)
+            self._residency.enter(name)
+            try:
+                yield resident
+                outcome = "ok"
+            finally:
+                self._residency.leave(name)
+                self._idle.set()
+        except Exception as error:
+            refusal = _refusal(error, entry)
+            outcome = _OUTCOMES.get(refusal.status, "failed")
+            raise refusal from error
+        except BaseException:
+            outcome = "left"
+            raise
+        finally:
+            entry.stats.note_request(outcome, time.monotonic() - started_at)
+
+    async def predict(self, name: str, make: Callable[[Resident], Arrays], deadline: float) -> Arrays:
+        """All outputs for what ``make`` gives. Raises HttpError."""
+        async with self.use(name, deadline) as resident:
+            return await resident.batcher.ask(make(resident), deadline)
+
+    async def load(self, name: str, deadline: float) -> None:
+        """Loads it if need be, also after ``unload``. Raises HttpError."""
+        self._entry(name, withdrawn=True).withdrawn = False
+        async with self.use(name, deadline):
+            pass
+
+    async def unload(self, name: str, deadline: float) -> None:
+        """Refuses new requests, and gives its memory back once those in flight are answered."""
+        entry = self._entry(name, withdrawn=True)
+        entry.withdrawn = True
+        async with entry.loading:
+            await self._wait_until(lambda: not self._residency.in_flight(name), deadline)
+            self._drop(entry)
+
+    def readings(self) -> list[ModelReading]:
+        now = time.monotonic()
+        return [self._reading(entry, now) for entry in self._entries.values()]
+
+    def sweep(self, now: float) -> None:
+        for entry in self._entries.values():
+            if entry.resident is not None:
+                entry.resident.batcher.sweep(now)
+
+    def stalled_s(self, now: float) -> float:
+        """How long the longest step that runs has been running. Read from other threads."""
+        residents = [entry.resident for entry in tuple(self._entries.values())]
+        since = [resident.working_since() for resident in residents if resident is not None]
+        return max((now - began for began in since if began is not None), default=0.0)
+
+    def _entry(self, name: str, *, withdrawn: bool = False) -> _Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            here = ", ".join(self._entries)[:200]
+            raise HttpError(404, "not_found", f"no model {name[:80]!r} here, but {here}")
+        if entry.withdrawn and not withdrawn:
+            raise HttpError(404, "not_found", f"model {name!r} has been unloaded")
+        return entry
+
+    async def _resident(self, entry: _Entry, deadline: float) -> Resident:
+        if entry.resident is not None:
+            return entry.resident
+        async with asyncio.timeout_at(_loop_time(deadline)), entry.loading:
+            if entry.withdrawn:
+                raise HttpError(404, "not_found", f"model {entry.model.name!r} has been unloaded")
+            return entry.resident or await self._bring_in(entry, deadline)
+
+    async def _bring_in(self, entry: _Entry, deadline: float) -> Resident:
+        model = entry.model
+        await self._make_room(model.size_bytes, deadline)
+        self._residency.add(model.name, model.size_bytes)
+        self._residency.enter(model.name)
+        loop = asyncio.get_running_loop()
+        try:
+            runtime, encoder, took_s = await loop.run_in_executor(self._loader, self._open, model)
+        except BaseException:
+            self._residency.remove(model.name)
+            raise
+        self._residency.resize(model.name, runtime.facts.size_bytes)
+        # Now that its real size is known, while it counts as in use.
+        for name in self._residency.room_for(0) or ():
+            self._drop(self._entries[name])
+        self._residency.leave(model.name)
+        resident = Resident(model, runtime, self.limits, entry.stats)
+        resident.encoder = encoder
+        for duration_s in took_s:
+            resident.batcher.pace.note(duration_s)
+        entry.resident = resident
+        return resident
+
+    def _open(self, model: ServedModel) -> tuple[Runtime, TextEncoder | None, list[float]]:
+        """In the loading thread."""
+        runtime = self._load(model)
+        encoder = None
+        if model.tokenizer is not None:
+            encoder = TextEncoder(self._directory / model.tokenizer, runtime)
+        return runtime, encoder, _warm(runtime)
+
+    async def _make_room(self, size_bytes: int, deadline: float) -> None:
+        def leaving() -> list[str] | None:
+            return self._residency.room_for(size_bytes)
+
+        await self._wait_until(lambda: leaving() is not None, deadline)
+        for name in leaving() or ():
+            self._drop(self._entries[name])
+
+    async def _wait_until(self, condition: Callable[[], bool], deadline: float) -> None:
+        """Looked at whenever a request ends. Raises HttpError 503."""
+        try:
+            async with asyncio.timeout_at(_loop_time(deadline)):
+                while not condition():
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            raise busy("the models in use leave no memory for this one", _ROOM_RETRY_S) from None
+
+    def _drop(self, entry: _Entry) -> None:
+        if entry.resident is not None:
+            entry.resident.thread.shutdown(wait=False)
+            entry.resident = None
+            self._residency.remove(entry.model.name)
+
+    def _reading(self, entry: _Entry, now: float) -> ModelReading:
+        resident = entry.resident
+        return ModelReading(
+            name=entry.model.name,
+            stats=entry.stats,
+            queue_depth=0 if resident is None else resident.queue_depth,
+            in_flight=self._residency.in_flight(entry.model.name),
+            loaded=resident is not None,
+            size_bytes=0 if resident is None else resident.runtime.facts.size_bytes,
+            tokens_per_s=entry.stats.tokens_per_s(now),
+        )
+
+
+_OUTCOMES = {400: "refused", 404: "refused", 429: "busy", 503: "busy", 504: "late"}
+
+
+def _refusal(error: Exception, entry: _Entry) -> HttpError:
+    match error:
+        case HttpError():
+            return error
+        case ExceptionGroup():
+            return _refusal(error.exceptions[0], entry)
+        case InputError():
+            return invalid(str(error))
+        case QueueFullError():
+            wait_s = entry.resident.batcher.retry_after_s if entry.resident else 1
+            return busy(str(error), wait_s)
+        case DeadlineError() | TimeoutError():
+            return HttpError(504, "too_late", str(error) or "not answered within its time")
+        case MemoryError():
+            return HttpError(507, "memory", "not enough memory for this input: send fewer rows")
+        case BackendError():
+            return HttpError(500, "model", str(error)[:1000])
+    text = str(error)
+    if isinstance(error, RuntimeError) and ("memory" in text or "bad_alloc" in text):
+        return HttpError(507, "memory", "not enough memory for this input: send fewer rows")
+    return HttpError(500, "internal", f"{type(error).__name__}: {text[:500]}")
+
+
+def _warm(runtime: Runtime) -> list[float]:
+    """How long a row takes, where its shape is known; the first run, which prepares much, left out."""
+    if not runtime.inputs or any(size < 0 for spec in runtime.inputs for size in spec.shape[1:]):
+        return []
+    row = {spec.name: np.zeros([max(1, size) for size in spec.shape], spec.dtype) for spec in runtime.inputs}
+    took_s = []
+    for _ in range(_WARM_RUNS):
+        started_at = time.perf_counter()
+        try:
+            runtime.run(row, time.monotonic() + _WARM_DEADLINE_S)
+        except Exception:
+            return []  # zeros may be no input for it; the first request will tell
+        took_s.append(time.perf_counter() - started_at)
+    return took_s[1:]
+
+
+def _loop_time(deadline: float) -> float:
+    """A deadline of time.monotonic on the running loop's clock."""
+    return asyncio.get_running_loop().time() + deadline - time.monotonic()

@@ -1,0 +1,115 @@
+"""What the endpoints speak of: a request read whole, its answer, and the ways to refuse. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from backend.serving.messages import ApiKey
+
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request. ``body`` is whole and within its limit; header names are lower case."""
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    body: bytes
+    deadline: float
+    """On the monotonic clock."""
+    parameters: dict[str, str] = field(default_factory=dict)
+    """From the path."""
+    key: ApiKey | None = None
+
+    @property
+    def content_type(self) -> bytes:
+        """Without its parameters."""
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    body: bytes
+    content_type: bytes = JSON
+    status: int = 200
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer whose parts are sent as they come; closed early when the client leaves."""
+
+    chunks: AsyncGenerator[bytes]
+    content_type: bytes = b"text/event-stream"
+    headers: Headers = ((b"cache-control", b"no-store"),)
+
+
+Handler = Callable[[Call], Awaitable[Reply | Stream]]
+
+
+class HttpError(Exception):
+    """An answer other than 200. ``code`` is one word for programs, ``text`` a sentence for people."""
+
+    def __init__(self, status: int, code: str, text: str, headers: Headers = ()) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+        self.text = text
+        self.headers = headers
+
+
+def retry_after(seconds: float) -> Headers:
+    return ((b"retry-after", str(max(1, int(seconds + 0.999))).encode()),)
+
+
+def too_many(text: str, wait_s: float) -> HttpError:
+    return HttpError(429, "too_many_requests", text, retry_after(wait_s))
+
+
+def busy(text: str, wait_s: float) -> HttpError:
+    return HttpError(503, "busy", text, retry_after(wait_s))
+
+
+def invalid(text: str) -> HttpError:
+    return HttpError(400, "invalid", text)
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def json_reply(value: Any, status: int = 200, headers: Headers = ()) -> Reply:
+    return Reply(_ENCODER.encode(value), JSON, status, headers)
+
+
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """Raises HttpError 400."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(f"the body is no such JSON: {error}") from error
+
+
+# How each protocol words a refusal.
+
+
+def cyxwiz_error(error: HttpError) -> Reply:
+    value = {"error": {"code": error.code, "text": error.text}}
+    return json_reply(value, error.status, error.headers)
+
+
+def open_inference_error(error: HttpError) -> Reply:
+    return json_reply({"error": error.text}, error.status, error.headers)
+
+
+def openai_error(error: HttpError) -> Reply:
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    value = {"error": {"message": error.text, "type": kind, "param": None, "code": error.code}}
+    return json_reply(value, error.status, error.headers)

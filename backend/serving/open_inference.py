@@ -1,0 +1,203 @@
+"""The Open Inference Protocol v2 (KServe, Triton), with its binary extension.
+
+A binary body is the JSON header, whose length a header field tells, and then the tensors one after
+the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from backend.errors import InputError
+from backend.formats.tensors import Array
+from backend.serving.host import ModelHost, Resident
+from backend.serving.http import JSON, OCTETS, Call, HttpError, Reply, decode_json, invalid, json_reply
+from backend.serving.messages import TensorSpec
+from backend.serving.tensor_body import unpack_body
+from backend.serving.tensors_in import all_fitted
+
+HEADER_LENGTH = b"inference-header-content-length"
+_EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
+_DTYPES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+    "FP64": "float64",
+}
+_NAMES = {name: datatype for datatype, name in _DTYPES.items()}
+_PLATFORMS = {"onnx": "onnxruntime_onnx", "cyxmodel": "cyxwiz_torch", "gguf": "llama_cpp"}
+
+
+class InputTensor(msgspec.Struct, frozen=True):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: Any = None
+    parameters: dict[str, Any] = {}
+
+
+class WantedOutput(msgspec.Struct, frozen=True):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferBody(msgspec.Struct, frozen=True):
+    inputs: list[InputTensor]
+    outputs: list[WantedOutput] = []
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+
+
+_INFER = msgspec.json.Decoder(InferBody)
+
+
+class OpenInference:
+    def __init__(self, host: ModelHost, version: str) -> None:
+        self._host = host
+        self._version = version
+
+    async def about(self, call: Call) -> Reply:
+        return json_reply({"name": "cyxwiz", "version": self._version, "extensions": _EXTENSIONS})
+
+    async def live(self, call: Call) -> Reply:
+        return json_reply({"live": True})
+
+    async def ready(self, call: Call) -> Reply:
+        return json_reply({"ready": True})
+
+    async def model_ready(self, call: Call) -> Reply:
+        """Ready: it answers when asked, loading itself if need be."""
+        name = call.parameters["model"]
+        if not self._host.knows(name):
+            raise HttpError(404, "not_found", f"no model {name[:80]!r} here")
+        return json_reply({"name": name, "ready": True})
+
+    async def metadata(self, call: Call) -> Reply:
+        name = call.parameters["model"]
+        async with self._host.use(name, call.deadline) as resident:
+            runtime = resident.runtime
+            return json_reply(
+                {
+                    "name": name,
+                    "versions": ["1"],
+                    "platform": _PLATFORMS.get(runtime.facts.format, runtime.facts.format),
+                    "inputs": [_described(spec) for spec in runtime.inputs],
+                    "outputs": [_described(spec) for spec in runtime.outputs],
+                }
+            )
+
+    async def repository(self, call: Call) -> Reply:
+        states = ((name, self._host.is_loaded(name)) for name in self._host.names)
+        return json_reply(
+            [
+                {"name": name, "version": "1", "state": "READY" if loaded else "UNAVAILABLE", "reason": ""}
+                for name, loaded in states
+            ]
+        )
+
+    async def load(self, call: Call) -> Reply:
+        await self._host.load(call.parameters["model"], call.deadline)
+        return json_reply({})
+
+    async def unload(self, call: Call) -> Reply:
+        await self._host.unload(call.parameters["model"], call.deadline)
+        return json_reply({})
+
+    async def infer(self, call: Call) -> Reply:
+        name = call.parameters["model"]
+        head, rest = _split(call)
+        request = decode_json(head, _INFER)
+
+        def make(resident: Resident) -> dict[str, Array]:
+            return all_fitted(_arrays(request.inputs, rest), resident.runtime.inputs)
+
+        outputs = await self._host.predict(name, make, call.deadline)
+        return _answer(name, request, outputs)
+
+
+def _split(call: Call) -> tuple[bytes, memoryview]:
+    """JSON and binary part of a body. Raises HttpError."""
+    length = call.headers.get(HEADER_LENGTH)
+    if length is None:
+        return call.body, memoryview(b"")
+    if not length.isdigit() or len(length) > 12 or int(length) > len(call.body):
+        raise invalid(f"Inference-Header-Content-Length {length[:20]!r}, the body has {len(call.body)} bytes")
+    return call.body[: int(length)], memoryview(call.body)[int(length) :]
+
+
+def _arrays(tensors: list[InputTensor], rest: memoryview) -> dict[str, Array]:
+    """Raises InputError."""
+    arrays: dict[str, Array] = {}
+    for tensor in tensors:
+        if tensor.name in arrays:
+            raise InputError(f"input {tensor.name[:80]!r} is given twice")
+        dtype = _DTYPES.get(tensor.datatype)
+        if dtype is None:
+            raise InputError(f"datatype {tensor.datatype[:40]!r}, allowed are {', '.join(_DTYPES)}")
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            arrays[tensor.name] = _from_list(tensor, dtype)
+            continue
+        if not isinstance(size, int) or not 0 <= size <= len(rest):
+            raise InputError(f"binary_data_size {size!r}, {len(rest)} bytes are left")
+        spec = TensorSpec(tensor.name, dtype, tuple(tensor.shape))
+        arrays |= unpack_body((spec,), rest[:size])
+        rest = rest[size:]
+    if len(rest):
+        raise InputError(f"{len(rest)} bytes after the last tensor")
+    return arrays
+
+
+def _from_list(tensor: InputTensor, dtype: str) -> Array:
+    """Flat or nested, row by row. Raises InputError."""
+    try:
+        array = np.asarray(tensor.data, dtype=dtype)
+        return array.reshape(tensor.shape) if min(tensor.shape, default=1) > 0 else _refuse(tensor)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"input {tensor.name[:80]!r}: {str(error)[:200]}") from error
+
+
+def _refuse(tensor: InputTensor) -> Array:
+    raise InputError(f"input {tensor.name[:80]!r} is shaped {tensor.shape}, allowed are sizes above 0")
+
+
+def _answer(name: str, request: InferBody, outputs: dict[str, Array]) -> Reply:
+    """In the form that was asked for, output by output. Raises HttpError."""
+    binary_by_default = bool(request.parameters.get("binary_data_output", False))
+    wanted = request.outputs or [WantedOutput(output) for output in outputs]
+    described, bodies = [], []
+    for want in wanted:
+        array = outputs.get(want.name)
+        if array is None:
+            raise invalid(f"output {want.name[:80]!r}, the model gives {', '.join(outputs)}")
+        about: dict[str, Any] = {
+            "name": want.name,
+            "shape": array.shape,
+            "datatype": _NAMES.get(array.dtype.name, "FP32"),
+        }
+        if want.parameters.get("binary_data", binary_by_default):
+            data = array.tobytes()
+            about["parameters"] = {"binary_data_size": len(data)}
+            bodies.append(data)
+        else:
+            about["data"] = array.ravel().tolist()
+        described.append(about)
+    answer: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": described}
+    if request.id is not None:
+        answer["id"] = request.id
+    head = msgspec.json.encode(answer)
+    if not bodies:
+        return Reply(head, JSON)
+    return Reply(b"".join((head, *bodies)), OCTETS, headers=((HEADER_LENGTH, str(len(head)).encode()),))
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": _NAMES.get(spec.dtype, "FP32"), "shape": spec.shape}

@@ -1,0 +1,75 @@
+"""/v1/models and /v1/embeddings of the OpenAI API."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from backend.formats.tensors import Array
+from backend.serving.host import ModelHost, Resident
+from backend.serving.http import Call, HttpError, Reply, decode_json, invalid, json_reply
+from backend.serving.openai_wire import EmbeddingsBody, inputs_of
+from backend.serving.predict_api import abilities
+
+_AT_ONCE = 32
+"""Inputs of one request that wait at a time: they must not fill the queue."""
+_EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
+
+
+class OpenAiApi:
+    def __init__(self, host: ModelHost) -> None:
+        self._host = host
+        self._created = int(time.time())
+
+    async def models(self, call: Call) -> Reply:
+        return json_reply({"object": "list", "data": [self._model(name) for name in self._host.names]})
+
+    async def model(self, call: Call) -> Reply:
+        name = call.parameters["model"]
+        if not self._host.knows(name):
+            raise HttpError(404, "model_not_found", f"no model {name[:80]!r} here")
+        async with self._host.use(name, call.deadline) as resident:
+            return json_reply(self._model(name) | {"can": abilities(resident)})
+
+    async def embeddings(self, call: Call) -> Reply:
+        body: EmbeddingsBody = decode_json(call.body, _EMBEDDINGS)
+        if body.dimensions is not None:
+            raise invalid("dimensions is not supported: the model's own are given")
+        inputs = inputs_of(body)
+        async with self._host.use(body.model, call.deadline) as resident:
+            if resident.encoder is None:
+                raise invalid(f"model {body.model!r} makes no embeddings: it was served without a tokenizer")
+            results: list[tuple[Array, int]] = []
+            for first in range(0, len(inputs), _AT_ONCE):
+                async with asyncio.TaskGroup() as group:
+                    some = inputs[first : first + _AT_ONCE]
+                    jobs = [group.create_task(_embed(resident, each, call.deadline)) for each in some]
+                results += [job.result() for job in jobs]
+        tokens = sum(count for _, count in results)
+        data = [
+            {"object": "embedding", "index": index, "embedding": _worded(vector, body.encoding_format)}
+            for index, (vector, _) in enumerate(results)
+        ]
+        used = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return json_reply({"object": "list", "data": data, "model": body.model, "usage": used})
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "cyxwiz"}
+
+
+async def _embed(resident: Resident, given: str | list[int], deadline: float) -> tuple[Array, int]:
+    encoder = resident.encoder
+    assert encoder is not None
+    inputs, tokens = encoder.encode(given) if isinstance(given, str) else encoder.from_ids(given)
+    return encoder.pool(inputs, await resident.batcher.ask(inputs, deadline)), tokens
+
+
+def _worded(vector: Array, encoding: str) -> Any:
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return np.asarray(vector, np.float64).tolist()

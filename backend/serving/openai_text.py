@@ -1,0 +1,241 @@
+"""/v1/chat/completions and /v1/completions: one generation, whole or streamed as it comes."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from backend.errors import BackendError
+from backend.runtime.base import Sampling, Token
+from backend.serving.batching import QueueFullError
+from backend.serving.generation import Generations
+from backend.serving.host import ModelHost, Resident
+from backend.serving.http import Call, HttpError, Reply, Stream, decode_json, invalid, json_reply
+from backend.serving.openai_wire import ChatBody, CompletionBody, GenerationBody, plain_messages, usage
+from backend.serving.text_stream import TextStream
+
+_CHAT = msgspec.json.Decoder(ChatBody)
+_COMPLETION = msgspec.json.Decoder(CompletionBody)
+_DONE = b"data: [DONE]\n\n"
+_COMPLETION_TOKENS = 16
+"""What the API gives where nobody says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A generation that was asked for. ``chat`` decides how its pieces are worded."""
+
+    body: GenerationBody
+    chat: bool
+    sampling: Sampling
+    prompt: list[int]
+    id: str
+    created: int
+
+    def envelope(self, choices: list[dict[str, Any]], *, streamed: bool) -> dict[str, Any]:
+        kind = "text_completion"
+        if self.chat:
+            kind = "chat.completion.chunk" if streamed else "chat.completion"
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.body.model,
+            "choices": choices,
+        }
+
+
+@dataclass(slots=True)
+class _Told:
+    """What has been generated so far."""
+
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    count: int = 0
+    finish: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    text: str
+    tokens: list[Token]
+    finish: str | None = None
+
+
+class TextApi:
+    def __init__(self, host: ModelHost) -> None:
+        self._host = host
+
+    async def chat(self, call: Call) -> Reply | Stream:
+        body: ChatBody = decode_json(call.body, _CHAT)
+        body.check()
+        top = (body.top_logprobs or 0) if body.logprobs else None
+        if body.top_logprobs is not None and not body.logprobs:
+            raise invalid("top_logprobs needs logprobs")
+        longest = body.max_completion_tokens or body.max_tokens or 1 << 20
+        return await self._answer(call, body, _sampling(body, longest, top), chat=True)
+
+    async def completion(self, call: Call) -> Reply | Stream:
+        body: CompletionBody = decode_json(call.body, _COMPLETION)
+        body.check()
+        if body.echo:
+            raise invalid("echo is not supported")
+        longest = body.max_tokens or _COMPLETION_TOKENS
+        return await self._answer(call, body, _sampling(body, longest, body.logprobs), chat=False)
+
+    async def _answer(
+        self, call: Call, body: GenerationBody, sampling: Sampling, *, chat: bool
+    ) -> Reply | Stream:
+        async with AsyncExitStack() as stack:
+            resident = await stack.enter_async_context(self._host.use(body.model, call.deadline))
+            generations = _generations(resident)
+            prompt = _prompt(generations, body)
+            kind = "chatcmpl" if chat else "cmpl"
+            order = _Order(body, chat, sampling, prompt, f"{kind}-{secrets.token_hex(12)}", int(time.time()))
+            pieces = _pieces(generations, order, call.deadline)
+            if body.stream:
+                # The model stays in use until the stream is closed.
+                return Stream(_events(order, pieces, stack.pop_all()))
+            told = _Told()
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    _tell(told, piece)
+            return json_reply(_whole(order, told))
+
+
+async def _pieces(generations: Generations, order: _Order, deadline: float) -> AsyncGenerator[_Piece]:
+    """Text as it may be shown; the last piece says why it ends."""
+    text = TextStream(order.body.stops)
+    count = 0
+    run = generations.run(order.prompt, order.sampling, deadline)
+    async with aclosing(run):
+        async for token in run:
+            count += 1
+            shown = text.add(token.piece)
+            yield _Piece(shown, [token])
+            if text.stopped:
+                break
+    context = generations.context
+    full = count >= order.sampling.max_tokens or len(order.prompt) + count >= context
+    yield _Piece(text.end(), [], "length" if full and not text.stopped else "stop")
+
+
+async def _events(
+    order: _Order, pieces: AsyncGenerator[_Piece], model: AsyncExitStack
+) -> AsyncGenerator[bytes]:
+    """Server-sent events; an error on the way is the last one."""
+    count = 0
+    async with model, aclosing(pieces):
+        if order.chat:
+            yield _event(
+                order, {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+            )
+        try:
+            offset = 0
+            async for piece in pieces:
+                count += len(piece.tokens)
+                if piece.text or piece.finish or order.sampling.top_logprobs is not None:
+                    yield _event(order, _choice(order, piece, offset))
+                offset += len(piece.text)
+        except (BackendError, QueueFullError) as error:
+            failure = {"error": {"message": str(error), "type": "server_error", "code": "generation"}}
+            yield b"data: " + msgspec.json.encode(failure) + b"\n\n"
+            return
+        options = order.body.stream_options
+        if options is not None and options.include_usage:
+            last = order.envelope([], streamed=True) | {"usage": usage(len(order.prompt), count)}
+            yield b"data: " + msgspec.json.encode(last) + b"\n\n"
+        yield _DONE
+
+
+def _event(order: _Order, choice: dict[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(order.envelope([choice], streamed=True)) + b"\n\n"
+
+
+def _choice(order: _Order, piece: _Piece, offset: int) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": 0, "finish_reason": piece.finish}
+    if order.chat:
+        choice["delta"] = {"content": piece.text} if piece.text else {}
+    else:
+        choice["text"] = piece.text
+    choice["logprobs"] = _logprobs(order, piece.tokens, offset)
+    return choice
+
+
+def _tell(told: _Told, piece: _Piece) -> None:
+    told.text += piece.text
+    told.tokens += piece.tokens
+    told.finish = piece.finish
+
+
+def _whole(order: _Order, told: _Told) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": 0, "finish_reason": told.finish}
+    choice["logprobs"] = _logprobs(order, told.tokens, 0)
+    if order.chat:
+        choice["message"] = {"role": "assistant", "content": told.text, "refusal": None}
+    else:
+        choice["text"] = told.text
+    answer = order.envelope([choice], streamed=False)
+    return answer | {"usage": usage(len(order.prompt), len(told.tokens))}
+
+
+def _logprobs(order: _Order, tokens: list[Token], offset: int) -> dict[str, Any] | None:
+    if order.sampling.top_logprobs is None:
+        return None
+    if order.chat:
+        return {"content": [_chat_logprob(token) for token in tokens], "refusal": None}
+    words = [token.piece.decode(errors="replace") for token in tokens]
+    offsets = []
+    for word in words:
+        offsets.append(offset)
+        offset += len(word)
+    return {
+        "tokens": words,
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {piece.decode(errors="replace"): logprob for piece, logprob in token.others} for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _chat_logprob(token: Token) -> dict[str, Any]:
+    others = [_logprob(piece, logprob) for piece, logprob in token.others]
+    return _logprob(token.piece, token.logprob) | {"top_logprobs": others}
+
+
+def _logprob(piece: bytes, logprob: float | None) -> dict[str, Any]:
+    return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
+
+
+def _generations(resident: Resident) -> Generations:
+    """Raises HttpError."""
+    if resident.generations is None:
+        raise HttpError(400, "invalid", f"model {resident.model.name!r} does not generate text")
+    return resident.generations
+
+
+def _prompt(generations: Generations, body: GenerationBody) -> list[int]:
+    """Raises InputError."""
+    if isinstance(body, ChatBody):
+        return generations.generator.tokenize_chat(plain_messages(body.messages))
+    assert isinstance(body, CompletionBody)
+    return generations.generator.tokenize(body.prompt if isinstance(body.prompt, str) else body.prompt[0])
+
+
+def _sampling(body: GenerationBody, max_tokens: int, top_logprobs: int | None) -> Sampling:
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=body.top_p or 1.0,
+        seed=body.seed,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        top_logprobs=top_logprobs,
+    )

@@ -1,0 +1,125 @@
+"""The OpenAI API's requests, strictly read, and the objects that answer them. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from backend.serving.http import invalid
+
+MAX_STOPS = 16
+MAX_LOGPROBS = 20
+MAX_INPUTS = 256
+
+Text = Annotated[str, Meta(max_length=1 << 20)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Count = Annotated[int, Meta(ge=1, le=1 << 20)]
+Stops = Text | Annotated[list[Text], Meta(max_length=MAX_STOPS)] | None
+Logprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Meta(max_length=256)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool = False
+
+
+class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What chat and completions share. What is not named here is ignored, but for what would mislead."""
+
+    model: Text
+    max_tokens: Count | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
+    seed: int | None = None
+    stop: Stops = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    tools: list[Any] | None = None
+    best_of: int | None = None
+    suffix: str | None = None
+    response_format: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raises HttpError for what this server cannot do."""
+        if self.n not in (None, 1) or self.best_of not in (None, 1):
+            raise invalid("one answer a request: n and best_of may be 1 only")
+        if self.tools:
+            raise invalid("tools are not supported")
+        if self.suffix:
+            raise invalid("suffix is not supported")
+        if self.response_format is not None and self.response_format.get("type") != "text":
+            raise invalid("response_format may be text only")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class ChatBody(GenerationBody, frozen=True, kw_only=True):
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=1024)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Logprobs | None = None
+
+
+class CompletionBody(GenerationBody, frozen=True, kw_only=True):
+    prompt: Text | Annotated[list[Text], Meta(min_length=1, max_length=1)]
+    logprobs: Logprobs | None = None
+    echo: bool | None = None
+
+
+class EmbeddingsBody(msgspec.Struct, frozen=True):
+    model: Text
+    input: Text | Annotated[list[Any], Meta(min_length=1, max_length=1 << 14)]
+    """A text or its token ids, or a list of either."""
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+def inputs_of(body: EmbeddingsBody) -> list[str | list[int]]:
+    """The inputs, each a text or token ids. Raises HttpError."""
+    given = body.input
+    if isinstance(given, str):
+        return [given]
+    if all(type(each) is int for each in given):
+        return [given]
+    if len(given) > MAX_INPUTS:
+        raise invalid(f"{len(given)} inputs, limit {MAX_INPUTS}")
+    for each in given:
+        if not isinstance(each, str) and not (
+            isinstance(each, list) and all(type(token) is int for token in each)
+        ):
+            raise invalid("input may be a text, token ids, or a list of either")
+    return given
+
+
+def plain_messages(messages: list[ChatMessage]) -> list[dict[str, str]]:
+    """Content as one text each, which chat templates take."""
+    return [
+        {"role": message.role, "content": text_of(message.content)}  # templates know no more
+        for message in messages
+    ]
+
+
+def text_of(content: str | list[TextPart]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

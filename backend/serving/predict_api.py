@@ -1,0 +1,199 @@
+"""/v1/predict and /v1/model: JSON, raw tensors, .npy and safetensors in; the same or JSON out."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from backend.errors import ArchiveError, InputError
+from backend.formats.tensors import Array, pack_tensors, unpack_tensors
+from backend.serving.host import ModelHost, Resident
+from backend.serving.http import OCTETS, Call, Reply, decode_json, json_reply
+from backend.serving.messages import TensorSpec
+from backend.serving.tensor_body import MAX_DIMENSIONS, unpack_body
+from backend.serving.tensors_in import all_fitted, from_json
+
+NPY = b"application/x-npy"
+SAFETENSORS = b"application/vnd.safetensors"
+_NPY_MAGIC = b"\x93NUMPY"
+_MAX_NPY_HEADER = 1 << 16
+
+
+class PredictBody(msgspec.Struct, frozen=True):
+    """``inputs``: nested lists for a model with one input, else an object of them by name."""
+
+    inputs: Any
+    model: str | None = None
+
+
+_PREDICT = msgspec.json.Decoder(PredictBody)
+
+
+class PredictApi:
+    def __init__(self, host: ModelHost) -> None:
+        self._host = host
+
+    async def predict(self, call: Call) -> Reply:
+        kind = call.content_type
+        if kind in (OCTETS, NPY, SAFETENSORS):
+            return await self._predict_binary(call, kind)
+        body = decode_json(call.body, _PREDICT)
+        name = body.model or _chosen(call) or self._host.default
+        outputs = await self._host.predict(
+            name, lambda resident: _given(body.inputs, resident), call.deadline
+        )
+        accepted = call.headers.get(b"accept", b"")
+        if accepted in (NPY, SAFETENSORS, OCTETS):
+            return _binary_reply(outputs, accepted)
+        lists = {output: array.tolist() for output, array in outputs.items()}
+        return json_reply({"model": name, "outputs": lists})
+
+    async def _predict_binary(self, call: Call, kind: bytes) -> Reply:
+        name = _chosen(call) or self._host.default
+
+        def make(resident: Resident) -> dict[str, Array]:
+            specs = resident.runtime.inputs
+            return all_fitted(_read_body(call, kind, specs), specs)
+
+        return _binary_reply(await self._host.predict(name, make, call.deadline), kind)
+
+    async def describe(self, call: Call) -> Reply:
+        name = call.parameters.get("model") or _chosen(call) or self._host.default
+        async with self._host.use(name, call.deadline) as resident:
+            return json_reply(description(name, resident))
+
+
+def description(name: str, resident: Resident) -> dict[str, Any]:
+    facts = resident.runtime.facts
+    return {
+        "name": name,
+        "format": facts.format,
+        "runtime": facts.runtime,
+        "devices": facts.devices,
+        "size_bytes": facts.size_bytes,
+        "context_tokens": facts.context_tokens,
+        "inputs": resident.runtime.inputs,
+        "outputs": resident.runtime.outputs,
+        "can": abilities(resident),
+    }
+
+
+def abilities(resident: Resident) -> list[str]:
+    can = []
+    if resident.runtime.inputs:
+        can.append("predict")
+    if resident.encoder is not None:
+        can.append("embed")
+    if resident.generations is not None:
+        can.append("complete")
+        if getattr(resident.generations.generator, "has_chat", False):
+            can.append("chat")
+    return can
+
+
+def _chosen(call: Call) -> str | None:
+    name = call.headers.get(b"x-model")
+    return None if name is None else name.decode("latin-1")
+
+
+def _given(inputs: Any, resident: Resident) -> dict[str, Array]:
+    specs = resident.runtime.inputs
+    if isinstance(inputs, dict):
+        by_name = {spec.name: spec for spec in specs}
+        if inputs.keys() != by_name.keys():
+            found = ", ".join(map(str, inputs))[:200]
+            raise InputError(f"inputs {found}, the model takes {', '.join(by_name) or 'no tensors'}")
+        return {name: from_json(inputs[name], spec) for name, spec in by_name.items()}
+    return {_only(specs).name: from_json(inputs, _only(specs))}
+
+
+def _only(specs: tuple[TensorSpec, ...]) -> TensorSpec:
+    if len(specs) != 1:
+        names = ", ".join(spec.name for spec in specs) or "no tensors"
+        raise InputError(f"the model takes {names}: give an object with each of them")
+    return specs[0]
+
+
+def _read_body(call: Call, kind: bytes, specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    """Raises InputError."""
+    if kind == SAFETENSORS:
+        try:
+            return dict(unpack_tensors(call.body))
+        except ArchiveError as error:
+            raise InputError(str(error)) from error
+    spec = _only(specs)
+    if kind == NPY:
+        return {spec.name: read_npy(call.body)}
+    dtype = call.headers.get(b"x-dtype", spec.dtype.encode()).decode("latin-1")
+    shape = _shape(call.headers.get(b"x-shape"), spec, len(call.body), dtype)
+    return unpack_body((TensorSpec(spec.name, dtype, shape),), call.body)
+
+
+def _shape(header: bytes | None, spec: TensorSpec, size: int, dtype: str) -> tuple[int, ...]:
+    """As X-Shape says; without it as many rows as there are. Raises InputError."""
+    if header is not None:
+        try:
+            shape = tuple(int(part) for part in header.split(b","))
+        except ValueError:
+            raise InputError(f"X-Shape {header[:80]!r}, allowed is such as 1,28,28") from None
+        if len(shape) > MAX_DIMENSIONS:
+            raise InputError(f"X-Shape of {len(shape)} dimensions, limit {MAX_DIMENSIONS}")
+        return shape
+    row = 1
+    for length in spec.shape[1:]:
+        row *= length
+    if row <= 0 or spec.shape[:1] != (-1,) or dtype != spec.dtype:
+        raise InputError("the shape of this input is not fixed: give it as X-Shape")
+    return (size // (row * np.dtype(dtype).itemsize), *spec.shape[1:])
+
+
+def read_npy(data: bytes) -> Array:
+    """An array of a .npy file: numbers only, never an object. Raises InputError."""
+    if not data.startswith(_NPY_MAGIC) or len(data) < 12 or data[6] not in (1, 2, 3):
+        raise InputError("the body is no .npy file")
+    wide = data[6] >= 2
+    begin = 12 if wide else 10
+    length = int.from_bytes(data[8:begin], "little")
+    if length > min(_MAX_NPY_HEADER, len(data) - begin):
+        raise InputError(f".npy header of {length} bytes, limit {min(_MAX_NPY_HEADER, len(data) - begin)}")
+    try:
+        header = ast.literal_eval(data[begin : begin + length].decode("latin-1"))
+        descriptor, in_columns, shape = header["descr"], header["fortran_order"], header["shape"]
+        dtype = np.dtype(descriptor) if isinstance(descriptor, str) and len(descriptor) < 16 else None
+        shape = tuple(int(size) for size in shape)
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
+        raise InputError(f".npy header: {str(error)[:200]}") from error
+    if dtype is None or dtype.kind not in "biuf":
+        raise InputError(f".npy of {str(descriptor)[:40]}, allowed are numbers")
+    flat = shape[::-1] if in_columns else shape
+    spec = TensorSpec("array", dtype.name, flat)
+    array = unpack_body((spec,), memoryview(data)[begin + length :])["array"]
+    if dtype.byteorder == ">":
+        array = array.view(array.dtype.newbyteorder(">")).astype(dtype.newbyteorder("<"))
+    return array.T if in_columns else array
+
+
+def write_npy(array: Array) -> bytes:
+    header = repr({"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}).encode()
+    padded = header + b" " * (-(len(header) + 11) % 64) + b"\n"
+    return _NPY_MAGIC + b"\x01\x00" + len(padded).to_bytes(2, "little") + padded + array.tobytes()
+
+
+def _binary_reply(outputs: dict[str, Array], kind: bytes) -> Reply:
+    """Of several outputs, raw and .npy hold the first; safetensors holds all."""
+    if kind == SAFETENSORS:
+        return Reply(pack_tensors(outputs), SAFETENSORS)
+    name, array = next(iter(outputs.items()))
+    array = np.ascontiguousarray(array)
+    if kind == NPY:
+        return Reply(write_npy(array), NPY)
+    shape = ",".join(map(str, array.shape)).encode()
+    about = ((b"x-shape", shape), (b"x-dtype", array.dtype.name.encode()), (b"x-output", _safe(name)))
+    return Reply(array.tobytes(), OCTETS, headers=about)
+
+
+def _safe(name: str) -> bytes:
+    return "".join(char if " " <= char <= "~" else "?" for char in name).encode()

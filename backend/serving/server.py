@@ -1,0 +1,200 @@
+"""uvicorn in a worker's thread, on a socket that listens already. Bounds what uvicorn does not.
+
+Nothing is logged: a body, a prompt or a key never reaches a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from backend.runtime.base import Runtime
+from backend.serving.admission import Admission
+from backend.serving.app import Application
+from backend.serving.host import ModelHost
+from backend.serving.keys import Gatekeeper
+from backend.serving.messages import ApiKey, Serve, ServedModel
+from backend.serving.predict_api import abilities
+from backend.serving.routes import all_routes
+
+MAX_HEAD_BYTES = 64 << 10
+HEAD_TIMEOUT_S = 10.0
+KEEP_ALIVE_S = 30
+_SWEEP_EVERY_S = 0.25
+_BACKLOG = 1024
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes a connection whose request head is too long, or too long in coming."""
+
+    _head_bytes = 0
+    _in_body = False
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_body:
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_body and self._head_bytes > MAX_HEAD_BYTES:
+            self._give_up()
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        self._forget_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_body = False
+        self._head_bytes = 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_timer()
+        super().connection_lost(exc)
+
+    def _forget_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    """Tells when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+
+class ModelServer:
+    """Made in the main thread, before the process is closed; ``run`` in a thread of its own."""
+
+    def __init__(self, listener: socket.socket, directory: Path) -> None:
+        self._listener = listener
+        self._directory = directory
+        # The loop's wake-up sockets must exist before the sandbox denies them.
+        self._loop = _new_loop()
+        self._host: ModelHost | None = None
+        self._gatekeeper = Gatekeeper(())
+        self._server: uvicorn.Server | None = None
+        self._app: Application | None = None
+
+    def start(
+        self,
+        order: Serve,
+        load: Callable[[ServedModel], Runtime],
+        on_ready: Callable[[tuple[str, ...]], None],
+        on_failure: Callable[[Exception], None],
+        on_stopped: Callable[[int], None],
+    ) -> None:
+        """Once. Exactly one of ``on_ready`` and ``on_failure`` is called, from the server's thread."""
+
+        def run() -> None:
+            asyncio.set_event_loop(self._loop)
+            try:
+                unanswered = self._loop.run_until_complete(self._serve(order, load, on_ready))
+            except Exception as error:
+                on_failure(error)
+            else:
+                on_stopped(unanswered)
+
+        threading.Thread(target=run, name="http", daemon=True).start()
+
+    def set_keys(self, keys: tuple[ApiKey, ...]) -> None:
+        self._loop.call_soon_threadsafe(self._gatekeeper.replace, keys)
+
+    def stop(self, grace_s: float) -> None:
+        def ask() -> None:
+            if self._server is not None:
+                self._server.config.timeout_graceful_shutdown = max(1, round(grace_s))
+                self._server.should_exit = True
+
+        self._loop.call_soon_threadsafe(ask)
+
+    def stalled_s(self) -> float:
+        """How long the step that runs has been running; for another thread."""
+        return 0.0 if self._host is None else self._host.stalled_s(time.monotonic())
+
+    async def _serve(
+        self,
+        order: Serve,
+        load: Callable[[ServedModel], Runtime],
+        on_ready: Callable[[tuple[str, ...]], None],
+    ) -> int:
+        self._gatekeeper.replace(order.keys)
+        host = self._host = ModelHost(order.models, order.limits, self._directory, load)
+        lines = await _load_first(host)
+        admission = Admission(order.hosts, self._gatekeeper, order.needs_key)
+        app = self._app = Application(host, admission)
+        app.route(all_routes(host, app.refused, order.needs_key))
+        server = self._server = _Server(_config(app, order.limits.connections), lambda: on_ready(lines))
+        sweeping = asyncio.ensure_future(_sweep(host))
+        try:
+            await server.serve(sockets=[self._listener])
+        finally:
+            sweeping.cancel()
+        return app.in_flight
+
+
+async def _load_first(host: ModelHost) -> tuple[str, ...]:
+    """The first model, so that a broken one is told at once; a line about it. Raises HttpError."""
+    deadline = time.monotonic() + host.limits.timeout_s
+    async with host.use(host.default, deadline) as resident:
+        facts = resident.runtime.facts
+        what = ", ".join(abilities(resident))
+        where = ", ".join(facts.devices)
+        return (f"{host.default}: {facts.format} through {facts.runtime} on {where}; can {what}",)
+
+
+async def _sweep(host: ModelHost) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY_S)
+        host.sweep(time.monotonic())
+
+
+def _config(app: Application, connections: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        interface="asgi3",
+        backlog=_BACKLOG,
+        limit_concurrency=connections,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
