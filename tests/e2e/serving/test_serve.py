@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 import trio
 
+from backend.graph import Node
+from backend.runtime.base import load_model
 from backend.workers.model_server import ModelFile, ServerListener, ServerPlan, SupervisedServer, bind
 from backend.workers.supervisor import PoolConfig
 from tests.e2e.serving.servers import Running, endless_onnx, greedy_onnx, linear_onnx, serving
+from tests.unit.backend.model_files import OUT, chain, door, save
 
 pytestmark = pytest.mark.e2e
 ROW = {"inputs": [[1, 2, 3]]}
@@ -131,8 +134,7 @@ def test_ctrl_c_answers_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> N
         with socket.create_connection((host, int(port)), timeout=30) as connection:
             head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:5])
-            while not server.ask("/metrics")[0]:
-                pass
+            server.ask("/health")  # by then the request before it has been begun
             server.process.send_signal(signal.SIGINT)
             connection.sendall(body[5:])
             assert b"22.0" in connection.recv(65536)
@@ -218,6 +220,20 @@ def test_beyond_loopback_only_with_a_key_which_can_be_taken_back(tmp_path: Path)
         deadline = time.monotonic() + 30
         while status_of(server, "/v1/predict", ROW, authorization=f"Bearer {key}")[0] != 401:
             assert time.monotonic() < deadline, "a revoked key still works"
+
+
+def test_a_cyxmodel_answers_beside_an_onnx_model(tmp_path: Path) -> None:
+    graph = chain(door(3), Node("dense", "Dense", 1, {"units": 2}), OUT)
+    own = save(tmp_path / "net.cyxmodel", graph)
+    linear_onnx(tmp_path / "linear.onnx")
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    expected = load_model(own, "cpu").run({"input": x})["output"]
+    with serving(tmp_path / "data", str(own), str(tmp_path / "linear.onnx")) as server:
+        answer, _ = server.ask("/v1/predict", {"inputs": x.tolist()})
+        assert np.allclose(answer["outputs"]["output"], expected, atol=1e-6)
+        other, _ = server.ask("/v1/predict", ROW, x_model="linear")
+        assert other["outputs"]["logits"] == LOGITS
+        assert [model["id"] for model in server.ask("/v1/models")[0]["data"]] == ["net", "linear"]
 
 
 def test_what_cannot_be_served_is_said_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""Models of text behind the clients that people use: openai, unmodified, and what llama.cpp says itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import real_models
+
+from tests.e2e.serving.servers import Running, serving
+
+pytestmark = pytest.mark.e2e
+QUESTION: Any = [{"role": "user", "content": "Name a colour."}]
+GGUF, MINILM = "smollm2-135m", "minilm"
+
+
+def real_model(folder: str) -> Path:
+    path = real_models.find_model(folder)
+    if path is None:
+        pytest.skip(f"model {folder} is not here: scripts/test fetches it")
+    return path
+
+
+@pytest.fixture(scope="module")
+def smollm(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    if importlib.util.find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed: scripts/llama_cpp compiles it")
+    path = real_model(GGUF) / f"{GGUF}.gguf"
+    with serving(tmp_path_factory.mktemp("gguf"), str(path), "--context", "512") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with serving(tmp_path_factory.mktemp("onnx"), str(real_model(MINILM))) as server:
+        yield server
+
+
+def client(server: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+
+
+def test_a_conversation_is_what_llama_cpp_makes_of_it(smollm: Running) -> None:
+    import llama_cpp
+
+    path = real_model(GGUF) / f"{GGUF}.gguf"
+    reference = llama_cpp.Llama(str(path), n_ctx=512, n_threads=1, verbose=False)
+    expected = reference.create_chat_completion(QUESTION, max_tokens=12, temperature=0)["choices"][0]
+    answer = client(smollm).chat.completions.create(
+        model=GGUF, messages=QUESTION, max_tokens=12, temperature=0, logprobs=True, top_logprobs=2
+    )
+    choice = answer.choices[0]
+    assert choice.message.content == expected["message"]["content"]
+    assert choice.finish_reason == expected["finish_reason"]
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    told = choice.logprobs.content
+    assert len(told) == answer.usage.completion_tokens
+    assert "".join(each.token for each in told).startswith(choice.message.content or "?")
+    assert all(each.logprob == each.top_logprobs[0].logprob <= 0 for each in told), (
+        "greedy takes the likeliest"
+    )
+
+
+def test_a_stream_brings_the_same_text_piece_by_piece(smollm: Running) -> None:
+    order: Any = {"model": GGUF, "messages": QUESTION, "max_tokens": 12, "seed": 5, "temperature": 0.9}
+    whole = client(smollm).chat.completions.create(**order)
+    chunks = list(
+        client(smollm).chat.completions.create(**order, stream=True, stream_options={"include_usage": True})
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert len([piece for piece in pieces if piece]) > 3
+    assert "".join(pieces) == whole.choices[0].message.content, "one seed, one text"
+    assert chunks[-1].usage == whole.usage
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+
+
+def test_a_completion_ends_before_its_stop_sequence(smollm: Running) -> None:
+    answer = client(smollm).completions.create(
+        model=GGUF, prompt="1 2 3 4", max_tokens=20, temperature=0, stop=[" 8"], logprobs=1
+    )
+    assert answer.choices[0].text == " 5 6 7"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].logprobs is not None
+    assert (answer.choices[0].logprobs.tokens or [])[:2] == [" ", "5"]
+
+
+def test_other_seeds_give_other_texts(smollm: Running) -> None:
+    texts = {
+        client(smollm)
+        .completions.create(model=GGUF, prompt="Once upon a time", max_tokens=8, temperature=1.5, seed=seed)
+        .choices[0]
+        .text
+        for seed in range(4)
+    }
+    assert len(texts) > 1
+
+
+def test_whoever_leaves_a_stream_frees_the_model(smollm: Running) -> None:
+    stream = client(smollm).completions.create(
+        model=GGUF, prompt="Tell a story.", max_tokens=480, stream=True
+    )
+    next(iter(stream))
+    stream.close()
+    answer = client(smollm).completions.create(model=GGUF, prompt="2 + 2 =", max_tokens=2, timeout=20)
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_generations_take_turns(smollm: Running) -> None:
+    texts: list[str] = []
+
+    def work() -> None:
+        answer = client(smollm).completions.create(model=GGUF, prompt="1 2 3 4", max_tokens=4, temperature=0)
+        texts.append(answer.choices[0].text)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == [" 5 6"] * 4
+    assert b"cyxwiz_generated_tokens_total" in smollm.ask("/metrics")[0]
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        ({"messages": []}, "length"),
+        ({"messages": QUESTION, "n": 2}, "one answer"),
+        ({"messages": QUESTION, "temperature": 3}, "<= 2"),
+        ({"messages": [{"role": "user", "content": "word " * 600}]}, "tokens, allowed are 1 to 511"),
+        ({"messages": QUESTION, "tools": [{"type": "function"}]}, "tools"),
+        ({"messages": [{"role": "emperor", "content": "x"}]}, "emperor"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_openais_words(smollm: Running, order: Any, says: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=says):
+        client(smollm).chat.completions.create(model=GGUF, **order)
+
+
+def test_an_unknown_model_is_not_found(smollm: Running) -> None:
+    assert [model.id for model in client(smollm).models.list()] == [GGUF]
+    with pytest.raises(openai.NotFoundError):
+        client(smollm).chat.completions.create(model="gpt-9", messages=QUESTION)
+    with pytest.raises(openai.BadRequestError, match="no embeddings"):
+        client(smollm).embeddings.create(model=GGUF, input="x")
+
+
+def test_embeddings_put_like_texts_close(minilm: Running) -> None:
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The stock market fell today."]
+    answer = client(minilm).embeddings.create(model="minilm", input=texts)
+    cat, kitten, market = (np.array(each.embedding) for each in answer.data)
+    assert cat.shape == (384,)
+    assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-5)
+    assert cat @ kitten > 0.6 > 0.3 > cat @ market
+    assert answer.usage.prompt_tokens > 15
+
+
+def test_embeddings_are_those_of_onnxruntime_and_the_tokenizer(minilm: Running) -> None:
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    folder = real_model(MINILM)
+    text = "The same text, however long it is, gives the same vector."
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids.no_padding()
+    row = np.array([ids.encode(text).ids], np.int64)
+    session = onnxruntime.InferenceSession(
+        (folder / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    inputs = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
+    mean = session.run(None, inputs)[0][0].mean(0)
+    found = np.array(
+        client(minilm).embeddings.create(model="minilm", input=[row[0].tolist()]).data[0].embedding
+    )
+    # Its int8 steps depend on what a row is padded with.
+    assert found @ (mean / np.linalg.norm(mean)) > 0.99
