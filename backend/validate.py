@@ -46,13 +46,18 @@ MAX_FIXES = 50
 
 
 def diagnose(
-    graph: Graph, data: DataFacts | None = None, *, for_training: bool = True
+    graph: Graph,
+    data: DataFacts | None = None,
+    *,
+    for_training: bool = True,
+    shapes: Shapes | None = None,
 ) -> tuple[Diagnostic, ...]:
     """All that is wrong, in document order; empty if the graph can be trained (on ``data``, if given).
 
     Without ``for_training`` it only has to be a model: dataset, loss and optimizer may be missing.
+    ``shapes``: the graph's own, for those who have worked them out already.
     """
-    shapes = infer_shapes(graph)
+    shapes = infer_shapes(graph) if shapes is None else shapes
     budget = _Budget()
     found = [*_check_wiring(graph, shapes, budget, 0), *_check_model(graph)]
     found = [*_with_score_fixes(found, graph, shapes, budget)]

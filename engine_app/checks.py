@@ -21,11 +21,12 @@ class BackendChecks:
         from backend.errors import BackendError
         from backend.estimate import estimate
         from backend.readers import convert
-        from backend.serialize import dump_graph, graph_hash, load_graph
+        from backend.serialize import dump_graph, graph_hash
         from backend.validate import Severity, diagnose
+        from engine_app.document.lowering import load_lowered
 
         try:
-            document = load_graph(graph)
+            document = load_lowered(graph)
             facts = convert(data, workspace / DATA_FILE)
             errors = [item for item in diagnose(document, facts) if item.severity is Severity.ERROR]
             if errors:

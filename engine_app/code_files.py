@@ -23,13 +23,14 @@ from backend.serialize import dump_graph, load_graph
 from backend.shapes import infer_shapes
 from backend.validate import Severity, diagnose
 from backend.workers.supervisor import PoolConfig, open_pool
+from engine_app.document.lowering import load_lowered
 from engine_app.entry import CommandError, report
 from p2p.logs import configure_logging
 
 
 def write_code(graph: Path, output: Path, training: bool) -> None:
     try:
-        document = load_graph(graph.read_bytes())
+        document = load_lowered(graph.read_bytes())
         source = training_source(document) if training else model_source(document)
         replace_text(output, source)
     except (BackendError, OSError) as error:

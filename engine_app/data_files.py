@@ -87,9 +87,9 @@ def _parts(source: DataSource, graph: Path) -> Parts:
 
     from backend.datasets import split
     from backend.pipeline import read_pipeline
-    from backend.serialize import load_graph
+    from engine_app.document.lowering import load_lowered
 
-    pipeline = read_pipeline(load_graph(graph.read_bytes()))
+    pipeline = read_pipeline(load_lowered(graph.read_bytes()))
     targets = np.concatenate([y for _, y in source.blocks()])
     _, validation, test = pipeline.split_sizes(len(targets))
     found = split(targets, validation, test, pipeline.split_seed, stratified=pipeline.stratified)

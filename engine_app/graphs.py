@@ -13,8 +13,9 @@ from backend.errors import BackendError
 from backend.estimate import ASSUMED_FLOPS_PER_S, estimate, training_seconds
 from backend.facts import DataFacts
 from backend.graph import Graph
-from backend.serialize import graph_hash, load_graph
+from backend.serialize import graph_hash
 from backend.validate import Diagnostic, diagnose, has_errors
+from engine_app.document.lowering import load_lowered
 from engine_app.entry import CommandError, report
 from engine_app.plain import plain
 from engine_app.show import print_json
@@ -23,7 +24,7 @@ from engine_app.show import print_json
 def check_graph(path: Path, data: Path | None, measure: str | None, as_json: bool) -> None:
     """Ends with status 1 if the graph has errors. ``measure`` is the device to time it on."""
     try:
-        graph = load_graph(path.read_bytes())
+        graph = load_lowered(path.read_bytes())
     except (BackendError, OSError) as error:
         report(CommandError(f"{path.name}: {error}"))
     try:

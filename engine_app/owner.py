@@ -33,10 +33,10 @@ class BackendOwner:
     def open_samples(self, graph: bytes, data: Path) -> OwnedSamples:
         from backend.pipeline import read_pipeline
         from backend.samples import open_samples
-        from backend.serialize import load_graph
+        from engine_app.document.lowering import load_lowered
 
         try:
-            pipeline = read_pipeline(load_graph(graph))
+            pipeline = read_pipeline(load_lowered(graph))
             return _Samples(open_samples(data, pipeline), pipeline.normalization, pipeline.epochs)
         except BackendError as error:
             raise JobRefusedError(str(error)) from error

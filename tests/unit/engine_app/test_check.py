@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -34,3 +35,13 @@ def test_a_program_gets_the_edits_and_where_they_apply(tmp_path: Path) -> None:
     (wrong,) = [each for each in found if each["inside"]]
     assert (wrong["node"], wrong["inside"], wrong["edits_inside"]) == ("node", ["look"], ["node"])
     assert wrong["edits"] == [{"edit": "ChangeParameter", "node": "look", "name": "heads", "value": 2}]
+
+
+def test_a_bypassed_node_is_not_part_of_what_is_checked(tmp_path: Path) -> None:
+    graph: Graph = graph_of(Case("SelfAttention", {"heads": 3}, ((5, 8),)))
+    bypassed = [replace(n, extra={"mode": "bypass"}) if n.type == "SelfAttention" else n for n in graph.nodes]
+    path = tmp_path / "graph.json"
+    path.write_bytes(dump_graph(replace(graph, nodes=tuple(bypassed))))
+    found = json.loads(CliRunner().invoke(main, ["check", "--json", str(path)]).output)
+    assert found["nodes"] == len(graph.nodes) - 1
+    assert not [each for each in found["diagnostics"] if "heads" in each["text"]]
