@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from engine_app.app_cli import app, open_window_or_help
 from engine_app.code_cli import code, import_code
 from engine_app.data_cli import DATA, data
 from engine_app.export_cli import export
@@ -56,7 +57,9 @@ def _data_dir(context: click.Context, _parameter: click.Parameter, value: str | 
         context.obj = value
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
+)
 @click.option(
     "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version."
 )
@@ -65,8 +68,11 @@ def _data_dir(context: click.Context, _parameter: click.Parameter, value: str | 
 def main(context: click.Context, data_dir: str | None) -> None:
     """Train a neural network on a stranger's device and pay only for proven work."""
     context.obj = data_dir
+    if context.invoked_subcommand is None:
+        open_window_or_help(context)
 
 
+main.add_command(app)
 main.add_command(data)
 main.add_command(serve)
 main.add_command(keys)

@@ -1,4 +1,8 @@
-"""What holds other widgets: text that wraps, rows and columns as high as what is in them, panels."""
+"""What holds other widgets: text that wraps, rows and columns as high as what is in them, panels.
+
+Whoever arranges children when its size changes reckons from x, y, width and height: Kivy's right,
+top and centre may still be those of before.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +70,7 @@ class Row(BoxLayout):
         options.setdefault("size_hint_y", None)
         super().__init__(spacing=look.px(gap), padding=_padding(look, pad), **options)
         if self.size_hint_y is None and "height" not in options:
+            self.height = self.minimum_height
             self.bind(minimum_height=self.setter("height"))
 
 
@@ -76,6 +81,7 @@ class Column(BoxLayout):
         options.setdefault("size_hint_y", None)
         super().__init__(orientation="vertical", spacing=look.px(gap), padding=_padding(look, pad), **options)
         if self.size_hint_y is None:
+            self.height = self.minimum_height
             self.bind(minimum_height=self.setter("height"))
 
 
@@ -135,7 +141,7 @@ class Panel(Column):
     def __init__(self, look: Look, **options: Any) -> None:
         options.setdefault("gap", 0)
         super().__init__(look, size_hint_y=1, **options)
-        paint(self, look.palette.surface)
+        self.ground = paint(self, look.palette.surface)
 
 
 class Line(Widget):

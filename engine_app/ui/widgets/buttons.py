@@ -40,7 +40,7 @@ def _colours(look: Look, kind: Kind) -> tuple[Colour, Colour]:
     }[kind]
 
 
-class _Grounded(Pressable):
+class Grounded(Pressable):
     """Draws its ground, darker while it is down, and fainter while it is disabled."""
 
     def __init__(
@@ -67,7 +67,7 @@ class _Grounded(Pressable):
         self.opacity = 0.4 if self.disabled else 1
 
 
-class PushButton(_Grounded):
+class PushButton(Grounded):
     """Not called Button: Kivy styles its own widgets by the names of their classes.
 
     A word or two, with an icon before it where there is one; as wide as that needs."""
@@ -108,15 +108,15 @@ class PushButton(_Grounded):
         return float(self._label.texture_size[0] + icon)
 
     def _arrange(self, *_: Any) -> None:
-        left = self.center_x - self._inner() / 2
+        left = (self.x + self.width / 2) - self._inner() / 2
         self._label.width = self._label.texture_size[0]
         if self._icon:
-            self._icon.move(left + self.look.px(10), self.center_y)
+            self._icon.move(left + self.look.px(10), (self.y + self.height / 2))
             left += self.look.px(20 + theme.STEP)
-        self._label.pos = (left, self.center_y - self._label.height / 2)
+        self._label.pos = (left, (self.y + self.height / 2) - self._label.height / 2)
 
 
-class IconButton(_Grounded):
+class IconButton(Grounded):
     """Says what it is for while it is held."""
 
     icon = StringProperty("")
@@ -137,7 +137,7 @@ class IconButton(_Grounded):
         self._arrange()
 
     def _arrange(self, *_: Any) -> None:
-        self._drawn.move(*self.center)
+        self._drawn.move(self.x + self.width / 2, self.y + self.height / 2)
 
 
 class Toggle(Pressable):
@@ -166,12 +166,15 @@ class Toggle(Pressable):
         self._track_colour.rgba = palette.accent if self.is_on else palette.border
         self._knob_colour.rgba = palette.on_accent if self.is_on else palette.surface
         self._track.size = (px(48), px(28))
-        self._track.pos = (self.center_x - px(24), self.center_y - px(14))
+        self._track.pos = ((self.x + self.width / 2) - px(24), (self.y + self.height / 2) - px(14))
         self._knob.size = (px(20), px(20))
-        self._knob.pos = (self.center_x + (px(0) if self.is_on else -px(20)), self.center_y - px(10))
+        self._knob.pos = (
+            (self.x + self.width / 2) + (px(0) if self.is_on else -px(20)),
+            (self.y + self.height / 2) - px(10),
+        )
 
 
-class _Segment(_Grounded):
+class _Segment(Grounded):
     def __init__(self, look: Look, text: str, action: Callable[[], Any]) -> None:
         super().__init__(look, faded(look.palette.pressed, 0), action)
         self._label = Text(look, text, theme.STRONG, align="center", lines=1)
@@ -221,7 +224,7 @@ class Segments(BoxLayout):
             segment.choose(value == self.value)
 
 
-class ListRow(_Grounded):
+class ListRow(Grounded):
     """A line or two, with a mark of colour or an icon before them and a figure behind them."""
 
     def __init__(
@@ -270,18 +273,18 @@ class ListRow(_Grounded):
         left = self.x + px(theme.MEDIUM)
         if self._mark is not None:
             self._mark.size = (px(4), self.height - px(theme.LARGE))
-            self._mark.pos = (left, self.center_y - self._mark.size[1] / 2)
+            self._mark.pos = (left, (self.y + self.height / 2) - self._mark.size[1] / 2)
             left += px(4 + theme.MEDIUM)
         if self._icon is not None:
-            self._icon.move(left + px(10), self.center_y)
+            self._icon.move(left + px(10), (self.y + self.height / 2))
             left += px(20 + theme.MEDIUM)
-        right = self.right - px(theme.MEDIUM)
+        right = (self.x + self.width) - px(theme.MEDIUM)
         if self._figure.text:
             self._figure.width = min(px(132), (right - left) * 0.45)
-            self._figure.right, self._figure.center_y = right, self.center_y
+            self._figure.right, self._figure.center_y = right, (self.y + self.height / 2)
             right = self._figure.x - px(theme.STEP)
         high = self._text.height + (self._note.height if self._note else 0)
-        top = self.center_y + high / 2
+        top = (self.y + self.height / 2) + high / 2
         for label in filter(None, (self._text, self._note)):
             label.width = max(1, right - left)
             label.x, label.top = left, top

@@ -260,11 +260,11 @@ class RangeSlider(Pressable):
         left, wide = self.x + px(12), max(1.0, self.width - px(24))
         share = (self.value - self._low) / ((self._high - self._low) or 1)
         share = min(max(share, 0), 1)
-        self._track.pos, self._track.size = (left, self.center_y - px(2)), (wide, px(4))
+        self._track.pos, self._track.size = (left, (self.y + self.height / 2) - px(2)), (wide, px(4))
         self._filled.pos, self._filled.size = self._track.pos, (max(1, wide * share), px(4))
         radius = px(11 if self.is_down else 9)
         self._knob.size = (2 * radius, 2 * radius)
-        self._knob.pos = (left + wide * share - radius, self.center_y - radius)
+        self._knob.pos = (left + wide * share - radius, (self.y + self.height / 2) - radius)
 
     def _at(self, x: float) -> float:
         share = (x - self.x - self.look.px(12)) / max(1.0, self.width - self.look.px(24))
@@ -347,9 +347,9 @@ class Choice(Pressable):
 
     def _arrange(self, *_: Any) -> None:
         px = self.look.px
-        self._label.x, self._label.center_y = self.x + px(theme.MEDIUM), self.center_y
+        self._label.x, self._label.center_y = self.x + px(theme.MEDIUM), (self.y + self.height / 2)
         self._label.width = max(1, self.width - px(52))
-        self._icon.move(self.right - px(22), self.center_y)
+        self._icon.move((self.x + self.width) - px(22), (self.y + self.height / 2))
 
 
 def doubled(value: float, way: int) -> float:

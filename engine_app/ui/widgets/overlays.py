@@ -18,7 +18,7 @@ from kivy.uix.widget import Widget
 
 from engine_app.ui import theme
 from engine_app.ui.theme import Look
-from engine_app.ui.widgets.box import Column, Gap, Row, Text, paint
+from engine_app.ui.widgets.box import Column, Gap, Panel, Row, Text, paint
 from engine_app.ui.widgets.buttons import IconButton, Kind, ListRow, PushButton
 from engine_app.ui.widgets.focus import FocusRing
 from engine_app.ui.widgets.press import is_main
@@ -60,6 +60,8 @@ class Sheet(FloatLayout):
         self._body = body
         self._scroll = None
         if fills:
+            if isinstance(body, Panel):
+                body.ground.a = 0  # the sheet has one, with round corners
             self.box.add_widget(body)
         else:
             self._scroll = Scroll(look, body, size_hint_y=None)
@@ -85,12 +87,12 @@ class Sheet(FloatLayout):
             self._body.size_hint_y, self._body.height = None, content
         self.box.height = head + content
         x = (
-            self.right - self.box.width - margin
+            (self.x + self.width) - self.box.width - margin
             if self._place == "right"
-            else self.center_x - self.box.width / 2
+            else (self.x + self.width / 2) - self.box.width / 2
         )
-        y = {"bottom": self.y + margin, "right": self.top - self.box.height - margin}.get(
-            self._place, self.center_y - self.box.height / 2
+        y = {"bottom": self.y + margin, "right": (self.y + self.height) - self.box.height - margin}.get(
+            self._place, (self.y + self.height / 2) - self.box.height / 2
         )
         self.box.pos = (x, y)
 
@@ -120,8 +122,18 @@ class Host(FloatLayout):
         self._content: Widget | None = None
         self._sheets: list[tuple[Sheet, Callable[[], Any]]] = []
         self._toast: Widget | None = None
+        self.message = ""
+        """What is told just now."""
         self._tip: Widget | None = None
-        paint(self, look.palette.canvas)
+        self._ground = paint(self, look.palette.canvas)
+
+    def set_look(self, look: Look) -> None:
+        """For what is made from now on."""
+        self.look = look
+        self._ground.rgba = look.palette.canvas
+        while self._sheets:
+            self.close()
+        self.close_toast()
 
     @property
     def is_wide(self) -> bool:
@@ -232,10 +244,15 @@ class Host(FloatLayout):
         close.pos_hint = {"center_y": 0.5}
         row.add_widget(close)
         lift = theme.BAR + theme.HUGE if not self.is_wide else theme.HUGE
-        row.bind(size=lambda *_: setattr(row, "pos", (self.center_x - row.width / 2, self.y + look.px(lift))))
-        row.pos = (self.center_x - row.width / 2, self.y + look.px(lift))
+        row.bind(
+            size=lambda *_: setattr(
+                row, "pos", ((self.x + self.width / 2) - row.width / 2, self.y + look.px(lift))
+            )
+        )
+        row.pos = ((self.x + self.width / 2) - row.width / 2, self.y + look.px(lift))
         row.pos_hint = {"center_x": 0.5}
         self._toast = row
+        self.message = text
         self.add_widget(row)
         if not bad:
             Clock.schedule_once(lambda _dt: self.close_toast() if self._toast is row else None, theme.TOAST_S)
@@ -244,6 +261,7 @@ class Host(FloatLayout):
         if self._toast is not None:
             self.remove_widget(self._toast)
             self._toast = None
+            self.message = ""
 
     def show_tip(self, widget: Widget, text: str) -> None:
         """Beside the widget, until the next touch ends."""

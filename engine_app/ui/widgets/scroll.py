@@ -66,14 +66,17 @@ class Scroll(StencilView):
         hidden = max(0.0, self._body.height - self.height)
         self._offset = min(max(self._offset, 0.0), hidden)
         self._body.width = self.width
-        self._body.pos = (self.x, self.top - self._body.height + self._offset)
+        self._body.pos = (self.x, (self.y + self.height) - self._body.height + self._offset)
         self._bar_colour.a = 0.5 if hidden else 0
         if hidden and self.height:
             length = max(self._look.px(32), self.height * self.height / self._body.height)
             way = self.height - length
             wide = self._look.px(4)
             self._bar.size = (wide, length)
-            self._bar.pos = (self.right - wide - 1, self.top - length - way * self._offset / hidden)
+            self._bar.pos = (
+                (self.x + self.width) - wide - 1,
+                (self.y + self.height) - length - way * self._offset / hidden,
+            )
 
     # -- touch ---------------------------------------------------------------------------------
 

@@ -149,3 +149,8 @@ async def _shown(widget: Any) -> AsyncIterator[Driver]:
 def show() -> Show:
     """``async with show(widget) as driver``: the widget fills the window."""
     return _shown
+
+
+@pytest.fixture
+def driver() -> Driver:
+    return Driver()

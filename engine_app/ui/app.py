@@ -1,0 +1,278 @@
+"""The window: wires desk, pages, files, keys and settings together. Decides nothing that they could."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kivy.app import App
+from kivy.clock import Clock
+from kivy.core.window import Window
+from kivy.metrics import Metrics
+
+from backend.graph import Graph
+from engine_app.config import Config
+from engine_app.plain import plain
+from engine_app.ui import files, tour
+from engine_app.ui.context import Actions, Context
+from engine_app.ui.desk import Desk
+from engine_app.ui.examples import DIGITS
+from engine_app.ui.frame import TopBar, framed
+from engine_app.ui.keys import shortcut
+from engine_app.ui.loop import Tasks
+from engine_app.ui.panels.build import BuildPage, show_problems
+from engine_app.ui.panels.pick_file import FilePicker, ask_path
+from engine_app.ui.panels.settings import SettingsPage, shortcut_sheet
+from engine_app.ui.settings import Settings, load_settings, save_settings
+from engine_app.ui.theme import PALETTES, Look
+from engine_app.ui.widgets.overlays import Host, bind_keys
+
+SETTINGS = "window.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the window begins with."""
+
+    config: Config
+    file: Path | None = None
+    greets: bool = True
+    """Offers the tour where it has not been seen."""
+
+
+class EngineApp(App):
+    title = "CyxWiz"
+
+    def __init__(self, opening: Opening) -> None:
+        super().__init__()
+        self._opening = opening
+        self._settings_file = opening.config.data_dir / SETTINGS
+        self.settings = load_settings(self._settings_file)
+        self.desk = Desk(Graph("Untitled"))
+        self.path: Path | None = None
+        self.page = "build"
+        self.host = Host(self._look())
+        self._tasks: Tasks | None = None
+        self.content: Any = None
+        self._pages: dict[str, Any] = {}
+        self.bar: Any = None
+        self._is_wide = True
+        self._ends: list[Callable[[], Any]] = []
+
+    # -- start and end -------------------------------------------------------------------------
+
+    def begin(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+
+    def build(self) -> Host:
+        self._ends.append(bind_keys(self.host, self._shortcut))
+        self.host.size = Window.size
+        self.host.bind(size=lambda *_: Clock.schedule_once(lambda _dt: self._follow_size(), -1))
+        Window.bind(on_request_close=self._may_close, on_drop_file=self._dropped)
+        self.rebuild()
+        return self.host
+
+    def on_start(self) -> None:
+        if self._opening.file is not None:
+            self.open_file(self._opening.file)
+        elif self._opening.greets and not self.settings.seen_tour:
+            self._start_tour()
+
+    def on_stop(self) -> None:
+        """Kivy calls it twice."""
+        while self._ends:
+            self._ends.pop()()
+        self._close_pages()
+        Window.unbind(on_request_close=self._may_close, on_drop_file=self._dropped)
+
+    def show_error(self, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup) and error.exceptions:
+            error = error.exceptions[0]
+        self.host.toast(plain(str(error) or type(error).__name__, lines=True), bad=True)
+
+    def _may_close(self, *_: Any, **__: Any) -> bool:
+        """True keeps the window."""
+        if not self.desk.is_changed:
+            return False
+        self.host.ask(
+            "Close without saving?", f"{self.desk.graph.name} has changes.", "Close", self.stop, danger=True
+        )
+        return True
+
+    # -- drawing -------------------------------------------------------------------------------
+
+    def _look(self) -> Look:
+        return Look(PALETTES[self.settings.palette], float(Metrics.density) * self.settings.scale)
+
+    @property
+    def context(self) -> Context:
+        if self._tasks is None:
+            raise RuntimeError("the window is not in its loop yet")
+        actions = Actions(
+            show_page=self.show_page,
+            save=self.save,
+            ask_open=self._ask_open,
+            open_example=self.open_example,
+            change_settings=self.change_settings,
+            settings=lambda: self.settings,
+            show_shortcuts=self._show_shortcuts,
+            start_tour=self._start_tour,
+        )
+        return Context(self.host.look, self.host, self.desk, self._tasks, self._opening.config, actions)
+
+    def rebuild(self) -> None:
+        """All widgets anew: for another look or shape of the window."""
+        self._close_pages()
+        self._is_wide = self.host.is_wide
+        self.bar = TopBar(self.context, self._is_wide, partial(show_problems, self.context))
+        self._frame()
+
+    def _close_pages(self) -> None:
+        for part in (*self._pages.values(), *([self.bar] if self.bar is not None else [])):
+            part.close()
+        self._pages, self.bar = {}, None
+
+    def _frame(self) -> None:
+        """Pages that were shown before are kept as they are."""
+        context = self.context
+        if self.page not in self._pages:
+            self._pages[self.page] = self._page(context)
+        self.content = self._pages[self.page]
+        for part in (self.content, self.bar):
+            if part.parent is not None:
+                part.parent.remove_widget(part)
+        self.host.set_content(framed(context, self._is_wide, self.page, self.content, self.bar))
+
+    def _page(self, context: Context) -> Any:
+        match self.page:
+            case "settings":
+                return SettingsPage(context)
+            case _:
+                return BuildPage(context, self._is_wide)
+
+    def _follow_size(self) -> None:
+        if self.host.is_wide != self._is_wide:
+            while self.host.is_asking:
+                self.host.close()
+            self.rebuild()
+
+    def show_page(self, name: str) -> None:
+        if name != self.page:
+            self.page = name
+            self._frame()
+
+    def change_settings(self, settings: Settings) -> None:
+        before, self.settings = self.settings, settings
+        if (before.palette, before.scale) != (settings.palette, settings.scale):
+            self.host.set_look(self._look())
+            self.rebuild()
+        try:
+            save_settings(self._settings_file, settings)
+        except OSError as error:
+            self.host.toast(f"The settings could not be kept: {error.strerror}", bad=True)
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def open_file(self, path: Path) -> None:
+        async def open_it() -> None:
+            graph = await files.read_graph(path)
+            self.path = path
+            self.desk.open(graph)
+            self._remember(path)
+            self.show_page("build")
+
+        self._unless_changed(lambda: self.context.start(open_it))
+
+    def open_example(self) -> None:
+        def open_it() -> None:
+            self.path = None
+            self.desk.open(DIGITS)
+            self.show_page("build")
+
+        self._unless_changed(open_it)
+
+    def save(self) -> None:
+        if self.path is not None:
+            self._write(self.path)
+            return
+        start = Path.cwd() / f"{_file_name(self.desk.graph.name)}.json"
+        ask_path(self.context, "Save the graph", start, "Save", self._write)
+
+    def _write(self, path: Path) -> None:
+        graph = self.desk.graph
+
+        async def write() -> None:
+            await files.write_graph(path, graph)
+            self.path = path
+            self.desk.mark_saved(graph)
+            self._remember(path)
+            self.host.toast(f"Saved as {path.name}")
+
+        self.context.start(write)
+
+    def _remember(self, path: Path) -> None:
+        self.change_settings(self.settings.with_recent(path.absolute()))
+
+    def _ask_open(self) -> None:
+        def picked(path: Path) -> None:
+            self.host.close()
+            self.open_file(path)
+
+        recent = [Path(each) for each in self.settings.recent if Path(each).is_file()]
+        start = self.path.parent if self.path is not None else None
+        picker = FilePicker(self.context, files.GRAPH_ENDINGS, picked, recent, start)
+        self.host.open("Open a graph", picker, fills=True, side=not self._is_wide, wide=560)
+
+    def _dropped(self, _window: Any, name: bytes, *_: Any) -> None:
+        self.open_file(Path(name.decode(errors="surrogateescape")))
+
+    def _unless_changed(self, action: Callable[[], Any]) -> None:
+        if self.desk.is_changed:
+            text = f"The changes to {self.desk.graph.name} are not saved."
+            self.host.ask("Open another graph?", text, "Open", action, danger=True)
+        else:
+            action()
+
+    # -- keys and help -------------------------------------------------------------------------
+
+    def _shortcut(self, code: int, text: str, modifiers: list[str]) -> bool:
+        match shortcut(code, text, modifiers):
+            case "undo":
+                self.desk.undo()
+            case "redo":
+                self.desk.redo()
+            case "save":
+                self.save()
+            case "open":
+                self._ask_open()
+            case "add" if isinstance(self.content, BuildPage):
+                self.content.show_palette()
+            case "remove" if self.desk.selected is not None:
+                self.desk.remove(self.desk.selected)
+            case "next":
+                self.desk.select_beside(1)
+            case "previous":
+                self.desk.select_beside(-1)
+            case "help":
+                self._show_shortcuts()
+            case _:
+                return False
+        return True
+
+    def _show_shortcuts(self) -> None:
+        self.host.open("Keyboard", shortcut_sheet(self.context), wide=520)
+
+    def _start_tour(self) -> None:
+        import msgspec
+
+        if not self.settings.seen_tour:
+            self.change_settings(msgspec.structs.replace(self.settings, seen_tour=True))
+        tour.start(self.context)
+
+
+def _file_name(name: str) -> str:
+    kept = "".join(each if each.isalnum() else "_" for each in name.lower()).strip("_")
+    return kept[:60] or "graph"

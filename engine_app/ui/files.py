@@ -1,0 +1,72 @@
+"""Graph files in and out, off the event loop, and where a user may look for them. Knows no Kivy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from backend.errors import BackendError
+from backend.graph import Graph
+from backend.serialize import dump_graph, load_graph
+from engine_app.entry import CommandError
+from p2p.datadir import write_atomic
+
+MAX_GRAPH_BYTES = 64 << 20
+MAX_SHOWN = 500
+GRAPH_ENDINGS = (".json",)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    path: Path
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    left_out: int
+    """Entries beyond the limit."""
+
+
+async def read_graph(path: Path) -> Graph:
+    """Raises CommandError."""
+
+    def read() -> Graph:
+        size = path.stat().st_size
+        if size > MAX_GRAPH_BYTES:
+            raise CommandError(f"{path.name}: {size} bytes, limit {MAX_GRAPH_BYTES}")
+        return load_graph(path.read_bytes())
+
+    try:
+        return await trio.to_thread.run_sync(read)
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
+    except BackendError as error:
+        raise CommandError(f"{path.name}: {error}") from error
+
+
+async def write_graph(path: Path, graph: Graph) -> None:
+    """Whole or not at all. Raises CommandError."""
+    try:
+        await trio.to_thread.run_sync(partial(write_atomic, path, dump_graph(graph), 0o644))
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
+
+
+async def list_folder(path: Path, endings: tuple[str, ...]) -> Folder:
+    """Without what is hidden. Raises CommandError."""
+
+    def look() -> Folder:
+        entries = sorted(
+            (each for each in path.iterdir() if not each.name.startswith(".")),
+            key=lambda each: each.name.lower(),
+        )
+        folders = [each for each in entries if each.is_dir()]
+        files = [each for each in entries if each.suffix.lower() in endings and each.is_file()]
+        left_out = max(0, len(folders) - MAX_SHOWN) + max(0, len(files) - MAX_SHOWN)
+        return Folder(path, tuple(folders[:MAX_SHOWN]), tuple(files[:MAX_SHOWN]), left_out)
+
+    try:
+        return await trio.to_thread.run_sync(look)
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error

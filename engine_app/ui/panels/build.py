@@ -1,0 +1,90 @@
+"""The page on which graphs are built: node types, the graph, the selected node; sheets where it is narrow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kivy.uix.boxlayout import BoxLayout
+
+from engine_app.ui import theme
+from engine_app.ui.context import Context
+from engine_app.ui.panels.inspector import InspectorPanel, fill_problems
+from engine_app.ui.panels.outline import OutlinePanel
+from engine_app.ui.panels.palette import PalettePanel
+from engine_app.ui.widgets.box import Column, Gap, Line, Row, empty_state, paint
+from engine_app.ui.widgets.buttons import Kind, PushButton
+
+
+class BuildPage(BoxLayout):
+    def __init__(self, context: Context, is_wide: bool) -> None:
+        super().__init__(orientation="horizontal" if is_wide else "vertical")
+        self._context = context
+        self._is_wide = is_wide
+        look = context.look
+        self._outline = OutlinePanel(context, self.tap)
+        if is_wide:
+            palette = PalettePanel(look, self._add)
+            self._inspector = InspectorPanel(context)
+            for panel in (palette, self._inspector):
+                panel.size_hint_x, panel.width = None, look.px(theme.PANEL_WIDTH)
+            for part in (palette, Line(look, True), self._outline, Line(look, True), self._inspector):
+                self.add_widget(part)
+        else:
+            bar = Row(look, pad=theme.STEP)
+            paint(bar, look.palette.surface)
+            bar.add_widget(PushButton(look, "Add a node", self.show_palette, icon="add"))
+            bar.add_widget(Gap(look))
+            bar.add_widget(PushButton(look, "Graph", self._show_graph, Kind.QUIET, "info"))
+            for part in (self._outline, Line(look), bar):
+                self.add_widget(part)
+
+    def close(self) -> None:
+        self._outline.close()
+        if self._is_wide:
+            self._inspector.close()
+
+    def show_palette(self) -> None:
+        """As a sheet, also where the panel is there: for the keyboard."""
+
+        def chosen(name: str) -> None:
+            self._context.host.close()
+            self._add(name)
+
+        panel = PalettePanel(self._context.look, chosen, title="")
+        self._context.host.open("Add a node", panel, side=not self._is_wide, wide=420, fills=True)
+        panel.search.field.input.focus = self._is_wide
+
+    def _add(self, name: str) -> None:
+        self._context.desk.add(name)
+
+    def tap(self, node_id: str) -> None:
+        self._context.desk.select(node_id)
+        if not self._is_wide:
+            self._show_inspector(node_id)
+
+    def _show_graph(self) -> None:
+        self._context.desk.select(None)
+        self._show_inspector("The graph")
+
+    def _show_inspector(self, title: str) -> None:
+        inspector = InspectorPanel(self._context)
+        self._context.host.open(title, inspector, side=True, fills=True, gone=inspector.close)
+
+
+def show_problems(context: Context) -> None:
+    """All that is wrong, in a sheet that follows the desk."""
+    look = context.look
+    column = Column(look, gap=theme.MEDIUM, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
+
+    def refresh(*_: Any) -> None:
+        fill_problems(context, column)
+        if not column.children:
+            column.add_widget(
+                empty_state(
+                    look, "No problems", "The graph is complete and all shapes fit: it can be trained."
+                )
+            )
+
+    refresh()
+    stop = context.desk.listen(refresh)
+    context.host.open("Problems", column, side=True, gone=stop)

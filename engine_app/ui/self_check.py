@@ -1,0 +1,105 @@
+"""Walks through the main screens and takes their pictures. An error in any ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import trio
+
+from engine_app.config import Config
+from engine_app.ui.app import EngineApp, Opening
+from engine_app.ui.gallery import build_gallery
+from engine_app.ui.loop import run_app
+from engine_app.ui.panels.build import BuildPage, show_problems
+from engine_app.ui.pictures import frames, resize, take_picture
+from engine_app.ui.theme import QUICK_S
+
+DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
+DEADLINE_S = 120.0
+
+
+async def check_window(config: Config, directory: Path) -> list[Path]:
+    """The pictures. Raises the first error of the window, and trio.TooSlowError."""
+    window = EngineApp(Opening(config, greets=False))
+    walk = _Walk(window, directory)
+    errors: list[BaseException] = []
+
+    async def walk_and_close() -> None:
+        try:
+            await frames(3)
+            await walk.all()
+        finally:
+            window.stop()
+
+    def begin(tasks: object) -> None:
+        window.begin(tasks)  # type: ignore[arg-type]
+        window.context.start(walk_and_close)
+
+    with trio.fail_after(DEADLINE_S):
+        await run_app(window, begin, errors.append)
+    if errors:
+        raise errors[0]
+    return walk.pictures
+
+
+class _Walk:
+    def __init__(self, window: EngineApp, directory: Path) -> None:
+        self._window = window
+        self._directory = directory
+        self.pictures: list[Path] = []
+
+    async def all(self) -> None:
+        window = self._window
+        for size, name in ((LAPTOP, "laptop"), (TABLET, "tablet")):
+            await resize(*size)
+            window.show_page("build")
+            await self._tour_and_empty(name)
+            window.open_example()
+            await self._take(f"{name}-build", lambda: window.desk.select("conv1"))
+            await self._sheets(name)
+            await self._take(f"{name}-settings", lambda: window.show_page("settings"))
+        await resize(*DESKTOP)
+        window.show_page("build")
+        await self._take("desktop-build", lambda: window.desk.select("optimizer"))
+        await self._light()
+        window.host.set_content(build_gallery(window.host.look))
+        await self._take("controls", lambda: None)
+
+    async def _tour_and_empty(self, name: str) -> None:
+        from backend.graph import Graph
+        from engine_app.ui import tour
+
+        window = self._window
+        window.desk.open(Graph("Untitled"))
+        await self._take(f"{name}-tour", lambda: tour.start(window.context))
+        window.host.close()
+        await self._take(f"{name}-empty", lambda: None)
+
+    async def _sheets(self, name: str) -> None:
+        window = self._window
+        window.desk.remove("output")
+        await self._take(f"{name}-problems", lambda: show_problems(window.context))
+        window.host.close()
+        window.desk.undo()
+        page = window.content
+        if isinstance(page, BuildPage):
+            await self._take(f"{name}-add-node", page.show_palette)
+            window.host.close()
+        if name == "tablet":
+            window.desk.select("dropout")
+            await self._take(f"{name}-inspector", lambda: page.tap("dropout"))
+            window.host.close()
+
+    async def _light(self) -> None:
+        window = self._window
+        settings = msgspec.structs.replace(window.settings, palette="light")
+        await self._take("desktop-light", lambda: window.change_settings(settings))
+
+    async def _take(self, name: str, act: Callable[[], object]) -> None:
+        act()
+        await trio.sleep(2 * QUICK_S)  # sheets fade in
+        picture = self._directory / f"{name}.png"
+        await take_picture(picture)
+        self.pictures.append(picture)

@@ -1,0 +1,156 @@
+"""The whole window, drawn offscreen, under a finger and under keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from engine_app.config import Config
+from engine_app.ui.examples import DIGITS
+
+pytestmark = pytest.mark.e2e
+
+Open = Callable[..., AbstractAsyncContextManager[tuple[Any, Any]]]
+
+
+@pytest.fixture
+def open_window(tmp_path: Path, driver: Any) -> Open:
+    """``async with open_window(file) as (window, driver)``."""
+
+    @asynccontextmanager
+    async def opened(file: Path | None = None, greets: bool = False) -> AsyncIterator[tuple[Any, Any]]:
+        from kivy.base import EventLoop
+        from kivy.core.window import Window
+
+        from engine_app.ui.app import EngineApp, Opening
+        from engine_app.ui.loop import run_app
+
+        for child in Window.children[:]:
+            Window.remove_widget(child)
+        EventLoop.quit, EventLoop.status = False, "idle"
+        config = Config(tmp_path / "engine", None, None, "error")
+        window = EngineApp(Opening(config, file, greets))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_app, window, window.begin, window.show_error)
+            await driver.frames(4)
+            yield window, driver
+            window.on_stop()
+            nursery.cancel_scope.cancel()
+
+    return opened
+
+
+def row_named(panel: Any, name: str) -> Any:
+    from engine_app.ui.widgets.buttons import ListRow
+
+    return next(each for each in panel.walk() if isinstance(each, ListRow) and each.name == name)
+
+
+async def test_a_node_is_found_added_changed_and_all_of_it_undone(open_window: Open) -> None:
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.desk.select("relu1")
+        await driver.frames()
+        from engine_app.ui.panels.palette import PalettePanel
+
+        palette = next(each for each in window.host.walk() if isinstance(each, PalettePanel))
+        palette.search.field.input.text = "randomly zero"
+        palette.search.field.input.text = "dropout"
+        await driver.frames(3)
+        assert palette.shown[0] == "Dropout"
+        await driver.tap(row_named(palette, "Dropout"))
+        assert window.desk.selected == "dropout2"
+        assert window.desk.analysis.can_train
+        window.desk.set_parameter("dropout2", "rate", 0.1)
+        for _ in range(2):
+            driver.key(ord("z"), modifiers=("ctrl",))
+        assert window.desk.graph is DIGITS
+        driver.key(ord("y"), modifiers=("ctrl",))
+        assert window.desk.graph.node("dropout2").type == "Dropout"
+
+
+async def test_a_problem_is_told_and_put_right_with_a_tap(open_window: Open) -> None:
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.desk.remove("output")
+        await driver.frames(3)
+        bar = window.bar
+        assert not window.desk.analysis.can_train
+        await driver.tap(bar.problems_button)
+        await driver.frames(10)
+        from engine_app.ui.widgets.buttons import PushButton
+
+        problem = window.desk.analysis.problems[0]
+        sheet = window.host.children[0]
+        await driver.tap(next(each for each in sheet.walk() if isinstance(each, PushButton)))
+        assert problem.text == "the graph has no Output node, must have one or more"
+        assert problem.text not in [each.text for each in window.desk.analysis.problems]
+        driver.key(27)
+        driver.key(ord("z"), modifiers=("ctrl",))
+        assert problem in window.desk.analysis.problems
+
+
+async def test_what_is_saved_is_opened_again_and_a_bad_file_is_told(
+    open_window: Open, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.json"
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.desk.set_parameter("dropout", "rate", 0.5)
+        window._write(path)
+        await driver.until(lambda: not window.desk.is_changed)
+        assert window.settings.recent == (str(path),)
+    (tmp_path / "bad.json").write_text("{")
+    async with open_window(path) as (window, driver):
+        await driver.until(lambda: window.desk.graph.name == DIGITS.name)
+        assert window.desk.graph.node("dropout").parameters["rate"] == 0.5
+        window.open_file(tmp_path / "bad.json")
+        await driver.until(lambda: window.host.message != "")
+        assert "bad.json" in window.host.message
+        assert window.desk.graph.name == DIGITS.name
+
+
+async def test_a_narrow_window_has_sheets_and_the_look_can_change(open_window: Open) -> None:
+    from kivy.core.window import Window
+
+    from engine_app.ui.pictures import resize
+
+    async with open_window() as (window, driver):
+        before = Window.size
+        window.open_example()
+        try:
+            await resize(800, 1280)
+            await driver.until(lambda: not window.host.is_wide)
+            await driver.frames(3)
+            await driver.tap(row_named(window.host, "Flatten"))
+            assert window.desk.selected == "flatten"
+            assert window.host.is_asking
+            driver.key(27)
+            assert not window.host.is_asking
+            import msgspec
+
+            window.change_settings(msgspec.structs.replace(window.settings, palette="light", scale=1.5))
+            await driver.frames(3)
+            assert window.host.look.palette.name == "light"
+            assert min(row_named(window.host, "Flatten").size) >= 72
+        finally:
+            await resize(*before)
+
+
+async def test_the_tour_comes_once_and_ends_in_the_example(open_window: Open) -> None:
+    from engine_app.ui.widgets.buttons import PushButton
+
+    async with open_window(greets=True) as (window, driver):
+        for name in ("Next", "Next", "Open the digits example"):
+            await driver.until(lambda: window.host.is_asking)
+            await driver.frames(3)
+            sheet = window.host.children[0]
+            await driver.tap(next(e for e in sheet.walk() if isinstance(e, PushButton) and e.text == name))
+        assert window.desk.graph is DIGITS
+    async with open_window(greets=True) as (window, driver):
+        assert not window.host.is_asking
