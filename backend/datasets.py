@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from backend.errors import ArchiveError, DatasetError
-from backend.facts import DataFacts, facts_of, read_data_header, read_facts
+from backend.facts import DataFacts, DataNotes, decode_notes, facts_of, read_data_header, read_facts
 from backend.formats.tensors import Array, load_tensor, map_tensor
 
 __all__ = [
@@ -35,6 +35,7 @@ class Dataset:
     x: Array
     y: Array
     facts: DataFacts
+    notes: DataNotes = DataNotes()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def load_dataset(path: Path) -> Dataset:
     for name, array in (("x", x), ("y", y)):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DatasetError(f"{name} holds NaN or infinity")
-    return Dataset(x, y, facts)
+    return Dataset(x, y, facts, decode_notes(header.metadata))
 
 
 def map_dataset(path: Path) -> Dataset:
@@ -79,9 +80,10 @@ def map_dataset(path: Path) -> Dataset:
     header = read_data_header(path)
     facts = facts_of(path, header)
     try:
-        return Dataset(map_tensor(path, header, "x"), load_tensor(path, header, "y"), facts)
+        x, y = map_tensor(path, header, "x"), load_tensor(path, header, "y")
     except (OSError, ValueError, ArchiveError) as error:
         raise DatasetError(f"data file cannot be read: {error}") from error
+    return Dataset(x, y, facts, decode_notes(header.metadata))
 
 
 def split(y: Array, validation: int, test: int, seed: int, *, stratified: bool) -> Split:

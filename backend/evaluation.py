@@ -12,6 +12,7 @@ from backend.checkpoint import restore_weights
 from backend.compiler import compile_graph
 from backend.datasets import DataFacts, Dataset, Scaling
 from backend.errors import ArchiveError
+from backend.facts import DataNotes
 from backend.formats.cyxmodel import CyxModel
 from backend.losses import Judged
 from backend.metrics import HeadTallies
@@ -141,6 +142,10 @@ class _PartAlone:
     @property
     def facts(self) -> DataFacts:
         return self._dataset.facts
+
+    @property
+    def notes(self) -> DataNotes:
+        return self._dataset.notes
 
     def scaling(self, method: str) -> Scaling | None:
         return None

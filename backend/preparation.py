@@ -61,8 +61,7 @@ def _from_loader(
     samples, labels = stored
     if pipeline.vocabulary:
         samples = emit.call(torch.Tensor.long, samples)
-    if pipeline.classes:
-        labels = emit.call(torch.Tensor.long, labels)
+    labels = emit.call(torch.Tensor.long if pipeline.classes else torch.Tensor.float, labels)
     for change in pipeline.changes:
         (before,) = shapes.nodes[change.node_id].inputs
         if not isinstance(before, DatasetType):

@@ -23,6 +23,7 @@ from backend.datasets import (
     split,
 )
 from backend.errors import DatasetError
+from backend.facts import DataNotes
 from backend.formats.tensor_file import TensorPlan, write_tensor_file
 from backend.formats.tensors import Array
 from backend.pipeline import Pipeline
@@ -42,6 +43,10 @@ class SampleSource(Protocol):
 
     @property
     def facts(self) -> DataFacts: ...
+
+    @property
+    def notes(self) -> DataNotes:
+        """Of the data, saved with the model."""
 
     @property
     def withheld(self) -> Collection[str]:
@@ -79,6 +84,10 @@ class LocalSamples:
     @property
     def facts(self) -> DataFacts:
         return self.dataset.facts
+
+    @property
+    def notes(self) -> DataNotes:
+        return self.dataset.notes
 
     def scaling(self, method: str) -> Scaling | None:
         match method:
@@ -153,12 +162,11 @@ def check_form(facts: DataFacts, pipeline: Pipeline) -> None:
     """Raises DatasetError unless each sample is what the graph says it is."""
     if facts.sample_shape != pipeline.sample_shape:
         raise DatasetError(f"samples are shaped {facts.sample_shape}, the graph says {pipeline.sample_shape}")
-    # Labels with axes of their own are stored as numbers: what they mean, the graph says.
-    if not pipeline.target_shape:
-        if facts.classes > pipeline.classes:
-            raise DatasetError(f"the data has {facts.classes} classes, the graph {pipeline.classes}")
-        if not facts.classes and pipeline.classes:
-            raise DatasetError(f"the data has real-numbered targets, the graph {pipeline.classes} classes")
+    # Labels with axes of their own may be stored as either: what they mean, the graph says.
+    if facts.classes > pipeline.classes and (pipeline.classes or not pipeline.target_shape):
+        raise DatasetError(f"the data has {facts.classes} classes, the graph {pipeline.classes}")
+    if not pipeline.target_shape and not facts.classes and pipeline.classes:
+        raise DatasetError(f"the data has real-numbered targets, the graph {pipeline.classes} classes")
     if facts.target_shape != pipeline.target_shape:
         raise DatasetError(f"targets are shaped {facts.target_shape}, the graph says {pipeline.target_shape}")
 

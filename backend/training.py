@@ -72,7 +72,7 @@ class Trainer:
         self._pipeline = pipeline
         self._device = torch.device(config.device)
         self._seed = pipeline.seed
-        self._facts = samples.facts
+        self._facts, self._notes = samples.facts, samples.notes
         self._module: torch.nn.Module = compiled.module.to(self._device)
         memory_format = best_memory_format(self._module)
         self._module.to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -167,6 +167,7 @@ class Trainer:
             weights=capture_weights(self._module),
             training=self._state(self._config.segments),
             history=tuple(self._history),
+            notes=self._notes,
         )
 
     # -- how -------------------------------------------------------------------------------------

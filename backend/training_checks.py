@@ -310,10 +310,19 @@ def check_data(graph: Graph, shapes: Shapes, data: DataFacts) -> Iterator[Diagno
             f"{described(tuple(data.sample_shape))}",
             Fix(f"set it to {shape}", (ChangeParameter(source, "sample_shape", shape),)),
         )
-    # Labels with more than one axis are stored as numbers; what they mean, the graph says.
-    if not pipeline.target_shape and (
-        bool(data.classes) != bool(pipeline.classes) or data.classes > pipeline.classes
-    ):
+    target_shape = getattr(data, "target_shape", None)
+    if target_shape is not None and tuple(target_shape) != pipeline.target_shape:
+        wanted: JsonValue = list(target_shape)
+        yield error(
+            source,
+            f"target_shape is {described(pipeline.target_shape)}, the data has "
+            f"{described(tuple(target_shape))}",
+            Fix(f"set it to {wanted}", (ChangeParameter(source, "target_shape", wanted),)),
+        )
+    # Labels with axes of their own may be stored as either; what they mean, the graph says.
+    too_many = data.classes > pipeline.classes and (pipeline.classes or not pipeline.target_shape)
+    differs = not pipeline.target_shape and bool(data.classes) != bool(pipeline.classes)
+    if too_many or differs:
         yield error(
             source,
             f"classes is {pipeline.classes}, the data has {data.classes or 'real numbers for labels'}",

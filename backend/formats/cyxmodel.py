@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 from blake3 import blake3
 
 from backend.errors import ArchiveError
+from backend.facts import DataNotes, why_notes_are_wrong
 from backend.formats.archive import read_archive, write_archive
 from backend.formats.tensor_header import TensorInfo, read_tensor_header
 from backend.reports import Metrics
@@ -26,6 +27,7 @@ MAX_HISTORY = 100_000
 
 _MANIFEST, _GRAPH, _WEIGHTS = "manifest.json", "graph.json", "weights.safetensors"
 _OPTIMIZER, _TRAINING, _HISTORY = "optimizer.safetensors", "training.json", "history.json"
+_NOTES = "notes.json"
 _REQUIRED = (_GRAPH, _WEIGHTS, _TRAINING, _HISTORY)
 
 T = TypeVar("T")
@@ -40,6 +42,7 @@ class ArchiveLimits:
     optimizer_bytes: int = 3 << 30
     training_bytes: int = 8 << 20
     history_bytes: int = 64 << 20
+    notes_bytes: int = 24 << 20
 
     def by_member(self) -> dict[str, int]:
         return {
@@ -49,6 +52,7 @@ class ArchiveLimits:
             _OPTIMIZER: self.optimizer_bytes,
             _TRAINING: self.training_bytes,
             _HISTORY: self.history_bytes,
+            _NOTES: self.notes_bytes,
         }
 
 
@@ -83,6 +87,18 @@ class TrainingState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schedule: dict[str, bool | int | float | str | list[float] | None] = {}
 
 
+class SavedNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the training data said of its inputs and classes, for whoever asks the model: DataNotes."""
+
+    class_names: tuple[str, ...] = ()
+    input_names: tuple[str, ...] = ()
+    tokenizer: str = ""
+    kind: str = ""
+    target_names: tuple[str, ...] = ()
+    input_fills: tuple[float, ...] = ()
+    white: float = 0.0
+
+
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
     blake3: str
@@ -105,6 +121,7 @@ class CyxModel:
     training: TrainingState
     history: tuple[Metrics, ...] = ()
     optimizer: Mapping[str, Any] | None = field(default=None)
+    notes: DataNotes = DataNotes()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +135,7 @@ class CyxModelSummary:
     weights: dict[str, TensorInfo]
     can_continue: bool
     """Holds the optimizer's state."""
+    notes: DataNotes = DataNotes()  # noqa: RUF009 - frozen
 
 
 def write_cyxmodel(path: Path, model: CyxModel) -> None:
@@ -132,6 +150,8 @@ def write_cyxmodel(path: Path, model: CyxModel) -> None:
     }
     if model.optimizer is not None:
         members[_OPTIMIZER] = pack_tensors(model.optimizer)
+    if model.notes != DataNotes():
+        members[_NOTES] = msgspec.json.encode(SavedNotes(**asdict(model.notes)))
     manifest = Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -158,6 +178,7 @@ def read_cyxmodel(
         training=_training(members),
         history=_history(members),
         optimizer=unpack_tensors(members[_OPTIMIZER]) if _OPTIMIZER in members else None,
+        notes=_notes(members),
     )
 
 
@@ -172,6 +193,7 @@ def inspect_cyxmodel(path: Path, limits: ArchiveLimits = ArchiveLimits()) -> Cyx
         history=_history(members),
         weights=read_tensor_header(io.BytesIO(weights), len(weights)).tensors,
         can_continue=_OPTIMIZER in members,
+        notes=_notes(members),
     )
 
 
@@ -214,6 +236,16 @@ def _history(members: Mapping[str, bytes]) -> tuple[Metrics, ...]:
     if len(history) > MAX_HISTORY:
         raise ArchiveError(f"history of {len(history)} points, limit {MAX_HISTORY}")
     return history
+
+
+def _notes(members: Mapping[str, bytes]) -> DataNotes:
+    if _NOTES not in members:
+        return DataNotes()
+    notes = DataNotes(**msgspec.structs.asdict(_decode(_NOTES, members[_NOTES], SavedNotes)))
+    wrong = why_notes_are_wrong(notes)
+    if wrong is not None:
+        raise ArchiveError(f"member {_NOTES!r}: {wrong}")
+    return notes
 
 
 def _decode(name: str, data: bytes, kind: type[T]) -> T:

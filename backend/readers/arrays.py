@@ -13,7 +13,7 @@ import numpy as np
 
 from backend.datasets import map_dataset
 from backend.errors import DatasetError
-from backend.facts import read_notes
+from backend.facts import MAX_CLASSES, read_notes
 from backend.formats.tensors import Array
 from backend.readers.source import ArraySource, ReadOptions, Recipe, Task
 
@@ -93,10 +93,10 @@ def input_dtype(found: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def as_targets(y: Array, task: Task) -> Array:
-    """int64 class numbers or float32 targets. Raises DatasetError."""
-    numbers = y.dtype.kind == "f" or y.ndim > 1
+    """int64 class numbers, one a sample or one for each place of it, or float32. Raises DatasetError."""
+    numbers = y.dtype.kind == "f" or (y.ndim > 1 and y.size and not 0 <= y.min() <= y.max() < MAX_CLASSES)
     if task is Task.CLASSIFICATION and numbers:
-        if y.ndim > 1 or not np.array_equal(y, np.floor(y)):
+        if not np.array_equal(y, np.floor(y)):
             raise DatasetError(f"targets are {y.dtype} shaped {y.shape[1:]}, classes are whole numbers")
         numbers = False
     if numbers or task is Task.REGRESSION:

@@ -46,5 +46,8 @@ def _open_sklearn(name: str) -> ArraySource:
     notes = DataNotes(
         class_names=() if regression else tuple(map(str, found.target_names)),
         input_names=() if name == "digits" else tuple(map(str, found.feature_names)),
+        kind="image" if name == "digits" else "table",
+        target_names=("progression",) if regression else (),
+        white=16.0 if name == "digits" else 0.0,
     )
     return replace(source, recipe=replace(source.recipe, notes=notes))

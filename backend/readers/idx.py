@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,8 @@ def _source(pairs: list[tuple[Path, Path]], task: Task, notes: DataNotes) -> Arr
     y = as_targets(np.concatenate([read_idx(labels) for _, labels in pairs]), task)
     if len(x) != len(y):
         raise DatasetError(f"{len(x)} samples and {len(y)} labels")
+    if x.ndim == 4:
+        notes = replace(notes, kind="image", white=255.0 if x.dtype == np.uint8 else 0.0)
     recipe = Recipe(len(x), x.shape[1:], input_dtype(x.dtype), y.shape[1:], y.dtype, notes)
     return ArraySource(x, y, recipe)
 

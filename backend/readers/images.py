@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -42,17 +43,14 @@ class ImageSource:
             yield x, np.asarray(self.labels[begin : begin + step], np.int64)
 
     def _pixels(self, path: Path) -> Array:
-        image = _open(path).convert("L" if self.recipe.x_shape[0] == 1 else "RGB")
+        image = _open(path)
         height, width = self.size
-        if image.size != (width, height):
-            if not self.resized:
-                raise DatasetError(
-                    f"{path.name} is {image.height}x{image.width}, others {height}x{width}: "
-                    "bring them to one size with --image-size"
-                )
-            image = image.resize((width, height))
-        pixels: Array = np.asarray(image, np.uint8)
-        return pixels.reshape(height, width, -1).transpose(2, 0, 1)
+        if image.size != (width, height) and not self.resized:
+            raise DatasetError(
+                f"{path.name} is {image.height}x{image.width}, others {height}x{width}: "
+                "bring them to one size with --image-size"
+            )
+        return _as_pixels(image, self.recipe.x_shape)
 
 
 def matches(path: Path) -> bool:
@@ -72,9 +70,8 @@ def open(path: Path, options: ReadOptions) -> ImageSource:
     if len(files) > MAX_IMAGES:
         raise DatasetError(f"{len(files)} images, limit {MAX_IMAGES}")
     size, channels = _form(files, options)
-    recipe = Recipe(
-        len(files), (channels, *size), np.dtype(np.uint8), (), np.dtype(np.int64), DataNotes(tuple(names))
-    )
+    notes = DataNotes(tuple(names), kind="image", white=255.0)
+    recipe = Recipe(len(files), (channels, *size), np.dtype(np.uint8), (), np.dtype(np.int64), notes)
     return ImageSource(tuple(files), tuple(labels), size, options.image_size is not None, recipe)
 
 
@@ -97,19 +94,35 @@ def _form(files: list[Path], options: ReadOptions) -> tuple[tuple[int, int], int
     return options.image_size or sizes.most_common(1)[0][0], channels
 
 
-def _open(path: Path) -> Any:
+def decode_pixels(data: bytes, shape: tuple[int, int, int]) -> Array:
+    """An image file's pixels as training read them: uint8 (channels, height, width). Raises DatasetError."""
+    return _as_pixels(_open(io.BytesIO(data), "image"), shape)
+
+
+def _as_pixels(image: Any, shape: tuple[int, ...]) -> Array:
+    channels, height, width = shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height))
+    pixels: Array = np.asarray(image, np.uint8)
+    return pixels.reshape(height, width, -1).transpose(2, 0, 1)
+
+
+def _open(source: Path | BinaryIO, name: str = "") -> Any:
     """Raises DatasetError, also for an image that unpacks to a monstrous one."""
     from PIL import Image
+
+    name = name or Path(str(source)).name
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(source)
             if image.width * image.height > MAX_PIXELS:
-                raise DatasetError(f"{path.name} has {image.width}x{image.height} pixels, limit {MAX_PIXELS}")
+                raise DatasetError(f"{name} has {image.width}x{image.height} pixels, limit {MAX_PIXELS}")
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning) as error:
-        raise DatasetError(f"{path.name} is no image that can be read: {error}") from error
+        raise DatasetError(f"{name} is no image that can be read: {error}") from error
     except Image.DecompressionBombError as error:
-        raise DatasetError(f"{path.name}: {error}") from error
+        raise DatasetError(f"{name}: {error}") from error
     return image

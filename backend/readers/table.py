@@ -59,7 +59,7 @@ def open(path: Path, options: ReadOptions) -> TableSource:
     inputs = tuple(_Input.of(column) for name, column in columns.items() if name not in rows.target.columns)
     if not inputs:
         raise DatasetError(f"{path.name}: no column is left for the input")
-    return TableSource(rows, inputs)
+    return TableSource(rows, inputs, options.missing is Missing.FILL)
 
 
 def open_targets(path: Path, options: ReadOptions) -> TargetRows:
@@ -198,6 +198,7 @@ class TargetRows:
 class TableSource:
     rows: TargetRows
     inputs: tuple[_Input, ...]
+    is_filled: bool
 
     @property
     def missing(self) -> tuple[tuple[str, int], ...]:
@@ -207,7 +208,14 @@ class TableSource:
     def recipe(self) -> Recipe:
         names = tuple(name for given in self.inputs for name in given.names)
         target = self.rows.target
-        notes = DataNotes(target.class_names, names)
+        fills = tuple(given.fill for given in self.inputs for _ in given.names) if self.is_filled else ()
+        notes = DataNotes(
+            class_names=target.class_names,
+            input_names=names,
+            kind="table",
+            target_names=() if target.is_class else target.columns,
+            input_fills=fills,
+        )
         return Recipe(
             self.rows.samples, (len(names),), np.dtype(np.float32), target.shape, target.dtype, notes
         )

@@ -41,7 +41,7 @@ def open(path: Path, options: ReadOptions) -> TokenWindows:
     count = len(tokens) // size
     if not count:
         raise DatasetError(f"{path.name} holds {len(tokens)} tokens, one sample needs {size}")
-    notes = DataNotes(tokenizer=tokenizer.to_str())
+    notes = DataNotes(tokenizer=tokenizer.to_str(), kind="text")
     recipe = Recipe(
         count, (options.length,), np.dtype(np.int32), (options.length,), np.dtype(np.int64), notes
     )
@@ -60,7 +60,8 @@ def open_column(path: Path, options: ReadOptions) -> LabelledTexts:
     tokenizer = _tokenizer(options, _column(path, options.text))
     tokenizer.enable_truncation(options.length)
     tokenizer.enable_padding(length=options.length, pad_id=tokenizer.token_to_id(PAD) or 0, pad_token=PAD)
-    notes = DataNotes(rows.target.class_names, (), tokenizer.to_str())
+    predicted = () if rows.target.is_class else rows.target.columns
+    notes = DataNotes(rows.target.class_names, (), tokenizer.to_str(), "text", predicted)
     recipe = Recipe(
         rows.samples, (options.length,), np.dtype(np.int32), rows.target.shape, rows.target.dtype, notes
     )

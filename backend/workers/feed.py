@@ -18,6 +18,7 @@ import numpy as np
 
 from backend.datasets import DataFacts, Scaling
 from backend.errors import DatasetError
+from backend.facts import DataNotes
 from backend.formats.tensors import Array
 from backend.reports import SampleStream, WantSamples
 from backend.sample_plan import Window
@@ -67,6 +68,8 @@ class FedSamples:
     """A ``SampleSource`` whose rows are somewhere else. One training."""
 
     window_bytes = FED_WINDOW_BYTES
+    notes = DataNotes()
+    """They stay with the owner of the data."""
 
     def __init__(self, stream: SampleStream, scaling: Scaling | None, connection: Connection) -> None:
         """Raises DatasetError for a type that no dataset has."""

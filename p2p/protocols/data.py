@@ -40,8 +40,8 @@ _LABEL_BYTES, _TARGET_BYTES = 8, 4
 
 
 def row_bytes(dtype: str, sample_shape: tuple[int, ...], classes: int, target_shape: tuple[int, ...]) -> int:
-    """Of one sample with its target: a class number, or values. Raises KeyError for an unknown type."""
-    target = _LABEL_BYTES if classes else _TARGET_BYTES * math.prod(target_shape)
+    """Of one sample with its target: class numbers, or values. Raises KeyError for an unknown type."""
+    target = (_LABEL_BYTES if classes else _TARGET_BYTES) * math.prod(target_shape)
     return ITEM_BYTES[dtype] * math.prod(sample_shape) + target
 
 

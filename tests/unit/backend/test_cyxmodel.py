@@ -5,6 +5,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from blake3 import blake3
 
 from backend.errors import ArchiveError
+from backend.facts import DataNotes
 from backend.formats.cyxmodel import (
     ArchiveLimits,
     CyxModel,
@@ -120,6 +122,41 @@ def test_every_cut_is_refused(path: Path) -> None:
             read_cyxmodel(path)
 
 
+NOTES = DataNotes(("cat", "dog"), ("a", "b"), '{"model": 1}', "table", ("price",), (0.5, 1.0), 255.0)
+
+
+def test_notes_travel_with_the_model_and_a_model_without_them_still_reads(path: Path, tmp_path: Path) -> None:
+    assert read_cyxmodel(path).notes == inspect_cyxmodel(path).notes == DataNotes()
+    assert "notes.json" not in members(path)
+    write_cyxmodel(tmp_path / "n", replace(model(), notes=NOTES))
+    assert read_cyxmodel(tmp_path / "n").notes == inspect_cyxmodel(tmp_path / "n").notes == NOTES
+
+
+@pytest.mark.parametrize(
+    ("notes", "words"),
+    [
+        (b"[1]", "notes.json"),
+        (b'{"class_names": ["a", 3]}', "notes.json"),
+        (b'{"code": "x"}', "unknown field"),
+        (b'{"kind": "pickle"}', "allowed are image, table, text, series"),
+        (b'{"white": -1}', "white is -1"),
+        (b'{"input_fills": [1.0]}', "a finite one for each"),
+        (b'{"tokenizer": "' + b"x" * (9 << 20) + b'"}', "tokenizer of 9437184 characters"),
+        (b'{"class_names": ["' + b"x" * 300 + b'"]}', "texts of 256"),
+        (b'{"class_names": [' + b'"a",' * 70_000 + b'"a"]}', "allowed are 65536 texts"),
+        (b"[" * 100_000, "notes.json"),
+        (b" " * (25 << 20), "notes.json"),
+    ],
+)
+def test_hostile_notes_are_refused(path: Path, notes: bytes, words: str) -> None:
+    contents = {**members(path), "notes.json": notes}
+    manifest = msgspec.json.decode(contents["manifest.json"])
+    manifest["members"]["notes.json"] = {"size": len(notes), "blake3": blake3(notes).hexdigest()}
+    rebuild(path, {**contents, "manifest.json": msgspec.json.encode(manifest)})
+    with pytest.raises(ArchiveError, match=words):
+        read_cyxmodel(path)
+
+
 # -- hostile archives ---------------------------------------------------------------------------
 
 
@@ -187,7 +224,7 @@ def test_a_compressed_bomb_is_refused_before_it_unfolds(path: Path) -> None:
 
 def test_too_many_members_are_refused(path: Path) -> None:
     rebuild(path, {f"member{number}": b"" for number in range(5000)})
-    with pytest.raises(ArchiveError, match="archive of 5000 members, limit 6"):
+    with pytest.raises(ArchiveError, match="archive of 5000 members, limit 7"):
         read_cyxmodel(path)
 
 

@@ -43,7 +43,7 @@ def test_float_targets_are_regression(tmp_path: Path) -> None:
     [
         ({"x": images()}, "expected x and y"),
         ({"x": images(), "y": np.zeros(29, np.int64)}, "expected 30 targets"),
-        ({"x": images().astype(np.float64), "y": np.zeros(30, np.int64)}, "allowed are F32 and U8"),
+        ({"x": images().astype(np.float64), "y": np.zeros(30, np.int64)}, "allowed are F32, U8 and I32"),
         ({"x": images(), "y": np.full(30, -1, np.int64)}, "class numbers from -1"),
         ({"x": images(), "y": np.full(30, 1 << 40, np.int64)}, "class numbers from 0 to 1099511627776"),
         ({"x": images(), "y": np.zeros(30, np.int32)}, "y is I32"),

@@ -74,7 +74,8 @@ def test_pickled_arrays_are_refused_and_nothing_is_left(tmp_path: Path, out: Pat
 def test_texts_become_one_input_each_and_class_names_are_kept(tmp_path: Path, out: Path) -> None:
     facts = convert(written(tmp_path / "t.csv", FLOWERS), out)
     assert facts == DataFacts(3, (3,), "float32", 2)
-    assert read_notes(out) == DataNotes(("cheap", "dear"), ("size", "colour=blue", "colour=red"))
+    names = ("size", "colour=blue", "colour=red")
+    assert read_notes(out) == DataNotes(("cheap", "dear"), names, kind="table")
     dataset = load_dataset(out)
     assert dataset.x.tolist() == [[1, 0, 1], [2, 1, 0], [3, 0, 1]]
     assert dataset.y.tolist() == [0, 1, 1]
