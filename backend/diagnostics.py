@@ -72,10 +72,10 @@ class RemoveLink:
 
 @dataclass(frozen=True, slots=True)
 class ChangeTraining:
-    """``name`` is epochs or seed."""
+    """``name`` is that of a field of ``TrainingSettings``."""
 
     name: str
-    value: int
+    value: int | str
 
 
 Edit: TypeAlias = (
@@ -153,8 +153,10 @@ def apply_fix(graph: Graph, fix: Fix) -> Graph:
     return graph
 
 
-def _with_setting(training: TrainingSettings, name: str, value: int) -> TrainingSettings:
-    return replace(training, epochs=value) if name == "epochs" else replace(training, seed=value)
+def _with_setting(training: TrainingSettings, name: str, value: int | str) -> TrainingSettings:
+    """Raises TypeError for a setting that there is not."""
+    changed: dict[str, Any] = {name: value}
+    return replace(training, **changed)
 
 
 def _apply_inside(wiring: W, edit: Edit, inside: tuple[str, ...]) -> W:

@@ -91,6 +91,23 @@ class TrainingSettings:
     seed: int = 0
     """Of weight initialization, shuffling and dropout."""
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
+    patience: int = 0
+    """Epochs without a smaller validation loss after which training stops; 0: it never stops early."""
+    keep: str = "last"
+    """Whose weights are the result: those of the last epoch, or of the one with the best validation loss."""
+    accumulate: int = 1
+    """Batches whose gradients make one step of the optimizer, as one batch of all their samples would."""
+    precision: str = "auto"
+    """float32, bfloat16 where that is safe, or auto: what a short trial finds to be faster."""
+
+    @property
+    def options(self) -> dict[str, JsonValue]:
+        """What is set otherwise than a graph that does not say."""
+        return {name: getattr(self, name) for name in OPTIONS if getattr(self, name) != OPTIONS[name]}
+
+
+OPTIONS: Mapping[str, JsonValue] = {"patience": 0, "keep": "last", "accumulate": 1, "precision": "auto"}
+"""Settings of a training that a document holds only where they differ from this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,10 @@ class Pipeline:
     drop_last: bool
     epochs: int
     seed: int
+    patience: int
+    keep_best: bool
+    accumulate: int
+    precision: str
     losses: tuple[LossTerm, ...]
     penalties: tuple[PenaltyTerm, ...]
     optimizer: Setting
@@ -120,6 +124,10 @@ def read_pipeline(graph: Graph) -> Pipeline:
         drop_last=loader["drop_last"],
         epochs=graph.training.epochs,
         seed=graph.training.seed,
+        patience=graph.training.patience,
+        keep_best=graph.training.keep == "best",
+        accumulate=graph.training.accumulate,
+        precision=graph.training.precision,
         losses=read_losses(graph),
         penalties=_read_penalties(graph),
         optimizer=read_optimizer(graph),

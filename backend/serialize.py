@@ -62,13 +62,17 @@ def document_of(graph: Graph) -> Document:
         **graph.extra,
         "format_version": graph.format_version,
         "name": graph.name,
-        "training": {**graph.training.extra, "epochs": graph.training.epochs, "seed": graph.training.seed},
+        "training": _training_document(graph.training),
         "nodes": [_node_document(node) for node in graph.nodes],
         "links": [_link_document(link) for link in graph.links],
     }
     if graph.view:
         document["view"] = dict(graph.view)
     return document
+
+
+def _training_document(training: TrainingSettings) -> Document:
+    return {**training.extra, "epochs": training.epochs, "seed": training.seed, **training.options}
 
 
 def _node_document(node: Node) -> Document:
@@ -159,7 +163,15 @@ def _read_link(value: JsonValue, where: str) -> Link:
 
 def _read_training(value: dict[str, JsonValue]) -> TrainingSettings:
     fields = _Fields(value, "training")
-    return TrainingSettings(fields.integer("epochs", 1), fields.integer("seed", 0), fields.rest())
+    return TrainingSettings(
+        epochs=fields.integer("epochs", 1),
+        seed=fields.integer("seed", 0),
+        patience=fields.integer("patience", 0),
+        keep=fields.text("keep", "last"),
+        accumulate=fields.integer("accumulate", 1),
+        precision=fields.text("precision", "auto"),
+        extra=fields.rest(),
+    )
 
 
 class _Fields:

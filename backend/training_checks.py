@@ -28,6 +28,15 @@ from backend.shapes import Shapes, node_type, nodes_of_type
 
 MAX_EPOCHS = 1_000_000
 MAX_SEED = 2**63 - 1
+MAX_ACCUMULATE = 65_536
+BOUNDS = {
+    "epochs": (1, MAX_EPOCHS),
+    "seed": (0, MAX_SEED),
+    "patience": (0, MAX_EPOCHS),
+    "accumulate": (1, MAX_ACCUMULATE),
+}
+CHOICES = {"keep": ("last", "best"), "precision": ("auto", "float32", "bfloat16")}
+DEFAULT_VALIDATION = 0.1
 PREPARES = frozenset({Category.SHAPE, Category.MERGE, Category.UTILITY, Category.ACTIVATION})
 """What may stand between the DataLoader and the Inputs or targets, if it has no weights."""
 SINGLE = ("DataSplit", "Normalize", "Augmentation", "OneHotEncode", "Tokenize", "GradientClip")
@@ -59,12 +68,40 @@ def _shown(text: str) -> str:
 
 
 def _check_settings(graph: Graph) -> Iterator[Diagnostic]:
-    bounds = (("epochs", graph.training.epochs, 1, MAX_EPOCHS), ("seed", graph.training.seed, 0, MAX_SEED))
-    for name, value, low, high in bounds:
+    training = graph.training
+    for name, (low, high) in BOUNDS.items():
+        value = getattr(training, name)
         if not low <= value <= high:
             near = min(max(value, low), high)
             fix = Fix(f"set it to {near}", (ChangeTraining(name, near),))
             yield error(None, f"{name} is {value}, must be from {low} to {high}", fix)
+    for name, allowed in CHOICES.items():
+        value = getattr(training, name)
+        if value not in allowed:
+            meant = value.strip().lower()
+            choice = meant if meant in allowed else allowed[0]
+            fix = Fix(f"set it to {choice}", (ChangeTraining(name, choice),))
+            yield error(None, f"{name} is {_shown(value)}, must be {_one_of(allowed)}", fix)
+    yield from _check_validation(graph)
+
+
+def _one_of(allowed: tuple[str, ...]) -> str:
+    return f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+
+
+def _check_validation(graph: Graph) -> Iterator[Diagnostic]:
+    """What goes by the validation loss needs samples to measure it on."""
+    splits = nodes_of_type(graph, "DataSplit")
+    if any(node.parameters.get("validation", DEFAULT_VALIDATION) for node in splits):
+        return
+    asks: dict[str, tuple[int | str, int | str]] = {
+        "patience": (graph.training.patience, 0),
+        "keep": (graph.training.keep, "last"),
+    }
+    for name, (value, idle) in asks.items():
+        if value == "best" or (name == "patience" and value != idle):
+            text = f"{name} is {value}, which needs validation samples: no DataSplit sets any aside"
+            yield error(None, text, Fix(f"set it to {idle}", (ChangeTraining(name, idle),)))
 
 
 def _check_counts(graph: Graph) -> Iterator[Diagnostic]:

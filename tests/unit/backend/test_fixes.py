@@ -57,6 +57,19 @@ def case(type_name: str, shapes: tuple[tuple[int, ...], ...], body: Body | None 
 
 
 DEEP = inner(Node("r", "Repeat", body=inner(Node("c", "SelfAttention", 1, {"heads": 3}))))
+
+
+def trained(**settings: Any) -> Callable[[], Graph]:
+    return lambda: replace(cnn(), training=replace(cnn().training, **settings))
+
+
+def unsplit(**settings: Any) -> Callable[[], Graph]:
+    return lambda: replace(
+        without("split", "data", "normalize", "dataset", "dataset")(),
+        training=replace(cnn().training, **settings),
+    )
+
+
 MISTAKES: dict[str, tuple[Callable[[], Graph], str]] = {
     "wrong units": (changed("dense1", units=9), "set units of 'dense1' to 10"),
     "no Flatten": (without("flatten", "pool2", "output", "dropout", "input"), "insert Flatten"),
@@ -74,6 +87,12 @@ MISTAKES: dict[str, tuple[Callable[[], Graph], str]] = {
     "ghost": (linked("ghost", "output", "conv3", "input"), "remove the link"),
     "wrong port": (linked("conv1", "result", "norm1", "input"), "remove the link"),
     "epochs": (lambda: replace(cnn(), training=TrainingSettings(0, 0)), "set it to 1"),
+    "patience": (trained(patience=-3), "set it to 0"),
+    "patience without validation": (unsplit(patience=3), "set it to 0"),
+    "keep": (trained(keep="Best "), "set it to best"),
+    "keep without validation": (unsplit(keep="best"), "set it to last"),
+    "accumulate": (trained(accumulate=0), "set it to 1"),
+    "precision": (trained(precision="float16"), "set it to auto"),
     "spare node": (lambda: replace(cnn(), nodes=(*cnn().nodes, Node("x", "ReLU"))), "link a Tensor to it"),
     "heads": (case("SelfAttention", ((5, 6),)), "set heads to 3"),
     "kv heads": (case("LlamaBlock", ((5, 8),), kv_heads=3), "set kv_heads to 2"),

@@ -44,6 +44,18 @@ def test_the_canonical_form_is_these_bytes() -> None:
     assert graph_hash(graph) == "be2cbb77b1a2ecae78dcbad2e880ca431e29ccc80eedec1465cea56ec44d52ad"
 
 
+def test_settings_at_their_default_are_not_part_of_the_canonical_form() -> None:
+    plain = b'{"format_version": 2, "nodes": [], "links": [], "training": {"epochs": 2, "seed": 1}}'
+    spelt = plain.replace(b'"seed": 1', b'"seed": 1, "patience": 0, "keep": "last", "accumulate": 1')
+    assert dump_graph(load_graph(spelt)) == dump_graph(load_graph(plain))
+    asked = plain.replace(b'"seed": 1', b'"seed": 1, "patience": 4, "keep": "best", "precision": "bfloat16"')
+    graph = load_graph(asked)
+    assert graph.training == TrainingSettings(2, 1, patience=4, keep="best", precision="bfloat16")
+    assert load_graph(dump_graph(graph)) == graph
+    with pytest.raises(GraphFormatError, match="patience of training is 'x', must be an integer"):
+        load_graph(plain.replace(b'"seed": 1', b'"patience": "x"'))
+
+
 @pytest.mark.parametrize("name", ["digits_cnn.json", "digits_mlp.json"])
 def test_white_space_and_order_of_keys_do_not_change_the_hash(name: str) -> None:
     graph = load_graph((EXAMPLES / name).read_bytes())
