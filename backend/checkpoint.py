@@ -33,6 +33,23 @@ def restore_weights(module: torch.nn.Module, weights: Mapping[str, Array]) -> No
             _copy(name, weights[name], target)
 
 
+def capture_gradients(module: torch.nn.Module) -> dict[str, Array]:
+    """Those there are, by the names of their weights: of a step of which not all batches are through."""
+    named = module.named_parameters()
+    return {name: _to_array(weight.grad) for name, weight in named if weight.grad is not None}
+
+
+def restore_gradients(module: torch.nn.Module, gradients: Mapping[str, Array]) -> None:
+    """Raises CheckpointError unless they are of weights of this module."""
+    own = dict(module.named_parameters())
+    for name, gradient in gradients.items():
+        if name not in own:
+            raise CheckpointError(f"a gradient of {name[:80]!r}, which is no weight of the graph")
+        target = torch.empty_like(own[name], requires_grad=False)
+        _copy(name, gradient, target)
+        own[name].grad = target
+
+
 def capture_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Array], list[OptimizerGroup]]:
     """State tensors named ``index.name``, and the settings of each parameter group."""
     state = optimizer.state_dict()

@@ -31,6 +31,21 @@ _FRESH = frozenset({"BatchNorm", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv2D"
 """Types whose output is a tensor of its own that their backward pass does not read."""
 
 
+ORIGIN = "origin"
+"""Where a call of a compiled graph says in its ``meta`` which node it was compiled from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A node of the document; ``path`` has the ids of the nodes around it before its own, with dots."""
+
+    path: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.path!r} ({self.type})"
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """An input or output of a model: its node, the shape of a sample, and for ids, their number."""
@@ -153,10 +168,18 @@ def emit_nodes(
             batch=place.batch,
             inner=_inner(emit, node, shapes) if node.body is not None else None,
         )
+        before = emit.last
         built = BUILDERS[node.type](emit, site, tuple(values[_source(link)] for link in links))
+        _sign(emit, before, Origin(place.prefix + node.id, node.type))
         outputs = built if isinstance(built, tuple) else (built,)
         for name, value in zip(variadic_names("output", len(outputs)), outputs, strict=True):
             values[node.id, name] = value
+
+
+def _sign(emit: Emitter, before: fx.Node | None, origin: Origin) -> None:
+    """Marks the calls since ``before``; those of nodes inside are marked already."""
+    for call in emit.since(before):
+        call.meta.setdefault(ORIGIN, origin)
 
 
 def _source(link: Link) -> tuple[str, str]:

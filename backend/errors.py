@@ -91,7 +91,11 @@ class CodeError(BackendError):
 
 
 class TrainingDivergedError(BackendError):
-    """The loss has become infinite or no number at all."""
+    """The loss has become infinite or no number at all; ``node`` is where that began, if that is known."""
+
+    def __init__(self, text: str, node: str = "") -> None:
+        super().__init__(text)
+        self.node = node
 
 
 class InputError(BackendError):

@@ -14,15 +14,17 @@ from backend.datasets import DataFacts, Dataset, Scaling
 from backend.errors import ArchiveError
 from backend.facts import DataNotes
 from backend.formats.cyxmodel import CyxModel
-from backend.losses import Judged
 from backend.metrics import HeadTallies
-from backend.objective import Objective, Tensors
+from backend.numerics import has_images
+from backend.objective import Objective
 from backend.pipeline import read_pipeline
 from backend.preparation import compile_preparation
 from backend.reports import HeadMetrics
 from backend.sample_plan import TEST, Schedule, Window
 from backend.samples import LOCAL_WINDOW_BYTES, Rows, check_form
 from backend.serialize import load_graph
+from backend.stepper import as_tuple
+from backend.tally import Sums, Tally
 from backend.training_data import Batch, Layout, TrainingData
 
 
@@ -37,35 +39,6 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    loss: float = 0.0
-    correct: int = 0
-    places: int = 0
-    """That a class was predicted for: one a sample, or one for each of its labels."""
-    samples: int = 0
-
-
-class Tally:
-    """Running sums over batches, kept on the device so that no step waits for them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=device)
-        self._places = torch.zeros((), dtype=torch.int64, device=device)
-        self._samples = 0
-
-    def add(self, loss: torch.Tensor, judged: Judged | None, samples: int) -> None:
-        self._loss.add_(loss.detach(), alpha=samples)
-        if judged is not None:
-            self._correct.add_(judged.correct)
-            self._places.add_(judged.places)
-        self._samples += samples
-
-    def read(self) -> Sums:
-        return Sums(self._loss.item(), int(self._correct.item()), int(self._places.item()), self._samples)
-
-
-@dataclass(frozen=True, slots=True)
 class Examiner:
     """A model, what comes before it, and what its predictions are held against."""
 
@@ -74,10 +47,6 @@ class Examiner:
     objective: Objective
     device: torch.device
 
-    def predict(self, inputs: Tensors) -> Tensors:
-        answer = self.module(*inputs)
-        return answer if isinstance(answer, tuple) else (answer,)
-
     def measure(self, batches: Iterable[Batch]) -> Scores:
         """Leaves the module in training mode."""
         tally, heads = Tally(self.device), HeadTallies(self.objective, self.device)
@@ -85,7 +54,7 @@ class Examiner:
         with torch.inference_mode():
             for batch in batches:
                 inputs, targets = self.prepare(batch.inputs, batch.targets)
-                predictions = self.predict(inputs)
+                predictions = as_tuple(self.module(*inputs))
                 losses = self.objective.losses(predictions, targets)
                 judged = self.objective.judge(predictions, targets)
                 tally.add(self.objective.weighted(losses), judged, len(batch.targets))
@@ -96,13 +65,14 @@ class Examiner:
             return Scores(None, None, 0)
         loss_mean = sums.loss / sums.samples
         finite = loss_mean if math.isfinite(loss_mean) else None
-        return Scores(finite, self.accuracy(Sums(), sums), sums.samples, heads.read())
+        return Scores(finite, accuracy_of(self.objective, Sums(), sums), sums.samples, heads.read())
 
-    def accuracy(self, since: Sums, now: Sums) -> float | None:
-        """None where there are no classes to be right about."""
-        if not self.objective.counts_correct:
-            return None
-        return (now.correct - since.correct) / max(1, now.places - since.places)
+
+def accuracy_of(objective: Objective, since: Sums, now: Sums) -> float | None:
+    """None where there are no classes to be right about."""
+    if not objective.counts_correct:
+        return None
+    return (now.correct - since.correct) / max(1, now.places - since.places)
 
 
 def evaluate(model: CyxModel, dataset: Dataset, device_name: str) -> Scores:
@@ -118,7 +88,7 @@ def evaluate(model: CyxModel, dataset: Dataset, device_name: str) -> Scores:
     compiled = compile_graph(document)
     device = torch.device(device_name)
     module: torch.nn.Module = compiled.module.to(device)
-    memory_format = best_memory_format(module)
+    memory_format = torch.channels_last if has_images(module) else torch.contiguous_format
     module.to(memory_format=memory_format)  # type: ignore[call-overload]
     restore_weights(module, model.weights)
     size = max(1, LOCAL_WINDOW_BYTES // (4 * dataset.x[0].size))
@@ -156,9 +126,3 @@ class _PartAlone:
     def gather(self, window: Window) -> Rows:
         end = window.first + window.count
         return self._dataset.x[window.first : end].copy(), self._dataset.y[window.first : end].copy()
-
-
-def best_memory_format(module: torch.nn.Module) -> torch.memory_format:
-    """Channels last for convolutions over images: the faster layout on CPUs and GPUs alike."""
-    has_images = any(parameter.ndim == 4 for parameter in module.parameters())
-    return torch.channels_last if has_images else torch.contiguous_format

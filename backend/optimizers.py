@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import optim
 
 from backend.pipeline import Setting
+from backend.reports import OptimizerKind
 
 
 class Lion(optim.Optimizer):
@@ -50,8 +51,27 @@ class Lion(optim.Optimizer):
         return mean
 
 
-def build_optimizer(setting: Setting, parameters: Iterable[torch.nn.Parameter]) -> optim.Optimizer:
-    """The optimizer of a valid graph."""
+OPTIMIZER_KINDS: Mapping[str, tuple[OptimizerKind, ...]] = {
+    "SGD": ("fused", "foreach"),
+    "Adam": ("fused", "foreach"),
+    "AdamW": ("fused", "foreach"),
+    "NAdam": ("plain", "foreach"),
+    "RMSprop": ("plain", "foreach"),
+    "Adagrad": ("fused", "foreach"),
+    "Lion": ("foreach",),
+}
+"""By type, what there is of it; the first is what is taken unless another is asked for."""
+
+
+def build_optimizer(
+    setting: Setting, parameters: Iterable[torch.nn.Parameter], kind: OptimizerKind | None = None
+) -> optim.Optimizer:
+    """The optimizer of a valid graph. Raises ValueError for a kind that there is not."""
+    kinds = OPTIMIZER_KINDS[setting.type]
+    kind = kind or kinds[0]
+    if kind not in kinds:
+        raise ValueError(f"{setting.type} is {kind}, can be {', '.join(kinds)}")
+    how: dict[str, Any] = {} if kind == "plain" else {kind: True}
     given, weights = setting.parameters, list(parameters)
     rate, decay = given["learning_rate"], given["weight_decay"]
     match setting.type:
@@ -62,10 +82,10 @@ def build_optimizer(setting: Setting, parameters: Iterable[torch.nn.Parameter]) 
                 momentum=given["momentum"],
                 nesterov=given["nesterov"],
                 weight_decay=decay,
-                fused=True,
+                **how,
             )
         case "Adam" | "AdamW" | "NAdam":
-            return _adaptive(setting, weights)
+            return _adaptive(setting, weights, how)
         case "RMSprop":
             return optim.RMSprop(
                 weights,
@@ -74,23 +94,24 @@ def build_optimizer(setting: Setting, parameters: Iterable[torch.nn.Parameter]) 
                 eps=given["epsilon"],
                 momentum=given["momentum"],
                 weight_decay=decay,
+                **how,
             )
         case "Adagrad":
-            return optim.Adagrad(weights, lr=rate, eps=given["epsilon"], weight_decay=decay, fused=True)
+            return optim.Adagrad(weights, lr=rate, eps=given["epsilon"], weight_decay=decay, **how)
         case "Lion":
             return Lion(weights, rate, (given["beta1"], given["beta2"]), decay)
         case unknown:
             raise KeyError(unknown)
 
 
-def _adaptive(setting: Setting, weights: list[torch.nn.Parameter]) -> optim.Optimizer:
+def _adaptive(setting: Setting, weights: list[torch.nn.Parameter], how: dict[str, Any]) -> optim.Optimizer:
     given = setting.parameters
     rate, decay = given["learning_rate"], given["weight_decay"]
     betas = (given["beta1"], given["beta2"])
     match setting.type:
         case "Adam":
-            return optim.Adam(weights, rate, betas, given["epsilon"], decay, fused=True)
+            return optim.Adam(weights, rate, betas, given["epsilon"], decay, **how)
         case "AdamW":
-            return optim.AdamW(weights, rate, betas, given["epsilon"], decay, fused=True)
+            return optim.AdamW(weights, rate, betas, given["epsilon"], decay, **how)
         case _:
-            return optim.NAdam(weights, rate, betas, given["epsilon"], decay)
+            return optim.NAdam(weights, rate, betas, given["epsilon"], decay, **how)

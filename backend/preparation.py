@@ -93,6 +93,10 @@ def tokenize(texts: torch.Tensor, length: int, lowercase: bool) -> torch.Tensor:
     return functional.pad(ids, (0, length - ids.shape[1]))
 
 
+def build_augmentations(pipeline: Pipeline) -> tuple[Change, ...]:
+    return tuple(build_augmentation(each) for each in pipeline.changes if each.type == "Augmentation")
+
+
 def build_augmentation(setting: Setting) -> Change:
     """Draws from torch's generator: the same state, the same changes."""
     return partial(augment, given=setting.parameters)

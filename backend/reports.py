@@ -7,7 +7,7 @@ the worker's own directory: no separators, so a worker cannot be asked to look e
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,7 @@ from backend.worker_message import FileName, WorkerMessage
 
 MAX_HEADS = 64
 """That are told of, in document order; a graph may have more."""
+MAX_LEARNING_RATE = 100.0
 MAX_CONFUSION_CLASSES = 100
 MAX_CONFUSIONS = 4
 """Of so many heads, so that a report stays well below the limit of a message."""
@@ -57,6 +58,25 @@ class HeadMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     """Of tokens: e to the mean surprise in nats."""
     confusion: Annotated[tuple[ConfusionRow, ...], Meta(max_length=MAX_CONFUSION_CLASSES)] = ()
     """How many of each class (row) were taken for which (column); of 100 classes at most."""
+
+
+OptimizerKind = Literal["fused", "foreach", "plain"]
+"""How an optimizer walks over the weights: in one kernel, in one call for all, or one by one."""
+
+
+class Numerics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a training computes. It decides speed and rounding, and never changes within a training."""
+
+    precision: Literal["float32", "bfloat16"]
+    """bfloat16: in what torch's autocast takes to be safe; weights stay float32."""
+    channels_last: bool
+    """Whether images lie in memory with their channels together."""
+    optimizer: OptimizerKind
+
+
+class NumericsTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    numerics: Numerics
+    step_s: float
 
 
 Heads = Annotated[tuple[HeadMetrics, ...], Meta(max_length=MAX_HEADS)]
@@ -122,6 +142,10 @@ class Train(WorkerMessage, frozen=True):
     report_every_s: float = 0.25
     prepare_only: bool = False
     """Load data, build the model and run nothing until AllowSegments arrives."""
+    may_stop: bool = False
+    """Whether it may end early, when the graph says so: not where the steps themselves are paid for."""
+    learning_rate: Annotated[float, Meta(ge=0, le=MAX_LEARNING_RATE)] | None = None
+    """In place of the graph's or the checkpoint's, from the first step on."""
     stream: SampleStream | None = None
 
 
@@ -155,6 +179,12 @@ class Cancel(WorkerMessage, frozen=True):
     """Ends training; answered by Cancelled."""
 
 
+class ChangeLearningRate(WorkerMessage, frozen=True):
+    """From the next step on; schedules go on multiplying it. Answered by LearningRateChanged."""
+
+    rate: Annotated[float, Meta(ge=0, le=MAX_LEARNING_RATE)]
+
+
 class Ping(WorkerMessage, frozen=True):
     """Asks for a sign of life; answered by Pong."""
 
@@ -166,6 +196,7 @@ Command = (
     | Pause
     | Resume
     | Cancel
+    | ChangeLearningRate
     | Evaluate
     | Export
     | LoadModel
@@ -194,6 +225,9 @@ class TrainingPrepared(WorkerMessage, frozen=True):
     parameters: int
     training_samples: int
     device: str
+    numerics: Numerics | None = None
+    notes: tuple[str, ...] = ()
+    """For people: how it will compute, and what the graph asks for that cannot be had."""
 
 
 class WantSamples(WorkerMessage, frozen=True):
@@ -234,8 +268,23 @@ class Resumed(WorkerMessage, frozen=True):
     step: int
 
 
+class LearningRateChanged(WorkerMessage, frozen=True):
+    """``step`` is the first one with it."""
+
+    step: int
+    rate: float
+
+
+class StateSaved(WorkerMessage, frozen=True):
+    """Before Cancelled or Failed: the training can go on from ``file``, bit for bit."""
+
+    step: int
+    segments_done: int
+    file: FileName
+
+
 class Finished(WorkerMessage, frozen=True):
-    """The trained model is in ``file``."""
+    """The trained model is in ``file``; with fewer steps than planned if it stopped early."""
 
     file: FileName
     metrics: Metrics
@@ -281,6 +330,8 @@ Event = (
     | WaitingForPermission
     | Paused
     | Resumed
+    | LearningRateChanged
+    | StateSaved
     | Finished
     | Cancelled
     | Evaluated

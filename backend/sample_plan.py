@@ -61,6 +61,16 @@ class Schedule:
             return self.total_steps
         return (segment + 1) * (self.total_steps // self.segments)
 
+    def segments_done(self, step: int) -> int:
+        """Segments that have ended at ``step``."""
+        if step >= self.total_steps:
+            return self.segments
+        return min(step // (self.total_steps // self.segments), self.segments - 1)
+
+    def samples_between(self, first: int, end: int) -> int:
+        """Training samples in the batches of an epoch from number ``first`` to before ``end``."""
+        return min(self.train, end * self.batch_size) - first * self.batch_size
+
     def epoch_end(self, step: int, end: int) -> int:
         """The step, ``end`` at most, at which the epoch of ``step`` ends."""
         return min(end, step - step % self.steps_per_epoch + self.steps_per_epoch)

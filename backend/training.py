@@ -1,43 +1,45 @@
-"""The trainer: reads top to bottom what training is. Deterministic, resumable at every segment.
+"""The trainer: reads top to bottom what training is. Deterministic, resumable between any two steps.
 
 Everything random follows from the graph's seed and the step's number, so a checkpoint needs only
-weights, optimizer state and position. Knows no process, no clock but the one it is given.
+weights, optimizer state, position and how it computes. Knows no process, no clock but the one it is given.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import msgspec
 import torch
 
-from backend.checkpoint import capture_optimizer, capture_weights, restore_optimizer, restore_weights
+from backend.blame import Culprit, culprit_of_update, find_culprit, first_bad_gradient
+from backend.checkpoint import capture_weights, restore_weights
 from backend.compiler import compile_graph
-from backend.errors import CheckpointError, DatasetError, TrainingDivergedError
-from backend.evaluation import Examiner, Sums, Tally, best_memory_format
+from backend.errors import DatasetError, TrainingDivergedError
+from backend.estimate import BACKWARD_FACTOR, Estimate, estimate
+from backend.evaluation import Examiner, accuracy_of
 from backend.formats.cyxmodel import CyxModel, TrainingState
+from backend.formats.tensors import Array
+from backend.numerics import Choice, Work, choose, describe, standard
 from backend.objective import Objective, Penalties
-from backend.optimizers import build_optimizer
 from backend.pipeline import read_pipeline
-from backend.preparation import build_augmentation, compile_preparation
+from backend.preparation import build_augmentations, compile_preparation
 from backend.reports import Metrics
 from backend.sample_plan import TEST, VALIDATION, make_schedule
-from backend.samples import SampleSource, check_fit
-from backend.schedules import (
-    Position,
-    first_plateaus,
-    load_plateaus,
-    observe_loss,
-    rate_factor,
-    save_plateaus,
-)
+from backend.samples import LocalSamples, SampleSource, check_fit
+from backend.schedules import Position, first_plateaus, observe_loss, rate_factor
 from backend.serialize import load_graph
+from backend.stepper import Parts, Stepper, Turn, memory_format_of
+from backend.stopping import Watch, is_over, observe
+from backend.tally import Sums, Tally
 from backend.training_data import Batch, Layout, TrainingData
+from backend.training_state import Standing, capture, check_belongs, put_back, told
 
 MAX_HISTORY = 10_000
+MAX_REMEMBERED_BYTES = 256 << 20
+"""State of up to this size is kept at each epoch's end, to go back to when a step goes wrong."""
 
 
 class Control(Protocol):
@@ -55,6 +57,8 @@ class TrainingConfig:
     segments: int
     report_every_s: float
     now: Callable[[], float]
+    may_stop: bool = False
+    """Whether it ends early when the graph says so."""
 
 
 class Trainer:
@@ -71,37 +75,53 @@ class Trainer:
         self._config = config
         self._pipeline = pipeline
         self._device = torch.device(config.device)
-        self._seed = pipeline.seed
         self._facts, self._notes = samples.facts, samples.notes
-        self._module: torch.nn.Module = compiled.module.to(self._device)
-        memory_format = best_memory_format(self._module)
-        self._module.to(memory_format=memory_format)  # type: ignore[call-overload]
         check_fit(samples.facts, pipeline)
         self._schedule = make_schedule(
             pipeline, samples.facts.samples, config.segments, samples.withheld, samples.window_bytes
         )
-        normalization = checkpoint.training.normalization if checkpoint else None
-        layout = Layout(self._device, memory_format)
-        self._data = TrainingData(samples, self._schedule, layout, pipeline, normalization)
         self.training_samples = pipeline.split_sizes(samples.facts.samples)[0]
         if config.segments > self.total_steps:
             raise DatasetError(f"{config.segments} segments of {self.total_steps} steps, at most one a step")
-        self._changes = [
-            build_augmentation(change) for change in pipeline.changes if change.type == "Augmentation"
-        ]
-        self._prepare = compile_preparation(document).to(self._device)
+        self._module: torch.nn.Module = compiled.module.to(self._device)
         self._objective = Objective(compiled, pipeline.losses)
-        self._examiner = Examiner(self._module, self._prepare, self._objective, self._device)
-        self._penalties = Penalties(self._module, pipeline)
-        self._optimizer = build_optimizer(pipeline.optimizer, self._module.parameters())
+        self._parts = Parts(
+            module=self._module,
+            prepare=compile_preparation(document).to(self._device),
+            changes=build_augmentations(pipeline),
+            objective=self._objective,
+            penalties=Penalties(self._module, pipeline),
+            optimizer=pipeline.optimizer,
+            device=self._device,
+            seed=pipeline.seed,
+        )
+        size = estimate(document, samples.facts.samples, samples.facts.sample_shape)
+        self.choice = self._choose(size, checkpoint)
+        self._stepper = Stepper(self._parts, self.choice.numerics)
+        self._examiner = Examiner(self._module, self._parts.prepare, self._objective, self._device)
+        self._data = TrainingData(
+            samples,
+            self._schedule,
+            Layout(self._device, memory_format_of(self.choice.numerics)),
+            pipeline,
+            checkpoint.training.normalization if checkpoint else None,
+        )
+        self._can_look_back = isinstance(samples, LocalSamples)
+        self._state_bytes = size.checkpoint_bytes
+        self._control: Control = _Unhindered()
+        self._base_rate: float | None = None
         self._plateaus = first_plateaus(pipeline.schedules)
+        self._watch = Watch()
+        self._best: Mapping[str, Array] | None = None
         self._step = 0
         self._history: list[Metrics] = []
         self._tally = Tally(self._device)
-        self._reported = self._epoch_began = Sums()
+        self._reported = Sums()
         self._reported_at = -math.inf
         if checkpoint is not None:
-            self._go_on_from(checkpoint)
+            check_belongs(checkpoint, graph, self._state(0), self._schedule)
+            self._stand_as(put_back(checkpoint, self._stepper, pipeline), checkpoint.training.learning_rate)
+        self._remembered = self._remember()
         samples.expect(self._schedule.windows(self._step))
 
     # -- what it is ------------------------------------------------------------------------------
@@ -118,54 +138,84 @@ class Trainer:
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._module.parameters())
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For people: how it computes, and what the graph asks for that cannot be had."""
+        found = [describe(self.choice)]
+        pipeline = self._pipeline
+        if (pipeline.patience or pipeline.keep_best) and not self._schedule.validation:
+            found.append(
+                "the validation samples are not here: it trains all epochs and keeps the weights of the last"
+            )
+        elif pipeline.patience and not self._config.may_stop:
+            found.append(f"patience {pipeline.patience} does not end it early: all its steps are paid for")
+        return tuple(found)
+
+    @property
+    def is_over(self) -> bool:
+        """At its last step, or stopped early."""
+        early = self._config.may_stop and is_over(self._watch, self._pipeline.patience)
+        return self._step == self.total_steps or early
+
     def segment_end(self, segment: int) -> int:
         """The step at which a segment ends."""
         return self._schedule.segment_end(segment)
 
+    @property
+    def _is_at_epoch_end(self) -> bool:
+        return self._step % self._schedule.steps_per_epoch == 0
+
     # -- what it does ----------------------------------------------------------------------------
 
     def run_segment(self, segment: int, control: Control, report: Callable[[Metrics], None]) -> Metrics:
-        """Trains to the end of ``segment`` and returns where that leaves it.
+        """Trains to the end of ``segment``, or until it is over, and returns where that leaves it.
 
         Reports at the first step, then as often as configured, and at the end of each epoch. Raises
         TrainingDivergedError, and what ``control`` raises.
         """
-        end = self.segment_end(segment)
+        end, self._control = self.segment_end(segment), control
         self._reported_at = -math.inf
-        while self._step < end:
+        if self._step and self._is_at_epoch_end and self._tally.read().samples:
+            report(self._finish_epoch())
+        while self._step < end and not self.is_over:
             for batch in self._data.training(self._step, self._schedule.epoch_end(self._step, end)):
                 control.before_step(self._step)
                 self._train_step(batch)
                 self._report_when_due(report)
-            if self._step % self._schedule.steps_per_epoch == 0:
+            if self._is_at_epoch_end:
                 report(self._finish_epoch())
-        return self._measure(self._epoch_began, None)
+        return self._measure(Sums(), None)
+
+    def change_rate(self, rate: float) -> None:
+        """From the next step on; what schedules there are go on multiplying it."""
+        self._base_rate = rate
+        if not self._pipeline.schedules:
+            self._stepper.set_rate(rate)
 
     def finish(self) -> Metrics:
-        """The last point of the curve, with the accuracy on the test samples."""
+        """The last point of the curve, with how the weights that are kept do on the test samples."""
+        if self._best is not None and self._watch.best_step != self._step:
+            restore_weights(self._module, self._best)
         scores = self._examiner.measure(self._data.evaluation(TEST))
         final = msgspec.structs.replace(self._history[-1], test_accuracy=scores.accuracy, test=scores.heads)
         self._history[-1] = final
         return final
 
-    def checkpoint(self, segments_done: int) -> CyxModel:
-        """A model from which training goes on bit-exactly."""
-        tensors, groups = capture_optimizer(self._optimizer)
-        state = self._state(segments_done)
-        return CyxModel(
-            graph=self._graph,
-            weights=capture_weights(self._module),
-            training=msgspec.structs.replace(state, optimizer_groups=groups),
-            history=tuple(self._history),
-            optimizer=tensors,
-        )
+    def checkpoint(self, segments_done: int | None = None) -> CyxModel:
+        """A model from which training goes on bit-exactly; by default with the segments that are done."""
+        done = self._schedule.segments_done(self._step) if segments_done is None else segments_done
+        return capture(self._graph, self._stepper, self._standing(), self._state(done))
+
+    def last_good(self) -> CyxModel | None:
+        """A checkpoint of the newest state that is known to be sound; None where it is too large to keep."""
+        return self._remembered
 
     def result(self) -> CyxModel:
         """The trained model, without what only training needs."""
         return CyxModel(
             graph=self._graph,
             weights=capture_weights(self._module),
-            training=self._state(self._config.segments),
+            training=told(self._state(self._config.segments), self._standing()),
             history=tuple(self._history),
             notes=self._notes,
         )
@@ -173,29 +223,40 @@ class Trainer:
     # -- how -------------------------------------------------------------------------------------
 
     def _train_step(self, batch: Batch) -> None:
-        _seed_step(self._device, self._seed, self._step)
-        self._set_rate()
-        samples = batch.inputs
-        for change in self._changes:
-            samples = change(samples)
-        inputs, targets = self._prepare(samples, batch.targets)
-        self._optimizer.zero_grad(set_to_none=True)
-        predictions = self._examiner.predict(inputs)
-        loss = self._objective.loss(predictions, targets)
-        self._penalties.add_to(loss).backward()  # type: ignore[no-untyped-call]
-        self._penalties.limit_gradients()
-        self._optimizer.step()
-        self._tally.add(loss, self._objective.judge(predictions, targets), len(batch.targets))
+        turn = self._turn(len(batch.targets))
+        outcome = self._stepper.forward(batch, self._step)
+        loss = self._tally.add(outcome.loss, outcome.judged, len(batch.targets))
+        if loss is not None and not math.isfinite(loss):
+            self._explain(f"the loss is {loss}", batch)
+        self._stepper.backward(outcome, turn)
+        self._update(turn)
+
+    def _update(self, turn: Turn) -> None:
+        if turn.is_last:
+            self._set_rate()
+            self._stepper.update()
         self._step += 1
+
+    def _turn(self, samples: int) -> Turn:
+        """Of the batch at this step, among those that make one step of the optimizer."""
+        count = self._pipeline.accumulate
+        if count == 1:
+            return _ALONE
+        number = self._step % self._schedule.steps_per_epoch
+        first = number - number % count
+        together = self._schedule.samples_between(first, first + count)
+        is_last = number + 1 in (first + count, self._schedule.steps_per_epoch)
+        return Turn(samples / together, number == first, is_last)
 
     def _set_rate(self) -> None:
         schedules = self._pipeline.schedules
         if not schedules:
             return
         position = Position(self._step, self._schedule.steps_per_epoch, self.total_steps)
-        factor = rate_factor(schedules, position, self._plateaus)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._pipeline.optimizer.parameters["learning_rate"] * factor
+        base = self._base_rate
+        if base is None:
+            base = self._pipeline.optimizer.parameters["learning_rate"]
+        self._stepper.set_rate(base * rate_factor(schedules, position, self._plateaus))
 
     def _report_when_due(self, report: Callable[[Metrics], None]) -> None:
         now = self._config.now()
@@ -203,14 +264,18 @@ class Trainer:
         if elapsed_s < self._config.report_every_s:
             return
         since = self._reported
+        metrics = self._measure(since, None)
         self._reported, self._reported_at = self._tally.read(), now
-        rate = (self._reported.samples - since.samples) / elapsed_s
-        report(self._measure(since, rate if math.isfinite(elapsed_s) else None))
+        if 0 < elapsed_s < math.inf:
+            rate = (self._reported.samples - since.samples) / elapsed_s
+            metrics = msgspec.structs.replace(metrics, samples_per_s=rate)
+        report(metrics)
 
     def _finish_epoch(self) -> Metrics:
         """Adds a point with the epoch's means and its validation to the history."""
-        metrics = self._measure(self._epoch_began, None)
-        self._epoch_began = self._tally.read()
+        metrics = self._measure(Sums(), None)
+        if culprit_of_update(self._module) is not None:
+            self._explain("the weights are no numbers")
         scores = self._examiner.measure(self._data.evaluation(VALIDATION))
         metrics = msgspec.structs.replace(
             metrics,
@@ -220,29 +285,59 @@ class Trainer:
         )
         watched = scores.loss if scores.loss is not None else metrics.loss
         self._plateaus = observe_loss(self._pipeline.schedules, self._plateaus, watched)
+        if self._schedule.validation:
+            self._observe(scores.loss)
         self._history = [*_briefer(self._history), metrics][-MAX_HISTORY:]
+        self._tally, self._reported = Tally(self._device), Sums()
+        self._reported_at = self._config.now()
+        self._remembered = self._remember()
         return metrics
 
+    def _observe(self, validation_loss: float | None) -> None:
+        self._watch = observe(self._watch, validation_loss, self._step)
+        if self._pipeline.keep_best and self._watch.best_step == self._step:
+            self._best = capture_weights(self._module)
+
     def _measure(self, since: Sums, samples_per_s: float | None) -> Metrics:
-        """Means over what was trained after ``since``. Raises TrainingDivergedError."""
+        """Means over what was trained of this epoch after ``since``. Raises TrainingDivergedError."""
         now = self._tally.read()
         samples = now.samples - since.samples
         if not samples:
             return self._history[-1]
         loss = (now.loss - since.loss) / samples
         if not math.isfinite(loss):
-            raise TrainingDivergedError(
-                f"the loss is {loss} at step {self._step}: a lower learning rate may help"
-            )
+            self._explain(f"the loss is {loss}")
         return Metrics(
             step=self._step,
             total_steps=self.total_steps,
             epoch=(self._step - 1) // self._schedule.steps_per_epoch,
             loss=loss,
-            accuracy=self._examiner.accuracy(since, now),
-            learning_rate=float(self._optimizer.param_groups[0]["lr"]),
+            accuracy=accuracy_of(self._objective, since, now),
+            learning_rate=self._stepper.rate,
             samples_per_s=samples_per_s,
         )
+
+    def _choose(self, size: Estimate, checkpoint: CyxModel | None) -> Choice:
+        """How to compute: as the checkpoint did, or what is best here."""
+        if checkpoint is not None:
+            found = checkpoint.training.numerics
+            return Choice(found or standard(self._module, self._pipeline.optimizer.type))
+        flops = float(size.flops_per_sample) * self._pipeline.batch_size * (1 + BACKWARD_FACTOR)
+        return choose(self._parts, self._pipeline, Work(flops, self.total_steps), self._config.now)
+
+    # -- where it stands -------------------------------------------------------------------------
+
+    def _standing(self) -> Standing:
+        sums = self._tally.read()
+        return Standing(self._step, sums, self._plateaus, self._watch, self._best, self._history)
+
+    def _stand_as(self, found: Standing, rate: float | None) -> None:
+        self._step, self._plateaus, self._watch = found.step, found.plateaus, found.watch
+        self._best, self._history = found.best, list(found.history)
+        self._tally, self._reported = Tally(self._device, found.sums), found.sums
+        self._base_rate = rate
+        if rate is not None:
+            self.change_rate(rate)
 
     def _state(self, segments_done: int) -> TrainingState:
         return TrainingState(
@@ -250,35 +345,72 @@ class Trainer:
             total_steps=self.total_steps,
             segments=self._config.segments,
             segments_done=segments_done,
-            seed=self._seed,
+            seed=self._pipeline.seed,
             samples=self._facts.samples,
             sample_shape=self._facts.sample_shape,
             classes=self._facts.classes,
             normalization=self._data.normalization,
-            schedule=save_plateaus(self._plateaus),
+            numerics=self.choice.numerics,
+            learning_rate=self._base_rate,
         )
 
-    def _go_on_from(self, checkpoint: CyxModel) -> None:
-        found = checkpoint.training
-        self._step = found.step
-        expected = self._state(found.segments_done)
-        if checkpoint.graph != self._graph:
-            raise CheckpointError("the checkpoint is of another graph")
-        if msgspec.structs.replace(found, optimizer_groups=[], schedule=expected.schedule) != expected:
-            raise CheckpointError(
-                "the checkpoint is of other data, another seed or another cut into segments"
-            )
-        if found.segments_done < 1 or self.segment_end(found.segments_done - 1) != found.step:
-            raise CheckpointError(f"the checkpoint stands at step {found.step}, not at the end of a segment")
-        if checkpoint.optimizer is None:
-            raise CheckpointError("the checkpoint holds no optimizer state")
-        restore_weights(self._module, checkpoint.weights)
-        restore_optimizer(self._optimizer, checkpoint.optimizer, found.optimizer_groups)
-        try:
-            self._plateaus = load_plateaus(self._pipeline.schedules, found.schedule)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError("the checkpoint holds another state of the schedules") from error
-        self._history = list(checkpoint.history)
+    def _remember(self) -> CyxModel | None:
+        if self._state_bytes > MAX_REMEMBERED_BYTES:
+            return None
+        return self.checkpoint()
+
+    # -- when the loss is no number any more -----------------------------------------------------
+
+    def _explain(self, what: str, batch: Batch | None = None) -> NoReturn:
+        """Says where it began, and stands before that step if the state from before is still there."""
+        culprit = None
+        if self._remembered is not None and self._can_look_back:
+            culprit = self._look_back(self._remembered)
+        elif batch is not None:
+            culprit = find_culprit(self._stepper, batch, self._step)
+        where = f"; first no number: {culprit.text}" if culprit else ""
+        node = culprit.node if culprit else ""
+        raise TrainingDivergedError(
+            f"{what} at step {self._step}{where}. A lower learning rate may help", node
+        )
+
+    def _look_back(self, sound: CyxModel) -> Culprit | None:
+        """Trains again from a sound state and looks at each step; remembers how it was before the bad one."""
+        found, last_good = None, self._step
+        for batch in self._again(sound, self._step + 1):
+            last_good = self._step
+            found = self._step_with_care(batch)
+            if found is not None:
+                break
+        for batch in self._again(sound, last_good):
+            self._train_step(batch)
+        self._remembered = self.checkpoint()
+        return found
+
+    def _again(self, sound: CyxModel, until: int) -> Iterator[Batch]:
+        """The batches from a sound state on, up to step ``until`` or the end of the epoch."""
+        standing = put_back(sound, self._stepper, self._pipeline)
+        self._stand_as(standing, sound.training.learning_rate)
+        if self._step < until:
+            for batch in self._data.training(self._step, self._schedule.epoch_end(self._step, until)):
+                self._control.before_step(self._step)
+                yield batch
+
+    def _step_with_care(self, batch: Batch) -> Culprit | None:
+        """One step; what is wrong with it, in which case it has not been made or not to its end."""
+        turn = self._turn(len(batch.targets))
+        outcome = self._stepper.forward(batch, self._step)
+        if not math.isfinite(outcome.loss.item()):
+            return find_culprit(self._stepper, batch, self._step)
+        self._tally.add(outcome.loss, outcome.judged, len(batch.targets))
+        self._stepper.backward(outcome, turn)
+        if first_bad_gradient(self._module) is not None:
+            return find_culprit(self._stepper, batch, self._step)
+        self._update(turn)
+        return culprit_of_update(self._module)
+
+
+_ALONE = Turn()
 
 
 def _briefer(history: list[Metrics]) -> list[Metrics]:
@@ -289,9 +421,6 @@ def _briefer(history: list[Metrics]) -> list[Metrics]:
     return [*history[:-1], msgspec.structs.replace(history[-1], validation=heads)]
 
 
-def _seed_step(device: torch.device, seed: int, step: int) -> None:
-    """Makes what a step draws, such as dropout masks, a function of seed and step alone."""
-    mixed = (seed * 6_364_136_223_846_793_005 + step * 1_442_695_040_888_963_407 + 1) % 2**63
-    torch.default_generator.manual_seed(mixed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(mixed)
+class _Unhindered:
+    def before_step(self, step: int) -> None:
+        """Goes on."""

@@ -19,7 +19,7 @@ from backend.errors import ArchiveError
 from backend.facts import DataNotes, why_notes_are_wrong
 from backend.formats.archive import read_archive, write_archive
 from backend.formats.tensor_header import TensorInfo, read_tensor_header
-from backend.reports import Metrics
+from backend.reports import Metrics, Numerics
 
 FORMAT = "cyxmodel"
 FORMAT_VERSION = 1
@@ -70,6 +70,23 @@ class OptimizerGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: list[int]
 
 
+class EpochSums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the batches of an epoch that has begun."""
+
+    loss: float
+    correct: int
+    places: int
+    samples: int
+
+
+class Watched(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The validation losses so far: see ``backend.stopping``."""
+
+    best: float | None
+    best_step: int
+    bad_epochs: int
+
+
 class TrainingState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where training stands. Batches and dropout masks follow from ``seed`` and ``step`` alone."""
 
@@ -85,6 +102,12 @@ class TrainingState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalization: Normalization | None = None
     optimizer_groups: list[OptimizerGroup] = []
     schedule: dict[str, bool | int | float | str | list[float] | None] = {}
+    numerics: Numerics | None = None
+    """None where the program that wrote it knew of one way to compute."""
+    learning_rate: float | None = None
+    """That was set while it ran; None for the graph's."""
+    epoch: EpochSums | None = None
+    watched: Watched | None = None
 
 
 class SavedNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

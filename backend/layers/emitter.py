@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -44,6 +44,18 @@ class Emitter:
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         self._root = root
         self._graph = graph
+
+    @property
+    def last(self) -> fx.Node | None:
+        """The newest call."""
+        return next(iter(reversed(self._graph.nodes)), None)
+
+    def since(self, call: fx.Node | None) -> Iterator[fx.Node]:
+        """The calls after ``call``, newest first."""
+        for newer in reversed(self._graph.nodes):
+            if newer is call:
+                return
+            yield newer
 
     def call(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> fx.Node:
         return self._graph.call_function(function, arguments, keywords)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,12 +33,14 @@ from backend.reports import (
     Event,
     Failed,
     Finished,
+    LearningRateChanged,
     Metrics,
     Paused,
     Progress,
     Resumed,
     SampleStream,
     SegmentSaved,
+    StateSaved,
     Train,
     TrainingPrepared,
     WaitingForPermission,
@@ -49,6 +52,7 @@ from backend.workers.feed import Connection, FedSamples, read_scaling
 from backend.workers.gate import Gate, TrainingCancelled
 
 _RESULT = "result.cyxmodel"
+_SAVED = "saved.cyxmodel"
 _KEPT_CHECKPOINTS = 2
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (GraphFormatError, "graph"),
@@ -74,6 +78,8 @@ class TrainingJob:
         self._send = send
         self._step = 0
         self._fed: FedSamples | None = None
+        self._trainer: Trainer | None = None
+        self._rates: deque[float] = deque(maxlen=1)
         allowed = 0 if command.prepare_only else command.allowed_segments
         self.has_ended = False
         """Set before the last event goes out, so that its reader may ask for another training."""
@@ -86,8 +92,10 @@ class TrainingJob:
             with self.gate.working():
                 end = self._train()
         except TrainingCancelled:
+            self._save_state()
             end = Cancelled(step=self._step)
         except Exception as error:
+            self._save_state(error)
             end = failure_of(error)
         self.has_ended = True
         self._send(end)
@@ -101,6 +109,14 @@ class TrainingJob:
         """The trainer's control."""
         self._step = step
         self.gate.before_step(lambda: self._send(Paused(step=step)), lambda: self._send(Resumed(step=step)))
+        if self._rates and self._trainer is not None:
+            rate = self._rates.pop()
+            self._trainer.change_rate(rate)
+            self._send(LearningRateChanged(step=step, rate=rate))
+
+    def change_rate(self, rate: float) -> None:
+        """From the next step on."""
+        self._rates.append(rate)
 
     def _train(self) -> Finished:
         trainer = self._prepare()
@@ -109,6 +125,8 @@ class TrainingJob:
             self._wait_for(segment)
             metrics = trainer.run_segment(segment, self, self._report)
             self._step = trainer.step
+            if trainer.is_over:
+                break
             if segment < command.segments - 1:
                 self._save(trainer, segment, metrics)
         return self._finish(trainer)
@@ -124,9 +142,14 @@ class TrainingJob:
         trainer = Trainer(
             self._graph,
             self._open_samples(),
-            TrainingConfig(command.device, command.segments, command.report_every_s, time.monotonic),
+            TrainingConfig(
+                command.device, command.segments, command.report_every_s, time.monotonic, command.may_stop
+            ),
             checkpoint,
         )
+        self._trainer = trainer
+        if command.learning_rate is not None:
+            trainer.change_rate(command.learning_rate)
         self._step = trainer.step
         self._send(
             TrainingPrepared(
@@ -134,6 +157,8 @@ class TrainingJob:
                 parameters=trainer.parameters,
                 training_samples=trainer.training_samples,
                 device=command.device,
+                numerics=trainer.choice.numerics,
+                notes=trainer.notes,
             )
         )
         return trainer
@@ -158,11 +183,25 @@ class TrainingJob:
         command = self._command
         if not 0 <= command.first_segment < command.segments:
             raise CheckpointError(f"segment {command.first_segment} of {command.segments}")
-        if command.first_segment == 0:
-            return None
         if command.checkpoint is None:
+            if command.first_segment == 0:
+                return None
             raise CheckpointError(f"segment {command.first_segment} needs a checkpoint to begin from")
         return read_cyxmodel(self._directory / command.checkpoint)
+
+    def _save_state(self, error: Exception | None = None) -> None:
+        """What was trained so far, for whoever wants to go on: up to here, or to where all was well."""
+        if self._trainer is None:
+            return
+        state = self._trainer.checkpoint() if error is None else self._trainer.last_good()
+        if state is None or not state.training.step:
+            return
+        try:
+            write_cyxmodel(self._directory / _SAVED, state)
+        except (OSError, BackendError, MemoryError):
+            return  # The training has ended for a reason of its own, which is what counts.
+        found = state.training
+        self._send(StateSaved(step=found.step, segments_done=found.segments_done, file=_SAVED))
 
     def _wait_for(self, segment: int) -> None:
         self.gate.wait_for_segment(segment, lambda: self._send(WaitingForPermission(segment=segment)))

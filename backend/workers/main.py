@@ -18,6 +18,7 @@ from backend.exporting.messages import Export
 from backend.reports import (
     AllowSegments,
     Cancel,
+    ChangeLearningRate,
     Command,
     Evaluate,
     Event,
@@ -145,7 +146,7 @@ class Worker:
                 self._serving.ask(command, body)
             case Ping():
                 self._connection.send(Pong(stalled_s=self._job.gate.stalled_s() if self._job else 0.0))
-            case AllowSegments() | Pause() | Resume() | Cancel():
+            case AllowSegments() | Pause() | Resume() | Cancel() | ChangeLearningRate():
                 self._steer(command)
 
     def _train(self, command: Train, graph: bytes) -> None:
@@ -183,7 +184,7 @@ class Worker:
             self._connection.send(Failed(code="internal", text="a training already runs in this worker"))
         return busy
 
-    def _steer(self, command: AllowSegments | Pause | Resume | Cancel) -> None:
+    def _steer(self, command: AllowSegments | Pause | Resume | Cancel | ChangeLearningRate) -> None:
         if self._job is None:
             return
         gate = self._job.gate
@@ -196,6 +197,8 @@ class Worker:
                 gate.resume()
             case Cancel():
                 gate.cancel()
+            case ChangeLearningRate(rate=rate):
+                self._job.change_rate(rate)
 
     def _training_held_still(self) -> AbstractContextManager[None]:
         return self._job.gate.between_steps() if self._job is not None else nullcontext()

@@ -1,0 +1,137 @@
+"""One step of a training: forward, backward and the optimizer, the way that was chosen for it.
+
+What a step does follows from weights, batch, seed and number of the step alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from backend.losses import Judged
+from backend.objective import Objective, Penalties, Tensors
+from backend.optimizers import build_optimizer
+from backend.pipeline import Setting
+from backend.preparation import Change
+from backend.reports import Numerics
+from backend.training_data import Batch
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a training steps with."""
+
+    module: torch.nn.Module
+    prepare: torch.nn.Module
+    changes: tuple[Change, ...]
+    objective: Objective
+    penalties: Penalties
+    optimizer: Setting
+    device: torch.device
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A batch's place among those that make one step of the optimizer together."""
+
+    share: float = 1.0
+    """Of its samples in those of all."""
+    is_first: bool = True
+    is_last: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    loss: torch.Tensor
+    """Without penalties."""
+    judged: Judged | None
+
+
+class Stepper:
+    def __init__(self, parts: Parts, numerics: Numerics) -> None:
+        """Gives the weights the layout that ``numerics`` says."""
+        self.parts = parts
+        self.numerics = numerics
+        self.module = parts.module.to(memory_format=memory_format_of(numerics))  # type: ignore[call-overload]
+        self.optimizer = build_optimizer(
+            parts.optimizer,
+            (weight for weight in self.module.parameters() if weight.requires_grad),
+            numerics.optimizer,
+        )
+        self.is_between_batches = False
+        """Whether gradients wait for more batches before the optimizer takes them."""
+        self._is_half = numerics.precision == "bfloat16"
+        self._device_type = parts.device.type
+
+    def inputs_of(self, batch: Batch, number: int) -> tuple[Tensors, Tensors]:
+        """What the model takes and what its losses compare with, changed as this step changes it."""
+        seed_step(self.parts.device, self.parts.seed, number)
+        samples = batch.inputs
+        for change in self.parts.changes:
+            samples = change(samples)
+        inputs, targets = self.parts.prepare.forward(samples, batch.targets)
+        return inputs, targets
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        """In the precision that was chosen; what comes out is compared in float32."""
+        if not self._is_half:
+            return as_tuple(self.module(*inputs))
+        with self.precision():
+            answer = as_tuple(self.module(*inputs))
+        return tuple(each.float() for each in answer)
+
+    def precision(self) -> AbstractContextManager[object]:
+        if not self._is_half:
+            return nullcontext()
+        return torch.autocast(self._device_type, torch.bfloat16)
+
+    def forward(self, batch: Batch, number: int) -> Outcome:
+        inputs, targets = self.inputs_of(batch, number)
+        predictions = self.predict(inputs)
+        objective = self.parts.objective
+        return Outcome(objective.loss(predictions, targets), objective.judge(predictions, targets))
+
+    def backward(self, outcome: Outcome, turn: Turn) -> None:
+        if turn.is_first:
+            self.optimizer.zero_grad(set_to_none=True)
+        loss = self.parts.penalties.add_to(outcome.loss)
+        if turn.share != 1.0:
+            loss = loss * turn.share
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.is_between_batches = True
+
+    def update(self) -> None:
+        self.parts.penalties.limit_gradients()
+        self.optimizer.step()
+        self.is_between_batches = False
+
+    def set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    @property
+    def rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+
+def as_tuple(answer: torch.Tensor | Tensors) -> Tensors:
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def memory_format_of(numerics: Numerics) -> torch.memory_format:
+    return torch.channels_last if numerics.channels_last else torch.contiguous_format
+
+
+def seed_step(device: torch.device, seed: int, step: int) -> None:
+    """Makes what a step draws, such as dropout masks, a function of seed and step alone."""
+    mixed = (seed * 6_364_136_223_846_793_005 + step * 1_442_695_040_888_963_407 + 1) % 2**63
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)
