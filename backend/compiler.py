@@ -21,6 +21,7 @@ from backend.errors import GraphInvalidError
 from backend.graph import Body, Graph, Link, Node, Wiring, model_nodes
 from backend.layers import BUILDERS, Emitter, Site
 from backend.layers.emitter import Inner, Values
+from backend.lora import Tuned, tune
 from backend.pipeline import read_loss, read_optimizer
 from backend.shapes import Shapes, framed, infer_shapes, nodes_of_type, ordered_inputs, parameters_of
 from backend.validate import Severity, diagnose
@@ -87,8 +88,8 @@ class CompiledModel:
         return optimizers.build_optimizer(read_optimizer(self.graph), weights)
 
 
-def compile_graph(graph: Graph) -> CompiledModel:
-    """Builds the model on the CPU, in training mode.
+def compile_graph(graph: Graph, *, for_training: bool = False) -> CompiledModel:
+    """Builds the model on the CPU, in training mode; ``for_training`` with adapters, and frozen nodes frozen.
 
     Dataset, loss and optimizer may be missing. Raises GraphInvalidError for a model with errors.
     """
@@ -98,7 +99,9 @@ def compile_graph(graph: Graph) -> CompiledModel:
     shapes = infer_shapes(graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(graph.training.seed)
-        module = _build(graph, shapes)
+        module, tunings = _build(graph, shapes)
+    if for_training:
+        tune(module, tunings, graph.training.seed)
     inputs, outputs = ends_of(graph, shapes)
     return CompiledModel(graph, module, inputs, outputs)
 
@@ -114,13 +117,14 @@ def ends_of(graph: Graph, shapes: Shapes) -> tuple[tuple[End, ...], tuple[End, .
     return found[0], found[1]
 
 
-def _build(graph: Graph, shapes: Shapes) -> fx.GraphModule:
+def _build(graph: Graph, shapes: Shapes) -> tuple[fx.GraphModule, list[Tuned]]:
     root, calls = nn.Module(), fx.Graph()
     inputs, _ = ends_of(graph, shapes)
     doors = {end.name: calls.placeholder(_argument_name(number)) for number, end in enumerate(inputs)}
-    answers = _emit(Emitter(root, calls), graph, shapes, "", doors, next(iter(doors.values())))
+    emit = Emitter(root, calls)
+    answers = _emit(emit, graph, shapes, "", doors, next(iter(doors.values())))
     calls.output(answers[0] if len(answers) == 1 else answers)
-    return fx.GraphModule(root, calls, class_name="CompiledGraph")
+    return fx.GraphModule(root, calls, class_name="CompiledGraph"), emit.tunings
 
 
 def _argument_name(number: int) -> str:
@@ -169,6 +173,8 @@ def emit_nodes(
             inner=_inner(emit, node, shapes) if node.body is not None else None,
         )
         before = emit.last
+        if node.tuning is not None:
+            emit.tunings.append(Tuned(site.name, node.tuning))
         built = BUILDERS[node.type](emit, site, tuple(values[_source(link)] for link in links))
         _sign(emit, before, Origin(place.prefix + node.id, node.type))
         outputs = built if isinstance(built, tuple) else (built,)

@@ -10,6 +10,7 @@ from backend.errors import GraphInvalidError
 from backend.graph import Graph, model_nodes
 from backend.pipeline import read_pipeline
 from backend.shapes import infer_shapes
+from backend.tuning import count_weights
 from backend.validate import Severity, diagnose
 
 BYTES_PER_NUMBER = 4
@@ -43,6 +44,8 @@ class Estimate:
     """All samples, as float32."""
     steps: int
     checkpoint_bytes: int
+    trainable_parameters: int
+    """Those that are not frozen; adapters included, as they are in ``parameters``."""
 
 
 def training_seconds(size: Estimate, flops_per_s: float) -> float:
@@ -59,17 +62,18 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
     epochs, optimizer = pipeline.epochs, pipeline.optimizer
     shapes = infer_shapes(graph)
     nodes = [shapes.nodes[node.id] for node in model_nodes(graph)]
-    parameters = sum(node.counts.parameters for node in nodes)
+    weights = count_weights(graph, shapes)
+    parameters, trainable = weights.total, weights.trainable
     buffers = sum(node.counts.buffers for node in nodes)
     forward = sum(node.counts.flops for node in nodes)
     training, validation, test = pipeline.split_sizes(samples)
     steps = epochs * pipeline.steps_per_epoch(samples)
     slots = state_slots(optimizer.type, optimizer.parameters)
     passes = epochs * (training * (1 + BACKWARD_FACTOR) + validation) + test
-    flops = passes * forward + steps * parameters * UPDATE_FLOPS * (1 + slots)
+    flops = passes * forward + steps * trainable * UPDATE_FLOPS * (1 + slots)
     if flops > MAX_FLOPS:
         raise GraphInvalidError((f"training takes {flops} floating-point operations, limit {MAX_FLOPS}",))
-    saved = parameters * (1 + slots) + buffers
+    saved = parameters + trainable * slots + buffers
     batch = min(pipeline.batch_size, max(1, training))
     activations = 2 * batch * sum(node.counts.activations for node in nodes)
     data = samples * math.prod(sample_shape)
@@ -77,12 +81,13 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
         parameters=parameters,
         flops_per_sample=forward,
         training_flops=flops,
-        memory_bytes=(saved + parameters + activations + data) * BYTES_PER_NUMBER,
+        memory_bytes=(saved + trainable + activations + data) * BYTES_PER_NUMBER,
         weights_bytes=(parameters + buffers) * BYTES_PER_NUMBER,
-        gradients_bytes=parameters * BYTES_PER_NUMBER,
-        optimizer_bytes=parameters * slots * BYTES_PER_NUMBER,
+        gradients_bytes=trainable * BYTES_PER_NUMBER,
+        optimizer_bytes=trainable * slots * BYTES_PER_NUMBER,
         activations_bytes=activations * BYTES_PER_NUMBER,
         data_bytes=data * BYTES_PER_NUMBER,
         steps=steps,
         checkpoint_bytes=saved * BYTES_PER_NUMBER + ARCHIVE_BYTES,
+        trainable_parameters=trainable,
     )

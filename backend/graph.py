@@ -19,6 +19,25 @@ FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Frozen:
+    """Weights stay what they are when training begins, and running statistics too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Weights are frozen; each matrix gets ``alpha / rank`` times a trained product of two narrow ones.
+
+    Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+    """
+
+    rank: int
+    alpha: float
+
+
+Tuning: TypeAlias = Frozen | Lora
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One box. ``parameters`` holds only what was set; the catalogue knows the defaults."""
 
@@ -29,6 +48,8 @@ class Node:
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
     body: Body | None = None
     """What a node that wraps others has inside."""
+    tuning: Tuning | None = None
+    """How its weights are trained, and those inside it; None: as any others."""
 
 
 @dataclass(frozen=True, slots=True)

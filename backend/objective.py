@@ -131,7 +131,7 @@ class Penalties:
     """What large weights cost, and the limit of gradients."""
 
     def __init__(self, module: torch.nn.Module, pipeline: Pipeline) -> None:
-        weights = dict(module.named_parameters())
+        weights = {name: each for name, each in module.named_parameters() if each.requires_grad}
         self._terms = [
             (_strengths(term), _weights_of(term, weights))
             for term in pipeline.penalties

@@ -9,7 +9,8 @@ Document::
      "nodes": [{"id": "conv1", "type": "Conv2D", "version": 1, "parameters": {"filters": 16}}],
      "links": [{"from": ["input", "output"], "to": ["conv1", "input"]}], "view": {}}
 
-A node that wraps others also has a ``"body": {"nodes": [...], "links": [...]}``.
+A node that wraps others also has a ``"body": {"nodes": [...], "links": [...]}``. One that is not trained
+as others are has ``"training": "frozen"`` or ``"training": {"lora": {"rank": 8, "alpha": 16}}``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ from typing import Any
 from blake3 import blake3
 
 from backend.errors import GraphFormatError
-from backend.graph import FORMAT_VERSION, Body, Graph, JsonValue, Link, Node, TrainingSettings
+from backend.graph import (
+    FORMAT_VERSION,
+    Body,
+    Frozen,
+    Graph,
+    JsonValue,
+    Link,
+    Lora,
+    Node,
+    TrainingSettings,
+    Tuning,
+)
 
 MAX_GRAPH_BYTES = 4 << 20
 MAX_NODES = 10_000
@@ -76,13 +88,23 @@ def _training_document(training: TrainingSettings) -> Document:
 
 
 def _node_document(node: Node) -> Document:
-    known = {"id": node.id, "type": node.type, "version": node.version, "parameters": dict(node.parameters)}
+    known: Document = {
+        "id": node.id,
+        "type": node.type,
+        "version": node.version,
+        "parameters": dict(node.parameters),
+    }
     if node.body is not None:
         known["body"] = {
             **node.body.extra,
             "nodes": [_node_document(inner) for inner in node.body.nodes],
             "links": [_link_document(link) for link in node.body.links],
         }
+    match node.tuning:
+        case Frozen():
+            known["training"] = "frozen"
+        case Lora(rank, alpha):
+            known["training"] = {"lora": {"rank": rank, "alpha": alpha}}
     return {**node.extra, **known}
 
 
@@ -142,6 +164,7 @@ def _read_node(value: JsonValue, where: str, budget: _Budget) -> Node:
         version=fields.integer("version", 1),
         parameters=fields.mapping("parameters"),
         body=_read_body(fields, where, budget),
+        tuning=fields.tuning("training"),
         extra=fields.rest(),
     )
 
@@ -220,6 +243,19 @@ class _Fields:
         if not isinstance(value, dict):
             raise self._fail(name, value, "an object")
         return value
+
+    def tuning(self, name: str) -> Tuning | None:
+        match self._take(name, None):
+            case None:
+                return None
+            case "frozen":
+                return Frozen()
+            case {"lora": {"rank": int(rank), "alpha": int(alpha) | float(alpha), **odd}, **other} if (
+                not odd and not other and not isinstance(rank, bool) and not isinstance(alpha, bool)
+            ):
+                return Lora(rank, alpha)
+            case found:
+                raise self._fail(name, found, '"frozen" or {"lora": {"rank": 8, "alpha": 16}}')
 
     def port(self, name: str) -> tuple[str, str]:
         match self._take(name, None):

@@ -37,6 +37,7 @@ from backend.errors import InsertBefore, SetParameter
 from backend.graph import Body, Graph, JsonValue, Link, Node, Wiring, cycle_members, upstream
 from backend.shapes import MAX_NESTING, Problem, Shapes, framed, infer_shapes, node_type, nodes_of_type
 from backend.training_checks import DataFacts, check_data, check_training, fix_scores
+from backend.tuning import check_trainable, check_tunings
 
 __all__ = ["DataFacts", "Diagnostic", "Severity", "diagnose", "has_errors"]
 
@@ -63,6 +64,8 @@ def diagnose(
     found = [*_with_score_fixes(found, graph, shapes, budget)]
     if for_training:
         found += check_training(graph, shapes)
+        if not has_errors(found):
+            found += check_trainable(graph, shapes)
         if data is not None and not has_errors(found):
             found += check_data(graph, shapes, data)
     place: dict[str | None, int] = {node.id: index for index, node in enumerate(graph.nodes)}
@@ -123,6 +126,7 @@ def _check_wiring(wiring: Wiring, shapes: Shapes, budget: _Budget, depth: int) -
     yield from _check_nodes(wiring, budget)
     yield from _check_links(wiring)
     yield from _check_cycles(wiring)
+    yield from check_tunings(wiring)
     incoming = wiring.incoming()
     for node_id, problem in shapes.problems.items():
         fix = _remedy(wiring, node_id, problem, incoming[node_id]) if budget.takes_fix() else None

@@ -86,6 +86,10 @@ def _diagnostic(found: Diagnostic) -> dict[str, Any]:
     }
 
 
+def _is_partly_trained(size: dict[str, Any]) -> bool:
+    return bool(size["trainable_parameters"] != size["parameters"])
+
+
 def _print(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, Any] | None) -> None:
     for item in found:
         print(plain(str(item)))
@@ -93,7 +97,8 @@ def _print(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, Any] | N
     print(f"{plain(graph.name)}: {len(graph.nodes)} nodes, {len(graph.links)} links, {verdict}")
     if size is not None:
         gflop = size["training_flops"] / 1e9
-        print(f"{size['parameters']} parameters, {size['steps']} steps, {gflop:.2f} GFLOP")
+        of_them = f", {size['trainable_parameters']} of them trained" if _is_partly_trained(size) else ""
+        print(f"{size['parameters']} parameters{of_them}, {size['steps']} steps, {gflop:.2f} GFLOP")
         parts = ("weights", "gradients", "optimizer", "activations", "data")
         told = ", ".join(f"{part} {size[f'{part}_bytes'] / 1e6:.1f}" for part in parts)
         print(f"memory {size['memory_bytes'] / 1e6:.1f} MB: {told}")

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from backend.catalogue.parameter import Parameters
 from backend.catalogue.record import Shape
+from backend.lora import Tuned
 
 Values: TypeAlias = tuple[fx.Node, ...]
 Inner: TypeAlias = Callable[[str, Values, fx.Node], Values]
@@ -44,6 +45,8 @@ class Emitter:
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         self._root = root
         self._graph = graph
+        self.tunings: list[Tuned] = []
+        """Of the nodes that say how their weights are trained, outer ones first."""
 
     @property
     def last(self) -> fx.Node | None:
