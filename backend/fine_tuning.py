@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from backend.errors import CheckpointError
-from backend.formats.cyxmodel import CyxModel
+from backend.formats.cyxmodel import CyxModel, Normalization
 from backend.formats.tensors import Array
 from backend.lora import DOWN, UP
+from backend.pipeline import Pipeline
 
 _NAMED = 8
 
@@ -58,6 +59,14 @@ def take_weights(module: torch.nn.Module, start: Start) -> Taken:
         for name in fitting:
             own[name].copy_(torch.from_numpy(weights[name]))
     return Taken(tuple(fitting), fresh, tuple(name for name in weights if name not in own))
+
+
+def scaling_of(start: Start | None, pipeline: Pipeline) -> Normalization | None:
+    """How the model's inputs were normalized: its weights expect that. None where the graph decides anew."""
+    found = start.model.training.normalization if start is not None else None
+    if found is None or pipeline.normalization == "none" or not pipeline.sample_shape:
+        return None
+    return found if len(found.offset) == len(found.factor) == pipeline.sample_shape[0] else None
 
 
 def _is_adapter(name: str) -> bool:

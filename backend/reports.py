@@ -146,6 +146,10 @@ class Train(WorkerMessage, frozen=True):
     """Whether it may end early, when the graph says so: not where the steps themselves are paid for."""
     learning_rate: Annotated[float, Meta(ge=0, le=MAX_LEARNING_RATE)] | None = None
     """In place of the graph's or the checkpoint's, from the first step on."""
+    start: FileName | None = None
+    """A .cyxmodel with whose weights it begins, where it does not begin from a checkpoint."""
+    start_partly: bool = False
+    """Whether it may lack some of the graph's weights."""
     stream: SampleStream | None = None
 
 

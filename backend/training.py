@@ -20,8 +20,10 @@ from backend.compiler import compile_graph
 from backend.errors import DatasetError, TrainingDivergedError
 from backend.estimate import BACKWARD_FACTOR, Estimate, estimate
 from backend.evaluation import Examiner, accuracy_of
+from backend.fine_tuning import Start, scaling_of, take_weights
 from backend.formats.cyxmodel import CyxModel, TrainingState
 from backend.formats.tensors import Array
+from backend.lora import merge_adapters
 from backend.numerics import Choice, Work, choose, describe, standard
 from backend.objective import Objective, Penalties
 from backend.pipeline import read_pipeline
@@ -65,11 +67,19 @@ class Trainer:
     """One training of one graph on one dataset."""
 
     def __init__(
-        self, graph: bytes, samples: SampleSource, config: TrainingConfig, checkpoint: CyxModel | None = None
+        self,
+        graph: bytes,
+        samples: SampleSource,
+        config: TrainingConfig,
+        checkpoint: CyxModel | None = None,
+        start: Start | None = None,
     ) -> None:
-        """Raises GraphFormatError, GraphInvalidError, DatasetError, CheckpointError."""
+        """Begins with the weights of ``start``, unless it goes on from a checkpoint.
+
+        Raises GraphFormatError, GraphInvalidError, DatasetError, CheckpointError.
+        """
         document = load_graph(graph)
-        compiled = compile_graph(document)
+        compiled = compile_graph(document, for_training=True)
         pipeline = read_pipeline(document)
         self._graph = graph
         self._config = config
@@ -84,6 +94,8 @@ class Trainer:
         if config.segments > self.total_steps:
             raise DatasetError(f"{config.segments} segments of {self.total_steps} steps, at most one a step")
         self._module: torch.nn.Module = compiled.module.to(self._device)
+        start = start if checkpoint is None else None
+        self._taken = take_weights(self._module, start) if start is not None else None
         self._objective = Objective(compiled, pipeline.losses)
         self._parts = Parts(
             module=self._module,
@@ -104,7 +116,7 @@ class Trainer:
             self._schedule,
             Layout(self._device, memory_format_of(self.choice.numerics)),
             pipeline,
-            checkpoint.training.normalization if checkpoint else None,
+            checkpoint.training.normalization if checkpoint else scaling_of(start, pipeline),
         )
         self._can_look_back = isinstance(samples, LocalSamples)
         self._state_bytes = size.checkpoint_bytes
@@ -141,7 +153,10 @@ class Trainer:
     @property
     def notes(self) -> tuple[str, ...]:
         """For people: how it computes, and what the graph asks for that cannot be had."""
-        found = [describe(self.choice)]
+        found = [describe(self.choice), *(self._taken.notes() if self._taken else ())]
+        trained = sum(each.numel() for each in self._module.parameters() if each.requires_grad)
+        if trained != self.parameters:
+            found.append(f"{trained} of {self.parameters} parameters are trained")
         pipeline = self._pipeline
         if (pipeline.patience or pipeline.keep_best) and not self._schedule.validation:
             found.append(
@@ -214,7 +229,7 @@ class Trainer:
         """The trained model, without what only training needs."""
         return CyxModel(
             graph=self._graph,
-            weights=capture_weights(self._module),
+            weights=merge_adapters(self._module, capture_weights(self._module)),
             training=told(self._state(self._config.segments), self._standing()),
             history=tuple(self._history),
             notes=self._notes,

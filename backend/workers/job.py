@@ -24,6 +24,7 @@ from backend.errors import (
     TrainingDivergedError,
 )
 from backend.evaluation import evaluate
+from backend.fine_tuning import Start
 from backend.formats.cyxmodel import CyxModel, read_cyxmodel, write_cyxmodel
 from backend.pipeline import read_pipeline
 from backend.reports import (
@@ -146,6 +147,7 @@ class TrainingJob:
                 command.device, command.segments, command.report_every_s, time.monotonic, command.may_stop
             ),
             checkpoint,
+            self._read_start(),
         )
         self._trainer = trainer
         if command.learning_rate is not None:
@@ -188,6 +190,12 @@ class TrainingJob:
                 return None
             raise CheckpointError(f"segment {command.first_segment} needs a checkpoint to begin from")
         return read_cyxmodel(self._directory / command.checkpoint)
+
+    def _read_start(self) -> Start | None:
+        command = self._command
+        if command.start is None or command.checkpoint is not None:
+            return None
+        return Start(read_cyxmodel(self._directory / command.start), command.start_partly)
 
     def _save_state(self, error: Exception | None = None) -> None:
         """What was trained so far, for whoever wants to go on: up to here, or to where all was well."""
