@@ -167,6 +167,21 @@ class Evaluate(WorkerMessage, frozen=True):
     device: str
 
 
+class FindRate(WorkerMessage, frozen=True):
+    """Trains for some steps at rates from ``lowest`` to ``highest``; the body is the graph.
+
+    Answered by a RateTried for each step, then RatesTried or Failed.
+    """
+
+    dataset: FileName
+    device: str
+    steps: Annotated[int, Meta(ge=1, le=1000)]
+    lowest: Annotated[float, Meta(gt=0, le=MAX_LEARNING_RATE)]
+    highest: Annotated[float, Meta(gt=0, le=MAX_LEARNING_RATE)]
+    start: FileName | None = None
+    start_partly: bool = False
+
+
 class AllowSegments(WorkerMessage, frozen=True):
     upto: int
 
@@ -203,6 +218,7 @@ Command = (
     | ChangeLearningRate
     | Evaluate
     | Export
+    | FindRate
     | LoadModel
     | Predict
     | UnloadModel
@@ -298,6 +314,21 @@ class Cancelled(WorkerMessage, frozen=True):
     step: int
 
 
+class RateTried(WorkerMessage, frozen=True):
+    """``loss`` is that of one batch, before the step at ``rate``."""
+
+    step: int
+    rate: float
+    loss: float
+
+
+class RatesTried(WorkerMessage, frozen=True):
+    """All rates were tried, or losses grew until higher ones had nothing to tell."""
+
+    diverged: bool
+    """Whether the last loss was no number."""
+
+
 class Evaluated(WorkerMessage, frozen=True):
     """``loss`` and ``accuracy`` are None where there is no number to tell."""
 
@@ -342,6 +373,8 @@ Event = (
     | Stage
     | Exported
     | CodeImported
+    | RateTried
+    | RatesTried
     | ModelLoaded
     | Predicted
     | Serving

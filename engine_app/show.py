@@ -78,6 +78,11 @@ class Story:
             found.append(f"waited {metrics['sample_wait_s']:.1f} s for samples")
         self._move("training", metrics["step"], metrics["total_steps"], "  ".join(found))
 
+    def show(self, name: str, done: int, total: int, text: str) -> None:
+        """A bar of a name of its own; nothing in JSON."""
+        if not self._as_json:
+            self._move(name, done, total, text)
+
     def _move(self, name: str, done: int, total: int, text: str) -> None:
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=total, text="")

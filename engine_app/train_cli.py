@@ -13,6 +13,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON o
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0."
 )
+data_option = click.option(
+    "--data", required=True, type=DATA, help="Samples and targets; `cyxwiz data --help` says which files."
+)
+RATE = click.FloatRange(1e-10, 100.0)
 at_once_option = click.option("--at-once", is_flag=True, help="Do not wait for other local trainings.")
 
 
@@ -72,4 +76,28 @@ def trainings(context: click.Context, as_json: bool) -> None:
     list_trainings(config_of(context), as_json)
 
 
-TRAINING_COMMANDS: tuple[click.Command, ...] = (train, trainings)
+@click.command("find-rate")
+@click.argument("graph", type=OLD_FILE)
+@data_option
+@click.option(
+    "--steps",
+    type=click.IntRange(10, 1000),
+    default=100,
+    show_default=True,
+    help="Rates to try, one a training step.",
+)
+@click.option("--lowest", type=RATE, default=1e-6, show_default=True)
+@click.option("--highest", type=RATE, default=1.0, show_default=True)
+@click.option("-o", "--output", type=NEW_FILE, help="Write GRAPH with the suggested rate to this file.")
+@device_option
+@at_once_option
+@as_json
+@click.pass_context
+def find_rate(context: click.Context, /, as_json: bool, **wish: Any) -> None:
+    """Try growing learning rates on GRAPH, and suggest the one at which the loss falls fastest."""
+    from engine_app import rate_search
+
+    rate_search.find_rate(config_of(context), rate_search.RateWish(**wish), as_json)
+
+
+TRAINING_COMMANDS: tuple[click.Command, ...] = (train, trainings, find_rate)

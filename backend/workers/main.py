@@ -23,6 +23,7 @@ from backend.reports import (
     Evaluate,
     Event,
     Failed,
+    FindRate,
     Pause,
     Ping,
     Pong,
@@ -113,12 +114,14 @@ class Worker:
 
     def __init__(self, connection: Connection, directory: Path) -> None:
         from backend.workers.job import TrainingJob, run_evaluation
+        from backend.workers.rate_job import run_rate_search
         from backend.workers.serving import Serving
 
         self._connection = connection
         self._directory = directory
         self._make_job = TrainingJob
         self._run_evaluation = run_evaluation
+        self._run_rate_search = run_rate_search
         self._job: TrainingJob | None = None
         self._serving = Serving(directory, connection.send, self._training_held_still)
 
@@ -142,6 +145,8 @@ class Worker:
                 self._export(command)
             case ImportCode():
                 self._import(command)
+            case FindRate():
+                self._find_rate(command, body)
             case LoadModel() | Predict() | UnloadModel():
                 self._serving.ask(command, body)
             case Ping():
@@ -177,6 +182,12 @@ class Worker:
 
         arguments = (command, self._directory, self._connection.send)
         threading.Thread(target=answer_import, args=arguments, name="import", daemon=True).start()
+
+    def _find_rate(self, command: FindRate, graph: bytes) -> None:
+        if self._is_busy():
+            return
+        arguments = (command, graph, self._directory, self._connection.send)
+        threading.Thread(target=self._run_rate_search, args=arguments, name="rates", daemon=True).start()
 
     def _is_busy(self) -> bool:
         busy = self._job is not None and not self._job.has_ended

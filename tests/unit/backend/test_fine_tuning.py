@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -44,7 +45,7 @@ def graph(head: str, classes: int, epochs: int, test: float, **tunings: Tuning) 
             for a, b in (("data", "split"), ("split", "normalize"), ("normalize", "loader"))
         ),
         Link("loader", "samples", "input", "input"),
-        *(Link(a, "output", b, "input") for a, b in zip(chain, chain[1:], strict=False)),
+        *(Link(a, "output", b, "input") for a, b in pairwise(chain)),
         Link("output", "output", "loss", "prediction"),
         Link("loader", "labels", "loss", "target"),
         Link("loss", "loss", "adam", "loss"),
@@ -144,7 +145,7 @@ def test_adapters_train_resume_bit_exactly_and_leave_a_plain_model(pretrained: C
 
 
 def test_a_model_that_does_not_fit_is_refused_unless_a_part_will_do(pretrained: CyxModel) -> None:
-    with pytest.raises(CheckpointError, match="head.weight is .* missing there"):
+    with pytest.raises(CheckpointError, match=r"head.weight is .* missing there"):
         trainer_of(graph("head", 5, 1, 0.5), digits(5, 9), pretrained, partial=False)
     other = msgspec.structs.replace(pretrained.training, normalization=None)
     trainer = trainer_of(
