@@ -34,6 +34,7 @@ from backend.reports import (
     Resume,
     Resumed,
     SegmentSaved,
+    StateSaved,
     Train,
     TrainingPrepared,
 )
@@ -42,7 +43,7 @@ from engine_app.attended import attended, wait_for_turn
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.plain import plain
+from engine_app.scores import print_scores
 from engine_app.show import Story, open_story, print_json
 from engine_app.training_queue import ORDER, Place, TrainingLine
 from p2p.datadir import sync_directory, write_atomic
@@ -50,7 +51,6 @@ from p2p.errors import RemoteFailureError
 from p2p.session.checks import Prepared
 
 GRAPH, CHECKPOINT, PROGRESS = "graph.json", "checkpoint.cyxmodel", "progress.json"
-TEST_FIGURES = ("loss", "accuracy", "top5_accuracy", "macro_f1", "mae", "r2", "perplexity")
 MEMORY_BYTES = 8 << 30
 RUNTIME_BYTES = 2 << 30
 MAX_SEGMENTS = 500
@@ -198,12 +198,10 @@ def _close(metrics: Metrics, output: Path, as_json: bool) -> None:
         return
     accuracy = "" if metrics.test_accuracy is None else f", test accuracy {metrics.test_accuracy:.4f}"
     print(f"{output}: loss {metrics.loss:.4f}{accuracy}")
-    for head in metrics.test:
-        found = ((name, getattr(head, name)) for name in TEST_FIGURES)
-        figures = ", ".join(
-            f"{name.replace('_', ' ')} {value:.4f}" for name, value in found if value is not None
-        )
-        print(f"test, {plain(head.output)} by {plain(head.node)}: {figures}")
+    if metrics.step < metrics.total_steps:
+        print(f"stopped early, at step {metrics.step} of {metrics.total_steps}")
+    print_scores("validation", to_builtins(metrics.validation), brief=bool(metrics.test))
+    print_scores("test", to_builtins(metrics.test))
 
 
 class LocalTraining:
@@ -275,16 +273,17 @@ class LocalTraining:
     async def _start(self, worker: Worker) -> None:
         order, directory = self._order, self._place.directory
         first = await trio.to_thread.run_sync(self._first_segment)
-        files = [DATA_FILE, CHECKPOINT] if first else [DATA_FILE]
+        files = [DATA_FILE, CHECKPOINT] if self._saved_step else [DATA_FILE]
         for name in files:
             await trio.to_thread.run_sync(shutil.copyfile, directory / name, worker.directory / name)
         command = Train(
             dataset=DATA_FILE,
-            checkpoint=CHECKPOINT if first else None,
+            checkpoint=CHECKPOINT if self._saved_step else None,
             segments=order.segments,
             first_segment=first,
             allowed_segments=first + _AHEAD,
             device=order.device,
+            may_stop=True,
         )
         await worker.send(command, (directory / GRAPH).read_bytes())
 
@@ -304,15 +303,20 @@ class LocalTraining:
         while True:
             event, _ = await worker.receive()
             match event:
-                case TrainingPrepared(total_steps, parameters, samples, device):
+                case TrainingPrepared(total_steps, parameters, samples, device, _, notes):
                     self._state = "training"
                     text = f"{parameters} parameters, {samples} samples, {total_steps} steps on {device}"
                     self._story.line(f"{self._place.name}: {text}", "stage")
+                    for note in notes:
+                        self._story.line(note)
                 case Progress(metrics):
                     self._metrics = metrics
                     self._story.tell({"kind": "progress", "metrics": to_builtins(metrics)})
                 case SegmentSaved():
-                    await self._keep(worker, event)
+                    await self._keep(worker, event.file, event.metrics)
+                    await worker.send(AllowSegments(upto=event.segment + 1 + _AHEAD))
+                case StateSaved(step, _, file):
+                    await self._keep(worker, file, SavedProgress(step, self._order.steps))
                 case Paused(step):
                     self._state = "paused"
                     self._story.line(f"paused at step {step}; {self._ways_on()}")
@@ -326,15 +330,13 @@ class LocalTraining:
                 case Cancelled():
                     return None
 
-    async def _keep(self, worker: Worker, saved: SegmentSaved) -> None:
+    async def _keep(self, worker: Worker, file: str, at: Metrics | SavedProgress) -> None:
         """Copies a checkpoint out of the worker's directory before the next but one may replace it."""
-        metrics = saved.metrics
         target = self._place.directory / CHECKPOINT
-        await trio.to_thread.run_sync(install, worker.path(saved.file), target)
-        progress = SavedProgress(metrics.step, metrics.total_steps)
+        await trio.to_thread.run_sync(install, worker.path(file), target)
+        progress = SavedProgress(at.step, at.total_steps)
         write_atomic(self._place.directory / PROGRESS, msgspec.json.encode(progress))
-        self._saved_step = metrics.step
-        await worker.send(AllowSegments(upto=saved.segment + 1 + _AHEAD))
+        self._saved_step = at.step
 
     # -- its controls --------------------------------------------------------------------------
 
