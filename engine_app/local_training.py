@@ -20,13 +20,17 @@ import trio
 from msgspec import to_builtins
 
 from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
+from backend.formats.cyxmodel import is_cyxmodel
 from backend.reports import (
+    MAX_LEARNING_RATE,
     AllowSegments,
     Cancel,
     Cancelled,
+    ChangeLearningRate,
     Command,
     Failed,
     Finished,
+    LearningRateChanged,
     Metrics,
     Pause,
     Paused,
@@ -51,6 +55,7 @@ from p2p.errors import RemoteFailureError
 from p2p.session.checks import Prepared
 
 GRAPH, CHECKPOINT, PROGRESS = "graph.json", "checkpoint.cyxmodel", "progress.json"
+START, RATE = "start.cyxmodel", "rate.json"
 MEMORY_BYTES = 8 << 30
 RUNTIME_BYTES = 2 << 30
 MAX_SEGMENTS = 500
@@ -73,6 +78,10 @@ class Wish:
     output: Path
     device: str = "cpu"
     at_once: bool = False
+    start: Path | None = None
+    """A model with whose weights it begins."""
+    start_partly: bool = False
+    tensorboard: Path | None = None
 
 
 class TrainingOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +93,17 @@ class TrainingOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segments: int
     steps: int
     memory_bytes: int
+    has_start: bool = False
+    """START lies beside it."""
+    start_partly: bool = False
+    tensorboard: str | None = None
+
+
+class RateChange(msgspec.Struct, frozen=True):
+    """The newest one that the user made; the checkpoints from ``step`` on hold it too."""
+
+    step: int
+    rate: float
 
 
 class SavedProgress(msgspec.Struct, frozen=True):
@@ -121,11 +141,20 @@ async def _begin(line: TrainingLine, wish: Wish, story: Story) -> Metrics:
             prepared = await trio.to_thread.run_sync(prepare, document, wish.data, place.directory)
             order = _order_of(wish, prepared)
             write_atomic(place.directory / GRAPH, prepared.graph)
+            if wish.start is not None:
+                await trio.to_thread.run_sync(_copy_start, wish.start, place.directory / START)
             place.write_order(order)
         except BaseException:
             place.discard()
             raise
         return await LocalTraining(place, order, story).run()
+
+
+def _copy_start(source: Path, target: Path) -> None:
+    """A copy: the training may go on when the model's own file is long another one."""
+    if not is_cyxmodel(source):
+        raise CommandError(f"{source.name} is no .cyxmodel to begin from")
+    install(source, target)
 
 
 def _order_of(wish: Wish, prepared: Prepared) -> TrainingOrder:
@@ -136,6 +165,9 @@ def _order_of(wish: Wish, prepared: Prepared) -> TrainingOrder:
         segments=choose_segments(prepared.steps, prepared.training_flops, prepared.parameters),
         steps=prepared.steps,
         memory_bytes=max(MEMORY_BYTES, RUNTIME_BYTES + 2 * prepared.memory_bytes),
+        has_start=wish.start is not None,
+        start_partly=wish.start_partly,
+        tensorboard=str(wish.tensorboard) if wish.tensorboard is not None else None,
     )
 
 
@@ -273,12 +305,16 @@ class LocalTraining:
     async def _start(self, worker: Worker) -> None:
         order, directory = self._order, self._place.directory
         first = await trio.to_thread.run_sync(self._first_segment)
-        files = [DATA_FILE, CHECKPOINT] if self._saved_step else [DATA_FILE]
-        for name in files:
+        begins_from = START if order.has_start else None
+        checkpoint = CHECKPOINT if self._saved_step else None
+        for name in filter(None, (DATA_FILE, checkpoint or begins_from)):
             await trio.to_thread.run_sync(shutil.copyfile, directory / name, worker.directory / name)
         command = Train(
             dataset=DATA_FILE,
-            checkpoint=CHECKPOINT if self._saved_step else None,
+            checkpoint=checkpoint,
+            start=None if checkpoint else begins_from,
+            start_partly=order.start_partly,
+            learning_rate=self._rate_to_go_on_with(),
             segments=order.segments,
             first_segment=first,
             allowed_segments=first + _AHEAD,
@@ -286,6 +322,14 @@ class LocalTraining:
             may_stop=True,
         )
         await worker.send(command, (directory / GRAPH).read_bytes())
+
+    def _rate_to_go_on_with(self) -> float | None:
+        """What the user set after the checkpoint was made."""
+        try:
+            change = msgspec.json.decode((self._place.directory / RATE).read_bytes(), type=RateChange)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return change.rate if change.step >= self._saved_step else None
 
     def _first_segment(self) -> int:
         from backend.formats.cyxmodel import inspect_cyxmodel
@@ -317,6 +361,10 @@ class LocalTraining:
                     await worker.send(AllowSegments(upto=event.segment + 1 + _AHEAD))
                 case StateSaved(step, _, file):
                     await self._keep(worker, file, SavedProgress(step, self._order.steps))
+                case LearningRateChanged(step, rate):
+                    change = msgspec.json.encode(RateChange(step, rate))
+                    write_atomic(self._place.directory / RATE, change)
+                    self._story.line(f"learning rate {rate:g} from step {step} on")
                 case Paused(step):
                     self._state = "paused"
                     self._story.line(f"paused at step {step}; {self._ways_on()}")
@@ -349,6 +397,8 @@ class LocalTraining:
                 await self._send(Pause())
             case "resume", "paused":
                 await self._send(Resume())
+            case "set_rate", "training" | "paused":
+                await self._send(ChangeLearningRate(rate=_rate(parameters.get("rate"))))
             case "cancel", _:
                 self._is_discarded = True
                 await self._stop()
@@ -368,7 +418,7 @@ class LocalTraining:
         }
 
     def _ways_on(self) -> str:
-        here = "Enter goes on, Ctrl-C stops; " if sys.stdin.isatty() else ""
+        here = "Enter goes on, a number sets the learning rate, Ctrl-C stops; " if sys.stdin.isatty() else ""
         return f"{here}cyxwiz resume|cancel {self._place.name}"
 
     async def _on_signal(self, number: int) -> None:
@@ -380,9 +430,17 @@ class LocalTraining:
             await self._stop()
 
     async def _resume_on_enter(self) -> None:
-        line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)  # type: ignore[call-arg]
-        if line and self._state == "paused":
-            await self._send(Resume())
+        read = sys.stdin.readline
+        while line := await trio.to_thread.run_sync(read, abandon_on_cancel=True):  # type: ignore[call-arg]
+            try:
+                if line.strip():
+                    await self._send(ChangeLearningRate(rate=_rate(line)))
+            except RemoteFailureError as error:
+                self._story.line(error.message)
+                continue
+            if self._state == "paused":
+                await self._send(Resume())
+            return
 
     async def _stop(self) -> None:
         """Between two steps where it trains, at once where it does not yet."""
@@ -397,6 +455,18 @@ class LocalTraining:
         with suppress(WorkerDiedError):
             if self._worker is not None:
                 await self._worker.send(command)
+
+
+def _rate(found: object) -> float:
+    """Raises RemoteFailureError."""
+    try:
+        rate = float(str(found))
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= MAX_LEARNING_RATE:
+        allowed = f"a number from 0 to {MAX_LEARNING_RATE:g}"
+        raise RemoteFailureError("refused", f"learning rate {str(found)[:40]!r}, must be {allowed}")
+    return rate
 
 
 def install(source: Path, target: Path) -> None:

@@ -37,6 +37,8 @@ def config_of(context: click.Context, coordinator: str | None = None, **limits: 
 @click.option("-o", "--output", type=NEW_FILE, help="Default: GRAPH with the ending .cyxmodel.")
 @device_option
 @at_once_option
+@click.option("--from", "start", type=OLD_FILE, help="A .cyxmodel with whose weights it begins, by node.")
+@click.option("--partial", is_flag=True, help="With --from: take what fits, and begin the rest afresh.")
 @click.option("--resume", is_flag=True, help="Go on with the newest training (of GRAPH) that was cut short.")
 @as_json
 @click.pass_context
@@ -47,6 +49,8 @@ def train(
     output: Path | None,
     device: str,
     at_once: bool,
+    start: Path | None,
+    partial: bool,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -62,7 +66,10 @@ def train(
         return
     if graph is None or data is None:
         raise click.UsageError("a training needs GRAPH and --data; --resume alone goes on with one")
-    wish = local_training.Wish(graph, data, output or graph.with_suffix(".cyxmodel"), device, at_once)
+    if partial and start is None:
+        raise click.UsageError("--partial needs --from")
+    output = output or graph.with_suffix(".cyxmodel")
+    wish = local_training.Wish(graph, data, output, device, at_once, start, partial)
     local_training.train_here(config, wish, as_json)
 
 
@@ -100,4 +107,16 @@ def find_rate(context: click.Context, /, as_json: bool, **wish: Any) -> None:
     rate_search.find_rate(config_of(context), rate_search.RateWish(**wish), as_json)
 
 
-TRAINING_COMMANDS: tuple[click.Command, ...] = (train, trainings, find_rate)
+@click.command("set-rate")
+@click.argument("training")
+@click.argument("rate", type=RATE)
+@as_json
+@click.pass_context
+def set_rate(context: click.Context, training: str, rate: float, as_json: bool) -> None:
+    """Let TRAINING (local-N), which runs, go on at another learning RATE; schedules multiply it."""
+    from engine_app import training_control
+
+    training_control.order(config_of(context), "set_rate", training, as_json, rate=rate)
+
+
+TRAINING_COMMANDS: tuple[click.Command, ...] = (train, trainings, find_rate, set_rate)

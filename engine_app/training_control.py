@@ -18,6 +18,12 @@ from p2p.control import call_control
 from p2p.errors import ControlUnavailableError, DeadlineError, P2PError, RemoteFailureError, StreamResetError
 
 STATUS_TIMEOUT_S = 3.0
+DONE = {
+    "pause": "pauses after this step",
+    "resume": "goes on",
+    "cancel": "cancelled",
+    "set_rate": "the new learning rate holds from the next step on",
+}
 
 
 def list_trainings(config: Config, as_json: bool) -> None:
@@ -96,7 +102,7 @@ def order(config: Config, name: str, training: str, as_json: bool, **parameters:
         if as_json:
             print_json(answer)
         else:
-            print(f"{entry.name} is {answer['state']}" if name != "cancel" else f"{entry.name} is cancelled")
+            print(f"{entry.name}: {DONE[name]}")
 
     run(main, config)
 
