@@ -8,6 +8,7 @@ BackendError
 ├── DatasetError           a data file that cannot be read or does not fit the graph
 ├── ArchiveError           a model file that is damaged or hostile
 ├── ExportError            a model that a file format cannot hold
+├── ModelImportError       a model of another program that has no place in a graph
 ├── CheckpointError        a checkpoint that does not belong to this graph or job
 ├── CodeError              source code that cannot be made a graph
 ├── TrainingDivergedError  the loss is no number any more
@@ -80,6 +81,10 @@ class ArchiveError(BackendError):
 
 class ExportError(BackendError):
     """A model, or a part of it, that a file format cannot hold; the text names the node."""
+
+
+class ModelImportError(BackendError):
+    """A model of another program, or a part of it, that has no place in a graph; the text names it."""
 
 
 class CheckpointError(BackendError):

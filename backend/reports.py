@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from backend.code_import.messages import CodeImported, ImportCode
 from backend.exporting.messages import Export, Exported, Stage
+from backend.importing.messages import ImportModel, ModelImported
 from backend.serving.messages import (
     LoadModel,
     ModelLoaded,
@@ -219,6 +220,7 @@ Command = (
     | Evaluate
     | Export
     | FindRate
+    | ImportModel
     | LoadModel
     | Predict
     | UnloadModel
@@ -339,7 +341,7 @@ class Evaluated(WorkerMessage, frozen=True):
 
 
 class Failed(WorkerMessage, frozen=True):
-    """``code``: graph, dataset, checkpoint, model, code, input, export, memory, diverged, internal.
+    """``code``: graph, dataset, checkpoint, model, code, input, export, import, memory, diverged, internal.
 
     ``id`` is that of the Predict that failed, ``None`` for training.
     """
@@ -372,6 +374,7 @@ Event = (
     | Evaluated
     | Stage
     | Exported
+    | ModelImported
     | CodeImported
     | RateTried
     | RatesTried

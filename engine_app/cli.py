@@ -9,7 +9,7 @@ import click
 from engine_app.app_cli import app, open_window_or_help
 from engine_app.code_cli import code, import_code
 from engine_app.data_cli import DATA, data
-from engine_app.export_cli import export
+from engine_app.export_cli import FILE_COMMANDS
 from engine_app.serve_cli import keys, serve
 from engine_app.train_cli import TRAINING_COMMANDS, config_of
 
@@ -77,9 +77,8 @@ main.add_command(data)
 main.add_command(serve)
 main.add_command(keys)
 main.add_command(code)
-for command in TRAINING_COMMANDS:
+for command in (*TRAINING_COMMANDS, *FILE_COMMANDS):
     main.add_command(command)
-main.add_command(export)
 main.add_command(import_code)
 
 # -- graphs ------------------------------------------------------------------------------------

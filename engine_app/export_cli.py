@@ -57,3 +57,29 @@ def export(
 
     order = exporting.Order(model, to, output, with_preprocessing, tensor_type, data, certificate)
     exporting.export_here(_config(context), order, as_json)
+
+
+@click.command()
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path, resolve_path=True))
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what is in FILE: a model of any format, a graph, data, or a folder of these. Runs nothing."""
+    from engine_app.inspecting import inspect_file
+
+    inspect_file(path, as_json)
+
+
+@click.command("import")
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path, resolve_path=True))
+@click.option("-o", "--output", required=True, type=NEW_FILE, help="A .cyxmodel; .json: its graph alone.")
+@click.option("--graph", type=OLD_FILE, help="The graph that weights belong to, by their names.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
+@click.pass_context
+def import_(context: click.Context, path: Path, output: Path, graph: Path | None, as_json: bool) -> None:
+    """Make a model of FILE: ONNX, safetensors, a folder of them, or GGUF that cyxwiz export wrote."""
+    from engine_app.importing import import_here
+
+    import_here(_config(context), path, output, graph, as_json)
+
+
+FILE_COMMANDS = (export, import_, inspect)

@@ -66,7 +66,7 @@ def export_here(config: Config, order: Order, as_json: bool) -> None:
         workspace = config.data_dir / "local"
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         with TemporaryDirectory(dir=workspace) as name, open_story(as_json) as story:
-            async with open_pool(_pool(Path(name) / "workers", order.model)) as pool:
+            async with open_pool(pool_for(Path(name) / "workers", order.model)) as pool:
                 worker = await pool.acquire()
                 exported, certificate = await _export(worker, order, options, story)
                 await trio.to_thread.run_sync(_put_in_place, worker, order, exported, certificate)
@@ -75,8 +75,9 @@ def export_here(config: Config, order: Order, as_json: bool) -> None:
     run(main, config, "cancelled, nothing was written")
 
 
-def _pool(directory: Path, model: Path) -> PoolConfig:
-    size = model.stat().st_size
+def pool_for(directory: Path, *files: Path) -> PoolConfig:
+    """Of workers that may hold a few copies of these files in memory."""
+    size = sum(file.stat().st_size for file in files)
     return PoolConfig(directory=directory, memory_bytes=max(MEMORY_BYTES, RUNTIME_BYTES + _COPIES * size))
 
 

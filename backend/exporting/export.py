@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,6 +51,7 @@ Report = Callable[[Stage], None]
 _BATCHES = (1, 7)
 """Sizes in which inputs are given first, to show that any number of samples will do; then all others."""
 _LLAMA_SAMPLES = 4
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _EXACT, _PROGRAM, _FLOAT, _LLAMA = 0.0, 1e-6, 1e-4, 0.01
 _ROUNDED = {"f32": _EXACT, "f16": 0.02, "q8_0": 0.1}
 _ROUNDED_LLAMA = {"f32": _LLAMA, "f16": 0.02, "q8_0": 0.1}
@@ -169,6 +171,8 @@ def _as_cyxmodel(source: Source, options: ExportOptions, directory: Path) -> Wri
 
 
 def _as_onnx(source: Source, options: ExportOptions, directory: Path) -> Written:
+    if missing := [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]:
+        raise ExportError(f"onnx: needs {', '.join(missing)}: pip install 'cyxwiz[export]'")
     path, raw = directory / "export.onnx", options.with_preprocessing and source.is_prepared
     module = served_module(source) if raw else source.compiled.module
     inputs = source.raw if raw else source.inputs

@@ -14,7 +14,7 @@ import torch
 
 from backend.checkpoint import restore_weights
 from backend.compiler import compile_graph
-from backend.errors import ExportError
+from backend.errors import ArchiveError, ExportError
 from backend.exporting.gguf_export import unpack_tensors, weight_name
 from backend.exporting.language_model import LanguageModel
 from backend.exporting.safetensors_export import GRAPH_KEY
@@ -72,13 +72,20 @@ def open_gguf_tensors(path: Path) -> tuple[Runner, dict[str, str]]:
 def open_gguf_weights(path: Path, model: LanguageModel, graph: bytes) -> tuple[Runner, dict[str, str]]:
     """The graph with the weights of a file for llama.cpp, put back where they came from."""
     _, tensors = read_gguf(path)
+    return _compiled(graph, restored_weights(tensors, model, graph)), {"torch": str(torch.__version__)}
+
+
+def restored_weights(tensors: Mapping[str, Array], model: LanguageModel, graph: bytes) -> dict[str, Array]:
+    """The graph's weights, from the tensors of a file for llama.cpp. Raises ArchiveError."""
     weights = {name: tensor.detach().numpy() for name, tensor in _state(graph).items()}
     for name, parts in model.tensors.items():
         names = [weight_name(part) for part in parts]
         rows = np.cumsum([len(weights[each]) for each in names])[:-1]
+        if name not in tensors:
+            raise ArchiveError(f"GGUF file without tensor {name!r}, which a {model.architecture} has")
         pieces = np.split(tensors[name].astype(np.float32), rows)
         weights |= dict(zip(names, pieces, strict=True))
-    return _compiled(graph, weights), {"torch": str(torch.__version__)}
+    return weights
 
 
 def _state(graph: bytes) -> dict[str, torch.Tensor]:

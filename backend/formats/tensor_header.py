@@ -34,6 +34,8 @@ ITEM_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
+FOREIGN_ITEM_BYTES = ITEM_BYTES | {"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+"""With what other programs write and numpy does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +56,23 @@ class TensorHeader:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_tensor_header(source: BinaryIO, size: int) -> TensorHeader:
-    """Reads from the current position of ``source``; ``size`` is the file's. Raises ArchiveError."""
+def read_tensor_header(source: BinaryIO, size: int, types: Mapping[str, int] = ITEM_BYTES) -> TensorHeader:
+    """Reads from the current position of ``source``; ``size`` is the file's. Raises ArchiveError.
+
+    ``types``: those that are accepted, with the bytes of one element.
+    """
     prefix = source.read(LENGTH.size)
     if len(prefix) < LENGTH.size:
         raise ArchiveError(f"tensor file of {size} bytes, at least {LENGTH.size} needed")
     (length,) = LENGTH.unpack(prefix)
     if length > min(MAX_HEADER_BYTES, size - LENGTH.size):
         raise ArchiveError(f"tensor header of {length} bytes in a file of {size}, limit {MAX_HEADER_BYTES}")
-    tensors, metadata = _parse(source.read(length))
+    tensors, metadata = _parse(source.read(length), types)
     _check_layout(tensors, size - LENGTH.size - length)
     return TensorHeader(tensors, LENGTH.size + length, metadata)
 
 
-def _parse(text: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def _parse(text: bytes, types: Mapping[str, int]) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         entries = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -79,7 +84,7 @@ def _parse(text: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         raise ArchiveError("tensor header: __metadata__ is no object of texts")
     if len(entries) > MAX_TENSORS:
         raise ArchiveError(f"{len(entries)} tensors, limit {MAX_TENSORS}")
-    return {name: _tensor(name, entry) for name, entry in entries.items()}, metadata
+    return {name: _tensor(name, entry, types) for name, entry in entries.items()}, metadata
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -89,20 +94,20 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensor(name: str, entry: object) -> TensorInfo:
+def _tensor(name: str, entry: object, types: Mapping[str, int]) -> TensorInfo:
     if len(name) > MAX_NAME_LENGTH:
         raise ArchiveError(f"tensor name of {len(name)} characters, limit {MAX_NAME_LENGTH}")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ArchiveError(f"tensor {name!r}: needs exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ArchiveError(f"tensor {name!r}: dtype {dtype!r}, allowed are {', '.join(ITEM_BYTES)}")
+    if not isinstance(dtype, str) or dtype not in types:
+        raise ArchiveError(f"tensor {name!r}: dtype {dtype!r}, allowed are {', '.join(types)}")
     if not _are_counts(shape) or len(shape) > MAX_RANK:
         raise ArchiveError(f"tensor {name!r}: shape {shape!r}, allowed are {MAX_RANK} counts at most")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise ArchiveError(f"tensor {name!r}: data_offsets {offsets!r}, not two counts")
     begin, end = offsets
-    needed = math.prod(shape) * ITEM_BYTES[dtype]
+    needed = math.prod(shape) * types[dtype]
     if end - begin != needed:
         raise ArchiveError(f"tensor {name!r}: {end - begin} bytes of data, its shape needs {needed}")
     return TensorInfo(dtype, tuple(shape), begin, end)

@@ -21,6 +21,7 @@ from backend.errors import (
     ExportError,
     GraphFormatError,
     GraphInvalidError,
+    ModelImportError,
     TrainingDivergedError,
 )
 from backend.evaluation import evaluate
@@ -62,6 +63,7 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (CheckpointError, "checkpoint"),
     (ArchiveError, "checkpoint"),
     (ExportError, "export"),
+    (ModelImportError, "import"),
     (TrainingDivergedError, "diverged"),
     (CodeError, "code"),
     (MemoryError, "memory"),

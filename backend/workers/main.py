@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backend.code_import.messages import ImportCode
 from backend.exporting.messages import Export
+from backend.importing.messages import ImportModel
 from backend.reports import (
     AllowSegments,
     Cancel,
@@ -141,8 +142,8 @@ class Worker:
                     self._job.deliver(number, body)
             case Evaluate():
                 self._evaluate(command)
-            case Export():
-                self._export(command)
+            case Export() | ImportModel():
+                self._convert(command)
             case ImportCode():
                 self._import(command)
             case FindRate():
@@ -166,13 +167,14 @@ class Worker:
         arguments = (command, self._directory, self._connection.send)
         threading.Thread(target=self._run_evaluation, args=arguments, name="evaluation", daemon=True).start()
 
-    def _export(self, command: Export) -> None:
+    def _convert(self, command: Export | ImportModel) -> None:
         if self._is_busy():
             return
-        from backend.workers.exporting import run_export
+        from backend.workers.converting import run_export, run_import
 
+        run = run_export if isinstance(command, Export) else run_import
         arguments = (command, self._directory, self._connection.send)
-        threading.Thread(target=run_export, args=arguments, name="export", daemon=True).start()
+        threading.Thread(target=run, args=arguments, name="conversion", daemon=True).start()
 
     def _import(self, command: ImportCode) -> None:
         """Only ever of a user's own worker, which does nothing else and is thrown away."""

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from local_network import command
 
-from backend.formats.cyxmodel import Normalization
+from backend.formats.cyxmodel import Normalization, read_cyxmodel
+from backend.formats.tensors import pack_tensors
 from backend.runtime.base import load_model
+from backend.serialize import dump_graph
 from tests.unit.backend.model_files import TOKENS, gpt2, image_model, llama, pipeline, save
 
 pytestmark = pytest.mark.e2e
@@ -106,6 +108,41 @@ def test_what_cannot_be_done_is_said_in_a_line_and_nothing_is_written(tmp_path: 
     model.write_bytes(model.read_bytes()[:-1])
     assert "model: " in refused(tmp_path, model, "safetensors")
     assert {path.name for path in tmp_path.iterdir()} == {"m.cyxmodel", "engine"}
+
+
+def test_an_onnx_of_our_own_comes_back_as_a_graph_that_answers_the_same(tmp_path: Path) -> None:
+    model = save(tmp_path / "m.cyxmodel", pipeline(), SCALING)
+    onnx, _ = export(tmp_path, model, "onnx")
+    back = tmp_path / "back.cyxmodel"
+    process = start(tmp_path, "import", str(onnx), "-o", str(back), "--json")
+    out, errors = process.communicate(timeout=MOST_S)
+    assert process.returncode == 0, errors
+    answer = json.loads(out.splitlines()[-1])
+    assert answer["parity"]["verdict"] in ("equal", "within tolerance")
+    before, after = read_cyxmodel(model).weights, read_cyxmodel(back).weights
+    assert np.array_equal(before["dense.weight"], after["dense.weight"])
+
+
+def test_a_model_folder_is_taken_over_by_the_names_of_its_weights(tmp_path: Path) -> None:
+    graph = image_model()
+    model = read_cyxmodel(save(tmp_path / "m.cyxmodel", graph))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(pack_tensors(model.weights))
+    (tmp_path / "g.json").write_bytes(dump_graph(graph))
+    back = tmp_path / "back.cyxmodel"
+    words = ("import", str(folder), "--graph", str(tmp_path / "g.json"), "-o", str(back))
+    process = start(tmp_path, *words)
+    out, errors = process.communicate(timeout=MOST_S)
+    assert process.returncode == 0, errors
+    assert f"{len(model.weights)} tensors by name" in out
+    found = read_cyxmodel(back).weights
+    assert all(np.array_equal(found[name], values) for name, values in model.weights.items())
+    process = start(tmp_path, "import", str(folder), "-o", str(tmp_path / "other.cyxmodel"))
+    _, errors = process.communicate(timeout=MOST_S)
+    assert process.returncode == 1
+    assert "--graph names the one they belong to" in errors
+    assert not (tmp_path / "other.cyxmodel").exists()
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

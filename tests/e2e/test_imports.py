@@ -14,6 +14,8 @@ MODULES = {
     "peer.daemon": HEAVY,
     "p2p.api": HEAVY,
     "engine_app.jobs": HEAVY,
+    "engine_app.inspecting": HEAVY,
+    "engine_app.exporting": HEAVY,
 }
 
 

@@ -1,0 +1,185 @@
+"""One import from start to end: read, write a .cyxmodel, and compare where the file can be run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from blake3 import blake3
+
+from backend.checkpoint import restore_weights
+from backend.compiler import CompiledModel, End, compile_graph
+from backend.errors import ArchiveError, BackendError, ModelImportError
+from backend.exporting.gguf_export import unpack_tensors
+from backend.exporting.language_model import NotLanguageModel, read_language_model
+from backend.exporting.messages import Stage
+from backend.exporting.runners import open_onnx_bytes, restored_weights
+from backend.exporting.source import answers_of, drawn
+from backend.formats.cyxmodel import CyxModel, Normalization, TrainingState, write_cyxmodel
+from backend.formats.gguf_tensors import read_gguf
+from backend.formats.model_folder import read_header
+from backend.formats.sniff import ModelFormat, sniff
+from backend.formats.tensors import Array, first_not_finite
+from backend.graph import Graph
+from backend.importing.messages import ImportModel, ModelImported
+from backend.importing.weights import fitted, load_weights
+from backend.parity import (
+    FORMAT_VERSION,
+    Certificate,
+    InputFacts,
+    compare,
+    hash_inputs,
+    lowest_agreement,
+    verdict_of,
+)
+from backend.serialize import dump_graph, load_graph
+
+if TYPE_CHECKING:
+    from backend.importing.onnx_read import Imported
+
+GRAPH_KEY, NORMALIZATION_KEY = "cyxwiz.graph", "cyxwiz.normalization"
+_RESULT = "imported.cyxmodel"
+_SAMPLES = 16
+_TOLERANCE = 1e-4
+Report = Callable[[Stage], None]
+
+
+def import_model(
+    order: ImportModel, directory: Path, report: Report
+) -> tuple[ModelImported, Certificate | None]:
+    """Raises ModelImportError, which names what has no place, and other BackendErrors."""
+    paths = [directory / name for name in order.files]
+    given = load_graph((directory / order.graph).read_bytes()) if order.graph else None
+    report(Stage("reading the file", 1, 3))
+    kind = sniff(paths[0])
+    certificate = None
+    match kind:
+        case ModelFormat.SAFETENSORS:
+            graph, weights, metadata = _from_safetensors(paths, given)
+            about = f"{len(weights)} tensors by name"
+        case ModelFormat.GGUF:
+            graph, weights, metadata = _from_gguf(paths[0])
+            about = f"graph and {len(weights)} tensors of a GGUF"
+        case ModelFormat.ONNX:
+            graph, weights, certificate = _from_onnx(paths[0], report)
+            metadata = {}
+            about = f"{len(graph.nodes)} nodes of an ONNX, which answer as it does"
+        case _:
+            raise ArchiveError(f"{order.files[0]} is no ONNX, safetensors or GGUF")
+    report(Stage("writing the model", 3, 3))
+    if broken := first_not_finite(weights):
+        raise ModelImportError(f"weight {broken!r} holds NaN or infinity")
+    _write(directory / _RESULT, graph, weights, metadata)
+    return ModelImported(_RESULT, about), certificate
+
+
+def _write(path: Path, graph: Graph, weights: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    compiled = compile_graph(graph)
+    state = TrainingState(
+        step=0,
+        total_steps=0,
+        segments=1,
+        segments_done=0,
+        seed=graph.training.seed,
+        samples=0,
+        sample_shape=compiled.input_shape,
+        classes=0,
+        normalization=_normalization(metadata),
+    )
+    write_cyxmodel(path, CyxModel(dump_graph(graph), fitted(graph, weights), state))
+
+
+def _normalization(metadata: Mapping[str, str]) -> Normalization | None:
+    text = metadata.get(NORMALIZATION_KEY)
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Normalization)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise ModelImportError(f"{NORMALIZATION_KEY} cannot be read: {error}") from error
+
+
+_Read = tuple[Graph, dict[str, Array], Mapping[str, str]]
+
+
+def _from_safetensors(paths: list[Path], given: Graph | None) -> _Read:
+    weights, metadata = load_weights(paths), read_header(paths[0]).metadata
+    own = metadata.get(GRAPH_KEY)
+    if given is None and own is None:
+        raise ModelImportError("the file holds weights and no graph: --graph names the one they belong to")
+    graph = given if given is not None else load_graph((own or "").encode())
+    return graph, fitted(graph, weights), metadata
+
+
+def _from_gguf(path: Path) -> _Read:
+    """Of those that this program wrote, which carry their graph."""
+    header, tensors = read_gguf(path)
+    text = header.metadata.get(GRAPH_KEY)
+    if not isinstance(text, str):
+        raise ModelImportError("gguf: no graph in it; only those that cyxwiz export writes have one")
+    metadata = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
+    graph = load_graph(text.encode())
+    try:
+        model = read_language_model(graph)
+    except NotLanguageModel:
+        return graph, fitted(graph, unpack_tensors(header, tensors)[1]), metadata
+    return graph, fitted(graph, restored_weights(tensors, model, text.encode())), metadata
+
+
+# -- ONNX ----------------------------------------------------------------------------------------
+
+
+def _from_onnx(path: Path, report: Report) -> tuple[Graph, dict[str, Array], Certificate]:
+    if importlib.util.find_spec("onnx") is None:
+        raise ModelImportError("onnx: needs the package onnx: pip install 'cyxwiz[export]'")
+    from backend.importing.onnx_operators import PLACERS
+    from backend.importing.onnx_read import read_onnx
+
+    data = path.read_bytes()
+    found = read_onnx(data, PLACERS)
+    try:
+        weights = fitted(found.graph, found.weights)
+        compiled = compile_graph(found.graph)
+    except BackendError as error:
+        raise ModelImportError(f"onnx: its nodes make no graph: {error}") from error
+    restore_weights(compiled.module, weights)
+    compiled.module.eval()
+    report(Stage("comparing answers with onnxruntime's", 2, 3))
+    certificate = _compared(data, found, compiled)
+    if certificate.verdict == "differs":
+        difference = f"{certificate.max_difference:.3g}"
+        raise ModelImportError(f"onnx: the graph's answers differ by {difference} from onnxruntime's")
+    return found.graph, weights, certificate
+
+
+def _compared(data: bytes, found: Imported, compiled: CompiledModel) -> Certificate:
+    samples = next((door.batch for door in found.doors if door.batch is not None), _SAMPLES)
+    ends = {end.name: end for end in compiled.inputs}
+    # What is not used is asked for all the same.
+    doors = [(door, ends.get(door.node_id, End(door.node_id, door.shape))) for door in found.doors]
+    drawn_for = {door.node_id: drawn(end, samples, number) for number, (door, end) in enumerate(doors)}
+    inputs = {end.name: drawn_for[end.name] for end in compiled.inputs}
+    run, versions = open_onnx_bytes(data)
+    theirs = run({door.name: drawn_for[door.node_id].astype(door.dtype) for door in found.doors})
+    ours = answers_of(compiled.module, inputs)
+    outputs = tuple(compare(*each) for each in zip(compiled.output_names, theirs, ours, strict=True))
+    return Certificate(
+        format_version=FORMAT_VERSION,
+        format="onnx",
+        about="the imported graph, compared with the ONNX that it was made of",
+        runtime="onnxruntime",
+        versions=versions,
+        model_blake3=blake3(dump_graph(compiled.graph)).hexdigest(),
+        file_blake3=blake3(data).hexdigest(),
+        inputs=InputFacts("drawn from seed 0", samples, hash_inputs(inputs)),
+        batches=(samples,),
+        outputs=outputs,
+        max_difference=max(output.max_difference for output in outputs),
+        mean_difference=max(output.mean_difference for output in outputs),
+        argmax_agreement=lowest_agreement(outputs),
+        tolerance=_TOLERANCE,
+        verdict=verdict_of(outputs, _TOLERANCE),
+    )
