@@ -69,7 +69,7 @@ Parts = Mapping[str, Array]
 def describe(source: DataSource, parts: Parts | None = None) -> Description:
     """``parts`` is the split to look for leaks in. Raises DatasetError."""
     recipe = source.recipe
-    walk = _Walk(math.prod(recipe.x_shape), recipe.y_dtype.kind == "i" and not recipe.y_shape)
+    walk = _Walk(math.prod(recipe.x_shape), recipe.y_dtype.kind == "i")
     for x, y in source.blocks():
         walk.take(x, y)
     keys, targets = np.concatenate(walk.keys), np.concatenate(walk.targets)
@@ -81,7 +81,7 @@ def describe(source: DataSource, parts: Parts | None = None) -> Description:
         sample_shape=recipe.x_shape,
         dtype=recipe.x_dtype.name,
         target_shape=recipe.y_shape,
-        classes=_classes(walk.classes, recipe.notes),
+        classes=() if _is_text_to_continue(recipe) else _classes(walk.classes, recipe.notes),
         target=None if walk.is_class else walk.target.total("target"),
         values=walk.inputs.total("all"),
         inputs=walk.inputs.each(recipe.notes.input_names) if _is_table(recipe) else (),
@@ -92,6 +92,11 @@ def describe(source: DataSource, parts: Parts | None = None) -> Description:
         warnings=(),
     )
     return replace(found, warnings=tuple(_warnings(found)))
+
+
+def _is_text_to_continue(recipe: Recipe) -> bool:
+    """Its targets are tokens, which are no classes that anybody would count."""
+    return bool(recipe.notes.tokenizer and recipe.y_shape)
 
 
 def _is_table(recipe: Recipe) -> bool:
@@ -153,8 +158,8 @@ class _Walk:
         self.inputs.take(x)
         self.keys.append(_hashes(x))
         if self.is_class:
-            self.targets.append(np.asarray(y, np.uint64))
-            self.classes = _added(self.classes, np.bincount(np.asarray(y, np.int64)))
+            self.targets.append(np.asarray(y, np.uint64) if y.ndim == 1 else _hashes(y))
+            self.classes = _added(self.classes, np.bincount(np.asarray(y, np.int64).reshape(-1)))
         else:
             self.targets.append(_hashes(y))
             self.target.take(y.reshape(-1, 1))

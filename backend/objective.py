@@ -10,9 +10,10 @@ import torch
 
 from backend.catalogue.record import LabelsType, PortType, TensorType
 from backend.compiler import CompiledModel, module_name
+from backend.graph import Graph
 from backend.losses import Judged, LossFunction, build_loss, has_classes, judge
 from backend.pipeline import LossTerm, PenaltyTerm, Pipeline
-from backend.shapes import infer_shapes
+from backend.shapes import infer_shapes, parameters_of
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -56,12 +57,13 @@ class Objective:
 
     def __init__(self, compiled: CompiledModel, losses: tuple[LossTerm, ...]) -> None:
         shapes = infer_shapes(compiled.graph)
+        tokens = _vocabulary(compiled.graph)
         place = {name: index for index, name in enumerate(compiled.output_names)}
         found = []
         for term in losses:
             target = shapes.output(term.target.node_id, term.target.port)
             places = tuple(place[name] for name in term.predictions)
-            task = _task(term.setting.type, target)
+            task = _task(term.setting.type, target, tokens)
             found.append(Head(term, task, build_loss(term.setting), places, _classes(target)))
         self.heads = tuple(found)
         judged = [i for i, head in enumerate(found) if has_classes(head.term.setting, head.classes)]
@@ -111,11 +113,26 @@ _TASKS = {
 }
 
 
-def _task(loss: str, target: PortType | None) -> Task:
+def _task(loss: str, target: PortType | None, vocabulary: int) -> Task:
+    """``vocabulary``: of the tokens that samples are made of; 0 for other samples."""
     task = _TASKS.get(loss, Task.OTHER)
-    # Samples that are ids and come back as targets are the tokens that follow.
-    is_text = isinstance(target, TensorType) and target.ids > 0
+    match target:
+        # Samples that are ids and come back as targets are the tokens that follow.
+        case TensorType(_, ids):
+            is_text = ids > 0
+        case LabelsType(shape, classes):
+            is_text = bool(shape) and 0 < classes == vocabulary
+        case _:
+            is_text = False
     return Task.TOKENS if task is Task.CLASSES and is_text else task
+
+
+def _vocabulary(graph: Graph) -> int:
+    for node in graph.nodes:
+        if node.type == "DatasetInput":
+            vocabulary: int = parameters_of(node)["vocabulary"]
+            return vocabulary
+    return 0
 
 
 def _classes(target: PortType | None) -> int:

@@ -16,11 +16,16 @@ from backend.formats.cyxmodel import read_cyxmodel, write_cyxmodel
 from backend.formats.tensors import Array
 from backend.graph import Graph, Link, Node, TrainingSettings
 from backend.pipeline import read_pipeline
+from backend.readers import open_source
+from backend.readers.source import ReadOptions
+from backend.readers.write import write_dataset
 from backend.reports import Metrics
 from backend.runtime.torch_runtime import TorchRuntime, load_cyxmodel
-from backend.samples import LocalSamples
+from backend.samples import LocalSamples, open_samples
 from backend.serialize import dump_graph
+from backend.shapes import infer_shapes
 from backend.training import Trainer, TrainingConfig
+from backend.training_checks import check_data
 from backend.validate import diagnose
 
 Nodes = dict[str, tuple[str, dict[str, Any]]]
@@ -193,6 +198,38 @@ def test_a_language_model_predicts_the_next_token_of_each(tmp_path: Path) -> Non
     assert (scores[:, -1].argmax(-1) == x[:3, 8]).all()
     with pytest.raises(InputError, match="allowed are whole numbers from 0 to 4"):
         model.predict(x[:3, :8] + 5)
+
+
+def test_a_language_model_learns_from_a_text_file_and_tells_its_perplexity(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question. " * 60)
+    source = open_source(text, ReadOptions(length=8, vocabulary=270))
+    facts = write_dataset(source, tmp_path / "text.safetensors")
+    assert (facts.sample_shape, facts.target_shape, facts.dtype) == ((8,), (8,), "int32")
+    words = {"vocabulary": 270}
+    task = graph(
+        {
+            **data_nodes(sample_shape=[8], target_shape=[8], classes=270, **words),
+            "split": ("DataSplit", {"validation": 0.1, "test": 0.1}),
+            "x": ("Input", {}),
+            "embed": ("Embedding", {**words, "dimension": 8}),
+            "block": ("LlamaBlock", {"heads": 2, "kv_heads": 1, "feed_forward": 16}),
+            "head": ("TokenHead", words),
+            "y": ("Output", {}),
+            "loss": ("CrossEntropyLoss", {}),
+            "adam": ADAM,
+        },
+        f"""{SPLIT_ENDS}; x > embed; embed > block; block > head; head > y
+        y > loss.prediction; loader.labels > loss.target""",
+        epochs=12,
+    )
+    assert list(check_data(task, infer_shapes(task), facts)) == []
+    samples = open_samples(tmp_path / "text.safetensors", read_pipeline(task))
+    trainer = Trainer(dump_graph(task), samples, TrainingConfig("cpu", 1, 1e9, time.monotonic))
+    trainer.run_segment(0, Unhindered(), lambda metrics: None)
+    (told,) = trainer.finish().test
+    assert told.perplexity is not None and told.perplexity < 20
+    assert not told.confusion
 
 
 def test_ids_beyond_the_vocabulary_stop_a_training_in_words() -> None:
