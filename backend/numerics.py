@@ -19,10 +19,10 @@ from backend.reports import Numerics, NumericsTrial
 from backend.stepper import Parts, Stepper, Turn, memory_format_of
 from backend.training_data import Batch
 
-MIN_BATCH_FLOPS = 60e6
+MIN_BATCH_FLOPS = 200e6
 """Forward and backward: below it a step's time is mostly calls, which no choice here makes fewer."""
-MIN_STEPS = 320
-"""A shorter training is over before the trial has paid for itself."""
+MIN_STEPS = 1000
+"""A shorter training gains little, and without a trial it ends in the same bytes on any machine of a kind."""
 MAX_WEIGHT_BYTES = 1 << 30
 """Copies of larger weights might not fit."""
 TIMED_STEPS = 3

@@ -39,7 +39,7 @@ def training_source(graph: Graph) -> str:
     outputs = [node.id for node in nodes_of_type(graph, "Output") if node.id in used]
     for line in _IMPORTS:
         sheet.need_import(line)
-    sheet.need("training", "_seed_step")
+    sheet.need("stepper", "seed_step")
     sheet.need("samples", "_mix")
     sheet.need("datasets", "split")
     blocks = [
@@ -226,7 +226,7 @@ def _train(pipeline: Pipeline, sheet: Sheet) -> list[str]:
     names = {term_id: sheet.names[term_id] for term in pipeline.penalties for term_id in term.nodes}
     penalties = objective.write_penalties(pipeline, names)
     step = [
-        "_seed_step(batches.device, SEED, step)",
+        "seed_step(batches.device, SEED, step)",
         *(rate if pipeline.schedules else []),
         *(change if has_changes else []),
         "inputs, targets = prepare(samples, labels)",
