@@ -1,0 +1,289 @@
+"""The picture of a snapshot as meshes: only what is near the view, and only as much as can be seen of it.
+
+Below the zoom ``SHADED`` nodes are plain blocks; ports, titles and the rest of the text appear one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.catalogue.record import PortKind
+from engine_app.document.ports import FOOTER, HEADER, ROW
+from engine_app.document.view import Frame, Mode, Rect
+from engine_app.scene.hits import link_ends
+from engine_app.scene.meshes import (
+    BOX_FLOATS,
+    GLYPH_FLOATS,
+    boxes,
+    dots,
+    glyphs,
+    joined,
+    no_boxes,
+    ribbons,
+)
+from engine_app.scene.snapshot import CATEGORIES, KINDS, Card, Floats, Snapshot
+from engine_app.scene.text import TextLayout
+from engine_app.ui.theme import Colour, Palette, faded, mixed
+
+SHADED, PORTS, TITLES, DETAILS = 0.22, 0.3, 0.4, 0.6
+"""Zooms, in pixels of a dp."""
+RADIUS, DOT = 10.0, 6.0
+TITLE_SIZE, TEXT_SIZE, GROUP_SIZE = 14.0, 12.0, 16.0
+LINK_WIDTH = 3.0
+FINE, COARSE = 20, 6
+"""Segments of a link."""
+Numbers = npt.NDArray[np.int64]
+COVER = 0.5
+"""Of the view's width and height, built beyond each edge: panning within it builds nothing."""
+PLAIN_NAMES = frozenset({"input", "output", "inputs"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layers:
+    """From back to front."""
+
+    frames: Floats = field(default_factory=no_boxes)
+    links: Floats = field(default_factory=lambda: np.zeros((0, 2 * (FINE + 1), 8), np.float32))
+    segments: int = FINE
+    boxes: Floats = field(default_factory=no_boxes)
+    glyphs: Floats = field(default_factory=lambda: np.zeros((0, 4, GLYPH_FLOATS), np.float32))
+
+
+class Look:
+    """A palette as arrays."""
+
+    def __init__(self, palette: Palette) -> None:
+        self.palette = palette
+        named = [palette.categories[each] if each else palette.muted for each in CATEGORIES]
+        self.categories = np.array(named, np.float32)
+        self.heads = np.array([mixed(palette.raised, colour, 0.24) for colour in named], np.float32)
+        self.heads[:, 3] = HEADER
+        kinds: list[Colour] = [palette.links[each] if each else palette.muted for each in KINDS]
+        self.kinds = np.array(kinds, np.float32)
+        self.shadow = faded(palette.shade, 0.35 if palette.name == "dark" else 0.16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """What to draw a snapshot with. ``zoom``: pixels of a dp to a unit."""
+
+    scene: Snapshot
+    look: Look
+    text: TextLayout
+    zoom: float
+    selected: frozenset[str] = frozenset()
+
+
+def cover_of(visible: Rect) -> Rect:
+    return Rect(
+        visible.x - COVER * visible.width,
+        visible.y - COVER * visible.height,
+        visible.width * (1 + 2 * COVER),
+        visible.height * (1 + 2 * COVER),
+    )
+
+
+def is_covered(visible: Rect, cover: Rect, zoom: float, built_zoom: float) -> bool:
+    """Whether what was built for ``cover`` still does."""
+    inside = (
+        cover.x <= visible.x
+        and cover.y <= visible.y
+        and visible.right <= cover.right
+        and visible.bottom <= cover.bottom
+    )
+    return inside and 0.75 < zoom / built_zoom < 1.34
+
+
+def still(picture: Picture, cover: Rect, without: frozenset[int] = frozenset()) -> Layers:
+    """All that touches ``cover``, but the nodes ``without``, which move, and their links."""
+    scene = picture.scene
+    low, high = np.array([cover.x, cover.y]), np.array([cover.right, cover.bottom])
+    seen = ((scene.corners <= high) & (scene.corners + scene.sizes >= low)).all(1)
+    moving = np.zeros(len(scene.cards), np.bool_)
+    moving[list(without)] = True
+    ends = link_ends(scene)
+    drawn = ((ends.min(1) - 120 <= high) & (ends.max(1) + 120 >= low)).all(1)
+    if len(drawn):
+        drawn &= ~moving[scene.link_nodes].any(1)
+    return Layers(
+        _frames(picture),
+        *_links(picture, np.flatnonzero(drawn), scene.corners),
+        *_nodes(picture, np.flatnonzero(seen & ~moving), scene.corners),
+    )
+
+
+def moving(picture: Picture, numbers: frozenset[int], dx: float, dy: float) -> Layers:
+    """The nodes that are being dragged, with their links, where they are now."""
+    scene = picture.scene
+    corners = scene.corners.copy()
+    chosen = np.array(sorted(numbers), np.int64)
+    corners[chosen] += np.array([dx, dy], np.float32)
+    inside = np.zeros(len(scene.cards), np.bool_)
+    inside[chosen] = True
+    links = np.flatnonzero(inside[scene.link_nodes].any(1)) if len(scene.link_nodes) else chosen[:0]
+    return Layers(no_boxes(), *_links(picture, links, corners), *_nodes(picture, chosen, corners))
+
+
+def _links(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats, int]:
+    scene = picture.scene
+    segments = FINE if picture.zoom >= TITLES else COARSE
+    ends = corners[scene.link_nodes[numbers]] + scene.link_offsets[numbers]
+    width = LINK_WIDTH if picture.zoom >= SHADED else LINK_WIDTH * SHADED / picture.zoom
+    colours = picture.look.kinds[scene.link_kinds[numbers]]
+    selected: npt.NDArray[np.bool_] = np.array([c.node.id in picture.selected for c in scene.cards], np.bool_)
+    if picture.selected and len(numbers):
+        near = selected[scene.link_nodes[numbers]].any(axis=1)
+        colours = np.where(near.reshape(-1, 1), colours, colours * np.array([1, 1, 1, 0.65], np.float32))
+    return ribbons(ends[:, 0], ends[:, 1], colours, width + 2 / max(picture.zoom, 0.05), segments), segments
+
+
+# -- nodes ---------------------------------------------------------------------------------------
+
+
+def _nodes(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats, Floats]:
+    parts = [_bodies(picture, numbers, corners)]
+    if picture.zoom >= PORTS:
+        parts += [_ports(picture, numbers, corners), _badges(picture, numbers, corners)]
+    texts = []
+    if picture.zoom >= TITLES:
+        texts = [_texts(picture, int(number), corners) for number in numbers]
+    return joined(parts, BOX_FLOATS), joined(texts, GLYPH_FLOATS)
+
+
+def _bodies(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
+    scene, look, palette = picture.scene, picture.look, picture.look.palette
+    cards = [scene.cards[number] for number in numbers]
+    at, sizes = corners[numbers], scene.sizes[numbers]
+    chosen = np.array([card.node.id in picture.selected for card in cards], np.bool_)
+    strengths = np.array([1.0 if card.mode is Mode.NORMAL else 0.45 for card in cards], np.float32)
+    lines = np.where(chosen[:, None], [*palette.accent[:3], 2.5], [*palette.line[:3], 1.2]).astype(np.float32)
+    if picture.zoom < SHADED:
+        fills = look.categories[scene.categories[numbers]].copy()
+        fills[:, 3] = strengths
+        lines[:, 3] = np.where(chosen, 2.5 / picture.zoom, 0)
+        return boxes(at, sizes, fills, radius=RADIUS, lines=lines)
+    fills = np.repeat(np.array([palette.raised], np.float32), len(cards), 0)
+    fills[:, 3] = strengths
+    heads = look.heads[scene.categories[numbers]].copy()
+    bends = np.array([card.reroute for card in cards], np.bool_)
+    heads[bends, 3] = 0
+    radius = np.where(bends, sizes[:, 1] / 2, RADIUS)
+    shadows = boxes(at + np.array([0, 4], np.float32), sizes, look.shadow, radius=RADIUS, softness=12)
+    marks = at + np.array([16, HEADER / 2], np.float32)
+    shown = look.categories[scene.categories[numbers]].copy()
+    shown[:, 3] = strengths
+    # One node after the other, so that one lies over another with all that it has.
+    layered = np.stack(
+        [
+            shadows,
+            boxes(at, sizes, fills, radius=radius, lines=lines, heads=heads),
+            dots(marks, 4.5, shown),
+        ],
+        1,
+    )
+    return layered.reshape(-1, 4, BOX_FLOATS)
+
+
+def _ports(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
+    scene, palette = picture.scene, picture.look.palette
+    shown = np.zeros(len(scene.cards), np.bool_)
+    shown[numbers] = True
+    ports = np.flatnonzero(shown[scene.port_nodes])
+    centres = corners[scene.port_nodes[ports]] + scene.port_offsets[ports]
+    return dots(centres, DOT, picture.look.kinds[scene.port_kinds[ports]], (*palette.canvas[:3], 1.5))
+
+
+def _badges(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
+    scene, palette = picture.scene, picture.look.palette
+    wrong = numbers[scene.problems[numbers] > 0]
+    fills = np.where((scene.problems[wrong] > 1)[:, None], palette.danger, palette.warning).astype(np.float32)
+    places = corners[wrong] + np.stack([scene.sizes[wrong, 0] - 18, np.full(len(wrong), HEADER / 2)], -1)
+    return dots(places.astype(np.float32), 9, fills)
+
+
+def _texts(picture: Picture, number: int, corners: Floats) -> Floats:
+    scene, text, palette = picture.scene, picture.text, picture.look.palette
+    card = scene.cards[number]
+    if card.reroute:
+        return joined((), GLYPH_FLOATS)
+    x, y = map(float, corners[number])
+    strength = 1.0 if card.mode is Mode.NORMAL else 0.6
+    strong, muted = faded(palette.text, strength), faded(palette.muted, strength)
+    wrong = int(scene.problems[number])
+    room = (card.width - (72 if wrong else 44)) / TITLE_SIZE
+    title = text.fitted(card.title, room, bold=True)
+    parts = [glyphs(title, x + 28, y + 9, TITLE_SIZE, strong)]
+    if wrong:
+        mark = text.line("!", bold=True)
+        ink = palette.on_danger if wrong > 1 else palette.canvas
+        parts.append(glyphs(mark, x + card.width - 18 - mark.width * 6.5, y + 10, 13, ink))
+    if picture.zoom >= DETAILS and not card.collapsed:
+        parts += _details(text, card, x, y, scene.footers[number], strong, muted)
+    return joined(parts, GLYPH_FLOATS)
+
+
+def _details(
+    text: TextLayout, card: Card, x: float, y: float, footer: str, strong: Colour, muted: Colour
+) -> list[Floats]:
+    parts = []
+    rows = zip((*card.ports.inputs, *card.ports.outputs), card.offsets, strict=True)
+    for place, (port, (dx, dy)) in enumerate(rows):
+        if port.name in PLAIN_NAMES:
+            continue
+        line = text.fitted(port.name, card.width / 2 / TEXT_SIZE)
+        left = 14.0 if place < len(card.ports.inputs) else dx - 14 - line.width * TEXT_SIZE
+        parts.append(glyphs(line, x + left, y + dy - 8, TEXT_SIZE, muted))
+    first = card.ports.inputs[0].name if card.ports.inputs else "input"
+    if card.summary and first in PLAIN_NAMES:
+        room = card.width - (100 if len(card.ports.outputs) > 1 else 32)
+        line = text.fitted(card.summary, max(room, 90) / TEXT_SIZE)
+        parts.append(glyphs(line, x + 14, y + HEADER + ROW / 2 - 8, TEXT_SIZE, strong))
+    note = footer if card.mode is Mode.NORMAL else {Mode.BYPASSED: "bypassed", Mode.MUTED: "muted"}[card.mode]
+    line = text.fitted(note, (card.width - 28) / TEXT_SIZE)
+    parts.append(glyphs(line, x + 14, y + card.height - FOOTER + 6, TEXT_SIZE, muted))
+    return parts
+
+
+# -- frames --------------------------------------------------------------------------------------
+
+
+def _frames(picture: Picture) -> Floats:
+    palette = picture.look.palette
+    parts = []
+    for frames, tint in ((picture.scene.groups, palette.accent), (picture.scene.notes, palette.warning)):
+        if frames:
+            corners = np.array([(frame.rect.x, frame.rect.y) for frame in frames], np.float32)
+            sizes = np.array([(frame.rect.width, frame.rect.height) for frame in frames], np.float32)
+            fill = mixed(palette.canvas, tint, 0.1)
+            line = (*mixed(palette.canvas, tint, 0.35)[:3], 1.5)
+            parts.append(boxes(corners, sizes, fill, radius=RADIUS * 1.5, lines=line))
+    return joined(parts, BOX_FLOATS)
+
+
+def frame_texts(picture: Picture) -> Floats:
+    """Titles of groups, and notes."""
+    palette, text = picture.look.palette, picture.text
+    parts: list[Floats] = []
+    if picture.zoom < PORTS:
+        return joined(parts, GLYPH_FLOATS)
+    for frame in picture.scene.groups:
+        line = text.fitted(frame.text, (frame.rect.width - 32) / GROUP_SIZE, bold=True)
+        parts.append(glyphs(line, frame.rect.x + 16, frame.rect.y + 10, GROUP_SIZE, palette.muted))
+    for frame in picture.scene.notes:
+        parts += _note(frame, text, palette.text)
+    return joined(parts, GLYPH_FLOATS)
+
+
+def _note(frame: Frame, text: TextLayout, colour: Colour) -> list[Floats]:
+    leading = TITLE_SIZE * 1.4
+    count = max(1, int((frame.rect.height - 20) / leading))
+    lines = text.wrapped(frame.text, (frame.rect.width - 28) / TITLE_SIZE, count)
+    x, y = frame.rect.x + 14, frame.rect.y + 10
+    return [glyphs(line, x, y + leading * row, TITLE_SIZE, colour) for row, line in enumerate(lines)]
+
+
+def link_colour(look: Look, kind: PortKind | None) -> Colour:
+    return look.palette.links[kind] if kind else look.palette.muted

@@ -1,0 +1,245 @@
+"""A wiring as arrays: where everything is, and of what kind. Built after each edit.
+
+Nodes that did not change since the last one are not worked out again: a document shares them.
+Lengths are the document's. Numbers of colours are places in the lists at the end of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.catalogue import CATALOGUE
+from backend.catalogue.record import Category, PortKind
+from backend.graph import JsonValue, Node, Wiring
+from backend.validate import Severity
+from engine_app.document.analysis import Analysis, short_number
+from engine_app.document.ports import HEADER, ROW, Ports, port_offset, ports_of, size_of
+from engine_app.document.view import (
+    Frame,
+    FrameKind,
+    Mode,
+    Rect,
+    bounds,
+    frames_of,
+    is_collapsed,
+    is_reroute,
+    mode_of,
+    place_of,
+    title_of,
+)
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
+
+KINDS: tuple[PortKind | None, ...] = (*PortKind, None)
+CATEGORIES: tuple[Category | None, ...] = (*Category, None)
+_KIND_NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+_CATEGORY_NUMBER = {category: number for number, category in enumerate(CATEGORIES)}
+MAX_SUMMARY = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is drawn of one node, whatever it is linked to."""
+
+    node: Node
+    ports: Ports
+    title: str
+    summary: str
+    category: int
+    width: float
+    height: float
+    offsets: tuple[tuple[float, float], ...]
+    """Of its ports, inputs first."""
+    kinds: tuple[int, ...]
+    collapsed: bool
+    reroute: bool
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Arrays of nodes are in document order, so are those of links; ports are in the order of nodes."""
+
+    cards: tuple[Card, ...] = ()
+    index: Mapping[str, int] = field(default_factory=dict)
+    corners: Floats = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    sizes: Floats = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    categories: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
+    port_nodes: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
+    port_offsets: Floats = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    port_kinds: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
+    port_outputs: Flags = field(default_factory=lambda: np.zeros(0, np.bool_))
+    first_port: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
+    link_nodes: Integers = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    """Source and target of each link that has both."""
+    link_offsets: Floats = field(default_factory=lambda: np.zeros((0, 2, 2), np.float32))
+    link_kinds: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
+    link_places: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Where in the wiring's links each one is."""
+    groups: tuple[Frame, ...] = ()
+    notes: tuple[Frame, ...] = ()
+    footers: tuple[str, ...] = ()
+    """Parameters and shape of each node, where they are known."""
+    problems: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
+    """0 for none, 1 for a warning, 2 for an error."""
+
+    @property
+    def port_places(self) -> Floats:
+        return self.corners[self.port_nodes] + self.port_offsets
+
+    def rect(self, number: int) -> Rect:
+        (x, y), (width, height) = self.corners[number], self.sizes[number]
+        return Rect(float(x), float(y), float(width), float(height))
+
+    def bounds(self) -> Rect | None:
+        """Around all that there is."""
+        frames = [frame.rect for frame in (*self.groups, *self.notes)]
+        if len(self.cards):
+            low, high = self.corners.min(0), (self.corners + self.sizes).max(0)
+            frames.append(Rect(float(low[0]), float(low[1]), *map(float, high - low)))
+        return bounds(frames)
+
+    def port_name(self, port: int) -> str:
+        card = self.cards[int(self.port_nodes[port])]
+        place = port - int(self.first_port[int(self.port_nodes[port])])
+        return (*card.ports.inputs, *card.ports.outputs)[place].name
+
+
+class SnapshotBuilder:
+    """Remembers the cards of the last snapshot."""
+
+    def __init__(self) -> None:
+        self._cards: dict[int, Card] = {}
+
+    def build(self, wiring: Wiring, analysis: Analysis | None = None, path: tuple[str, ...] = ()) -> Snapshot:
+        known = self._cards
+        cards: list[Card] = []
+        for node in wiring.nodes:
+            found = known.get(id(node))
+            fresh = found is None or found.node is not node
+            cards.append(_card(node, wiring) if fresh or found is None else found)
+        self._cards = {id(card.node): card for card in cards}
+        return _snapshot(wiring, tuple(cards), analysis or Analysis(), path)
+
+
+def _card(node: Node, wiring: Wiring) -> Card:
+    record = CATALOGUE.get(node.type)
+    near = () if record else tuple(x for x in wiring.links if node.id in (x.source_node, x.target_node))
+    ports = ports_of(node, near)
+    shown = [(port, False) for port in ports.inputs] + [(port, True) for port in ports.outputs]
+    width, height = size_of(node, ports)
+    return Card(
+        node,
+        ports,
+        title_of(node),
+        summary_of(node),
+        _CATEGORY_NUMBER[record.category if record else None],
+        width,
+        height,
+        tuple(port_offset(node, ports, port.name, is_output=out) for port, out in shown),
+        tuple(_KIND_NUMBER[port.kind] for port, _ in shown),
+        is_collapsed(node),
+        is_reroute(node),
+        mode_of(node),
+    )
+
+
+def summary_of(node: Node) -> str:
+    """The parameters that were set, in a few characters: ``16 · 3 · same``."""
+    parts = [text for value in node.parameters.values() if (text := _short(value))]
+    text = " · ".join(parts)
+    return text if len(text) <= MAX_SUMMARY else f"{text[: MAX_SUMMARY - 1]}…"
+
+
+def _short(value: JsonValue) -> str:
+    match value:
+        case bool():
+            return ""
+        case int() | float():
+            return f"{value:g}"
+        case str():
+            return value[:12]
+        case list() if len(value) <= 4 and all(isinstance(each, int | float) for each in value):
+            return "×".join(f"{each:g}" for each in value if isinstance(each, int | float))
+        case _:
+            return ""
+
+
+def _snapshot(wiring: Wiring, cards: tuple[Card, ...], analysis: Analysis, path: tuple[str, ...]) -> Snapshot:
+    index = {card.node.id: number for number, card in enumerate(cards)}
+    counts = [len(card.kinds) for card in cards]
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]]) if cards else np.zeros(0)
+    outputs = [number >= len(card.ports.inputs) for card in cards for number in range(len(card.kinds))]
+    ends, offsets, kinds, places = _links(wiring, cards, index)
+    severities = analysis.problems_at(path)
+    levels = [_level(severities.get(card.node.id)) for card in cards]
+    return Snapshot(
+        cards,
+        index,
+        np.array([place_of(card.node) or (0.0, 0.0) for card in cards], np.float32).reshape(-1, 2),
+        np.array([(card.width, card.height) for card in cards], np.float32).reshape(-1, 2),
+        np.array([card.category for card in cards], np.int32),
+        np.repeat(np.arange(len(cards), dtype=np.int32), counts),
+        np.array([offset for card in cards for offset in card.offsets], np.float32).reshape(-1, 2),
+        np.array([kind for card in cards for kind in card.kinds], np.int32),
+        np.array(outputs, np.bool_),
+        first.astype(np.int32),
+        np.array(ends, np.int32).reshape(-1, 2),
+        np.array(offsets, np.float32).reshape(-1, 2, 2),
+        np.array(kinds, np.int32),
+        np.array(places, np.int32),
+        frames_of(wiring, FrameKind.GROUP),
+        frames_of(wiring, FrameKind.NOTE),
+        tuple(_footer(card, analysis, path) for card in cards),
+        np.array(levels, np.int32),
+    )
+
+
+def _level(severity: Severity | None) -> int:
+    return 0 if severity is None else 1 + (severity is Severity.ERROR)
+
+
+def _footer(card: Card, analysis: Analysis, path: tuple[str, ...]) -> str:
+    """The shape that it gives, and how many weights it has."""
+    found = analysis.of(card.node.id, path)
+    if found is None:
+        return ""
+    outputs = card.ports.outputs
+    shape = analysis.shape_text(card.node.id, outputs[0].name, path) if outputs else ""
+    weights = short_number(found.counts.parameters) if found.counts.parameters else ""
+    return "  ".join(text for text in (shape, weights) if text)
+
+
+def _links(
+    wiring: Wiring, cards: tuple[Card, ...], index: Mapping[str, int]
+) -> tuple[list[tuple[int, int]], list[list[tuple[float, float]]], list[int], list[int]]:
+    """Links of nodes that do not exist are not drawn; a problem says that they are there."""
+    ends: list[tuple[int, int]] = []
+    offsets: list[list[tuple[float, float]]] = []
+    kinds: list[int] = []
+    places: list[int] = []
+    for place, link in enumerate(wiring.links):
+        source, target = index.get(link.source_node), index.get(link.target_node)
+        if source is None or target is None:
+            continue
+        out, into = cards[source], cards[target]
+        port = out.ports.output(link.source_port)
+        ends.append((source, target))
+        offsets.append([_offset(out, link.source_port, True), _offset(into, link.target_port, False)])
+        kinds.append(_KIND_NUMBER[port.kind if port else None])
+        places.append(place)
+    return ends, offsets, kinds, places
+
+
+def _offset(card: Card, name: str, is_output: bool) -> tuple[float, float]:
+    ports = card.ports.outputs if is_output else card.ports.inputs
+    for number, port in enumerate(ports):
+        if port.name == name:
+            return card.offsets[number + (len(card.ports.inputs) if is_output else 0)]
+    return (card.width if is_output else 0.0), HEADER - ROW / 4
