@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-INLINE_BELOW_S = 0.001
-"""A batch that takes less costs less than handing it to another thread and back."""
+INLINE_BELOW_S = 0.002
+"""A batch that takes less had better run where it is than be handed to another thread and back."""
 _WEIGHT = 0.2
+_OUTLIER = 4
+"""A single slow batch, when the machine was busy, counts as so many times the limit at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +102,25 @@ class BatchQueue:
 
 @dataclass(slots=True)
 class Pace:
-    """How long batches take, as a moving average; None before the first."""
+    """How long batches take, as moving averages; None before the first."""
 
     batch_s: float | None = None
+    _steady_s: float | None = None
+    """The same, but for outliers."""
 
     def note(self, duration_s: float) -> None:
-        # One slow batch ends running inline at once; it takes several quick ones to come back.
-        slow = self.batch_s is None or duration_s >= INLINE_BELOW_S
-        old = duration_s if self.batch_s is None else self.batch_s
-        self.batch_s = max(duration_s, old) if slow else old + _WEIGHT * (duration_s - old)
+        clipped = min(duration_s, _OUTLIER * INLINE_BELOW_S)
+        self.batch_s = _moved(self.batch_s, duration_s)
+        self._steady_s = _moved(self._steady_s, clipped)
 
     def runs_inline(self) -> bool:
-        return self.batch_s is not None and self.batch_s < INLINE_BELOW_S
+        return self._steady_s is not None and self._steady_s < INLINE_BELOW_S
 
     def retry_after_s(self, waiting: int, items: int) -> int:
         """When a full queue may have room again, in whole seconds."""
         batches = max(1.0, waiting / max(1, items))
         return max(1, min(60, round(batches * (self.batch_s or 0.1))))
+
+
+def _moved(average: float | None, new: float) -> float:
+    return new if average is None else average + _WEIGHT * (new - average)

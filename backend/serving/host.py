@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
@@ -68,6 +68,42 @@ class _Entry:
     withdrawn: bool = False
 
 
+class _Use:
+    """One request's use of a model. No generator: this is on the path of every prediction."""
+
+    __slots__ = ("_deadline", "_entry", "_host", "_started_at")
+
+    def __init__(self, host: ModelHost, entry: _Entry, deadline: float) -> None:
+        self._host = host
+        self._entry = entry
+        self._deadline = deadline
+        self._started_at = time.monotonic()
+
+    async def __aenter__(self) -> Resident:
+        try:
+            resident = self._entry.resident or await self._host.bring_in(self._entry, self._deadline)
+        except Exception as error:
+            raise self._end(error) from error
+        self._host.enter(self._entry)
+        return resident
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._host.leave(self._entry)
+        if isinstance(error, Exception):
+            raise self._end(error) from error
+        self._note("ok" if error is None else "left")
+
+    def _end(self, error: Exception) -> HttpError:
+        refusal = _refusal(error, self._entry)
+        self._note(_OUTCOMES.get(refusal.status, "failed"))
+        return refusal
+
+    def _note(self, outcome: str) -> None:
+        self._entry.stats.note_request(outcome, time.monotonic() - self._started_at)
+
+
 class ModelHost:
     """``load`` opens a model file; called in a thread, one at a time."""
 
@@ -94,30 +130,9 @@ class ModelHost:
     def knows(self, name: str) -> bool:
         return name in self._entries
 
-    @asynccontextmanager
-    async def use(self, name: str, deadline: float) -> AsyncIterator[Resident]:
-        """The model, loaded, and kept so meanwhile. Counts the request. Raises HttpError."""
-        entry = self._entry(name)
-        started_at = time.monotonic()
-        outcome = "failed"
-        try:
-            resident = await self._resident(entry, deadline)
-            self._residency.enter(name)
-            try:
-                yield resident
-                outcome = "ok"
-            finally:
-                self._residency.leave(name)
-                self._idle.set()
-        except Exception as error:
-            refusal = _refusal(error, entry)
-            outcome = _OUTCOMES.get(refusal.status, "failed")
-            raise refusal from error
-        except BaseException:
-            outcome = "left"
-            raise
-        finally:
-            entry.stats.note_request(outcome, time.monotonic() - started_at)
+    def use(self, name: str, deadline: float) -> _Use:
+        """A context: the model, loaded, and kept so meanwhile. Counts the request. Raises HttpError."""
+        return _Use(self, self._entry(name), deadline)
 
     async def predict(self, name: str, make: Callable[[Resident], Arrays], deadline: float) -> Arrays:
         """All outputs for what ``make`` gives. Raises HttpError."""
@@ -162,15 +177,21 @@ class ModelHost:
             raise HttpError(404, "not_found", f"model {name!r} has been unloaded")
         return entry
 
-    async def _resident(self, entry: _Entry, deadline: float) -> Resident:
-        if entry.resident is not None:
-            return entry.resident
+    def enter(self, entry: _Entry) -> None:
+        self._residency.enter(entry.model.name)
+
+    def leave(self, entry: _Entry) -> None:
+        self._residency.leave(entry.model.name)
+        self._idle.set()
+
+    async def bring_in(self, entry: _Entry, deadline: float) -> Resident:
+        """Loads it, unless somebody else does. Raises HttpError, BackendError."""
         async with asyncio.timeout_at(_loop_time(deadline)), entry.loading:
             if entry.withdrawn:
                 raise HttpError(404, "not_found", f"model {entry.model.name!r} has been unloaded")
-            return entry.resident or await self._bring_in(entry, deadline)
+            return entry.resident or await self._load_now(entry, deadline)
 
-    async def _bring_in(self, entry: _Entry, deadline: float) -> Resident:
+    async def _load_now(self, entry: _Entry, deadline: float) -> Resident:
         model = entry.model
         await self._make_room(model.size_bytes, deadline)
         self._residency.add(model.name, model.size_bytes)

@@ -13,7 +13,7 @@ from backend.formats.tensors import Array, pack_tensors, unpack_tensors
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import OCTETS, Call, Reply, decode_json, json_reply
 from backend.serving.messages import TensorSpec
-from backend.serving.tensor_body import MAX_DIMENSIONS, unpack_body
+from backend.serving.tensor_body import MAX_DIMENSIONS, dtype_name, unpack_body
 from backend.serving.tensors_in import all_fitted, from_json
 
 NPY = b"application/x-npy"
@@ -25,11 +25,12 @@ _MAX_NPY_HEADER = 1 << 16
 class PredictBody(msgspec.Struct, frozen=True):
     """``inputs``: nested lists for a model with one input, else an object of them by name."""
 
-    inputs: Any
+    inputs: msgspec.Raw
     model: str | None = None
 
 
 _PREDICT = msgspec.json.Decoder(PredictBody)
+_BY_NAME = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class PredictApi:
@@ -99,15 +100,20 @@ def _chosen(call: Call) -> str | None:
     return None if name is None else name.decode("latin-1")
 
 
-def _given(inputs: Any, resident: Resident) -> dict[str, Array]:
+def _given(inputs: msgspec.Raw, resident: Resident) -> dict[str, Array]:
+    """Raises InputError."""
     specs = resident.runtime.inputs
-    if isinstance(inputs, dict):
-        by_name = {spec.name: spec for spec in specs}
-        if inputs.keys() != by_name.keys():
-            found = ", ".join(map(str, inputs))[:200]
-            raise InputError(f"inputs {found}, the model takes {', '.join(by_name) or 'no tensors'}")
-        return {name: from_json(inputs[name], spec) for name, spec in by_name.items()}
-    return {_only(specs).name: from_json(inputs, _only(specs))}
+    if bytes(memoryview(inputs)[:1]) != b"{":
+        return {_only(specs).name: from_json(inputs, _only(specs))}
+    try:
+        parts = _BY_NAME.decode(inputs)
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"inputs: {error}") from error
+    by_name = {spec.name: spec for spec in specs}
+    if parts.keys() != by_name.keys():
+        found = ", ".join(parts)[:200] or "missing"
+        raise InputError(f"inputs {found}, the model takes {', '.join(by_name) or 'no tensors'}")
+    return {name: from_json(parts[name], spec) for name, spec in by_name.items()}
 
 
 def _only(specs: tuple[TensorSpec, ...]) -> TensorSpec:
@@ -191,7 +197,7 @@ def _binary_reply(outputs: dict[str, Array], kind: bytes) -> Reply:
     if kind == NPY:
         return Reply(write_npy(array), NPY)
     shape = ",".join(map(str, array.shape)).encode()
-    about = ((b"x-shape", shape), (b"x-dtype", array.dtype.name.encode()), (b"x-output", _safe(name)))
+    about = ((b"x-shape", shape), (b"x-dtype", dtype_name(array.dtype).encode()), (b"x-output", _safe(name)))
     return Reply(array.tobytes(), OCTETS, headers=about)
 
 

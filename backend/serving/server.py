@@ -32,6 +32,47 @@ _SWEEP_EVERY_S = 0.25
 _BACKLOG = 1024
 
 
+class Corked(asyncio.Transport):
+    """What one turn of the loop writes leaves in one piece: uvicorn writes head and body apart, and each
+    write wakes the client."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._held.clear()
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, []
+            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose request head is too long, or too long in coming."""
 
@@ -40,17 +81,19 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(Corked(transport, self.loop))
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body:
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
-        if not self._in_body and self._head_bytes > MAX_HEAD_BYTES:
+        if self._in_body or not self._head_bytes:
+            return
+        # A head that has begun; those that come whole, nearly all, cost no timer.
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._give_up()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 
     def on_headers_complete(self) -> None:
         self._in_body = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -26,25 +28,35 @@ def unpack_body(specs: Sequence[TensorSpec], body: bytes | memoryview) -> dict[s
         if spec.name in arrays:
             raise InputError(f"input {spec.name[:80]!r} is given twice")
         size = _size_bytes(spec)
-        dtype = np.dtype(spec.dtype).newbyteorder("<")
-        arrays[spec.name] = np.frombuffer(body[offset : offset + size], dtype).reshape(spec.shape)
+        part = body if size == len(body) else body[offset : offset + size]
+        arrays[spec.name] = np.frombuffer(part, _KNOWN[spec.dtype]).reshape(spec.shape)
         offset += size
     return arrays
 
 
 def pack_body(arrays: Mapping[str, Array]) -> tuple[tuple[TensorSpec, ...], bytes]:
     """Specs with whole shapes, and the body that they describe."""
-    specs = tuple(TensorSpec(name, array.dtype.name, array.shape) for name, array in arrays.items())
+    specs = tuple(TensorSpec(name, dtype_name(array.dtype), array.shape) for name, array in arrays.items())
     return specs, b"".join(array.tobytes() for array in arrays.values())
+
+
+@cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Such as float32; numpy makes it anew each time."""
+    return dtype.name
+
+
+_KNOWN = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
 
 
 def _size_bytes(spec: TensorSpec) -> int:
     """Raises InputError."""
-    if spec.dtype not in DTYPES:
+    dtype = _KNOWN.get(spec.dtype)
+    if dtype is None:
         raise InputError(f"input is {spec.dtype[:40]}, allowed are {', '.join(DTYPES)}")
     if len(spec.shape) > MAX_DIMENSIONS or min(spec.shape, default=1) < 1:
         raise InputError(f"input shaped {spec.shape}, allowed are {MAX_DIMENSIONS} dimensions above 0")
-    size = np.dtype(spec.dtype).itemsize
+    size = dtype.itemsize
     for length in spec.shape:
         size *= length
     return size

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from backend.errors import InputError
 from backend.formats.tensors import Array
 from backend.serving.messages import TensorSpec
+from backend.serving.tensor_body import dtype_name
 
 MAX_ITEMS = 1 << 28
 
 
-def from_json(values: Any, spec: TensorSpec) -> Array:
-    """Nested lists of numbers, as deep as the spec."""
+def from_json(raw: msgspec.Raw, spec: TensorSpec) -> Array:
+    """Nested lists of numbers, as deep as the spec says."""
+    wanted = np.dtype(spec.dtype)
     try:
-        array = np.asarray(values)
+        values = _decoder(len(spec.shape), wanted.kind).decode(raw)
+        array = np.asarray(values, wanted)
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"input {spec.name!r}: {error}") from error
     except ValueError as error:
         raise InputError(f"input {spec.name!r}: rows of different lengths") from error
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"input {spec.name!r}: nested lists of numbers are allowed")
+    except OverflowError as error:
+        raise InputError(f"input {spec.name!r} holds numbers that are not {spec.dtype}") from error
     return fitted(array, spec)
+
+
+@cache
+def _decoder(depth: int, kind: str) -> msgspec.json.Decoder[Any]:
+    """Of lists so deep, of numbers of numpy's ``kind``."""
+    nested: Any = {"f": float, "b": bool}.get(kind, int)
+    for _ in range(depth):
+        nested = list[nested]
+    return msgspec.json.Decoder(nested)
 
 
 def fitted(array: Array, spec: TensorSpec) -> Array:
     """In the dtype of the spec, if that loses no more than precision, and of its shape."""
-    if array.dtype.name != spec.dtype:
+    if dtype_name(array.dtype) != spec.dtype:
         wanted = np.dtype(spec.dtype)
         whole = array.dtype.kind == "f" and wanted.kind in "iu"
         if whole or not (np.can_cast(array.dtype, wanted, "same_kind") or array.dtype.kind in "iub"):
