@@ -15,7 +15,7 @@ from blake3 import blake3
 from backend.compiler import CompiledModel, compile_graph
 from backend.errors import BackendError, ExportError
 from backend.exporting.alone import lone_nodes
-from backend.exporting.gguf_export import write_language_model, write_tensors
+from backend.exporting.gguf_export import tokenizer_metadata, write_language_model, write_tensors
 from backend.exporting.language_model import NotLanguageModel, read_language_model
 from backend.exporting.messages import Export, Exported, ExportOptions, Stage
 from backend.exporting.onnx_export import export_onnx
@@ -36,7 +36,9 @@ from backend.exporting.runners import (
 )
 from backend.exporting.safetensors_export import write_safetensors
 from backend.exporting.source import Source, answers_of, choose_inputs, drawn, load_source, served_module
+from backend.facts import encode_notes
 from backend.formats.cyxmodel import write_cyxmodel
+from backend.formats.gguf_header import GgufValue
 from backend.graph import Graph
 from backend.parity import (
     FORMAT_VERSION,
@@ -50,6 +52,8 @@ from backend.pytorch_code import model_source
 Report = Callable[[Stage], None]
 _BATCHES = (1, 7)
 """Sizes in which inputs are given first, to show that any number of samples will do; then all others."""
+PREFIX = "cyxwiz."
+"""Of our entries in metadata."""
 _LLAMA_SAMPLES = 4
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _EXACT, _PROGRAM, _FLOAT, _LLAMA = 0.0, 1e-6, 1e-4, 0.01
@@ -199,22 +203,35 @@ def _as_safetensors(source: Source, options: ExportOptions, directory: Path) -> 
 def _as_gguf(source: Source, options: ExportOptions, directory: Path) -> Written:
     path, kind, weights = directory / "export.gguf", options.tensor_type, source.model.weights
     facts = {f"general.{key}": value for key, value in (("name", source.compiled.graph.name),) if value}
-    own = facts | facts_of(source, prepared=False)
+    own: dict[str, GgufValue] = {**facts, **facts_of(source, prepared=False)}
     try:
         model = read_language_model(source.compiled.graph)
-    except NotLanguageModel as reason:
+    except NotLanguageModel as found:
         write_tensors(path, source.model.graph, weights, kind, own)
-        about = f"GGUF tensor container for CyxWiz, which llama.cpp refuses: {reason}"
+        about = f"GGUF tensor container for CyxWiz, which llama.cpp refuses: {found}"
         return Written(path, about, "own loader, then torch", lambda: open_gguf_tensors(path), _ROUNDED[kind])
-    write_language_model(path, model, weights, kind, source.model.graph, own, tokenizer_of(source))
+    tokenizer, reason = _tokenizer(source, model.vocabulary)
+    write_language_model(path, model, weights, kind, source.model.graph, own | tokenizer)
     about = f"GGUF that llama.cpp runs as {model.architecture}, {kind}"
-    about += "" if tokenizer_of(source) else ", without a tokenizer: it takes and gives numbers of tokens"
+    about += (
+        f", without a tokenizer, so that it takes and gives numbers of tokens: {reason}" if reason else ""
+    )
     if has_llama():
         opening = partial(open_llama, path, model)
         return Written(path, about, "llama.cpp", opening, _ROUNDED_LLAMA[kind], samples=_LLAMA_SAMPLES)
     opening = partial(open_gguf_weights, path, model, source.model.graph)
     runtime = "torch with the file's weights; llama.cpp is not installed"
     return Written(path, about, runtime, opening, _ROUNDED[kind])
+
+
+def _tokenizer(source: Source, vocabulary: int) -> tuple[dict[str, GgufValue], str]:
+    """As llama.cpp wants it; and why there is none, else empty."""
+    if not source.model.notes.tokenizer:
+        return {}, "the model was saved without one"
+    try:
+        return tokenizer_metadata(source.model.notes.tokenizer, vocabulary), ""
+    except ExportError as error:
+        return {}, str(error)
 
 
 def _as_pytorch(source: Source, options: ExportOptions, directory: Path) -> Written:
@@ -240,12 +257,7 @@ def facts_of(source: Source, *, prepared: bool) -> dict[str, str]:
     normalization = source.model.training.normalization
     if normalization is not None and not prepared:
         facts["cyxwiz.normalization"] = msgspec.json.encode(normalization).decode()
-    return facts
-
-
-def tokenizer_of(source: Source) -> str:
-    """A tokenizer.json, or empty."""
-    return ""
+    return facts | {f"{PREFIX}{key}": text for key, text in encode_notes(source.model.notes).items()}
 
 
 # -- who is to blame -----------------------------------------------------------------------------

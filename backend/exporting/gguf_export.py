@@ -23,6 +23,7 @@ _BLOCK = 32
 _MAX_NAME = 63
 _MAX_AXES = 4
 _NORMAL, _CONTROL = 1, 3
+_TOKENIZER = "tokenizer.ggml.model"
 _KINDS = {
     "float32": "f32",
     "float64": "f64",
@@ -42,16 +43,14 @@ def write_language_model(
     kind: TensorType,
     graph: bytes,
     facts: Mapping[str, GgufValue],
-    tokenizer: str,
 ) -> None:
     """``graph`` goes along, though llama.cpp has no use for it; ``facts``: more metadata.
 
-    ``tokenizer``: a tokenizer.json, or empty. Raises ExportError, OSError.
+    Without a tokenizer in them the file takes and gives numbers of tokens. Raises ExportError, OSError.
     """
-    metadata: dict[str, GgufValue] = {"general.architecture": model.architecture, **facts}
+    metadata: dict[str, GgufValue] = {"general.architecture": model.architecture, _TOKENIZER: "none", **facts}
     metadata |= {"general.file_type": _FILE_TYPES[kind], GRAPH_KEY: graph.decode()}
     metadata |= {f"{model.architecture}.{name}": value for name, value in model.settings.items()}
-    metadata |= tokenizer_metadata(tokenizer, model.vocabulary)
     pieces = []
     for name, parts in model.tensors.items():
         found = [weights[weight_name(part)] for part in parts]
@@ -136,30 +135,28 @@ def _write(path: Path, metadata: Mapping[str, GgufValue], pieces: list[GgufPiece
 
 
 def tokenizer_metadata(tokenizer: str, vocabulary: int) -> dict[str, GgufValue]:
-    """Of a byte-level BPE tokenizer.json; without one the model takes and gives numbers of tokens only.
-
-    Raises ExportError for tokenizers of other kinds and vocabularies of another size.
-    """
-    if not tokenizer:
-        return {"tokenizer.ggml.model": "none"}
+    """Of a byte-level BPE tokenizer.json. Raises ExportError for other kinds and more tokens."""
     try:
         found = json.loads(tokenizer)
         model, added = found["model"], found.get("added_tokens") or []
-        if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(found.get("pre_tokenizer")):
+        cutting = found.get("pre_tokenizer") or {}
+        if model.get("type") != "BPE" or cutting.get("type") != "ByteLevel" or found.get("normalizer"):
             raise ExportError(
-                "gguf: the tokenizer is no byte-level BPE, which is what llama.cpp can be given"
+                "its tokenizer is no plain byte-level BPE, which is what llama.cpp can be given"
             )
+        if cutting.get("add_prefix_space"):
+            raise ExportError("its tokenizer adds a space in front, which llama.cpp does not")
         tokens = {int(number): str(token) for token, number in model["vocab"].items()}
         tokens |= {int(each["id"]): str(each["content"]) for each in added}
         special = {int(each["id"]) for each in added if each.get("special")}
         merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ExportError(f"gguf: the tokenizer cannot be read: {error}") from error
+        raise ExportError(f"its tokenizer cannot be read: {error}") from error
     if not tokens or max(tokens) >= vocabulary:
-        raise ExportError(f"gguf: {len(tokens)} tokens, the model knows {vocabulary}")
+        raise ExportError(f"its tokenizer has {len(tokens)} tokens, the model {vocabulary}")
     names = tuple([tokens.get(number, f"[unused{number}]") for number in range(vocabulary)])
     return {
-        "tokenizer.ggml.model": "gpt2",
+        _TOKENIZER: "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": names,
         "tokenizer.ggml.token_type": tuple(
@@ -174,8 +171,22 @@ def tokenizer_metadata(tokenizer: str, vocabulary: int) -> dict[str, GgufValue]:
 def _ends(names: tuple[str, ...], special: set[int]) -> dict[str, GgufValue]:
     """The tokens that begin and end a text, found by their usual names; else the first special one."""
     usual = {
-        "tokenizer.ggml.bos_token_id": ("<s>", "<|begin_of_text|>", "<bos>", "[BOS]", "<|endoftext|>"),
-        "tokenizer.ggml.eos_token_id": ("</s>", "<|end_of_text|>", "<eos>", "[EOS]", "<|endoftext|>"),
+        "tokenizer.ggml.bos_token_id": (
+            "<begin>",
+            "<s>",
+            "<|begin_of_text|>",
+            "<bos>",
+            "[BOS]",
+            "<|endoftext|>",
+        ),
+        "tokenizer.ggml.eos_token_id": (
+            "<end>",
+            "</s>",
+            "<|end_of_text|>",
+            "<eos>",
+            "[EOS]",
+            "<|endoftext|>",
+        ),
         "tokenizer.ggml.padding_token_id": ("<pad>", "[PAD]"),
     }
     found: dict[str, GgufValue] = {}

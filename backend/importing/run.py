@@ -13,11 +13,13 @@ from blake3 import blake3
 from backend.checkpoint import restore_weights
 from backend.compiler import CompiledModel, End, compile_graph
 from backend.errors import ArchiveError, BackendError, ModelImportError
+from backend.exporting.export import PREFIX
 from backend.exporting.gguf_export import unpack_tensors
 from backend.exporting.language_model import NotLanguageModel, read_language_model
 from backend.exporting.messages import Stage
 from backend.exporting.runners import open_onnx_bytes, restored_weights
 from backend.exporting.source import answers_of, drawn
+from backend.facts import DataNotes, decode_notes
 from backend.formats.cyxmodel import CyxModel, Normalization, TrainingState, write_cyxmodel
 from backend.formats.gguf_tensors import read_gguf
 from backend.formats.model_folder import read_header
@@ -89,7 +91,14 @@ def _write(path: Path, graph: Graph, weights: Mapping[str, Array], metadata: Map
         classes=0,
         normalization=_normalization(metadata),
     )
-    write_cyxmodel(path, CyxModel(dump_graph(graph), fitted(graph, weights), state))
+    model = CyxModel(dump_graph(graph), fitted(graph, weights), state, notes=_notes(metadata))
+    write_cyxmodel(path, model)
+
+
+def _notes(metadata: Mapping[str, str]) -> DataNotes:
+    """Raises DatasetError."""
+    own = {key: text for key, text in metadata.items() if key.startswith(PREFIX)}
+    return decode_notes({key.removeprefix(PREFIX): text for key, text in own.items()})
 
 
 def _normalization(metadata: Mapping[str, str]) -> Normalization | None:

@@ -24,6 +24,7 @@ from fuzz.hostile_models import CORPUS
 from google.protobuf.message import DecodeError, Message
 
 from backend.errors import ArchiveError
+from backend.formats.cyxmodel import inspect_cyxmodel
 from backend.formats.gguf_header import read_gguf_header
 from backend.formats.onnx_check import check_onnx
 from backend.formats.sniff import sniff
@@ -90,10 +91,16 @@ def read_safetensors(data: bytes, path: Path) -> None:
     assert sum(info.end - info.begin for info in header.tensors.values()) + header.data_at == len(data)
 
 
+def read_model(data: bytes, path: Path) -> None:
+    found = inspect_cyxmodel(path)
+    assert found.training.step <= found.training.total_steps
+
+
 READERS: dict[str, Callable[[bytes, Path], None]] = {
     "onnx": read_onnx,
     "gguf": read_gguf,
     "safetensors": read_safetensors,
+    "cyxmodel": read_model,
 }
 
 

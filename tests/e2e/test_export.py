@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from local_network import command
 
+from backend.facts import DataNotes
 from backend.formats.cyxmodel import Normalization, read_cyxmodel
 from backend.formats.tensors import pack_tensors
 from backend.runtime.base import load_model
@@ -89,6 +90,46 @@ def test_a_language_model_runs_in_llama_cpp(tmp_path: Path, name: str, kind: str
     found = llama_cpp.Llama(str(output), n_ctx=16, n_threads=1, verbose=False)
     assert found.n_vocab() == TOKENS
     assert found.metadata["general.architecture"] == name
+
+
+TEXT = (
+    "import numpy as np\ndef f(x):\n    return x + 1  # naïve café — 日本\nThe import statement's end.\n" * 9
+)
+
+
+def trained_tokenizer(vocabulary: int) -> Any:
+    """As a text is read with, from an alphabet of all bytes."""
+    import tokenizers
+
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<begin>", "<end>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator([TEXT], trainer)
+    return made
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+def test_llama_cpp_cuts_text_into_the_tokens_that_the_model_was_trained_on(tmp_path: Path) -> None:
+    import llama_cpp
+
+    tokenizer = trained_tokenizer(280)
+    notes = DataNotes(tokenizer=tokenizer.to_str(), kind="text")
+    model = save(tmp_path / "m.cyxmodel", llama(tokens=300), notes=notes)
+    output, answer = export(tmp_path, model, "gguf")
+    assert answer["about"] == "GGUF that llama.cpp runs as llama, f32"
+    found = llama_cpp.Llama(str(output), n_ctx=16, n_threads=1, verbose=False)
+    for text in (TEXT[:60], "日本 naïve\n\n  x=1", "It's  12345 o'clock"):
+        ours = tokenizer.encode(text).ids
+        assert found.tokenize(text.encode(), add_bos=False) == ours
+        assert found.detokenize(ours).decode() == text
+    assert (found.token_bos(), found.token_eos()) == (1, 2)
+    assert found.create_completion("import", max_tokens=3)["usage"]["completion_tokens"] > 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")

@@ -10,11 +10,13 @@ import numpy as np
 
 from backend.checkpoint import capture_weights
 from backend.compiler import compile_graph
+from backend.facts import DataNotes
 from backend.formats.cyxmodel import CyxModel, Normalization, TrainingState, write_cyxmodel
 from backend.graph import Body, Graph, Link, Node
 from backend.serialize import dump_graph
 
 TOKENS = 64
+NOTHING = DataNotes()
 
 
 def chain(*nodes: Node, name: str = "small") -> Graph:
@@ -29,13 +31,18 @@ OUT = Node("out", "Output")
 
 
 def save(
-    path: Path, graph: Graph, normalization: Normalization | None = None, *, factor: float = 1.0
+    path: Path,
+    graph: Graph,
+    normalization: Normalization | None = None,
+    *,
+    factor: float = 1.0,
+    notes: DataNotes = NOTHING,
 ) -> Path:
     """With weights as they are drawn, times ``factor``, and some state of an optimizer."""
     weights = capture_weights(compile_graph(graph).module)
     scaled = {name: (w * factor).astype(w.dtype) for name, w in weights.items()}
     state = TrainingState(1, 1, 1, 1, 0, 10, (1,), 0, normalization)
-    write_cyxmodel(path, CyxModel(dump_graph(graph), scaled, state, (), {"0.step": np.zeros(1)}))
+    write_cyxmodel(path, CyxModel(dump_graph(graph), scaled, state, (), {"0.step": np.zeros(1)}, notes))
     return path
 
 
@@ -55,19 +62,21 @@ LLAMA = {"heads": 4, "kv_heads": 2, "feed_forward": 64, "rope_base": 5000.0}
 GPT2 = {"layers": 2, "heads": 4, "feed_forward": 64, "activation": "gelu_tanh", "causal": True}
 
 
-def llama(*, block: dict[str, Any] | None = None, head: dict[str, Any] | None = None) -> Graph:
+def llama(
+    *, block: dict[str, Any] | None = None, head: dict[str, Any] | None = None, tokens: int = TOKENS
+) -> Graph:
     inner = Node("block", "LlamaBlock", 1, LLAMA)
     body = Body(
         (Node("i", "Input"), inner, Node("o", "Output")),
         (Link("i", "output", "block", "input"), Link("block", "output", "o", "input")),
     )
     return chain(
-        door(16, vocabulary=TOKENS),
-        Node("embedding", "Embedding", 1, {"vocabulary": TOKENS, "dimension": 32}),
+        door(16, vocabulary=tokens),
+        Node("embedding", "Embedding", 1, {"vocabulary": tokens, "dimension": 32}),
         Node("drop", "Dropout"),
         Node("blocks", "Repeat", 1, {"times": 2}, body=body),
         Node("last block", "LlamaBlock", 1, {**LLAMA, **(block or {})}),
-        Node("head", "TokenHead", 1, {"vocabulary": TOKENS, **(head or {})}),
+        Node("head", "TokenHead", 1, {"vocabulary": tokens, **(head or {})}),
         OUT,
     )
 

@@ -78,7 +78,7 @@ def test_weights_of_a_language_model_come_back_from_its_file(tmp_path: Path, gra
     """What is compared where llama.cpp is not installed."""
     source = load_source(save(tmp_path / "m.cyxmodel", graph))
     model = read_language_model(graph)
-    write_language_model(tmp_path / "m.gguf", model, source.model.weights, "f32", source.model.graph, {}, "")
+    write_language_model(tmp_path / "m.gguf", model, source.model.weights, "f32", source.model.graph, {})
     assert read_gguf_header(tmp_path / "m.gguf").architecture == model.architecture
     inputs, _ = choose_inputs(source, None, raw=False, limit=3)
     run, _ = open_gguf_weights(tmp_path / "m.gguf", model, source.model.graph)

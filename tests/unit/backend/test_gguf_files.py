@@ -120,8 +120,10 @@ def test_a_tokenizer_becomes_metadata() -> None:
     [
         ({"model": {"type": "Unigram", "vocab": {}}}, "byte-level BPE"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "byte-level BPE"),
-        ({"model": {"type": "BPE", "vocab": {"a": 9}, "merges": []}}, "the model knows 5"),
+        ({"model": {"type": "BPE", "vocab": {"a": 9}, "merges": []}}, "the model 5"),
         ({"model": []}, "cannot be read"),
+        ({"normalizer": {"type": "Lowercase"}}, "byte-level BPE"),
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "adds a space"),
     ],
 )
 def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(change: dict[str, object], reason: str) -> None:

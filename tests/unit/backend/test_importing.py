@@ -15,6 +15,7 @@ from backend.compiler import compile_graph
 from backend.errors import ArchiveError, BackendError, ModelImportError
 from backend.exporting.export import export_model
 from backend.exporting.messages import Export, ExportOptions
+from backend.facts import DataNotes
 from backend.formats.cyxmodel import Normalization, read_cyxmodel
 from backend.formats.tensors import Array, pack_header, pack_tensors
 from backend.graph import Graph
@@ -239,7 +240,7 @@ def test_an_export_comes_back_bit_for_bit(to: str, graph: Graph, tmp_path: Path)
     else:
         try:
             found = read_language_model(graph)
-            write_language_model(path, found, before.weights, "f32", before.graph, {}, "")
+            write_language_model(path, found, before.weights, "f32", before.graph, {})
         except NotLanguageModel:
             write_tensors(path, before.graph, before.weights, "f32", {})
     answer, _ = import_model(ImportModel(("e.bin",)), tmp_path, lambda stage: None)
@@ -256,13 +257,15 @@ def safetensors_of(weights: Any, graph: bytes) -> bytes:
     return header + b"".join(weights[name].tobytes() for name in names)
 
 
-def test_normalization_comes_back_with_an_export(tmp_path: Path) -> None:
+def test_normalization_and_notes_come_back_with_an_export(tmp_path: Path) -> None:
     scaling = Normalization((1.0, -2.0), (0.5, 4.0))
-    source = save(tmp_path / "m.cyxmodel", pipeline(), scaling)
+    notes = DataNotes(("a", "b", "c"), ("u", "v"), kind="table", input_fills=(1.5, 2.5))
+    source = save(tmp_path / "m.cyxmodel", pipeline(), scaling, notes=notes)
     exported, _ = export_model(
         Export("m.cyxmodel", ExportOptions("safetensors")), tmp_path, lambda stage: None
     )
     answer, _ = import_model(ImportModel((exported.file,)), tmp_path, lambda stage: None)
+    assert read_cyxmodel(tmp_path / answer.file).notes == notes
     x = real(4, 2, 3)
     one_runtime, other = (load_model(path, "cpu") for path in (source, tmp_path / answer.file))
     ours, theirs = (each.run({each.inputs[0].name: x}) for each in (one_runtime, other))
