@@ -16,7 +16,8 @@ BackendError
 ├── DeadlineError          an answer that took too long
 └── WorkerError            a worker process refused, failed, died or outgrew its limits
     ├── WorkerDiedError
-    └── WorkerFailedError
+    ├── WorkerFailedError
+    └── RankLostError      another process of the same training is gone
 """
 
 from __future__ import annotations
@@ -126,3 +127,7 @@ class WorkerFailedError(WorkerError):
         super().__init__(f"{code}: {text}")
         self.code = code
         self.text = text
+
+
+class RankLostError(WorkerError):
+    """Another process that trains the same model is gone: without it no step can be made."""

@@ -22,6 +22,8 @@ from backend.training_data import Batch
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from backend.distributed import Ranks
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -52,12 +54,16 @@ class Outcome:
     loss: torch.Tensor
     """Without penalties."""
     judged: Judged | None
+    share: float = 1.0
+    """Of this loss in the batch's, where other ranks compute the rest."""
 
 
 class Stepper:
-    def __init__(self, parts: Parts, numerics: Numerics) -> None:
+    def __init__(self, parts: Parts, numerics: Numerics, ranks: Ranks | None = None) -> None:
         """Gives the weights the layout that ``numerics`` says."""
         self.parts = parts
+        self.ranks = ranks
+        self._share = 1.0
         self.numerics = numerics
         self.module = parts.module.to(memory_format=memory_format_of(numerics))  # type: ignore[call-overload]
         self.optimizer = build_optimizer(
@@ -77,6 +83,10 @@ class Stepper:
         for change in self.parts.changes:
             samples = change(samples)
         inputs, targets = self.parts.prepare.forward(samples, batch.targets)
+        if self.ranks is not None:
+            part = self.ranks.part(len(batch.targets))
+            inputs, targets = part.of(inputs), part.of(targets)
+            seed_step(self.parts.device, self.parts.seed + self.ranks.rank, number)
         return inputs, targets
 
     def predict(self, inputs: Tensors) -> Tensors:
@@ -96,18 +106,37 @@ class Stepper:
         inputs, targets = self.inputs_of(batch, number)
         predictions = self.predict(inputs)
         objective = self.parts.objective
-        return Outcome(objective.loss(predictions, targets), objective.judge(predictions, targets))
+        loss, judged = objective.loss(predictions, targets), objective.judge(predictions, targets)
+        if self.ranks is None:
+            return Outcome(loss, judged)
+        return Outcome(loss, judged, self.ranks.part(len(batch.targets)).share)
+
+    def over_all(self, outcome: Outcome, samples: int) -> Outcome:
+        """That of the whole batch, and the learning rate of rank 0. Raises RankLostError."""
+        if self.ranks is None:
+            return outcome
+        leads = self.ranks.rank == 0
+        weight = self.ranks.part(samples).weight(samples)
+        counts = [float(outcome.judged.correct), float(outcome.judged.places)] if outcome.judged else [0, 0]
+        numbers = [outcome.loss.item() * outcome.share, *(count * weight for count in counts)]
+        loss, correct, places, rate = self.ranks.sum_numbers([*numbers, self.rate if leads else 0.0])
+        self.set_rate(rate)
+        judged = Judged(torch.tensor(round(correct)), round(places)) if outcome.judged else None
+        return Outcome(outcome.loss.new_tensor(loss, dtype=torch.float64), judged)
 
     def backward(self, outcome: Outcome, turn: Turn) -> None:
         if turn.is_first:
             self.optimizer.zero_grad(set_to_none=True)
         loss = self.parts.penalties.add_to(outcome.loss)
-        if turn.share != 1.0:
-            loss = loss * turn.share
+        self._share = outcome.share
+        if turn.share * outcome.share != 1.0:
+            loss = loss * (turn.share * outcome.share)
         loss.backward()  # type: ignore[no-untyped-call]
         self.is_between_batches = True
 
     def update(self) -> None:
+        if self.ranks is not None:
+            self.ranks.sum_gradients(self.module, self._share)
         self.parts.penalties.limit_gradients()
         self.optimizer.step()
         self.is_between_batches = False

@@ -17,6 +17,7 @@ import torch
 from backend.blame import Culprit, culprit_of_update, find_culprit, first_bad_gradient
 from backend.checkpoint import capture_weights, restore_weights
 from backend.compiler import compile_graph
+from backend.distributed import Ranks
 from backend.errors import DatasetError, TrainingDivergedError
 from backend.estimate import BACKWARD_FACTOR, Estimate, estimate
 from backend.evaluation import Examiner, accuracy_of
@@ -61,6 +62,8 @@ class TrainingConfig:
     now: Callable[[], float]
     may_stop: bool = False
     """Whether it ends early when the graph says so."""
+    ranks: Ranks | None = None
+    """The other processes that train the same model; each computes a part of every batch."""
 
 
 class Trainer:
@@ -96,6 +99,8 @@ class Trainer:
         self._module: torch.nn.Module = compiled.module.to(self._device)
         start = start if checkpoint is None else None
         self._taken = take_weights(self._module, start) if start is not None else None
+        if config.ranks is not None:
+            self._module = config.ranks.prepare(self._module, self._device)
         self._objective = Objective(compiled, pipeline.losses)
         self._parts = Parts(
             module=self._module,
@@ -109,7 +114,7 @@ class Trainer:
         )
         size = estimate(document, samples.facts.samples, samples.facts.sample_shape)
         self.choice = self._choose(size, checkpoint)
-        self._stepper = Stepper(self._parts, self.choice.numerics)
+        self._stepper = Stepper(self._parts, self.choice.numerics, config.ranks)
         self._examiner = Examiner(self._module, self._parts.prepare, self._objective, self._device)
         self._data = TrainingData(
             samples,
@@ -118,7 +123,7 @@ class Trainer:
             pipeline,
             checkpoint.training.normalization if checkpoint else scaling_of(start, pipeline),
         )
-        self._can_look_back = isinstance(samples, LocalSamples)
+        self._can_look_back = isinstance(samples, LocalSamples) and config.ranks is None
         self._state_bytes = size.checkpoint_bytes
         self._control: Control = _Unhindered()
         self._base_rate: float | None = None
@@ -240,7 +245,10 @@ class Trainer:
     def _train_step(self, batch: Batch) -> None:
         turn = self._turn(len(batch.targets))
         outcome = self._stepper.forward(batch, self._step)
-        loss = self._tally.add(outcome.loss, outcome.judged, len(batch.targets))
+        if turn.is_last:
+            self._set_rate()
+        whole = self._stepper.over_all(outcome, len(batch.targets))
+        loss = self._tally.add(whole.loss, whole.judged, len(batch.targets))
         if loss is not None and not math.isfinite(loss):
             self._explain(f"the loss is {loss}", batch)
         self._stepper.backward(outcome, turn)
@@ -248,7 +256,6 @@ class Trainer:
 
     def _update(self, turn: Turn) -> None:
         if turn.is_last:
-            self._set_rate()
             self._stepper.update()
         self._step += 1
 
@@ -337,6 +344,8 @@ class Trainer:
         if checkpoint is not None:
             found = checkpoint.training.numerics
             return Choice(found or standard(self._module, self._pipeline.optimizer.type))
+        if self._config.ranks is not None:  # Each would choose for itself.
+            return Choice(standard(self._module, self._pipeline.optimizer.type, self._pipeline.precision))
         flops = float(size.flops_per_sample) * self._pipeline.batch_size * (1 + BACKWARD_FACTOR)
         return choose(self._parts, self._pipeline, Work(flops, self.total_steps), self._config.now)
 
@@ -418,6 +427,8 @@ class Trainer:
         if not math.isfinite(outcome.loss.item()):
             return find_culprit(self._stepper, batch, self._step)
         self._tally.add(outcome.loss, outcome.judged, len(batch.targets))
+        if turn.is_last:
+            self._set_rate()
         self._stepper.backward(outcome, turn)
         if first_bad_gradient(self._module) is not None:
             return find_culprit(self._stepper, batch, self._step)

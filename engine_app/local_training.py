@@ -12,6 +12,7 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ from backend.reports import (
     Train,
     TrainingPrepared,
 )
-from backend.workers.supervisor import PoolConfig, Worker, open_pool
+from backend.workers.group import TrainingWorkers, open_training
+from backend.workers.supervisor import PoolConfig, Worker
 from engine_app.attended import attended, wait_for_turn
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
@@ -282,15 +284,13 @@ class LocalTraining:
 
     async def _train(self) -> Metrics | None:
         order, directory = self._order, self._place.directory
-        config = PoolConfig(
-            directory=directory / "workers", prewarmed=0, memory_bytes=order.memory_bytes, device=order.device
-        )
+        config = PoolConfig(directory=directory / "workers", prewarmed=0, memory_bytes=order.memory_bytes)
         try:
-            async with open_pool(config) as pool:
-                worker = await pool.acquire()
-                await self._start(worker)
-                self._worker = worker
-                finished = await self._watch(worker)
+            async with open_training(config, tuple(order.device.split(","))) as workers:
+                await self._start(workers)
+                self._worker = worker = workers.first
+                async with workers.explained():
+                    finished = await self._watch(worker)
                 if finished is not None:
                     source = worker.path(finished.file)
                     await trio.to_thread.run_sync(install, source, Path(order.output))
@@ -302,12 +302,13 @@ class LocalTraining:
                 self._place.discard()
             raise
 
-    async def _start(self, worker: Worker) -> None:
+    async def _start(self, workers: TrainingWorkers) -> None:
         order, directory = self._order, self._place.directory
         first = await trio.to_thread.run_sync(self._first_segment)
         begins_from = START if order.has_start else None
         checkpoint = CHECKPOINT if self._saved_step else None
-        for name in filter(None, (DATA_FILE, checkpoint or begins_from)):
+        files = filter(None, (DATA_FILE, checkpoint or begins_from))
+        for name, worker in product(files, workers.workers):
             await trio.to_thread.run_sync(shutil.copyfile, directory / name, worker.directory / name)
         command = Train(
             dataset=DATA_FILE,
@@ -318,10 +319,10 @@ class LocalTraining:
             segments=order.segments,
             first_segment=first,
             allowed_segments=first + _AHEAD,
-            device=order.device,
+            device=workers.devices[0],
             may_stop=True,
         )
-        await worker.send(command, (directory / GRAPH).read_bytes())
+        await workers.start(command, (directory / GRAPH).read_bytes())
 
     def _rate_to_go_on_with(self) -> float | None:
         """What the user set after the checkpoint was made."""

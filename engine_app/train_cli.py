@@ -9,10 +9,24 @@ import click
 
 from engine_app.data_cli import DATA, NEW_FILE, OLD_FILE
 
+MAX_DEVICES = 64
+
+
+def _devices(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    names = value.split(",")
+    if not all(names) or len(names) > MAX_DEVICES:
+        raise click.BadParameter(f"{value!r}, expected 1 to {MAX_DEVICES} devices such as cuda:0,cuda:1")
+    return value
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0."
 )
+devices_option = click.option(
+    "--device", "--devices", "device", default="cpu", show_default=True, callback=_devices,
+    help="As torch names it: cpu, cuda:0. Several, such as cuda:0,cuda:1, train as one.",
+)  # fmt: skip
 data_option = click.option(
     "--data", required=True, type=DATA, help="Samples and targets; `cyxwiz data --help` says which files."
 )
@@ -35,7 +49,7 @@ def config_of(context: click.Context, coordinator: str | None = None, **limits: 
 @click.argument("graph", type=OLD_FILE, required=False)
 @click.option("--data", type=DATA, help="Samples and targets; `cyxwiz data --help` says which files.")
 @click.option("-o", "--output", type=NEW_FILE, help="Default: GRAPH with the ending .cyxmodel.")
-@device_option
+@devices_option
 @at_once_option
 @click.option("--from", "start", type=OLD_FILE, help="A .cyxmodel with whose weights it begins, by node.")
 @click.option("--partial", is_flag=True, help="With --from: take what fits, and begin the rest afresh.")

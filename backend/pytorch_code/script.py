@@ -24,7 +24,7 @@ _ABOUT = """Trains on a dataset file and writes the weights.
     python FILE.py dataset.safetensors -o weights.safetensors
 
 The dataset holds x (N, ...) and y (N, ...), as `cyxwiz data convert` writes it. Needs torch, numpy and
-safetensors. Precision is float32."""
+safetensors. Computes in float32 where the graph leaves the precision open."""
 
 
 def training_source(graph: Graph) -> str:
@@ -60,7 +60,7 @@ def training_source(graph: Graph) -> str:
     return file_source(graph, sheet, rest.splitlines(), _ABOUT)
 
 
-_COPIED = ("training", "samples", "datasets", "preparation", "schedules", "optimizers")
+_COPIED = ("stepper", "samples", "stopping", "datasets", "preparation", "schedules", "optimizers")
 _OWN = {
     "Preparation",
     "Batches",
@@ -211,34 +211,11 @@ def evaluate(
 
 
 def _train(pipeline: Pipeline, sheet: Sheet) -> list[str]:
-    rate = [
-        "factor = rate_factor(step, steps, plateaus)",
-        "for group in optimizer.param_groups:",
-        '    group["lr"] = LEARNING_RATE * factor',
-    ]
-    change = ["for given in AUGMENTATIONS:", "    samples = augment(samples, given)"]
-    watch = [
-        "watched = loss_mean if scores is None else scores[0]",
-        "plateaus = [_observe(given, each, watched) for given, each in zip(PLATEAUS, plateaus, strict=True)]",
-    ]
     has_plateaus = any(each.type == "ReduceOnPlateau" for each in pipeline.schedules)
-    has_changes = any(each.type == "Augmentation" for each in pipeline.changes)
-    names = {term_id: sheet.names[term_id] for term in pipeline.penalties for term_id in term.nodes}
-    penalties = objective.write_penalties(pipeline, names)
-    step = [
-        "seed_step(batches.device, SEED, step)",
-        *(rate if pipeline.schedules else []),
-        *(change if has_changes else []),
-        "inputs, targets = prepare(samples, labels)",
-        "optimizer.zero_grad(set_to_none=True)",
-        f"{'loss = mean' if penalties else 'loss'} = loss_of(predict(model, inputs), targets)",
-        *penalties,
-        "loss.backward()",
-        *objective.write_clip(pipeline),
-        "optimizer.step()",
-        f"total += {'mean' if penalties else 'loss'}.item() * len(labels)",
-        "seen, step = seen + len(labels), step + 1",
-    ]
+    watches = pipeline.patience > 0 or pipeline.keep_best
+    if watches:
+        sheet.need("stopping", "Watch", "observe")
+        sheet.need_import("import copy")
     first = "[Plateau() for _ in PLATEAUS]" if has_plateaus else "[]"
     return [
         "def train(model: nn.Module, prepare: nn.Module, batches: Batches, rows: list[np.ndarray]) -> None:",
@@ -246,17 +223,88 @@ def _train(pipeline: Pipeline, sheet: Sheet) -> list[str]:
         f"    optimizer = {objective.write_optimizer(pipeline.optimizer, sheet)}",
         "    steps = len(rows[0]) // BATCH_SIZE if DROP_LAST else -(-len(rows[0]) // BATCH_SIZE)",
         *([f"    step, plateaus = 0, {first}"] if pipeline.schedules else ["    step = 0"]),
+        *(["    watch, best = Watch(), None"] if watches else []),
         "    for epoch in range(EPOCHS):",
         "        order = rows[0]",
         "        if SHUFFLE:",
         "            order = order[np.random.RandomState(_mix(SEED, epoch)).permutation(len(order))]",
+        "        order = order[: steps * BATCH_SIZE]",
         "        total, seen = 0.0, 0",
-        "        for samples, labels in batches.of(order[: steps * BATCH_SIZE], BATCH_SIZE):",
-        *indented(step, 3),
+        "        for samples, labels in batches.of(order, BATCH_SIZE):",
+        *indented(_step(pipeline, sheet), 3),
         "        loss_mean, scores = total / seen, evaluate(model, prepare, batches, rows[1])",
-        *(indented(watch, 2) if has_plateaus else []),
+        *(indented(_PLATEAUS, 2) if has_plateaus else []),
         '        watched_loss = "" if scores is None else f", validation loss {scores[0]:.7g}"',
         '        print(f"epoch {epoch + 1}: loss {loss_mean:.7g}{watched_loss}")',
+        *indented(_stopping(pipeline), 2),
+        *(["    if best is not None:", "        model.load_state_dict(best)"] if pipeline.keep_best else []),
+    ]
+
+
+_PLATEAUS = [
+    "watched = loss_mean if scores is None else scores[0]",
+    "plateaus = [_observe(given, each, watched) for given, each in zip(PLATEAUS, plateaus, strict=True)]",
+]
+
+
+def _step(pipeline: Pipeline, sheet: Sheet) -> list[str]:
+    """One batch: forward, backward, and the optimizer's turn."""
+    rate = [
+        "factor = rate_factor(step, steps, plateaus)",
+        "for group in optimizer.param_groups:",
+        '    group["lr"] = LEARNING_RATE * factor',
+    ]
+    change = ["for given in AUGMENTATIONS:", "    samples = augment(samples, given)"]
+    has_changes = any(each.type == "Augmentation" for each in pipeline.changes)
+    names = {node_id: sheet.names[node_id] for term in pipeline.penalties for node_id in term.nodes}
+    penalties = objective.write_penalties(pipeline, names)
+    update = [*(rate if pipeline.schedules else []), *objective.write_clip(pipeline), "optimizer.step()"]
+    several = pipeline.accumulate > 1
+    begin, end = "optimizer.zero_grad(set_to_none=True)", "loss.backward()"
+    return [
+        "seed_step(batches.device, SEED, step)",
+        *(change if has_changes else []),
+        "inputs, targets = prepare(samples, labels)",
+        *([f"if step % steps % {pipeline.accumulate} == 0:", f"    {begin}"] if several else [begin]),
+        *_predicting(pipeline),
+        f"{'loss = mean' if penalties else 'loss'} = loss_of(predictions, targets)",
+        f"total += {'mean' if penalties else 'loss'}.item() * len(labels)",
+        *penalties,
+        *(_sharing(pipeline.accumulate, update) if several else [end, *update]),
+        "seen, step = seen + len(labels), step + 1",
+    ]
+
+
+def _predicting(pipeline: Pipeline) -> list[str]:
+    if pipeline.precision != "bfloat16":
+        return ["predictions = predict(model, inputs)"]
+    return [
+        "with torch.autocast(batches.device.type, torch.bfloat16):",
+        "    predictions = tuple(each.float() for each in predict(model, inputs))",
+    ]
+
+
+def _sharing(count: int, update: list[str]) -> list[str]:
+    """Some batches make one step of the optimizer, as one batch of all their samples would."""
+    return [
+        f"first = step % steps // {count} * {count} * BATCH_SIZE",
+        f"together = min(len(order), first + {count} * BATCH_SIZE) - first",
+        "(loss * (len(labels) / together)).backward()",
+        f"if (step % steps + 1) % {count} == 0 or step % steps + 1 == steps:",
+        *indented(update, 1),
+    ]
+
+
+def _stopping(pipeline: Pipeline) -> list[str]:
+    if not pipeline.patience and not pipeline.keep_best:
+        return []
+    keep = ["    if watch.best_step == step:", "        best = copy.deepcopy(model.state_dict())"]
+    stop = [f"if 0 < {pipeline.patience} <= watch.bad_epochs:", "    break"]
+    return [
+        "if scores is not None:",
+        "    watch = observe(watch, scores[0], step)",
+        *(keep if pipeline.keep_best else []),
+        *(stop if pipeline.patience else []),
     ]
 
 

@@ -70,6 +70,15 @@ class Gate:
         since = self._working_since
         return 0.0 if since is None else max(0.0, self._now() - since)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what others are waited for in the middle of a step: that is nobody's stall."""
+        self._working_since = None
+        try:
+            yield
+        finally:
+            self._working_since = self._now()
+
     # -- the training thread -------------------------------------------------------------------
 
     @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.datasets import load_dataset
+from backend.distributed import Ranks
 from backend.errors import (
     ArchiveError,
     BackendError,
@@ -22,6 +23,7 @@ from backend.errors import (
     GraphFormatError,
     GraphInvalidError,
     ModelImportError,
+    RankLostError,
     TrainingDivergedError,
 )
 from backend.evaluation import evaluate
@@ -67,6 +69,7 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (TrainingDivergedError, "diverged"),
     (CodeError, "code"),
     (MemoryError, "memory"),
+    (RankLostError, "ranks"),
 )
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
 
@@ -74,8 +77,16 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
 class TrainingJob:
     """One Train command, from load to result."""
 
-    def __init__(self, command: Train, graph: bytes, directory: Path, send: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        command: Train,
+        graph: bytes,
+        directory: Path,
+        send: Callable[[Event], None],
+        ranks: Ranks | None = None,
+    ) -> None:
         self._command = command
+        self._ranks = ranks
         self._graph = graph
         self._directory = directory
         self._send = send
@@ -87,6 +98,8 @@ class TrainingJob:
         self.has_ended = False
         """Set before the last event goes out, so that its reader may ask for another training."""
         self.gate = Gate(allowed, time.monotonic)
+        if ranks is not None:
+            ranks.waiting = self.gate.waiting
 
     def run(self) -> None:
         """Ends with exactly one of Finished, Cancelled and Failed."""
@@ -130,9 +143,14 @@ class TrainingJob:
             self._step = trainer.step
             if trainer.is_over:
                 break
-            if segment < command.segments - 1:
+            if segment < command.segments - 1 and self._leads:
                 self._save(trainer, segment, metrics)
         return self._finish(trainer)
+
+    @property
+    def _leads(self) -> bool:
+        """Whether it saves and takes orders for all ranks of the training."""
+        return self._ranks is None or self._ranks.rank == 0
 
     def _prepare(self) -> Trainer:
         command = self._command
@@ -146,7 +164,12 @@ class TrainingJob:
             self._graph,
             self._open_samples(),
             TrainingConfig(
-                command.device, command.segments, command.report_every_s, time.monotonic, command.may_stop
+                command.device,
+                command.segments,
+                command.report_every_s,
+                time.monotonic,
+                command.may_stop,
+                self._ranks,
             ),
             checkpoint,
             self._read_start(),
@@ -201,7 +224,7 @@ class TrainingJob:
 
     def _save_state(self, error: Exception | None = None) -> None:
         """What was trained so far, for whoever wants to go on: up to here, or to where all was well."""
-        if self._trainer is None:
+        if self._trainer is None or not self._leads:
             return
         state = self._trainer.checkpoint() if error is None else self._trainer.last_good()
         if state is None or not state.training.step:

@@ -12,6 +12,7 @@ import socket
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backend.code_import.messages import ImportCode
 from backend.exporting.messages import Export
@@ -35,7 +36,17 @@ from backend.reports import (
 )
 from backend.serving.messages import LoadModel, Predict, UnloadModel
 from backend.workers import ipc
-from backend.workers.sandbox import SandboxLimits, SandboxMode, close_process, device_files, die_with_parent
+from backend.workers.sandbox import (
+    Meeting,
+    SandboxLimits,
+    SandboxMode,
+    close_process,
+    device_files,
+    die_with_parent,
+)
+
+if TYPE_CHECKING:
+    from backend.distributed import Ranks
 
 
 def main() -> None:
@@ -56,11 +67,24 @@ def main() -> None:
     warm_up(directory)
     on_cpu = options.device == "cpu"
     limits = SandboxLimits(options.memory_bytes if on_cpu else None, options.file_bytes)
-    active = close_process(SandboxMode(options.sandbox), directory, limits, device_files(options.device))
+    meeting, met = _meeting(options)
+    files = device_files(options.device)
+    active = close_process(SandboxMode(options.sandbox), directory, limits, files, meeting=meeting)
     choose_threads(options.threads)
     warm_device(options.device)
     connection.send(Ready(sandbox=active, runtime=runtime_name()))
-    Worker(connection, directory).run()
+    Worker(connection, directory, met[0] if met else None).run()
+
+
+def _meeting(options: argparse.Namespace) -> tuple[Meeting | None, list[Ranks]]:
+    """For one of several workers of a training: how it meets the others, and where they are then found."""
+    if options.ranks == 1:
+        return None, []
+    from backend.distributed import connect
+
+    met: list[Ranks] = []
+    store = Path(options.meeting) / "store"
+    return Meeting(store.parent, lambda: met.append(connect(store, options.rank, options.ranks))), met
 
 
 def _options() -> argparse.Namespace:
@@ -75,6 +99,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--listener", type=int, default=0, help="A listening socket: answer HTTP on it.")
     parser.add_argument("--runtimes", default="", help="Of a model server, such as torch,onnx,llama.")
     parser.add_argument("--parent", type=int, default=0)
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--meeting", default="")
     return parser.parse_args()
 
 
@@ -113,13 +140,14 @@ class Connection:
 class Worker:
     """Commands in, threads told."""
 
-    def __init__(self, connection: Connection, directory: Path) -> None:
+    def __init__(self, connection: Connection, directory: Path, ranks: Ranks | None = None) -> None:
         from backend.workers.job import TrainingJob, run_evaluation
         from backend.workers.rate_job import run_rate_search
         from backend.workers.serving import Serving
 
         self._connection = connection
         self._directory = directory
+        self._ranks = ranks
         self._make_job = TrainingJob
         self._run_evaluation = run_evaluation
         self._run_rate_search = run_rate_search
@@ -158,7 +186,7 @@ class Worker:
     def _train(self, command: Train, graph: bytes) -> None:
         if self._is_busy():
             return
-        self._job = self._make_job(command, graph, self._directory, self._connection.send)
+        self._job = self._make_job(command, graph, self._directory, self._connection.send, self._ranks)
         threading.Thread(target=self._job.run, name="training", daemon=True).start()
 
     def _evaluate(self, command: Evaluate) -> None:

@@ -27,6 +27,16 @@ _READ_ONLY_FOR_BWRAP = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/
 
 
 @dataclass(frozen=True, slots=True)
+class Rank:
+    """A worker's place among those that train one model together."""
+
+    number: int
+    count: int
+    meeting: Path
+    """A directory of theirs alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What one worker process may use. ``threads`` None: all usable cores but one."""
 
@@ -39,6 +49,7 @@ class WorkerConfig:
     """Where the worker is a model server: what it answers on."""
     runtimes: tuple[str, ...] = ()
     """Of a model server: what it imports before it closes."""
+    rank: Rank | None = None
 
 
 def choose_sandbox(wanted: SandboxMode) -> SandboxMode:
@@ -147,6 +158,9 @@ def _command_line(config: WorkerConfig, directory: Path, descriptor: int) -> lis
     command += ["--threads", str(config.threads or 0)]
     for listener in _listener(config):
         command += ["--listener", str(listener), "--runtimes", ",".join(config.runtimes)]
+    if config.rank is not None:
+        command += ["--rank", str(config.rank.number), "--ranks", str(config.rank.count)]
+        command += ["--meeting", str(config.rank.meeting)]
     command += ["--parent", "0" if inside_bwrap else str(os.getpid())]
     return [*_bwrap(directory), *command] if inside_bwrap else command
 

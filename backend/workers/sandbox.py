@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -37,6 +37,7 @@ _OPEN_FILES = 256
 _NOTHING = Path("/dev/null")
 """llama_cpp opens it when it is imported, to keep the runtime quiet."""
 _DEVICE_FILES = ("/dev/null", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+_HARDWARE = Path("/sys/bus/pci/devices")
 _CAPABILITIES_VERSION = 0x20080522
 
 
@@ -87,12 +88,25 @@ def hide_io_uring(mode: SandboxMode) -> None:
         raise WorkerError(f"cannot close the sandbox: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """What one of several processes of a training does when files are closed to it, and sockets not yet.
+
+    Its connections, and threads that serve them, are then the last that it gets.
+    """
+
+    directory: Path
+    """Shared by those processes alone."""
+    connect: Callable[[], None]
+
+
 def close_process(
     mode: SandboxMode,
     directory: Path,
     limits: SandboxLimits,
     device_files: Iterable[Path] = (),
     listener: int | None = None,
+    meeting: Meeting | None = None,
 ) -> tuple[str, ...]:
     """Closes this process for good and returns the names of the protections in force.
 
@@ -101,18 +115,24 @@ def close_process(
     ``mode`` BWRAP means that bubblewrap already runs around this process. Raises WorkerError
     where a protection that was asked for cannot be had.
     """
+    if meeting is not None and mode is SandboxMode.BWRAP:
+        raise WorkerError("processes inside bubblewrap have no network to meet in; landlock is needed")
     active = ["own process"]
     if mode is SandboxMode.BWRAP:
         active.append("bubblewrap")
     _limit_resources(limits)
     active.append("rlimits")
     if mode is SandboxMode.NONE:
+        if meeting is not None:
+            meeting.connect()
         return tuple(active)
     try:
         _deny_new_privileges()
         _drop_capabilities()
         if mode is not SandboxMode.BWRAP:
-            active.append(f"landlock {_restrict_files(directory, device_files)}")
+            active.append(f"landlock {_restrict_files(directory, device_files, meeting)}")
+        if meeting is not None:
+            meeting.connect()
         seccomp.install(listener)
     except OSError as error:
         raise WorkerError(f"cannot close the sandbox: {error}") from error
@@ -166,8 +186,11 @@ def _drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capabilities not dropped")
 
 
-def _restrict_files(directory: Path, device_files: Iterable[Path]) -> int:
-    """Landlocks this thread; returns the kernel's landlock version."""
+def _restrict_files(directory: Path, device_files: Iterable[Path], meeting: Meeting | None) -> int:
+    """Landlocks this thread; returns the kernel's landlock version.
+
+    With a meeting to come the network is left to seccomp, which takes away every socket after it.
+    """
     abi = landlock_abi()
     if abi == 0:
         raise OSError("this kernel has no landlock")
@@ -175,7 +198,7 @@ def _restrict_files(directory: Path, device_files: Iterable[Path]) -> int:
     if threads != 1:
         raise OSError(f"{threads} threads already run, landlock would miss all but one")
     rights = _RIGHTS_BY_ABI.get(abi, _ALL_RIGHTS)
-    network = 3 if abi >= 4 else 0
+    network = 3 if abi >= 4 and meeting is None else 0
     scopes = 3 if abi >= 6 else 0
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     ruleset = _landlock_call(_CREATE_RULESET, struct.pack("<QQQ", rights, network, scopes)[:size], size, 0)
@@ -185,10 +208,21 @@ def _restrict_files(directory: Path, device_files: Iterable[Path]) -> int:
         for path in device_files:
             _allow(ruleset, path, _FILE_RIGHTS & rights)
         _allow(ruleset, directory, _OWN_DIRECTORY_RIGHTS & rights)
+        if meeting is not None:
+            _allow(ruleset, meeting.directory, _OWN_DIRECTORY_RIGHTS & rights)
+            for path in _hardware():
+                _allow(ruleset, path, _READ_FILE | _READ_DIRECTORY)
         _landlock_call(_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
     return abi
+
+
+def _hardware() -> list[Path]:
+    """The descriptions of cards in this machine: gloo looks for networks, and gives up where it may not."""
+    if not _HARDWARE.is_dir():
+        return []
+    return [_HARDWARE, *(path.resolve() for path in _HARDWARE.iterdir())]
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:

@@ -24,7 +24,7 @@ import trio
 from backend.errors import WorkerDiedError, WorkerError
 from backend.reports import Command, Event, Ping, Pong, Ready
 from backend.workers import ipc
-from backend.workers.process import MAX_FILES, Usage, WorkerConfig, choose_sandbox, start_process, usage
+from backend.workers.process import MAX_FILES, Rank, Usage, WorkerConfig, choose_sandbox, start_process, usage
 from backend.workers.sandbox import SandboxMode
 
 log = structlog.get_logger(__name__)
@@ -74,8 +74,9 @@ class Worker:
     Files go into its directory as copies, never as links: a worker may write to them.
     """
 
-    def __init__(self, config: PoolConfig, directory: Path) -> None:
+    def __init__(self, config: PoolConfig, directory: Path, rank: Rank | None = None) -> None:
         self.directory = directory
+        self._rank = rank
         self.ready = Ready(sandbox=(), runtime="")
         self._config = config
         self._mode = choose_sandbox(SandboxMode(config.sandbox))
@@ -181,6 +182,7 @@ class Worker:
             threads=config.threads,
             listener=config.listener,
             runtimes=config.runtimes,
+            rank=self._rank,
         )
 
     async def _write(self, command: Command, body: bytes, timeout_s: float) -> bool:

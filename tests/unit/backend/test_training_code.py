@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,10 @@ def optimized(name: str, **given: Any) -> Graph:
     return task(optimizer=name, optimizer_given=given)
 
 
+def set_to(task: Graph, **settings: Any) -> Graph:
+    return replace(task, training=replace(task.training, **settings))
+
+
 def changed(name: str, data: dict[str, Any] | None = None, loss: str = "MSELoss", **given: Any) -> Graph:
     return task(loss, before=[(name, given)], data=data or {"target_shape": [3]})
 
@@ -162,12 +167,20 @@ CASES: dict[str, tuple[Graph, Array, Array]] = {
         NUMBERS,
     ),
     "DataLoader": (task(loader={"drop_last": True, "shuffle": False}), VECTORS, NUMBERS),
+    "accumulate": (set_to(task(), accumulate=2), VECTORS, NUMBERS),
+    "patience and best": (
+        set_to(task(optimizer_given={"learning_rate": 2.0}), patience=1, keep="best", epochs=9),
+        VECTORS,
+        NUMBERS,
+    ),
+    "bfloat16": (set_to(task(), precision="bfloat16"), VECTORS, NUMBERS),
     "language model": (language_model(), counting_text(SAMPLES).astype(np.float32), np.zeros(SAMPLES)),
 }  # fmt: skip
 
 
 def ours(task: Graph, x: Array, y: Array) -> tuple[list[tuple[float, float | None]], dict[str, Array]]:
-    trainer = Trainer(dump_graph(task), samples_of(task, x, y), TrainingConfig("cpu", 1, 1e9, time.monotonic))
+    config = TrainingConfig("cpu", 1, 1e9, time.monotonic, may_stop=True)
+    trainer = Trainer(dump_graph(task), samples_of(task, x, y), config)
     trainer.run_segment(0, Unhindered(), lambda metrics: None)
     trainer.finish()
     result = trainer.result()
