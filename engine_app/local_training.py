@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -127,13 +128,19 @@ def choose_segments(steps: int, training_flops: int, parameters: int) -> int:
 def train_here(config: Config, wish: Wish, as_json: bool) -> None:
     async def main() -> None:
         with open_story(as_json) as story:
-            metrics = await _begin(TrainingLine(config.data_dir), wish, story)
+            metrics = await begin(TrainingLine(config.data_dir), wish, story)
         _close(metrics, wish.output, as_json)
 
     run(main, config)
 
 
-async def _begin(line: TrainingLine, wish: Wish, story: Story) -> Metrics:
+async def begin(
+    line: TrainingLine,
+    wish: Wish,
+    story: Story,
+    started: Callable[[LocalTraining], None] = lambda training: None,
+) -> Metrics:
+    """``started`` gets the training once its data is ready. Raises what ``LocalTraining.run`` raises."""
     if not wish.output.parent.is_dir():
         raise CommandError(f"no folder {wish.output.parent} to write {wish.output.name} to")
     document = wish.graph.read_bytes()
@@ -149,7 +156,9 @@ async def _begin(line: TrainingLine, wish: Wish, story: Story) -> Metrics:
         except BaseException:
             place.discard()
             raise
-        return await LocalTraining(place, order, story).run()
+        training = LocalTraining(place, order, story)
+        started(training)
+        return await training.run()
 
 
 def _copy_start(source: Path, target: Path) -> None:

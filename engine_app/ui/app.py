@@ -19,15 +19,17 @@ from engine_app.plain import plain
 from engine_app.ui import files, tour
 from engine_app.ui.context import Actions, Context
 from engine_app.ui.desk import Desk
-from engine_app.ui.examples import DIGITS
+from engine_app.ui.examples import DIGITS, DIGITS_DATA
 from engine_app.ui.frame import TopBar, framed
 from engine_app.ui.keys import shortcut
 from engine_app.ui.loop import Tasks
 from engine_app.ui.panels.build import BuildPage, show_problems
 from engine_app.ui.panels.pick_file import FilePicker, ask_path
 from engine_app.ui.panels.settings import SettingsPage, shortcut_sheet
+from engine_app.ui.panels.train import TrainPage
 from engine_app.ui.settings import Settings, load_settings, save_settings
 from engine_app.ui.theme import PALETTES, Look
+from engine_app.ui.trainer import Trainer
 from engine_app.ui.widgets.overlays import Host, bind_keys
 
 SETTINGS = "window.json"
@@ -56,6 +58,7 @@ class EngineApp(App):
         self.page = "build"
         self.host = Host(self._look())
         self._tasks: Tasks | None = None
+        self._trainer: Trainer | None = None
         self.content: Any = None
         self._pages: dict[str, Any] = {}
         self.bar: Any = None
@@ -66,6 +69,13 @@ class EngineApp(App):
 
     def begin(self, tasks: Tasks) -> None:
         self._tasks = tasks
+        self._trainer = Trainer(self._opening.config, tasks)
+
+    @property
+    def trainer(self) -> Trainer:
+        if self._trainer is None:
+            raise RuntimeError("the window is not in its loop yet")
+        return self._trainer
 
     def build(self) -> Host:
         self._ends.append(bind_keys(self.host, self._shortcut))
@@ -95,11 +105,14 @@ class EngineApp(App):
 
     def _may_close(self, *_: Any, **__: Any) -> bool:
         """True keeps the window."""
+        if self.trainer.is_busy:
+            text = "`cyxwiz trainings` shows it afterwards; it goes on from what is saved."
+            self.host.ask("Close while it trains?", text, "Close", self.stop, danger=True)
+            return True
         if not self.desk.is_changed:
             return False
-        self.host.ask(
-            "Close without saving?", f"{self.desk.graph.name} has changes.", "Close", self.stop, danger=True
-        )
+        text = f"{self.desk.graph.name} has changes."
+        self.host.ask("Close without saving?", text, "Close", self.stop, danger=True)
         return True
 
     # -- drawing -------------------------------------------------------------------------------
@@ -148,6 +161,8 @@ class EngineApp(App):
 
     def _page(self, context: Context) -> Any:
         match self.page:
+            case "train":
+                return TrainPage(context, self.trainer, self._is_wide)
             case "settings":
                 return SettingsPage(context)
             case _:
@@ -178,11 +193,13 @@ class EngineApp(App):
 
     def open_file(self, path: Path) -> None:
         async def open_it() -> None:
-            graph = await files.read_graph(path)
-            self.path = path
-            self.desk.open(graph)
+            opened = await files.read_graph(path)
+            self.path = path if path.suffix == ".json" else None
+            self.desk.open(opened.graph)
             self._remember(path)
             self.show_page("build")
+            if opened.notes:
+                self.host.toast("; ".join(opened.notes))
 
         self._unless_changed(lambda: self.context.start(open_it))
 
@@ -190,6 +207,8 @@ class EngineApp(App):
         def open_it() -> None:
             self.path = None
             self.desk.open(DIGITS)
+            if not self.trainer.source:
+                self.trainer.choose(DIGITS_DATA)
             self.show_page("build")
 
         self._unless_changed(open_it)
@@ -256,6 +275,8 @@ class EngineApp(App):
                 self.desk.select_beside(1)
             case "previous":
                 self.desk.select_beside(-1)
+            case "train":
+                self.show_page("train")
             case "help":
                 self._show_shortcuts()
             case _:

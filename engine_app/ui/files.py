@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import trio
 
-from backend.errors import BackendError
 from backend.graph import Graph
-from backend.serialize import dump_graph, load_graph
+from engine_app.document.files import Opened, open_graph, save_graph
 from engine_app.entry import CommandError
-from p2p.datadir import write_atomic
 
-MAX_GRAPH_BYTES = 64 << 20
 MAX_SHOWN = 500
-GRAPH_ENDINGS = (".json",)
+GRAPH_ENDINGS = (".json", ".cyxmodel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +24,14 @@ class Folder:
     """Entries beyond the limit."""
 
 
-async def read_graph(path: Path) -> Graph:
-    """Raises CommandError."""
-
-    def read() -> Graph:
-        size = path.stat().st_size
-        if size > MAX_GRAPH_BYTES:
-            raise CommandError(f"{path.name}: {size} bytes, limit {MAX_GRAPH_BYTES}")
-        return load_graph(path.read_bytes())
-
-    try:
-        return await trio.to_thread.run_sync(read)
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from error
-    except BackendError as error:
-        raise CommandError(f"{path.name}: {error}") from error
+async def read_graph(path: Path) -> Opened:
+    """Raises FileError."""
+    return await trio.to_thread.run_sync(open_graph, path)
 
 
 async def write_graph(path: Path, graph: Graph) -> None:
-    """Whole or not at all. Raises CommandError."""
-    try:
-        await trio.to_thread.run_sync(partial(write_atomic, path, dump_graph(graph), 0o644))
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from error
+    """Whole or not at all. Raises FileError."""
+    await trio.to_thread.run_sync(save_graph, path, graph)
 
 
 async def list_folder(path: Path, endings: tuple[str, ...]) -> Folder:

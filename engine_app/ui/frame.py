@@ -18,6 +18,7 @@ from engine_app.ui.widgets.icons import Icon
 
 PAGES = (
     ("build", "Build", "build"),
+    ("train", "Train", "train"),
     ("settings", "Settings", "settings"),
 )
 """Name, title, icon."""
@@ -97,6 +98,7 @@ class TopBar(BoxLayout):
         self._place = Row(look, size_hint_x=None, pos_hint={"center_y": 0.5})
         self._place.bind(minimum_width=self._place.setter("width"))
         self.add_widget(self._place)
+        self.add_widget(PushButton(look, "Train", lambda: act.show_page("train"), Kind.PRIMARY, "play"))
         self._stop = desk.listen(self.refresh)
         self.refresh()
 
@@ -113,7 +115,7 @@ class TopBar(BoxLayout):
         self._undo.disabled = not desk.can_undo
         self._redo.disabled = not desk.can_redo
         self._save.disabled = not desk.is_changed
-        count = len(desk.analysis.problems) if desk.graph.nodes else 0
+        count = len(desk.analysis.diagnostics) if desk.graph.nodes else 0
         self._errors.text = f"{count} problem{'' if count == 1 else 's'}" if self._is_wide else str(count)
         fine = self._problems if self._is_wide and desk.graph.nodes else None
         shown = self._errors if count else fine

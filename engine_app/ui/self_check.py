@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import trio
 
 from engine_app.config import Config
 from engine_app.ui.app import EngineApp, Opening
+from engine_app.ui.examples import DIGITS, DIGITS_DATA
 from engine_app.ui.gallery import build_gallery
 from engine_app.ui.loop import run_app
 from engine_app.ui.panels.build import BuildPage, show_problems
 from engine_app.ui.pictures import frames, resize, take_picture
+from engine_app.ui.runs import Run
 from engine_app.ui.theme import QUICK_S
 
 DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
@@ -59,6 +62,8 @@ class _Walk:
             window.open_example()
             await self._take(f"{name}-build", lambda: window.desk.select("conv1"))
             await self._sheets(name)
+            window.desk.open(DIGITS)
+            await self._train(name)
             await self._take(f"{name}-settings", lambda: window.show_page("settings"))
         await resize(*DESKTOP)
         window.show_page("build")
@@ -91,6 +96,31 @@ class _Walk:
             window.desk.select("dropout")
             await self._take(f"{name}-inspector", lambda: page.tap("dropout"))
             window.host.close()
+
+    async def _train(self, name: str) -> None:
+        """Curves of a run that is made up: nothing is trained here."""
+        window = self._window
+        await self._until(lambda: not window.trainer.is_reading)
+        run = Run(DIGITS.name, DIGITS_DATA, 1)
+        for step in range(1, 500):
+            loss = 2.2 * math.exp(-step / 90) + 0.05 + 0.04 * math.sin(step * 1.7) * math.exp(-step / 300)
+            run.add(
+                {
+                    "step": step,
+                    "total_steps": 640,
+                    "loss": loss,
+                    "accuracy": 1 - loss / 2.6,
+                    "validation_loss": loss * 1.15 + 0.03 if step % 40 == 0 else None,
+                    "learning_rate": 0.01,
+                    "samples_per_s": 5200.0,
+                }
+            )
+        window.trainer.run = run
+        await self._take(f"{name}-train", lambda: window.show_page("train"))
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            await frames(1)
 
     async def _light(self) -> None:
         window = self._window

@@ -249,7 +249,7 @@ def fill_problems(context: Context, column: Column, node_id: str | None = None) 
     """What is wrong, and a button for each that can be put right; of one node, or of the whole graph."""
     look, desk = context.look, context.desk
     column.clear_widgets()
-    found = desk.analysis.problems if node_id is None else desk.analysis.problems_of(node_id)
+    found = desk.analysis.diagnostics if node_id is None else desk.problems_of(node_id)
     for problem in found[:100]:
         is_error = problem.severity.value == "error"
         colour = look.palette.danger if is_error else look.palette.warning
@@ -287,8 +287,8 @@ def graph_facts(context: Context) -> str:
 
 
 def node_facts(context: Context, node: Node) -> str:
-    found = context.desk.analysis.shapes.nodes.get(node.id)
-    shape = context.desk.analysis.shape_text(node.id)
+    found = context.desk.analysis.of(node.id, context.desk.state.inside)
+    shape = context.desk.shape_text(node.id)
     lines = [f"id      {node.id}"]
     if shape:
         lines.append(f"output  {shape}")

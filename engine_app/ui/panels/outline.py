@@ -7,7 +7,7 @@ from typing import Any
 
 from kivy.uix.widget import Widget
 
-from backend.graph import Node, topological_order
+from backend.graph import Node
 from backend.shapes import node_type
 from engine_app.ui import theme
 from engine_app.ui.context import Context
@@ -31,7 +31,7 @@ class OutlinePanel(Panel):
         self._tapped = tapped
         self._list = Column(context.look, gap=0, pad=theme.STEP)
         self._scroll = Scroll(context.look, self._list)
-        self._graph: Any = None
+        self._wiring: Any = None
         self._rows: dict[str, ListRow] = {}
         self._stop = context.desk.listen(self.refresh)
         self.refresh()
@@ -41,18 +41,18 @@ class OutlinePanel(Panel):
 
     def refresh(self) -> None:
         desk = self._context.desk
-        if desk.graph is not self._graph:
-            self._graph = desk.graph
+        if desk.wiring is not self._wiring:
+            self._wiring = desk.wiring
             self._fill()
         for node_id, row in self._rows.items():
             row.choose(node_id == desk.selected)
 
     def _fill(self) -> None:
-        graph, look = self._context.desk.graph, self._context.look
+        wiring, look = self._context.desk.wiring, self._context.look
         self.clear_widgets()
         self._list.clear_widgets()
         self._rows = {}
-        if not graph.nodes:
+        if not wiring.nodes:
             act = self._context.act
             self.add_widget(Widget())
             self.add_widget(
@@ -65,19 +65,17 @@ class OutlinePanel(Panel):
             )
             self.add_widget(Widget())
             return
-        order = topological_order(graph)
-        stuck = [node for node in graph.nodes if node.id in order.stuck]
-        for node in (*order.nodes, *stuck)[:MAX_ROWS]:
+        for node in self._context.desk.in_order()[:MAX_ROWS]:
             self._rows[node.id] = self._row(node)
             self._list.add_widget(self._rows[node.id])
-        if len(graph.nodes) > MAX_ROWS:
-            more = f"and {len(graph.nodes) - MAX_ROWS} more"
+        if len(wiring.nodes) > MAX_ROWS:
+            more = f"and {len(wiring.nodes) - MAX_ROWS} more"
             self._list.add_widget(Text(look, more, theme.SMALL, look.palette.muted, align="center"))
         self.add_widget(self._scroll)
 
     def _row(self, node: Node) -> ListRow:
-        look, analysis = self._context.look, self._context.desk.analysis
-        problems = analysis.problems_of(node.id)
+        look, desk = self._context.look, self._context.desk
+        problems = desk.problems_of(node.id)
         bad = any(found.severity.value == "error" for found in problems)
         record = node_type(node)
         if problems:
@@ -91,7 +89,7 @@ class OutlinePanel(Panel):
             lambda: self._tapped(node.id),
             mark=mark,
             icon=("error" if bad else "warning") if problems else "",
-            figure=analysis.shape_text(node.id),
+            figure=desk.shape_text(node.id),
         )
 
 

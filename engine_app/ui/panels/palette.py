@@ -6,27 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from backend.catalogue import CATALOGUE, Category, NodeType
+from backend.catalogue import CATALOGUE, Category
+from engine_app.document.search import find_types
 from engine_app.ui import theme
 from engine_app.ui.theme import Look
 from engine_app.ui.widgets.box import Column, Panel, Text
 from engine_app.ui.widgets.buttons import ListRow
 from engine_app.ui.widgets.fields import SearchField
 from engine_app.ui.widgets.scroll import Scroll
-
-
-def rank(record: NodeType, wanted: str) -> int | None:
-    """How well a type answers a search, 0 best; None for not at all."""
-    words = wanted.lower().split()
-    name = record.name.lower()
-    if not words:
-        return 3
-    if name.startswith(words[0]) and len(words) == 1:
-        return 0
-    texts = (name, " ".join(record.keywords).lower(), record.category.value.lower(), record.help.lower())
-    places = [next((at for at, text in enumerate(texts) if word in text), None) for word in words]
-    found = [place for place in places if place is not None]
-    return 1 + max(found) if len(found) == len(words) else None
 
 
 class PalettePanel(Panel):
@@ -74,20 +61,18 @@ class PalettePanel(Panel):
         """Shows what answers the search, the best first; all, by category, for no search."""
         self._list.clear_widgets()
         self._scroll.to_top()
-        ranks = {name: rank(record, wanted) for name, record in CATALOGUE.items()}
-        found = [name for name, place in ranks.items() if place is not None]
+        found = [record.name for record in find_types(wanted)]
         if wanted.strip():
-            for name in sorted(found, key=lambda name: (ranks[name], name)):
+            for name in found:
                 self._list.add_widget(self._rows[name])
             if not found:
                 self._list.add_widget(self._nothing)
             return
         for category in Category:
-            names = [name for name in found if CATALOGUE[name].category is category]
-            if names:
-                self._list.add_widget(self._headings[category])
-            for name in names:
-                self._list.add_widget(self._rows[name])
+            self._list.add_widget(self._headings[category])
+            for name in found:
+                if CATALOGUE[name].category is category:
+                    self._list.add_widget(self._rows[name])
 
     @property
     def shown(self) -> list[str]:

@@ -59,17 +59,16 @@ async def test_a_node_is_found_added_changed_and_all_of_it_undone(open_window: O
         from engine_app.ui.panels.palette import PalettePanel
 
         palette = next(each for each in window.host.walk() if isinstance(each, PalettePanel))
-        palette.search.field.input.text = "randomly zero"
         palette.search.field.input.text = "dropout"
         await driver.frames(3)
         assert palette.shown[0] == "Dropout"
         await driver.tap(row_named(palette, "Dropout"))
         assert window.desk.selected == "dropout2"
-        assert window.desk.analysis.can_train
+        assert window.desk.can_train
         window.desk.set_parameter("dropout2", "rate", 0.1)
         for _ in range(2):
             driver.key(ord("z"), modifiers=("ctrl",))
-        assert window.desk.graph is DIGITS
+        assert window.desk.graph == DIGITS
         driver.key(ord("y"), modifiers=("ctrl",))
         assert window.desk.graph.node("dropout2").type == "Dropout"
 
@@ -80,19 +79,19 @@ async def test_a_problem_is_told_and_put_right_with_a_tap(open_window: Open) -> 
         window.desk.remove("output")
         await driver.frames(3)
         bar = window.bar
-        assert not window.desk.analysis.can_train
+        assert not window.desk.can_train
         await driver.tap(bar.problems_button)
         await driver.frames(10)
         from engine_app.ui.widgets.buttons import PushButton
 
-        problem = window.desk.analysis.problems[0]
+        problem = window.desk.analysis.diagnostics[0]
         sheet = window.host.children[0]
         await driver.tap(next(each for each in sheet.walk() if isinstance(each, PushButton)))
         assert problem.text == "the graph has no Output node, must have one or more"
-        assert problem.text not in [each.text for each in window.desk.analysis.problems]
+        assert problem.text not in [each.text for each in window.desk.analysis.diagnostics]
         driver.key(27)
         driver.key(ord("z"), modifiers=("ctrl",))
-        assert problem in window.desk.analysis.problems
+        assert problem in window.desk.analysis.diagnostics
 
 
 async def test_what_is_saved_is_opened_again_and_a_bad_file_is_told(
@@ -151,6 +150,85 @@ async def test_the_tour_comes_once_and_ends_in_the_example(open_window: Open) ->
             await driver.frames(3)
             sheet = window.host.children[0]
             await driver.tap(next(e for e in sheet.walk() if isinstance(e, PushButton) and e.text == name))
-        assert window.desk.graph is DIGITS
+        assert window.desk.graph == DIGITS
     async with open_window(greets=True) as (window, driver):
         assert not window.host.is_asking
+
+
+async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: Open) -> None:
+    from engine_app.ui.panels.confusion import Confusion
+
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.desk.set_training(epochs=6)
+        window.show_page("train")
+        trainer = window.trainer
+        await driver.until(lambda: trainer.preview is not None)
+        assert trainer.preview.description.samples == 1797
+        trainer.start(window.desk.graph)
+        states = []
+        trainer.listen(lambda: states.append(trainer.state))
+        with trio.fail_after(90):
+            while trainer.state != "training":
+                await driver.frames(1)
+            trainer.pause()
+            while trainer.state == "training":
+                await driver.frames(1)
+            trainer.resume()
+            while not trainer.history:
+                await driver.frames(1)
+        assert "paused" in states
+        assert trainer.run.outcome == "done", trainer.run.text
+        assert trainer.run.metrics["test_accuracy"] > 0.9
+        assert len(trainer.run.curves["loss"]) > 1
+        assert await trio.Path(trainer.run.output).is_file()
+        await driver.frames(3)
+        matrix = next(each for each in window.host.walk() if isinstance(each, Confusion))
+        assert matrix.height > 100
+
+
+async def test_a_training_is_cancelled_and_bad_data_is_told(open_window: Open, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("a,b\n1")
+    async with open_window() as (window, driver):
+        window.open_example()
+        trainer = window.trainer
+        trainer.choose(str(tmp_path / "bad.csv"))
+        await driver.until(lambda: not trainer.is_reading)
+        assert trainer.problem
+        trainer.choose("bundled:digits")
+        await driver.until(lambda: trainer.preview is not None)
+        trainer.start(window.desk.graph)
+        await driver.until(lambda: trainer.state == "waiting")
+        trainer.cancel()
+        with trio.fail_after(60):
+            while trainer.is_busy:
+                await driver.frames(1)
+        assert trainer.run.outcome == "cancelled"
+
+
+async def test_two_fingers_zoom_a_plot_one_reads_it_and_two_taps_show_all(show: Any) -> None:
+    from engine_app.ui.curves import Curve
+    from engine_app.ui.plots import Plot, Shown
+    from engine_app.ui.theme import DARK, Look
+
+    curve = Curve()
+    for step in range(1000):
+        curve.append(step, step / 1000)
+    plot = Plot(Look())
+    plot.show({"loss": Shown(curve, DARK.plots[0])})
+    async with show(plot) as driver:
+        x, y = plot.center
+        one, other = driver.finger(x - 50, y), driver.finger(x + 50, y)
+        one.down()
+        other.down()
+        for step in range(1, 6):
+            one.move(x - 50 - 10 * step, y)
+            other.move(x + 50 + 10 * step, y)
+            await driver.frames(1)
+        one.up()
+        other.up()
+        assert plot._view is not None
+        assert 400 < plot._view.length < 600
+        await driver.tap_at(x, y)
+        assert plot._cursor is not None
+        assert abs(plot._cursor - 500) < 60

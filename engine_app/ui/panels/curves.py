@@ -1,0 +1,114 @@
+"""The curves of a training: which, how smooth, against which other run; saved as PNG and CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kivy.uix.widget import Widget
+
+from engine_app.ui import theme
+from engine_app.ui.context import Context
+from engine_app.ui.curves import as_csv
+from engine_app.ui.panels.pick_file import ask_path
+from engine_app.ui.plots import Plot, Shown
+from engine_app.ui.runs import Run
+from engine_app.ui.widgets.box import Card, Row, Text
+from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments
+from p2p.datadir import write_atomic
+
+VIEWS = (("loss", "Loss"), ("accuracy", "Accuracy"), ("learning_rate", "Rate"), ("samples_per_s", "Speed"))
+CURVES_OF = {
+    "loss": (("loss", "training"), ("validation_loss", "validation")),
+    "accuracy": (("accuracy", "training"), ("validation_accuracy", "validation")),
+    "learning_rate": (("learning_rate", "learning rate"),),
+    "samples_per_s": (("samples_per_s", "samples/s"),),
+}
+SMOOTH = (("1", "Raw"), ("10", "10"), ("50", "50"))
+
+
+class CurvesCard(Card):
+    def __init__(self, context: Context, plot_height: float) -> None:
+        look = context.look
+        super().__init__(look, gap=theme.STEP)
+        self._context = context
+        self._run: Run | None = None
+        self._other: Run | None = None
+        self._view = "loss"
+        self.add_widget(Segments(look, VIEWS, self._view, self._choose))
+        self.plot = Plot(look, size_hint_y=None, height=look.px(plot_height))
+        self.add_widget(self.plot)
+        self._legend = Row(look, gap=theme.LARGE)
+        self.add_widget(self._legend)
+        tools = Row(look, gap=theme.STEP)
+        tools.add_widget(
+            Text(look, "Smooth over", theme.SMALL, look.palette.muted, lines=1, pos_hint={"center_y": 0.5})
+        )
+        smooth = Segments(look, SMOOTH, "1", self._smooth)
+        smooth.size_hint_x = 1.6
+        tools.add_widget(smooth)
+        self._log = PushButton(look, "Log", self._flip_log, Kind.QUIET, pos_hint={"center_y": 0.5})
+        tools.add_widget(self._log)
+        tools.add_widget(IconButton(look, "search", "Show all of it again", self.plot.show_all))
+        tools.add_widget(IconButton(look, "export", "Save as a picture and as a table", self._export))
+        self.add_widget(tools)
+
+    def show(self, run: Run | None, other: Run | None = None) -> None:
+        """``other`` is drawn fainter, to compare with."""
+        self._run, self._other = run, other
+        shown: dict[str, Shown] = {}
+        palette = self._context.look.palette
+        for number, (name, title) in enumerate(CURVES_OF[self._view]):
+            for each, is_other in ((other, True), (run, False)):
+                if each is not None and len(each.curves[name]):
+                    label = f"{title}, run {each.number}" if is_other else title
+                    shown[label] = Shown(each.curves[name], palette.plots[number], is_other)
+        self.plot.show(shown)
+        self._fill_legend(shown)
+
+    def _fill_legend(self, shown: dict[str, Shown]) -> None:
+        look = self._context.look
+        texts = [(name, each.colour) for name, each in shown.items()]
+        if [child.text for child in reversed(self._legend.children) if isinstance(child, Text)] == [
+            name for name, _ in texts
+        ]:
+            return
+        self._legend.clear_widgets()
+        for name, colour in texts or [("nothing yet", look.palette.muted)]:
+            text = Text(look, name, theme.LABEL, colour, lines=1, size_hint_x=None)
+            text.width = look.px(20 + 8 * len(name))
+            self._legend.add_widget(text)
+        self._legend.add_widget(Widget(size_hint_y=None, height=1))
+
+    def _choose(self, view: str) -> None:
+        self._view = view
+        self.show(self._run, self._other)
+
+    def _smooth(self, window: str) -> None:
+        self.plot.window = int(window)
+        self.plot.refresh()
+
+    def _flip_log(self) -> None:
+        self.plot.is_log = not self.plot.is_log
+        self._log.text = "Linear" if self.plot.is_log else "Log"
+        self.plot.refresh()
+
+    def _export(self) -> None:
+        run, view = self._run, self._view
+        if run is None:
+            self._context.host.toast("There is no curve yet")
+            return
+        ask_path(self._context, "Save the curves", Path.cwd() / f"{view}.png", "Save", self._write)
+
+    def _write(self, target: Path) -> None:
+        """The picture, and the table beside it."""
+        run = self._run
+        if run is None:
+            return
+        curves = {title: run.curves[name] for name, title in CURVES_OF[self._view] if len(run.curves[name])}
+        try:
+            self.plot.export_to_png(str(target.with_suffix(".png")))
+            write_atomic(target.with_suffix(".csv"), as_csv(curves).encode(), 0o644)
+        except OSError as error:
+            self._context.host.toast(f"{target.name}: {error.strerror}", bad=True)
+        else:
+            self._context.host.toast(f"Saved {target.stem}.png and {target.stem}.csv")

@@ -1,0 +1,282 @@
+"""The page on which a graph is trained on this machine: data, controls, live curves, what came of it."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kivy.graphics import Color, Rectangle
+from kivy.uix.boxlayout import BoxLayout
+from kivy.uix.widget import Widget
+
+from engine_app.ui import theme
+from engine_app.ui.context import Context
+from engine_app.ui.panels.confusion import Confusion
+from engine_app.ui.panels.curves import CurvesCard
+from engine_app.ui.panels.data import DataCard, source_name
+from engine_app.ui.panels.inspector import whole_problem
+from engine_app.ui.panels.pick_file import ask_path
+from engine_app.ui.runs import Run, SavedRun, run_of
+from engine_app.ui.theme import Look
+from engine_app.ui.trainer import Trainer
+from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text
+from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
+from engine_app.ui.widgets.fields import Stepper
+from engine_app.ui.widgets.scroll import Scroll
+
+NO_TORCH = "Training here needs torch: pip install 'cyxwiz[peer]'. Jobs for other machines work without it."
+FIGURES = (
+    ("loss", "loss"),
+    ("accuracy", "accuracy"),
+    ("validation_loss", "validation loss"),
+    ("validation_accuracy", "validation accuracy"),
+    ("test_accuracy", "test accuracy"),
+    ("learning_rate", "learning rate"),
+    ("samples_per_s", "samples/s"),
+)
+
+
+class ProgressLine(Widget):
+    def __init__(self, look: Look) -> None:
+        super().__init__(size_hint_y=None, height=look.px(theme.STEP))
+        with self.canvas:
+            Color(*look.palette.pressed)
+            self._track = Rectangle()
+            Color(*look.palette.accent)
+            self._done = Rectangle()
+        self.share = 0.0
+        self.bind(pos=self._draw, size=self._draw)
+
+    def show(self, share: float) -> None:
+        self.share = min(max(share, 0.0), 1.0)
+        self._draw()
+
+    def _draw(self, *_: Any) -> None:
+        self._track.pos, self._track.size = self.pos, self.size
+        self._done.pos, self._done.size = self.pos, (self.width * self.share, self.height)
+
+
+class TrainPage(BoxLayout):
+    def __init__(self, context: Context, trainer: Trainer, is_wide: bool) -> None:
+        super().__init__()
+        look = context.look
+        self._context = context
+        self._trainer = trainer
+        self._other: Run | None = None
+        self._buttons_for = ""
+        self._history_of: Any = None
+        self._data = DataCard(context, trainer)
+        self._controls = Card(look, gap=theme.MEDIUM)
+        self._curves = CurvesCard(context, 360 if is_wide else 300)
+        self._results = Column(look, gap=theme.LARGE)
+        self._status = Text(look, "", theme.SMALL, look.palette.muted)
+        self._line = ProgressLine(look)
+        self._figures = Text(look, "", theme.MONO)
+        self._buttons = Column(look)
+        self._fill_controls()
+        left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
+        right = Column(look, gap=theme.LARGE, pad=theme.LARGE) if is_wide else left
+        left.add_widget(self._controls)
+        right.add_widget(self._curves)
+        left.add_widget(self._data)
+        right.add_widget(self._results)
+        if is_wide:
+            side = Scroll(look, left, size_hint_x=None, width=look.px(theme.PANEL_WIDTH + 72))
+            for part in (side, Line(look, upright=True), Scroll(look, right)):
+                self.add_widget(part)
+        else:
+            self.add_widget(Scroll(look, left))
+        self._stops = [trainer.listen(self.refresh), context.desk.listen(self.refresh)]
+        self.refresh()
+
+    def close(self) -> None:
+        for stop in self._stops:
+            stop()
+        self._data.close()
+
+    def _fill_controls(self) -> None:
+        look, desk = self._context.look, self._context.desk
+        self._controls.add_widget(Text(look, "Training", theme.HEADING))
+        row = Row(look)
+        row.add_widget(Text(look, "Epochs", lines=1, size_hint_x=0.6, pos_hint={"center_y": 0.5}))
+        self._epochs = Stepper(
+            look,
+            desk.graph.training.epochs,
+            lambda value: desk.set_training(epochs=int(value)),
+            check=lambda text: whole_problem(text, 1, 100_000),
+        )
+        row.add_widget(self._epochs)
+        self._controls.add_widget(row)
+        for part in (self._buttons, self._line, self._status, self._figures):
+            self._controls.add_widget(part)
+
+    # -- following -----------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        trainer = self._trainer
+        self._epochs.show(self._context.desk.graph.training.epochs)
+        self._show_buttons()
+        run = trainer.run
+        metrics = run.metrics if run is not None else {}
+        self._line.show(metrics["step"] / metrics["total_steps"] if metrics.get("total_steps") else 0)
+        self._status.text = self._told()
+        self._status.color = self._status_colour()
+        self._figures.text = figures(metrics)
+        self._curves.show(run, self._other)
+        found = (trainer.history, self._other, run if not trainer.is_busy else None)
+        if self._history_of is None or any(a is not b for a, b in zip(found, self._history_of, strict=True)):
+            self._history_of = found
+            self._show_results()
+
+    def _told(self) -> str:
+        trainer, desk = self._trainer, self._context.desk
+        if trainer.state == "idle":
+            run = trainer.run
+            if run is not None and run.outcome:
+                return {"done": "Trained", "cancelled": "Cancelled", "failed": "Failed"}[run.outcome] + (
+                    f": {run.text}" if run.text else ""
+                )
+            return why_not(self._context, trainer) or f"Ready to train {desk.graph.name}"
+        metrics = trainer.run.metrics if trainer.run is not None else {}
+        place = f"step {metrics['step']} of {metrics['total_steps']}" if metrics else ""
+        eta = f"{duration(trainer.eta_s)} to go" if trainer.eta_s is not None else ""
+        told = trainer.text or {"training": "", "paused": "Paused"}.get(trainer.state, "")
+        return ", ".join(filter(None, (told, place, eta)))
+
+    def _status_colour(self) -> Any:
+        run, palette = self._trainer.run, self._context.look.palette
+        outcome = run.outcome if run is not None and not self._trainer.is_busy else ""
+        return {"done": palette.success, "failed": palette.danger}.get(outcome, palette.muted)
+
+    def _show_buttons(self) -> None:
+        trainer, look = self._trainer, self._context.look
+        state = trainer.state
+        blocked = why_not(self._context, trainer) is not None
+        wanted = f"{state}{blocked}"
+        if wanted == self._buttons_for:
+            return
+        self._buttons_for = wanted
+        self._buttons.clear_widgets()
+        row = Row(look)
+        if state == "idle":
+            start = PushButton(look, "Start training", self._start, Kind.PRIMARY, "play", size_hint=(1, None))
+            start.disabled = blocked
+            row.add_widget(start)
+        else:
+            if state == "training":
+                row.add_widget(PushButton(look, "Pause", trainer.pause, Kind.PLAIN, "pause"))
+            elif state == "paused":
+                row.add_widget(PushButton(look, "Go on", trainer.resume, Kind.PRIMARY, "play"))
+            if state != "stopping":
+                row.add_widget(PushButton(look, "Cancel", self._ask_cancel, Kind.QUIET, "stop"))
+            row.add_widget(Gap(look))
+        self._buttons.add_widget(row)
+
+    def _start(self) -> None:
+        self._trainer.start(self._context.desk.graph)
+
+    def _ask_cancel(self) -> None:
+        self._context.host.ask(
+            "Cancel this training?",
+            "Its curves stay; the model is lost.",
+            "Cancel it",
+            self._trainer.cancel,
+            danger=True,
+        )
+
+    # -- results -------------------------------------------------------------------------------
+
+    def _show_results(self) -> None:
+        look, trainer = self._context.look, self._trainer
+        self._results.clear_widgets()
+        run = trainer.run
+        if run is not None and run.outcome == "done":
+            self._results.add_widget(self._result(run))
+        if trainer.history:
+            card = Card(look, gap=theme.HALF)
+            card.add_widget(Text(look, "Runs", theme.HEADING))
+            text = "Tap one to compare it with what is shown; again to stop."
+            card.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
+            for saved in trainer.history[:12]:
+                row = ListRow(
+                    look,
+                    f"{saved.number}  {saved.name}",
+                    f"{saved.outcome}, {source_name(saved.data)}",
+                    partial(self._compare, saved),
+                    icon={"done": "check", "failed": "error"}.get(saved.outcome, "stop"),
+                    figure=best_figure(saved.metrics),
+                )
+                row.choose(self._other is not None and self._other.number == saved.number)
+                card.add_widget(row)
+            self._results.add_widget(card)
+
+    def _result(self, run: Run) -> Card:
+        look = self._context.look
+        card = Card(look, gap=theme.MEDIUM)
+        card.add_widget(Text(look, "The model", theme.HEADING))
+        card.add_widget(Text(look, run.output, theme.SMALL, look.palette.muted))
+        row = Row(look)
+        row.add_widget(PushButton(look, "Save a copy", partial(self._ask_copy, run), icon="download"))
+        row.add_widget(Gap(look))
+        card.add_widget(row)
+        confusion = next(
+            (head["confusion"] for head in run.metrics.get("test", ()) if head.get("confusion")), None
+        )
+        if confusion:
+            card.add_widget(Line(look))
+            card.add_widget(Text(look, "What was taken for what", theme.STRONG))
+            text = "Test samples: rows are the right class, columns the model's."
+            card.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
+            card.add_widget(Confusion(look, confusion))
+        return card
+
+    def _ask_copy(self, run: Run) -> None:
+        def copy(target: Path) -> None:
+            async def work() -> None:
+                await self._trainer.copy_model(target)
+                self._context.host.toast(f"Saved {target.name}")
+
+            self._context.start(work)
+
+        ask_path(self._context, "Save the model", Path.cwd() / Path(run.output).name, "Save", copy)
+
+    def _compare(self, saved: SavedRun) -> None:
+        is_shown = self._other is not None and self._other.number == saved.number
+        self._other = None if is_shown else run_of(saved)
+        self.refresh()
+
+
+def why_not(context: Context, trainer: Trainer) -> str | None:
+    """What stands between here and a training; None for nothing."""
+    if find_spec("torch") is None:
+        return NO_TORCH
+    if not context.desk.graph.nodes:
+        return "The graph is empty"
+    errors = context.desk.analysis.errors
+    if errors:
+        return f"The graph has {errors} problem{'' if errors == 1 else 's'}: see the top of the window"
+    return None if trainer.source else "Choose data first"
+
+
+def figures(metrics: dict[str, Any]) -> str:
+    found = [(title, metrics[name]) for name, title in FIGURES if metrics.get(name) is not None]
+    wide = max((len(title) for title, _ in found), default=0)
+    return "\n".join(f"{title:<{wide}}  {value:.4g}" for title, value in found)
+
+
+def best_figure(metrics: dict[str, Any]) -> str:
+    for name, title in (("test_accuracy", "test"), ("validation_accuracy", "validation")):
+        if metrics.get(name) is not None:
+            return f"{title} {metrics[name]:.1%}"
+    return f"loss {metrics['loss']:.4g}" if metrics else ""
+
+
+def duration(seconds: float) -> str:
+    """``3 min 20 s``."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
