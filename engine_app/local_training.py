@@ -6,6 +6,7 @@ data, order, then its newest checkpoint. The trained .cyxmodel is written whole 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -217,22 +218,27 @@ def read_order(directory: Path) -> TrainingOrder:
         raise CommandError(f"{directory.name}: its order cannot be read: {error}") from error
 
 
-def find_interrupted(line: TrainingLine, graph: Path | None) -> str:
+def find_interrupted(line: TrainingLine, graph: Path | None, kind: str = "train") -> str:
     """The newest training that was cut short, of ``graph`` if that is given. Raises CommandError."""
     for entry in reversed(line.entries()):
-        if entry.is_alive or entry.ticket.kind != "train":
+        if entry.is_alive or entry.ticket.kind != kind:
             continue
-        if graph is None or _is_of(entry.directory, graph):
+        if graph is None or _graph_of(entry.directory) == str(graph):
             return entry.name
     of_graph = f" of {graph.name}" if graph else ""
-    raise CommandError(f"no training{of_graph} was cut short; `cyxwiz trainings` lists them")
+    raise CommandError(f"no {kind}{of_graph} was cut short; `cyxwiz trainings` lists them")
 
 
-def _is_of(directory: Path, graph: Path) -> bool:
+class _OfGraph(msgspec.Struct, frozen=True):
+    graph_file: str
+
+
+def _graph_of(directory: Path) -> str | None:
+    """Of a training or sweep."""
     try:
-        return read_order(directory).graph_file == str(graph)
-    except CommandError:
-        return False
+        return msgspec.json.decode((directory / ORDER).read_bytes(), type=_OfGraph).graph_file
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def _close(metrics: Metrics, output: Path, as_json: bool) -> None:
@@ -293,7 +299,12 @@ class LocalTraining:
 
     async def _train(self) -> Metrics | None:
         order, directory = self._order, self._place.directory
-        config = PoolConfig(directory=directory / "workers", prewarmed=0, memory_bytes=order.memory_bytes)
+        config = PoolConfig(
+            directory=directory / "workers",
+            prewarmed=0,
+            memory_bytes=order.memory_bytes,
+            wall_clock_s=math.inf,
+        )
         try:
             async with open_training(config, tuple(order.device.split(","))) as workers:
                 await self._start(workers)

@@ -133,4 +133,51 @@ def set_rate(context: click.Context, training: str, rate: float, as_json: bool) 
     training_control.order(config_of(context), "set_rate", training, as_json, rate=rate)
 
 
-TRAINING_COMMANDS: tuple[click.Command, ...] = (train, trainings, find_rate, set_rate)
+@click.command()
+@click.argument("graph", type=OLD_FILE, required=False)
+@click.option("--data", type=DATA, help="Samples and targets; `cyxwiz data --help` says which files.")
+@click.option("--vary", multiple=True, metavar="NODE.PARAMETER=…", help="LOW..HIGH, LOW..HIGH:log or a,b,c.")
+@click.option("--trials", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="After which no trial goes on.")
+@click.option(
+    "--metric",
+    type=click.Choice(["validation_loss", "validation_accuracy"]),
+    default="validation_loss",
+    show_default=True,
+)
+@click.option("-o", "--output", type=NEW_FILE, help="The best graph; default: GRAPH.best.json.")
+@device_option
+@at_once_option
+@click.option("--resume", is_flag=True, help="Go on with the newest sweep (of GRAPH) that was cut short.")
+@as_json
+@click.pass_context
+def sweep(
+    context: click.Context,
+    /,
+    graph: Path | None,
+    data: Path | None,
+    output: Path | None,
+    vary: tuple[str, ...],
+    at_once: bool,
+    resume: bool,
+    as_json: bool,
+    **wish: Any,
+) -> None:
+    """Train GRAPH again and again with other parameters, and keep the best graph and its model.
+
+    What to try follows from the trials before (TPE); a trial worse than half of the others stops early.
+    """
+    from engine_app import sweep as sweeping
+
+    config = config_of(context)
+    if resume:
+        sweeping.resume_sweep(config, None, graph, at_once, as_json)
+        return
+    if graph is None or data is None or not vary:
+        raise click.UsageError("a sweep needs GRAPH, --data and --vary; --resume alone goes on with one")
+    target = output or graph.with_suffix(".best.json")
+    order = sweeping.SweepWish(graph=graph, data=data, output=target, vary=vary, at_once=at_once, **wish)
+    sweeping.sweep(config, order, as_json)
+
+
+TRAINING_COMMANDS: tuple[click.Command, ...] = (train, trainings, find_rate, set_rate, sweep)

@@ -90,7 +90,7 @@ def order(config: Config, name: str, training: str, as_json: bool, **parameters:
     except CommandError as error:
         report(error)
     if not entry.is_alive and name == "resume":
-        resume_here(config, training, at_once=False, as_json=as_json)
+        _go_on(config, entry, as_json)
         return
 
     async def main() -> None:
@@ -105,6 +105,15 @@ def order(config: Config, name: str, training: str, as_json: bool, **parameters:
             print(f"{entry.name}: {DONE[name]}")
 
     run(main, config)
+
+
+def _go_on(config: Config, entry: Entry, as_json: bool) -> None:
+    if entry.ticket.kind == "sweep":
+        from engine_app.sweep import resume_sweep
+
+        resume_sweep(config, entry.name, None, at_once=False, as_json=as_json)
+    else:
+        resume_here(config, entry.name, at_once=False, as_json=as_json)
 
 
 async def _ask(entry: Entry, name: str, parameters: dict[str, Any]) -> dict[str, Any]:

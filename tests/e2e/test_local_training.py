@@ -29,14 +29,15 @@ class Desk:
         self._running: list[subprocess.Popen[str]] = []
 
     def start(self, output: Path, *words: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-        return self._train(stdout, "--data", str(self.data), "-o", str(output), *words)
+        options = ("--data", str(self.data), "-o", str(output), *words)
+        return self.run("train", str(self.graph), *options, stdout=stdout)
 
     def resume(self, stdout: int) -> subprocess.Popen[str]:
-        return self._train(stdout, "--resume")
+        return self.run("train", str(self.graph), "--resume", stdout=stdout)
 
-    def _train(self, stdout: int, *words: str) -> subprocess.Popen[str]:
+    def run(self, *words: str, stdout: int) -> subprocess.Popen[str]:
         started = subprocess.Popen(
-            [command("cyxwiz"), "--data-dir", str(self.home), "train", str(self.graph), *words, "--json"],
+            [command("cyxwiz"), "--data-dir", str(self.home), *words, "--json"],
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
@@ -162,3 +163,30 @@ def test_a_model_is_fine_tuned_with_frozen_layers_and_adapters(desk: Desk, tmp_p
     other = desk.start(tmp_path / "no.cyxmodel", "--from", str(desk.graph))
     _, said = other.communicate(timeout=MOST_S)
     assert other.returncode == 1 and "is no .cyxmodel to begin from" in said
+
+
+def test_a_sweep_that_was_killed_goes_on_and_keeps_the_best_graph_with_its_model(
+    desk: Desk, tmp_path: Path
+) -> None:
+    lengthen(desk.graph, 3)
+    document = json.loads(desk.graph.read_text())
+    [optimizer] = [node["id"] for node in document["nodes"] if node["type"] == "AdamW"]
+    best = tmp_path / "best.json"
+    vary = ("--vary", f"{optimizer}.learning_rate=1e-4..0.3:log", "--trials", "4")
+    killed = desk.run(
+        "sweep", str(desk.graph), "--data", str(desk.data), "-o", str(best), *vary, stdout=subprocess.PIPE
+    )
+    assert killed.stdout is not None
+    assert json.loads(killed.stdout.readline())["kind"] == "trial"
+    killed.kill()
+    killed.communicate(timeout=MOST_S)
+    assert desk.ask("trainings")[0]["kind"] == "sweep"
+    answer = desk.ask("sweep", "--resume")
+    trials = [each for each in answer["trials"] if each["state"] in ("complete", "stopped early")]
+    assert len(trials) == 4
+    [winner] = [each for each in trials if each["number"] == answer["best"]["number"]]
+    assert winner["value"] == min(each["value"] for each in trials if each["state"] == "complete")
+    found = {node["id"]: node for node in json.loads(best.read_text())["nodes"]}[optimizer]
+    assert found["parameters"]["learning_rate"] == winner["parameters"][f"{optimizer}.learning_rate"]
+    with zipfile.ZipFile(best.with_suffix(".cyxmodel")) as archive:
+        assert json.loads(archive.read("graph.json")) == json.loads(best.read_text())
