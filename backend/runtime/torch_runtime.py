@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import torch
 from backend.checkpoint import restore_weights
 from backend.compiler import CompiledModel, End, compile_graph
 from backend.datasets import Scaling
-from backend.errors import ArchiveError, BackendError, InputError
+from backend.errors import ArchiveError, BackendError, GraphInvalidError, InputError
 from backend.formats.cyxmodel import CyxModel, read_cyxmodel
 from backend.formats.tensors import Array
 from backend.graph import Graph
+from backend.model_form import ModelForm, read_form
 from backend.pipeline import read_pipeline
 from backend.preparation import compile_serving
 from backend.runtime.base import RuntimeFacts, in_order
@@ -49,6 +51,8 @@ class TorchRuntime:
         """``ends``: what is given, and what is answered."""
         self._module = module
         self._device = device
+        self.form: ModelForm | None = None
+        """What may be sent instead of arrays, and what the answers mean, where the model knows."""
         self._taken, given = ends
         self._preparation = preparation
         self.inputs = tuple(_spec(end, "input", len(self._taken)) for end in self._taken)
@@ -142,7 +146,10 @@ def _build(model: CyxModel, device: torch.device) -> TorchRuntime:
         channels = taken[0].shape[0] if taken[0].shape else 0
         if {len(scaling.offset), len(scaling.factor)} != {channels}:
             raise ArchiveError(f"normalization of {len(scaling.offset)} channels, the input has {channels}")
-    return TorchRuntime(module, device, (taken, compiled.outputs), preparation)
+    runtime = TorchRuntime(module, device, (taken, compiled.outputs), preparation)
+    with suppress(GraphInvalidError):
+        runtime.form = read_form(graph, model.notes)
+    return runtime
 
 
 def what_enters(

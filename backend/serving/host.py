@@ -41,6 +41,8 @@ class Resident:
         self.runtime = runtime
         self.stats = stats
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.decoding = ThreadPoolExecutor(1, thread_name_prefix="decoding")
+        """Of images and texts, so that a large one holds up neither the loop nor the model."""
         batches = BatchLimits(limits.batch_items, limits.waiting, limits.window_s)
         self.batcher = Batcher(runtime, batches, stats, self.thread)
         self.encoder: TextEncoder | None = None
@@ -243,6 +245,7 @@ class ModelHost:
     def _drop(self, entry: _Entry) -> None:
         if entry.resident is not None:
             entry.resident.thread.shutdown(wait=False)
+            entry.resident.decoding.shutdown(wait=False)
             entry.resident = None
             self._residency.remove(entry.model.name)
 

@@ -12,6 +12,8 @@ from backend.errors import ArchiveError, InputError
 from backend.formats.tensors import Array, pack_tensors, unpack_tensors
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import OCTETS, Call, Reply, decode_json, json_reply
+from backend.serving.items import answer_items, form_of, is_raw, items_of
+from backend.serving.items import from_json as from_json_items
 from backend.serving.messages import TensorSpec
 from backend.serving.tensor_body import MAX_DIMENSIONS, dtype_name, unpack_body
 from backend.serving.tensors_in import all_fitted, from_json
@@ -23,9 +25,11 @@ _MAX_NPY_HEADER = 1 << 16
 
 
 class PredictBody(msgspec.Struct, frozen=True):
-    """``inputs``: nested lists for a model with one input, else an object of them by name."""
+    """Either ``inputs``: nested lists for a model with one input, else an object of them by name; or
+    ``items``: texts, rows of a table as objects, images in base64, where the model knows what it takes."""
 
-    inputs: msgspec.Raw
+    inputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    items: list[Any] | None = None
     model: str | None = None
 
 
@@ -41,7 +45,11 @@ class PredictApi:
         kind = call.content_type
         if kind in (OCTETS, NPY, SAFETENSORS):
             return await self._predict_binary(call, kind)
+        if is_raw(kind):
+            return await self._answer_items(call, _chosen(call), None)
         body = decode_json(call.body, _PREDICT)
+        if body.items is not None:
+            return await self._answer_items(call, body.model or _chosen(call), body.items)
         name = body.model or _chosen(call) or self._host.default
         outputs = await self._host.predict(
             name, lambda resident: _given(body.inputs, resident), call.deadline
@@ -51,6 +59,14 @@ class PredictApi:
             return _binary_reply(outputs, accepted)
         lists = {output: array.tolist() for output, array in outputs.items()}
         return json_reply({"model": name, "outputs": lists})
+
+    async def _answer_items(self, call: Call, name: str | None, items: list[Any] | None) -> Reply:
+        """``items`` None: they are the body."""
+        name = name or self._host.default
+        async with self._host.use(name, call.deadline) as resident:
+            given = items_of(call) if items is None else from_json_items(items, form_of(resident))
+            answers = await answer_items(resident, given, call.deadline)
+        return json_reply({"model": name, "answers": answers})
 
     async def _predict_binary(self, call: Call, kind: bytes) -> Reply:
         name = _chosen(call) or self._host.default
@@ -79,6 +95,21 @@ def description(name: str, resident: Resident) -> dict[str, Any]:
         "inputs": resident.runtime.inputs,
         "outputs": resident.runtime.outputs,
         "can": abilities(resident),
+        "takes": _takes(resident),
+    }
+
+
+def _takes(resident: Resident) -> dict[str, Any] | None:
+    """What may be sent instead of arrays."""
+    form = form_of(resident)
+    if form is None:
+        return None
+    notes = form.notes
+    return {
+        "kind": form.kind,
+        "class_names": notes.class_names,
+        "input_names": notes.input_names,
+        "white": notes.white,
     }
 
 
@@ -100,9 +131,11 @@ def _chosen(call: Call) -> str | None:
     return None if name is None else name.decode("latin-1")
 
 
-def _given(inputs: msgspec.Raw, resident: Resident) -> dict[str, Array]:
+def _given(inputs: msgspec.Raw | msgspec.UnsetType, resident: Resident) -> dict[str, Array]:
     """Raises InputError."""
     specs = resident.runtime.inputs
+    if isinstance(inputs, msgspec.UnsetType):
+        raise InputError("the body has neither inputs nor items")
     if bytes(memoryview(inputs)[:1]) != b"{":
         return {_only(specs).name: from_json(inputs, _only(specs))}
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,12 @@ def _import(runtime: str, directory: Path) -> None:
             from backend.workers.warmup import warm_up
 
             warm_up(directory)
+            # What images and texts need; a base install without them serves arrays.
+            with suppress(ImportError):
+                import PIL.Image
+                import tokenizers
+
+                PIL.Image.init()
         case "onnx":
             import backend.runtime.onnx_runtime  # noqa: F401
         case "llama":

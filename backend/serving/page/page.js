@@ -45,7 +45,7 @@ async function choose(name) {
   const size = model.size_bytes > 1e6 ? Math.round(model.size_bytes / 1e6) + " MB" : Math.max(1, Math.round(model.size_bytes / 1e3)) + " kB";
   const takes = model.inputs.map((each) => `${each.name} ${each.dtype}[${each.shape.map((n) => n < 0 ? "any" : n).join(" × ")}]`);
   $("facts").textContent = [model.format, model.runtime, model.devices.join(", "), size, ...takes].join(" · ");
-  for (const id of ["draw", "table", "json", "embed", "chat", "answer"]) $(id).hidden = true;
+  for (const id of ["draw", "table", "words", "json", "embed", "chat", "answer"]) $(id).hidden = true;
   offer(model.can, model.inputs);
 }
 
@@ -69,7 +69,20 @@ function offer(can, inputs) {
 }
 
 function offerOne(input) {
+  const takes = model.takes || {kind: ""};
   shape = input.shape.slice(1);
+  if (takes.kind === "text") {
+    $("words").hidden = false;
+    return;
+  }
+  if (takes.kind === "table" && takes.input_names.length) {
+    // A column of texts enters as one input for each text: colour=red, colour=blue.
+    const columns = [...new Set(takes.input_names.map((name) => name.split("=")[0]))];
+    $("table").hidden = false;
+    $("columns").textContent = "CSV with a header, a row a line";
+    $("rows").value = columns.join(",") + "\n" + columns.map((name) => (takes.input_names.find((each) => each.startsWith(name + "=")) || "=0").split("=")[1]).join(",");
+    return;
+  }
   const channels = shape.length === 3 ? shape[0] : 1;
   if ((shape.length === 3 && (channels === 1 || channels === 3) || shape.length === 2) && shape.every((n) => n > 3 || n === channels) && shape.at(-1) <= 1024) {
     $("draw").hidden = false;
@@ -77,7 +90,7 @@ function offerOne(input) {
     clear();
   } else if (shape.length === 1 && shape[0] > 0) {
     $("table").hidden = false;
-    $("columns").textContent = shape[0];
+    $("columns").textContent = `Comma-separated numbers, ${shape[0]} a row, a row a line`;
     $("rows").value = new Array(shape[0]).fill(0).join(", ");
   } else {
     $("json").hidden = false;
@@ -160,6 +173,12 @@ function pixels() {
 
 async function predictDrawing() {
   const mine = ++strokes, began = performance.now(), input = model.inputs[0];
+  if (model.takes && model.takes.kind === "image" && model.takes.white) {
+    const picture = await new Promise((done) => $("pad").toBlob(done, "image/png"));
+    const answers = (await (await call("/v1/predict", picture, "image/png")).json()).answers;
+    if (mine === strokes) showAnswers(answers, performance.now() - began);
+    return;
+  }
   const values = pixels();
   let outputs;
   if (input.dtype === "float32") {
@@ -193,12 +212,23 @@ function rows() {
   return numbers;
 }
 
-$("ask").addEventListener("click", () => guard(() => predictJson(rows())));
+async function predictRows() {
+  if (!(model.takes && model.takes.kind === "table" && model.takes.input_names.length)) return predictJson(rows());
+  await predictRaw($("rows").value, "text/csv");
+}
+
+async function predictRaw(body, type) {
+  const began = performance.now();
+  showAnswers((await (await call("/v1/predict", body, type)).json()).answers, performance.now() - began);
+}
+
+$("ask").addEventListener("click", () => guard(predictRows));
+$("tell").addEventListener("click", () => guard(() => predictRaw($("text").value, "text/plain")));
 $("csv").addEventListener("change", () => guard(async () => {
   if (!$("csv").files[0]) return;
   $("rows").value = (await $("csv").files[0].text()).slice(0, 1e6);
   $("csv").value = "";
-  await predictJson(rows());
+  await predictRows();
 }));
 $("send").addEventListener("click", () => guard(() => predictJson(JSON.parse($("values").value))));
 
@@ -237,6 +267,16 @@ function show(outputs, took) {
   }
   $("raw").hidden = scores;
   $("raw").textContent = JSON.stringify(outputs, null, 1).slice(0, 20000);
+}
+
+function showAnswers(answers, took) {
+  $("answer").hidden = false;
+  $("took").textContent = took.toFixed(took < 10 ? 1 : 0) + " ms";
+  const top = answers.length === 1 && (answers[0].top || answers[0].next);
+  $("bars").replaceChildren(...(top || []).map((each, place) =>
+    bar(each.name || each.text || String(each.class), each.probability, (100 * each.probability).toFixed(1) + " %", place === 0)));
+  $("raw").hidden = Boolean(top);
+  $("raw").textContent = JSON.stringify(answers, null, 1).slice(0, 20000);
 }
 
 $("compare").addEventListener("click", () => guard(async () => {

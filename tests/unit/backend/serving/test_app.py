@@ -40,7 +40,7 @@ def test_a_model_with_one_input_takes_it_without_a_name() -> None:
         (b"{", "no such JSON"),
         (b"[" * 100_000, "no such JSON"),
         (b"\xff", "no such JSON"),
-        (b"{}", "missing required field"),
+        (b"{}", "neither inputs nor items"),
         ({"inputs": [[1, 2, 3]]}, "give an object"),
         ({"inputs": {"x": [[1, 2, 3]]}}, "the model takes x, y"),
         ({"inputs": {"x": [[1, 2]], "y": [[1, 1, 1]]}}, "is shaped (1, 2), allowed is (any, 3)"),
