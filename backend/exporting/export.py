@@ -9,37 +9,32 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from blake3 import blake3
 
-from backend.compiler import CompiledModel, compile_graph
 from backend.errors import BackendError, ExportError
-from backend.exporting.alone import lone_nodes
+from backend.exporting.blame import Probing, first_difference, root_cause, untranslatable
 from backend.exporting.gguf_export import tokenizer_metadata, write_language_model, write_tensors
 from backend.exporting.language_model import NotLanguageModel, read_language_model
 from backend.exporting.messages import Export, Exported, ExportOptions, Stage
 from backend.exporting.onnx_export import export_onnx
 from backend.exporting.refusals import refusals
 from backend.exporting.runners import (
-    Inputs,
-    Outputs,
     Runner,
     has_llama,
+    in_batches,
     open_cyxmodel,
     open_gguf_tensors,
     open_gguf_weights,
     open_llama,
     open_onnx,
-    open_onnx_bytes,
     open_program,
     open_safetensors,
 )
 from backend.exporting.safetensors_export import write_safetensors
-from backend.exporting.source import Source, answers_of, choose_inputs, drawn, load_source, served_module
+from backend.exporting.source import Source, answers_of, choose_inputs, load_source, served_module
 from backend.facts import encode_notes
 from backend.formats.cyxmodel import write_cyxmodel
 from backend.formats.gguf_header import GgufValue
-from backend.graph import Graph
 from backend.parity import (
     FORMAT_VERSION,
     Certificate,
@@ -90,10 +85,11 @@ def export_model(order: Export, directory: Path, report: Report) -> tuple[Export
     stage(2, f"writing {order.options.format}")
     written = _WRITERS[order.options.format](source, order.options, directory)
     stage(3, f"running it in {written.runtime}")
-    certificate = _certify(source, written, order, directory / order.data if order.data else None)
+    data = directory / order.data if order.data else None
+    certificate = _certify(source, written, order, data)
     stage(4, "comparing answers")
     if certificate.verdict == "differs":
-        raise ExportError(_explain(source, certificate))
+        raise ExportError(_explain(source, certificate, data))
     weights = written.weights.name if written.weights else None
     return Exported(written.file.name, written.about, weights), certificate
 
@@ -102,9 +98,9 @@ def _certify(source: Source, written: Written, order: Export, data: Path | None)
     inputs, facts = choose_inputs(source, data, raw=written.raw, limit=written.samples)
     run, versions = written.open()
     sizes = _batch_sizes(facts.samples)
-    theirs = _in_batches(run, inputs, sizes)
+    theirs = in_batches(run, inputs, sizes)
     module = served_module(source) if written.raw else source.compiled.module
-    ours = _in_batches(lambda batch: answers_of(module, batch), inputs, sizes)
+    ours = in_batches(lambda batch: answers_of(module, batch), inputs, sizes)
     names = source.compiled.output_names
     if len(theirs) != len(ours):
         raise ExportError(f"{order.options.format}: {len(theirs)} outputs, the model has {len(ours)}")
@@ -137,14 +133,6 @@ def _batch_sizes(samples: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _in_batches(run: Runner, inputs: Inputs, sizes: tuple[int, ...]) -> Outputs:
-    answers, at = [], 0
-    for size in sizes:
-        answers.append(run({name: np.ascontiguousarray(x[at : at + size]) for name, x in inputs.items()}))
-        at += size
-    return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
-
-
 def _hash(path: Path) -> str:
     hasher = blake3()
     with path.open("rb") as file:
@@ -153,14 +141,18 @@ def _hash(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def _explain(source: Source, certificate: Certificate) -> str:
+def _explain(source: Source, certificate: Certificate, data: Path | None) -> str:
     """Why an export is refused after it was run."""
     worst = max(certificate.outputs, key=lambda output: output.max_difference)
     text = (
         f"{certificate.format}: output {worst.name!r} differs by {worst.max_difference:.3g} in "
         f"{certificate.runtime}, allowed is {certificate.tolerance:g} of {max(1.0, worst.largest_value):.3g}"
     )
-    culprit = _onnx_culprit(source.compiled.graph) if certificate.format == "onnx" else ""
+    if certificate.format != "onnx":
+        return text
+    inputs, _ = choose_inputs(source, data, raw=False)
+    probing = Probing(source.compiled.graph, source.model.weights, inputs, certificate.batches)
+    culprit = first_difference(probing, certificate.tolerance)
     return f"{text}; {culprit}" if culprit else text
 
 
@@ -186,8 +178,8 @@ def _as_onnx(source: Source, options: ExportOptions, directory: Path) -> Written
         raise
     except Exception as error:
         # The exporter raises whatever its parts raise.
-        culprit = _onnx_culprit(source.compiled.graph)
-        raise ExportError(f"onnx: {culprit or last_line(error)}") from error
+        culprit = untranslatable(source.compiled.graph)
+        raise ExportError(f"onnx: {culprit or root_cause(error)}") from error
     inside = "with preprocessing inside" if raw else "takes what the model takes, after preprocessing"
     about = f"ONNX with dynamic batch, {inside if source.is_prepared else 'needs no preprocessing'}"
     return Written(path, about, "onnxruntime", lambda: open_onnx(path), _FLOAT, raw)
@@ -258,39 +250,3 @@ def facts_of(source: Source, *, prepared: bool) -> dict[str, str]:
     if normalization is not None and not prepared:
         facts["cyxwiz.normalization"] = msgspec.json.encode(normalization).decode()
     return facts | {f"{PREFIX}{key}": text for key, text in encode_notes(source.model.notes).items()}
-
-
-# -- who is to blame -----------------------------------------------------------------------------
-
-
-def _onnx_culprit(graph: Graph) -> str:
-    """The first node that does not come through alone, and why; empty where all of them do."""
-    for node, alone in lone_nodes(graph):
-        compiled = compile_graph(alone)
-        compiled.module.eval()
-        reason = _fails_in_onnx(compiled)
-        if reason:
-            return f"node {node.id!r} ({node.type}): {reason}"
-    return ""
-
-
-def _fails_in_onnx(compiled: CompiledModel) -> str:
-    try:
-        data = export_onnx(compiled.module, compiled.inputs, compiled.outputs, {})
-        inputs = {end.name: drawn(end, 3) for end in compiled.inputs}
-        run, _ = open_onnx_bytes(data)
-        pairs = zip(compiled.output_names, answers_of(compiled.module, inputs), run(inputs), strict=True)
-        outputs = tuple(compare(*each) for each in pairs)
-    except Exception as error:
-        return last_line(error)
-    if verdict_of(outputs, _FLOAT) != "differs":
-        return ""
-    return f"differs by {max(output.max_difference for output in outputs):.3g} in onnxruntime"
-
-
-def last_line(error: BaseException) -> str:
-    """The cause at the bottom of what libraries wrap around each other, in a line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

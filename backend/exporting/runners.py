@@ -29,6 +29,15 @@ Outputs = tuple[Array, ...]
 Runner = Callable[[Inputs], Outputs]
 
 
+def in_batches(run: Runner, inputs: Inputs, sizes: tuple[int, ...]) -> Outputs:
+    """The answers to all inputs, given in batches of these sizes."""
+    answers, at = [], 0
+    for size in sizes:
+        answers.append(run({name: np.ascontiguousarray(x[at : at + size]) for name, x in inputs.items()}))
+        at += size
+    return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
+
+
 def open_cyxmodel(path: Path) -> tuple[Runner, dict[str, str]]:
     model = read_cyxmodel(path)
     return _compiled(model.graph, model.weights), {"torch": str(torch.__version__)}

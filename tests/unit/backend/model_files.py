@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.catalogue import CATALOGUE
 from backend.checkpoint import capture_weights
 from backend.compiler import compile_graph
 from backend.facts import DataNotes
@@ -20,7 +21,8 @@ NOTHING = DataNotes()
 
 
 def chain(*nodes: Node, name: str = "small") -> Graph:
-    return Graph(name, nodes, tuple(Link(a.id, "output", b.id, "input") for a, b in pairwise(nodes)))
+    links = [Link(a.id, "output", b.id, CATALOGUE[b.type].inputs[0].name) for a, b in pairwise(nodes)]
+    return Graph(name, nodes, tuple(links))
 
 
 def door(*shape: int, **given: Any) -> Node:
