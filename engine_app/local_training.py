@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ from engine_app.config import Config
 from engine_app.entry import CommandError, run
 from engine_app.scores import print_scores
 from engine_app.show import Story, open_story, print_json
+from engine_app.tensorboard import EventFile, scalars_of
 from engine_app.training_queue import ORDER, Place, TrainingLine
 from p2p.datadir import sync_directory, write_atomic
 from p2p.errors import RemoteFailureError
@@ -268,6 +270,8 @@ class LocalTraining:
         self._metrics: Metrics | None = None
         self._saved_step = 0
         self._is_discarded = False
+        self._events: EventFile | None = None
+        self._is_log_broken = False
 
     async def run(self) -> Metrics:
         """Raises WorkerError, and CommandError when the user stops or cancels it."""
@@ -282,6 +286,9 @@ class LocalTraining:
             if self._place.directory.exists():
                 self._story.line(self._how_to_go_on(), "checkpoint")
             raise
+        finally:
+            if self._events is not None:
+                self._events.close()
         if finished is None and not self._is_discarded:
             raise CommandError(f"stopped: {self._how_to_go_on()}")
         self._place.discard()
@@ -376,6 +383,7 @@ class LocalTraining:
                         self._story.line(note)
                 case Progress(metrics):
                     self._metrics = metrics
+                    self._log(metrics)
                     self._story.tell({"kind": "progress", "metrics": to_builtins(metrics)})
                 case SegmentSaved():
                     await self._keep(worker, event.file, event.metrics)
@@ -395,9 +403,24 @@ class LocalTraining:
                 case Failed(code, text):
                     raise WorkerFailedError(code, text)
                 case Finished():
+                    self._log(event.metrics)
                     return event
                 case Cancelled():
                     return None
+
+    def _log(self, metrics: Metrics) -> None:
+        """For TensorBoard, where that is asked for; a full disk there ends the log, not the training."""
+        directory = self._order.tensorboard
+        if directory is None or self._is_log_broken:
+            return
+        now = time.time()
+        try:
+            if self._events is None:
+                self._events = EventFile(Path(directory), now, self._saved_step and self._saved_step + 1)
+            self._events.add(metrics.step, scalars_of(metrics), now)
+        except OSError as error:
+            self._is_log_broken = True
+            self._story.line(f"nothing more for TensorBoard: {error}")
 
     async def _keep(self, worker: Worker, file: str, at: Metrics | SavedProgress) -> None:
         """Copies a checkpoint out of the worker's directory before the next but one may replace it."""

@@ -19,6 +19,7 @@ def _devices(context: click.Context, parameter: click.Parameter, value: str) -> 
     return value
 
 
+NEW_DIRECTORY = click.Path(file_okay=False, path_type=Path, resolve_path=True)
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0."
@@ -53,6 +54,7 @@ def config_of(context: click.Context, coordinator: str | None = None, **limits: 
 @at_once_option
 @click.option("--from", "start", type=OLD_FILE, help="A .cyxmodel with whose weights it begins, by node.")
 @click.option("--partial", is_flag=True, help="With --from: take what fits, and begin the rest afresh.")
+@click.option("--tensorboard", type=NEW_DIRECTORY, metavar="DIR", help="Write the curve there as events too.")
 @click.option("--resume", is_flag=True, help="Go on with the newest training (of GRAPH) that was cut short.")
 @as_json
 @click.pass_context
@@ -65,6 +67,7 @@ def train(
     at_once: bool,
     start: Path | None,
     partial: bool,
+    tensorboard: Path | None,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -83,7 +86,7 @@ def train(
     if partial and start is None:
         raise click.UsageError("--partial needs --from")
     output = output or graph.with_suffix(".cyxmodel")
-    wish = local_training.Wish(graph, data, output, device, at_once, start, partial)
+    wish = local_training.Wish(graph, data, output, device, at_once, start, partial, tensorboard)
     local_training.train_here(config, wish, as_json)
 
 
