@@ -74,6 +74,11 @@ class Ranks:
         synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return synced
 
+    def note(self, device: torch.device) -> str:
+        """For people: what is not as on one device."""
+        whose = "the whole batch's" if device.type == "cuda" else "each device's own"
+        return f"{self.size} devices: dropout is not as on one, BatchNorm's statistics are {whose}"
+
     def sum_gradients(self, module: nn.Module, share: float) -> None:
         """Gradients that were weighted by their shares, and running averages, in one message."""
         gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]

@@ -159,6 +159,8 @@ class Trainer:
     def notes(self) -> tuple[str, ...]:
         """For people: how it computes, and what the graph asks for that cannot be had."""
         found = [describe(self.choice), *(self._taken.notes() if self._taken else ())]
+        if self._config.ranks is not None:
+            found.append(self._config.ranks.note(self._device))
         trained = sum(each.numel() for each in self._module.parameters() if each.requires_grad)
         if trained != self.parameters:
             found.append(f"{trained} of {self.parameters} parameters are trained")

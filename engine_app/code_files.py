@@ -6,7 +6,6 @@ The way back runs the file, in a worker of its own; what comes out is checked li
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +24,8 @@ from backend.validate import Severity, diagnose
 from backend.workers.supervisor import PoolConfig, open_pool
 from engine_app.document.lowering import load_lowered
 from engine_app.entry import CommandError, report
+from engine_app.local_training import install
+from p2p.datadir import write_atomic
 from p2p.logs import configure_logging
 
 
@@ -32,27 +33,10 @@ def write_code(graph: Path, output: Path, training: bool) -> None:
     try:
         document = load_lowered(graph.read_bytes())
         source = training_source(document) if training else model_source(document)
-        replace_text(output, source)
+        write_atomic(output, source.encode(), 0o644)
     except (BackendError, OSError) as error:
         report(CommandError(f"{graph.name}: {error}"))
     print(f"{output}: {len(source.splitlines())} lines")
-
-
-def replace_text(path: Path, text: str) -> None:
-    replace_bytes(path, text.encode())
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Whole or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # -- back ----------------------------------------------------------------------------------------
@@ -71,7 +55,7 @@ def read_code(
         if (size := source.stat().st_size) > MAX_SOURCE_BYTES:
             raise CommandError(f"{source.name}: {size} bytes, limit {MAX_SOURCE_BYTES}")
         graph = trio.run(_import, source, inputs, name, weights)
-        replace_text(output, dump_graph(graph).decode())
+        write_atomic(output, dump_graph(graph), 0o644)
     except trio.TooSlowError:
         report(CommandError(f"{source.name}: no graph after {IMPORT_S:g} s"))
     except WorkerFailedError as error:
@@ -131,4 +115,4 @@ def _take_weights(found: Path | None, graph: Graph, target: Path) -> None:
     numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
     if numbers != wanted:
         raise CodeError(f"the module has {numbers} numbers in its state, the graph {wanted}")
-    replace_bytes(target, found.read_bytes())
+    install(found, target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,12 +20,12 @@ from engine_app.entry import report
 from p2p.logs import configure_logging
 
 TIMEOUT_S = 60.0
-RATES = 12
-"""So many are enough; the first is left out."""
-REPORT_EVERY_S = 0.15
+MEASURED_S = 2.0
+LEAST_STEPS = 3
+REPORT_EVERY_S = 0.1
 MEMORY_BYTES = 8 << 30
 EPOCHS = 1000
-"""More than are run: it is stopped when there are enough rates."""
+"""More than are run: it is stopped when there are enough steps."""
 
 
 def measured_rate(graph: Graph, data: Path, size: Estimate, device: str) -> float:
@@ -43,28 +42,30 @@ def measured_rate(graph: Graph, data: Path, size: Estimate, device: str) -> floa
     try:
         return trio.run(main)
     except trio.TooSlowError:
-        report(WorkerError(f"{device} took no {RATES} measured steps in {TIMEOUT_S:g} s"))
+        report(WorkerError(f"{device} took no {LEAST_STEPS} steps in {TIMEOUT_S:g} s"))
     except (BackendError, OSError) as error:
         report(error)
 
 
 async def _rate(worker: Worker, graph: Graph, data: Path, size: Estimate, device: str) -> float:
-    facts = await trio.to_thread.run_sync(convert, data, worker.directory / DATA_FILE)
+    await trio.to_thread.run_sync(convert, data, worker.directory / DATA_FILE)
     long = replace(graph, training=replace(graph.training, epochs=EPOCHS))
     await worker.send(Train(DATA_FILE, None, 1, 0, 1, device, REPORT_EVERY_S), dump_graph(long))
-    rates: list[float] = []
-    while len(rates) <= RATES:
+    first = last = (0, 0.0)
+    while not first[0] or last[1] - first[1] < MEASURED_S or last[0] < first[0] + LEAST_STEPS:
         event, _ = await worker.receive()
         match event:
-            case Progress(metrics) if metrics.samples_per_s:
-                rates.append(metrics.samples_per_s)
+            case Progress(metrics):
+                last = metrics.step, trio.current_time()
+                # The first step is the slowest: what comes after it counts.
+                first = first if first[0] else last
             case Failed(code, text):
                 raise WorkerFailedError(code, text)
             case Finished():
                 break
             case _:
                 pass
-    if not rates:
+    if last[0] == first[0]:
         raise WorkerError("the training was over before its speed could be measured")
-    samples = facts.samples * max(1, graph.training.epochs)
-    return statistics.median(rates[1:] or rates) * size.training_flops / samples
+    steps_per_s = (last[0] - first[0]) / (last[1] - first[1])
+    return steps_per_s * size.training_flops / size.steps

@@ -192,8 +192,8 @@ def predict(model: nn.Module, inputs: Tensors) -> Tensors:
 
 def evaluate(
     model: nn.Module, prepare: nn.Module, batches: Batches, rows: np.ndarray
-) -> tuple[float, float] | None:
-    """Loss and share of right classes; None without samples."""
+) -> tuple[float, float | None] | None:
+    """Loss and share of right classes, None where there are none; None without samples."""
     if not len(rows):
         return None
     model.eval()
@@ -206,7 +206,7 @@ def evaluate(
             right, of = judge(predictions, targets)
             correct, places = correct + right, places + of
     model.train()
-    return total / len(rows), correct / max(1, places)
+    return total / len(rows), correct / places if places else None
 '''.strip()
 
 
@@ -331,7 +331,8 @@ def main() -> None:
     batches.scale(scaling_of(data["x"], parts.train))
     train(model, prepare, batches, [parts.train, parts.validation])
     if scores := evaluate(model, prepare, batches, parts.test):
-        print(f"test: loss {scores[0]:.7g}, accuracy {scores[1]:.4f}")
+        accuracy = f", accuracy {scores[1]:.4f}" if scores[1] is not None else ""
+        print(f"test: loss {scores[0]:.7g}{accuracy}")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, given.output)
 
 

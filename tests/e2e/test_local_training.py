@@ -190,3 +190,18 @@ def test_a_sweep_that_was_killed_goes_on_and_keeps_the_best_graph_with_its_model
     assert found["parameters"]["learning_rate"] == winner["parameters"][f"{optimizer}.learning_rate"]
     with zipfile.ZipFile(best.with_suffix(".cyxmodel")) as archive:
         assert json.loads(archive.read("graph.json")) == json.loads(best.read_text())
+
+
+def test_several_devices_train_as_one(desk: Desk, tmp_path: Path) -> None:
+    output = tmp_path / "two.cyxmodel"
+    training = desk.start(output, "--devices", "cpu,cpu", stdout=subprocess.PIPE)
+    told, errors = training.communicate(timeout=MOST_S)
+    assert training.returncode == 0, errors
+    assert json.loads(told.splitlines()[-1])["metrics"]["step"] == 240
+    assert load(weights(output))
+    assert desk.ask("trainings") == []
+
+
+def test_a_device_that_is_none_is_named(desk: Desk, tmp_path: Path) -> None:
+    training = desk.start(tmp_path / "two.cyxmodel", "--devices", "cpu,")
+    assert "expected 1 to 64 devices" in training.communicate(timeout=MOST_S)[1]
