@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from examples.run_all import EXAMPLES, Example, score, train
+from train_examples import EXAMPLES, Example, score, train
 
 QUICK = {
     "digits_resnet": 0.98,

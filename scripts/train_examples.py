@@ -1,8 +1,8 @@
 """Trains the examples on this machine and prints how well each does on its test split.
 
-    .venv/bin/python scripts/examples/run_all.py [NAME ...] [--json]
+    .venv/bin/python scripts/train_examples.py [NAME ...] [--json]
 
-Data is made or read as README.md in this folder says; models stay in the folder given by --output.
+Data is made or read as examples/README.md says; models stay in the folder given by --output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "examples"
 CYXWIZ = Path(sys.executable).with_name("cyxwiz")
 
 
