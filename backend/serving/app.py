@@ -36,6 +36,8 @@ class Route:
     scope: str | None = "predict"
     """What a key must be for; None for everybody."""
     refuse: Callable[[HttpError], Reply] = cyxwiz_error
+    long: bool = False
+    """Takes long enough to be given up when the client leaves."""
 
 
 class Application:
@@ -80,7 +82,7 @@ class Application:
             close = False
             deadline = now + self._host.limits.timeout_s
             call = Call(scope["method"], scope["path"], headers, body, deadline, parameters, key)
-            answer = await route.handler(call)
+            answer = await (_unless_gone(route, call, receive) if route.long else route.handler(call))
         except HttpError as error:
             self.refused[error.code] += 1
             answer = refuse(error)
@@ -152,6 +154,22 @@ async def _send_reply(reply: Reply, send: Send, *, close: bool) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
+async def _unless_gone(route: Route, call: Call, receive: Receive) -> Reply | Stream:
+    """The answer. Raises HttpError, for nobody to read, when the client has left."""
+    answering = asyncio.ensure_future(route.handler(call))
+    leaving = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        if not answering.done():
+            answering.cancel()
+        await asyncio.wait((answering, leaving))
+    if answering.cancelled():
+        raise HttpError(499, "left", "the client has left")
+    return answering.result()
+
+
 async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", stream.content_type), *_COMMON_HEADERS, *stream.headers]
     sending = asyncio.ensure_future(_send_chunks(stream, headers, send))
@@ -170,6 +188,7 @@ async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
 async def _send_chunks(stream: Stream, headers: list[tuple[bytes, bytes]], send: Send) -> None:
     async with aclosing(stream.chunks) as chunks:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": stream.first, "more_body": True})
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})

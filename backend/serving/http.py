@@ -45,8 +45,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """An answer whose parts are sent as they come; closed early when the client leaves."""
+    """An answer whose parts are sent as they come; closed early when the client leaves.
 
+    ``first`` has been taken from ``chunks`` already: a generator that was never begun would not notice
+    being closed, and what it holds would stay held.
+    """
+
+    first: bytes
     chunks: AsyncGenerator[bytes]
     content_type: bytes = b"text/event-stream"
     headers: Headers = ((b"cache-control", b"no-store"),)

@@ -100,8 +100,10 @@ class TextApi:
             order = _Order(body, chat, sampling, prompt, f"{kind}-{secrets.token_hex(12)}", int(time.time()))
             pieces = _pieces(generations, order, call.deadline)
             if body.stream:
-                # The model stays in use until the stream is closed.
-                return Stream(_events(order, pieces, stack.pop_all()))
+                # The model stays in use until the stream is closed. What fails before the first token is
+                # refused with a status of its own.
+                events = _events(order, pieces, stack.pop_all())
+                return Stream(await anext(events), events)
             told = _Told()
             async with aclosing(pieces):
                 async for piece in pieces:
@@ -132,13 +134,14 @@ async def _events(
     """Server-sent events; an error on the way is the last one."""
     count = 0
     async with model, aclosing(pieces):
+        begun = await anext(pieces)
         if order.chat:
             yield _event(
                 order, {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
             )
         try:
             offset = 0
-            async for piece in pieces:
+            async for piece in _with(begun, pieces):
                 count += len(piece.tokens)
                 if piece.text or piece.finish or order.sampling.top_logprobs is not None:
                     yield _event(order, _choice(order, piece, offset))
@@ -152,6 +155,12 @@ async def _events(
             last = order.envelope([], streamed=True) | {"usage": usage(len(order.prompt), count)}
             yield b"data: " + msgspec.json.encode(last) + b"\n\n"
         yield _DONE
+
+
+async def _with(begun: _Piece, pieces: AsyncGenerator[_Piece]) -> AsyncGenerator[_Piece]:
+    yield begun
+    async for piece in pieces:
+        yield piece
 
 
 def _event(order: _Order, choice: dict[str, Any]) -> bytes:

@@ -86,8 +86,10 @@ def _openai(host: ModelHost) -> tuple[Route, ...]:
     return (
         Route("GET", "/v1/models", api.models, "The models here", refuse=error),
         Route("GET", "/v1/models/{model}", api.model, "One of them", refuse=error),
-        Route("POST", "/v1/chat/completions", text.chat, "Go on with a conversation", refuse=error),
-        Route("POST", "/v1/completions", text.completion, "Go on with a text", refuse=error),
+        Route(
+            "POST", "/v1/chat/completions", text.chat, "Go on with a conversation", refuse=error, long=True
+        ),
+        Route("POST", "/v1/completions", text.completion, "Go on with a text", refuse=error, long=True),
         Route("POST", "/v1/embeddings", api.embeddings, "Texts as vectors", refuse=error),
     )
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from backend.errors import InputError
 from backend.formats.tensors import Array
-from backend.runtime.base import Runtime, RuntimeFacts
+from backend.runtime.base import Runtime, RuntimeFacts, Sampling, Token
 from backend.serving.admission import Admission
 from backend.serving.app import Application
 from backend.serving.host import ModelHost
@@ -47,6 +49,40 @@ class Single(Doubler):
         return {"double": 2 * inputs["x"]}
 
 
+class Counter:
+    """Goes on with the words one, two, three ...; waits for leave to go beyond ``free`` of them."""
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    facts = RuntimeFacts("fake", "fake 1", ("cpu",), 1000, context_tokens=50)
+    has_chat = True
+
+    def __init__(self, free: int = 50) -> None:
+        self.free = free
+        self.ended = threading.Event()
+        self.go_on = threading.Event()
+
+    def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
+        raise InputError("generates text")
+
+    def tokenize(self, prompt: str) -> list[int]:
+        return list(prompt.encode())
+
+    def tokenize_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        return self.tokenize("".join(message["content"] for message in messages))
+
+    def generate(self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]) -> Iterator[Token]:
+        try:
+            for number in range(min(sampling.max_tokens, 50 - len(prompt))):
+                while number >= self.free and not self.go_on.wait(0.01) and not stopped():
+                    pass
+                if stopped():
+                    return
+                yield Token(f"{number} ".encode())
+        finally:
+            self.ended.set()
+
+
 @dataclass(frozen=True)
 class Answer:
     status: int
@@ -76,9 +112,16 @@ class Server:
         self.app.route(all_routes(self.host, self.app.refused, bool(keys)))
 
     async def ask(
-        self, method: str, path: str, body: bytes | Any = b"", cut: int = 0, **headers: str
+        self,
+        method: str,
+        path: str,
+        body: bytes | Any = b"",
+        cut: int = 0,
+        leaves_after: int | None = None,
+        **headers: str,
     ) -> Answer:
-        """``cut``: the body arrives in parts of so many bytes."""
+        """``cut``: the body arrives in parts of so many bytes. ``leaves_after``: the client is gone once it
+        has seen so many messages; 0: once its body is sent."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         fields = {"host": "127.0.0.1"} | {name.replace("_", "-"): value for name, value in headers.items()}
         scope = {
@@ -91,6 +134,8 @@ class Server:
         parts = [raw[at : at + size] for at in range(0, len(raw), size)] or [b""]
         sent: list[Any] = []
         gone = asyncio.Event()
+        if leaves_after == 0:
+            gone.set()
 
         async def receive() -> dict[str, Any]:
             if not parts:
@@ -100,6 +145,8 @@ class Server:
 
         async def send(message: Any) -> None:
             sent.append(message)
+            if len(sent) == leaves_after:
+                gone.set()
 
         await self.app(scope, receive, send)
         found = {name.decode(): value.decode("latin-1") for name, value in sent[0]["headers"]}

@@ -1,0 +1,103 @@
+"""Generations over HTTP: whole, streamed, refused, and given up by who asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from backend.serving.messages import ServerLimits
+from tests.unit.backend.serving.server import Counter, Server, talk, until
+
+ORDER = {"model": "m", "prompt": "count", "max_tokens": 3}
+
+
+def events(body: bytes) -> list[Any]:
+    parts = body.decode().split("\n\n")
+    assert parts[-2:] == ["data: [DONE]", ""]
+    return [json.loads(part.removeprefix("data: ")) for part in parts[:-2]]
+
+
+def test_a_generation_is_whole_or_streamed_and_the_same() -> None:
+    async def work(server: Server) -> None:
+        whole = (await server.ask("POST", "/v1/completions", ORDER)).json
+        assert whole["choices"][0]["text"] == "0 1 2 "
+        assert whole["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        streamed = await server.ask("POST", "/v1/completions", ORDER | {"stream": True})
+        assert streamed.headers["content-type"] == "text/event-stream"
+        told = events(streamed.body)
+        assert "".join(each["choices"][0]["text"] for each in told) == "0 1 2 "
+        assert told[-1]["choices"][0]["finish_reason"] == "length"
+
+    talk(work, {"m": Counter()})
+
+
+def test_a_stop_sequence_ends_the_generation_in_the_model_too() -> None:
+    model = Counter()
+
+    async def work(server: Server) -> None:
+        order = ORDER | {"max_tokens": 40, "stop": ["4"]}
+        answer = (await server.ask("POST", "/v1/completions", order)).json
+        assert answer["choices"][0]["text"] == "0 1 2 3 "
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        assert model.ended.is_set()
+
+    talk(work, {"m": model})
+
+
+def _frees_the_model(stream: bool, leaves_after: int) -> None:
+    model = Counter(free=1)
+
+    async def work(server: Server) -> None:
+        order = ORDER | {"max_tokens": 40, "stream": stream}
+        await server.ask("POST", "/v1/completions", order, leaves_after=leaves_after)
+        assert model.ended.is_set()
+        (reading,) = server.host.readings()
+        assert (reading.in_flight, reading.queue_depth) == (0, 0)
+        model.go_on.set()
+        assert (await server.ask("POST", "/v1/completions", ORDER)).status == 200
+
+    talk(work, {"m": model})
+
+
+def test_whoever_leaves_a_stream_frees_the_model() -> None:
+    _frees_the_model(stream=True, leaves_after=2)
+
+
+def test_whoever_leaves_before_the_stream_begins_frees_the_model() -> None:
+    _frees_the_model(stream=True, leaves_after=1)
+    _frees_the_model(stream=True, leaves_after=0)
+
+
+def test_whoever_leaves_while_the_whole_answer_is_made_frees_the_model() -> None:
+    _frees_the_model(stream=False, leaves_after=0)
+
+
+def test_more_than_may_wait_is_refused_with_a_status_even_as_a_stream() -> None:
+    model = Counter(free=1)
+
+    async def work(server: Server) -> None:
+        first = asyncio.ensure_future(server.ask("POST", "/v1/completions", ORDER))
+        await until(lambda: server.host.readings()[0].in_flight == 1)
+        second = asyncio.ensure_future(server.ask("POST", "/v1/completions", ORDER))
+        await until(lambda: server.host.readings()[0].queue_depth == 1)
+        refused = await server.ask("POST", "/v1/completions", ORDER | {"stream": True})
+        assert (refused.status, refused.json["error"]["code"]) == (503, "busy")
+        assert int(refused.headers["retry-after"]) >= 1
+        model.go_on.set()
+        assert [answer.status for answer in await asyncio.gather(first, second)] == [200, 200]
+
+    talk(work, {"m": model}, ServerLimits(waiting=1))
+
+
+def test_a_turn_that_never_comes_is_told_by_the_deadline() -> None:
+    model = Counter(free=1)
+
+    async def work(server: Server) -> None:
+        first = asyncio.ensure_future(server.ask("POST", "/v1/completions", ORDER))
+        await until(lambda: server.host.readings()[0].in_flight == 1)
+        assert (await server.ask("POST", "/v1/completions", ORDER)).status == 504
+        model.go_on.set()
+        assert (await first).status == 200
+
+    talk(work, {"m": model}, ServerLimits(timeout_s=0.2))
