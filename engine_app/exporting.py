@@ -45,6 +45,8 @@ class Order:
         """Raises CommandError for options that the format has no use for."""
         if self.with_preprocessing and self.to != "onnx":
             raise CommandError(f"--with-preprocessing is for onnx, not for {self.to}")
+        if self.certificate == self.output:
+            raise CommandError("--certificate and --output name the same file")
         if self.tensor_type != "f32" and self.to != "gguf":
             raise CommandError(f"--type {self.tensor_type} is for gguf, not for {self.to}")
         given = {"format": self.to, "with_preprocessing": self.with_preprocessing}

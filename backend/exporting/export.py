@@ -51,7 +51,7 @@ PREFIX = "cyxwiz."
 """Of our entries in metadata."""
 _LLAMA_SAMPLES = 4
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_EXACT, _PROGRAM, _FLOAT, _LLAMA = 0.0, 1e-6, 1e-4, 0.01
+_EXACT, _PROGRAM, _FLOAT, _LLAMA = 0.0, 1e-5, 1e-4, 0.01
 _ROUNDED = {"f32": _EXACT, "f16": 0.02, "q8_0": 0.1}
 _ROUNDED_LLAMA = {"f32": _LLAMA, "f16": 0.02, "q8_0": 0.1}
 

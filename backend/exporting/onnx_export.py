@@ -5,6 +5,7 @@ One file with dynamic batch and the graph's own names, without what torch would 
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -84,13 +85,22 @@ def _quiet() -> Iterator[None]:
 
 
 def _translatable(module: fx.GraphModule) -> fx.GraphModule:
-    """The same module with the calls replaced that have no translation."""
-    for graph_module in [each for each in module.modules() if isinstance(each, fx.GraphModule)]:
-        for node in graph_module.graph.nodes:
-            if node.target is functional.adaptive_avg_pool3d:
-                node.target = adaptive_average
-        graph_module.recompile()
-    return module
+    """The module, or a copy of it in which calls without translation are replaced."""
+    if not any(_untranslatable(each) for each in module.modules()):
+        return module
+    copied = copy.deepcopy(module)
+    for part in copied.modules():
+        for node in _untranslatable(part):
+            node.target = adaptive_average
+        if isinstance(part, fx.GraphModule):
+            part.recompile()
+    return copied
+
+
+def _untranslatable(module: torch.nn.Module) -> list[fx.Node]:
+    if not isinstance(module, fx.GraphModule):
+        return []
+    return [node for node in module.graph.nodes if node.target is functional.adaptive_avg_pool3d]
 
 
 def adaptive_average(x: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:

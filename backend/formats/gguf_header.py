@@ -29,7 +29,7 @@ from backend.formats.gguf_types import (
 MAX_HEADER_BYTES = 256 << 20
 MAX_ENTRIES = 65_536
 """Of metadata; and as many tensors."""
-MAX_ITEMS = 8_000_000
+MAX_ITEMS = 4_000_000
 """Of all arrays together: a vocabulary of 256,000 tokens has four arrays of that size."""
 MAX_KEY_BYTES = 65_535
 MAX_NAME_BYTES = 256

@@ -208,6 +208,10 @@ def _place(
     except UnsupportedError as error:
         reading.problems.append(f"{label}: {error}")
         reading.lost.update(node.output)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        # Of a file that does not keep to ONNX.
+        reading.problems.append(f"{label}: settings or inputs that do not belong together: {error!r}"[:300])
+        reading.lost.update(node.output)
 
 
 def _folded(node: onnx.NodeProto, inputs: tuple[Value, ...]) -> Array | None:

@@ -146,6 +146,7 @@ def test_what_cannot_be_done_is_said_in_a_line_and_nothing_is_written(tmp_path: 
     model = save(tmp_path / "m.cyxmodel", image_model())
     assert "--with-preprocessing is for onnx" in refused(tmp_path, model, "gguf", "--with-preprocessing")
     assert "--type q8_0 is for gguf" in refused(tmp_path, model, "safetensors", "--type", "q8_0")
+    assert "name the same file" in refused(tmp_path, model, "gguf", "--certificate", str(tmp_path / "out"))
     model.write_bytes(model.read_bytes()[:-1])
     assert "model: " in refused(tmp_path, model, "safetensors")
     assert {path.name for path in tmp_path.iterdir()} == {"m.cyxmodel", "engine"}

@@ -196,6 +196,8 @@ def test_ids_go_through_a_table_of_vectors(tmp_path: Path) -> None:
             r"1 of 1 nodes have no counterpart .* node 'the_node' \(Hardmax\): no node does that",
         ),
         (one("Softmax", axis=0), "along the batch"),
+        (one("MaxPool"), "do not belong together: KeyError"),
+        (one("Add"), "do not belong together: ValueError"),
         (one("Transpose", perm=[1, 0, 2, 3]), "moves the batch"),
         (one("Reshape", ints(12, -1)), "batch of another size"),
         (one("Reshape", ints(-1, 12)), "across samples"),
