@@ -86,7 +86,7 @@ async def _import(
                     case CodeImported(weights=file):
                         graph = _checked(body)
                         if weights is not None:
-                            _take_weights(None if file is None else worker.path(file), graph, weights)
+                            _take_weights(worker.path(file), graph, weights)
                         return graph
                     case Failed(code, text):
                         raise WorkerFailedError(code, text)
@@ -103,10 +103,8 @@ def _checked(body: bytes) -> Graph:
     return graph
 
 
-def _take_weights(found: Path | None, graph: Graph, target: Path) -> None:
+def _take_weights(found: Path, graph: Graph, target: Path) -> None:
     """Raises BackendError unless there are as many numbers as the graph has."""
-    if found is None:
-        raise CodeError("some of the module's weights have no place in the graph")
     with found.open("rb") as file:
         header = read_tensor_header(file, found.stat().st_size)
     shapes = infer_shapes(graph)

@@ -24,15 +24,12 @@ def answer_import(command: ImportCode, directory: Path, send: Send) -> None:
     """Ends with exactly one of CodeImported and Failed, whatever the code does but end the process."""
     try:
         found = import_code(directory / command.file, command.name, command.inputs)
-        weights = None
-        if found.weights is not None:
-            packed = pack_tensors({key: value.numpy() for key, value in found.weights.items()})
-            (directory / WEIGHTS_FILE).write_bytes(packed)
-            weights = WEIGHTS_FILE
+        packed = pack_tensors({key: value.numpy() for key, value in found.weights.items()})
+        (directory / WEIGHTS_FILE).write_bytes(packed)
         body = dump_graph(found.graph)
     except Exception as error:
         send(failure_of(error))
     except BaseException as error:
         send(failure_of(CodeError(f"the code ended the program: {type(error).__name__}")))
     else:
-        send(CodeImported(name=found.graph.name[:128], weights=weights), body)
+        send(CodeImported(name=found.graph.name[:128], weights=WEIGHTS_FILE), body)

@@ -45,8 +45,6 @@ class Building:
     nodes: dict[str, Node] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    all_weights: bool = True
-    """False once some module's weights had no place."""
 
     def add(
         self,

@@ -28,7 +28,7 @@ class CodeImported(WorkerMessage, frozen=True):
     """The body is the graph's JSON, to be checked like any stranger's file."""
 
     name: Annotated[str, Meta(max_length=128)]
-    weights: FileName | None
+    weights: FileName
     """A safetensors file of the module's state, under the names that the graph's compiler gives."""
 
 

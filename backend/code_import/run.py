@@ -20,6 +20,7 @@ from backend.code_import.modules import (
     place_module,
     place_recurrent,
 )
+from backend.code_import.parity import check_same_numbers
 from backend.code_import.source import find_module
 from backend.code_import.tracing import BATCHES, Traced, line_of, trace
 from backend.errors import CodeError
@@ -35,8 +36,8 @@ _VALUES = 4096
 @dataclass(frozen=True, slots=True)
 class Imported:
     graph: Graph
-    weights: dict[str, torch.Tensor] | None
-    """None where some of the module's state has no place."""
+    weights: dict[str, torch.Tensor]
+    """The module's, by the names that the compiler gives them."""
 
 
 class _Unknown:
@@ -53,6 +54,7 @@ def import_code(path: Path, name: str, shapes: tuple[Shape, ...]) -> Imported:
     with torch.random.fork_rng(devices=[]):
         root = find_module(path, name)
         source = path.read_text()
+        _check_not_shared(root)
         traced = trace(root, source, shapes)
     reader = _Reader(traced, source)
     for node in traced.graph.nodes:
@@ -60,10 +62,21 @@ def import_code(path: Path, name: str, shapes: tuple[Shape, ...]) -> Imported:
     if reader.problems:
         raise CodeError(_told(reader.problems))
     made = reader.made
-    weights = (
-        {key: value.detach().clone() for key, value in made.weights.items()} if made.all_weights else None
-    )
-    return Imported(made.graph(type(root).__name__), weights)
+    weights = {key: value.detach().clone() for key, value in made.weights.items()}
+    found = Imported(made.graph(type(root).__name__), weights)
+    check_same_numbers(traced, found.graph, weights)
+    return found
+
+
+def _check_not_shared(root: nn.Module) -> None:
+    """Raises CodeError where one weight has two names: nodes have weights of their own."""
+    seen: dict[int, str] = {}
+    for name, weight in root.named_parameters(remove_duplicate=False):
+        first = seen.setdefault(id(weight), name)
+        if first != name:
+            raise CodeError(
+                f"{first} and {name} are one weight: the nodes of a graph have weights of their own"
+            )
 
 
 def _told(problems: list[Problem]) -> str:
@@ -84,6 +97,7 @@ class _Reader:
         self._traced = traced
         self._source = source
         self._found: dict[fx.Node, Any] = {}
+        self._called: set[str] = set()
 
     def read(self, node: fx.Node) -> None:
         try:
@@ -140,6 +154,9 @@ class _Reader:
     def _module(self, node: fx.Node, arguments: Any, keywords: Any, outputs: tuple[Shape, ...]) -> Any:
         name = str(node.target)
         module = self._traced.root.get_submodule(name)
+        if name in self._called and any(True for _ in module.parameters()):
+            raise UnsupportedError("called twice: nodes have weights of their own")
+        self._called.add(name)
         refs = tuple(each for each in (*arguments, *keywords.values()) if isinstance(each, Ref))
         others = [each for each in (*arguments, *keywords.values()) if not isinstance(each, Ref)]
         if type(module).__name__ == "ForEachSample" and is_our_helper(module, self._source):

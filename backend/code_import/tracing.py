@@ -114,11 +114,7 @@ def _run(
             found[n] = super().run_node(n)
             return found[n]
 
-    values = [
-        _example(sizes[node], batch, node in ids) if node in sizes else None
-        for node in graph.nodes
-        if node.op == "placeholder"
-    ]
+    values = arguments(graph, sizes, ids, batch)
     module = fx.GraphModule(root, graph)
     try:
         with torch.no_grad():
@@ -130,8 +126,16 @@ def _run(
     return found
 
 
+def arguments(
+    graph: fx.Graph, sizes: Mapping[fx.Node, tuple[int, ...]], ids: Mapping[fx.Node, int], batch: int
+) -> list[torch.Tensor | None]:
+    """Random inputs for a batch, and None for what keeps its default."""
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    return [_example(sizes[each], batch, each in ids) if each in sizes else None for each in places]
+
+
 def _example(shape: tuple[int, ...], batch: int, is_ids: bool) -> torch.Tensor:
-    return torch.zeros(batch, *shape, dtype=torch.int64) if is_ids else torch.rand(batch, *shape)
+    return torch.zeros(batch, *shape, dtype=torch.int64) if is_ids else torch.randn(batch, *shape)
 
 
 def _place(error: BaseException) -> str:

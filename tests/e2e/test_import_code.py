@@ -41,7 +41,7 @@ import gc, os, time
 from backend.code_import.messages import CodeImported
 from backend.workers.main import Connection
 (line,) = [each for each in gc.get_objects() if isinstance(each, Connection)]
-line.send(CodeImported(name="lie", weights=None), BODY)
+line.send(CodeImported(name="lie", weights="w"), BODY)
 time.sleep(60)
 """
 

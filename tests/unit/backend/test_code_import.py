@@ -49,7 +49,6 @@ def check_same_numbers(found: Imported, module: nn.Module) -> Graph:
     """The graph with the weights that came along answers as the module does."""
     graph = load_graph(dump_graph(found.graph))
     compiled = compile_graph(graph)
-    assert found.weights is not None
     restore_weights(compiled.module, {key: value.numpy() for key, value in found.weights.items()})
     inputs = inputs_of(compiled)
     expected, mine = answers(module.eval(), inputs), answers(compiled.module.eval(), inputs)
@@ -177,6 +176,21 @@ def test_a_module_that_people_write_becomes_a_graph(name: str, brought_in) -> No
         (module("self.c = nn.Linear(9, 2)", "return self.c(x)"), "does not run on inputs"),
         (module("self.c = nn.Bilinear(3, 3, 2)", "return self.c(x, x)"), "line 9: Bilinear c: no node"),
         (module("pass", "return x + x[:, :1]"), r"add: shapes \(3,\) and \(1,\), supported are equal"),
+        (
+            module("self.c = nn.Linear(3, 3)", "return self.c(self.c(x))"),
+            "line 9: Linear c: called twice: nodes",
+        ),
+        (
+            module(
+                "self.a = nn.Linear(3, 3); self.b = nn.Linear(3, 3); self.b.weight = self.a.weight",
+                "return x",
+            ),
+            "a.weight and b.weight are one weight",
+        ),
+        (
+            module("self.a = nn.ReLU(inplace=True)", "y = x * 2; self.a(y); return y - 0.5"),
+            "answers otherwise than the module",
+        ),
         ("x = 1", "defines no subclass"),
         ("raise RuntimeError('no')", "cannot be run: RuntimeError: no"),
         ("import sys; sys.exit(3)", "cannot be run: SystemExit"),
