@@ -26,6 +26,7 @@ from backend.formats.onnx_check import MAX_MODEL_BYTES, OnnxFacts, OnnxValue, ch
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensor_header import TensorHeader
 from backend.graph import Graph
+from backend.reports import Metrics
 from backend.serialize import load_graph
 from backend.shapes import Shapes, infer_shapes
 from backend.validate import Severity, diagnose
@@ -161,16 +162,22 @@ def _cyxmodel(path: Path, found: CyxModelSummary) -> Inspection:
         "history_points": len(found.history),
     }
     if found.history:
-        facts["first"] = msgspec.to_builtins(found.history[0])
-        facts["last"] = msgspec.to_builtins(found.history[-1])
+        facts["first"], facts["last"] = _scalars(found.history[0]), _scalars(found.history[-1])
+    if found.notes.kind:
+        facts["samples_are"] = found.notes.kind
+    if found.notes.class_names:
+        facts["class_names"] = list(found.notes.class_names)
+    facts["tokenizer"] = bool(found.notes.tokenizer)
     tensors = tuple(Tensor(name, info.dtype, info.shape) for name, info in found.weights.items())
-    runs = (
-        "cyxwiz export, infer; cyxwiz submit goes on from it"
-        if found.can_continue
-        else "cyxwiz export, infer"
-    )
+    runs = "cyxwiz serve, export, train --from"
     graph = summary_of(load_graph(found.graph))
     return Inspection("CyxWiz model", path.stat().st_size, runs, facts, graph, tensors)
+
+
+def _scalars(metrics: Metrics) -> dict[str, int | float]:
+    """The numbers of a point of the history, without the tables of its heads."""
+    found = msgspec.to_builtins(metrics)
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _onnx(path: Path) -> Inspection:
@@ -189,7 +196,7 @@ def _onnx(path: Path) -> Inspection:
     }
     tensors = tuple(Tensor(t.name, t.dtype, t.shape) for t in found.initializers)
     metadata = {key: _shortened(value) for key, value in found.metadata.items()}
-    runs = "onnxruntime; cyxwiz import makes a graph of it"
+    runs = "onnxruntime: cyxwiz serve; cyxwiz import, where every operator has a node"
     return Inspection("ONNX model", size, runs, facts, None, tensors, metadata)
 
 
@@ -201,7 +208,11 @@ def _described(value: OnnxValue) -> str:
 
 def _gguf(found: GgufHeader) -> Inspection:
     own = found.architecture == TENSORS_ARCHITECTURE
-    runs = "CyxWiz alone: cyxwiz import" if own else f"llama.cpp, as far as it knows {found.architecture!r}"
+    runs = (
+        "CyxWiz alone: cyxwiz import"
+        if own
+        else f"llama.cpp: cyxwiz serve, as far as it knows {found.architecture!r}"
+    )
     facts = {"version": found.version, "architecture": found.architecture}
     tensors = tuple(Tensor(name, t.kind.name, t.shape) for name, t in found.tensors.items())
     shown = {key: _shortened(value) for key, value in found.metadata.items() if key != GRAPH_KEY}

@@ -14,6 +14,7 @@ from fuzz.hostile_models import CORPUS, GGUF_GOOD, ONNX_GOOD
 from backend.errors import ArchiveError, BackendError, DatasetError
 from backend.exporting.export import export_model
 from backend.exporting.messages import Export, ExportOptions
+from backend.facts import DataNotes
 from backend.formats.cyxmodel import read_cyxmodel, write_cyxmodel
 from backend.formats.tensors import pack_header, pack_tensors
 from backend.inspection import inspect
@@ -23,7 +24,7 @@ from tests.unit.backend.model_files import image_model, save
 
 
 def test_a_cyxmodel_tells_of_its_graph_and_training(tmp_path: Path) -> None:
-    path = save(tmp_path / "m", image_model())
+    path = save(tmp_path / "m", image_model(), notes=DataNotes(("a", "b", "c"), kind="image"))
     history = tuple(Metrics(step=n, total_steps=9, epoch=0, loss=1 / n) for n in (1, 9))
     write_cyxmodel(path, replace(read_cyxmodel(path), history=history))
     found = inspect(path)
@@ -32,6 +33,7 @@ def test_a_cyxmodel_tells_of_its_graph_and_training(tmp_path: Path) -> None:
     assert found.graph.types["Conv3D"] == 1
     assert (found.graph.inputs, found.graph.outputs) == ({"in": (1, 4, 4, 4)}, {"out": (3,)})
     assert found.facts["can_continue"]
+    assert (found.facts["class_names"], found.facts["samples_are"]) == (["a", "b", "c"], "image")
     assert (found.facts["first"]["loss"], found.facts["last"]["step"]) == (1.0, 9)
     assert {tensor.name for tensor in found.tensors} > {"conv.weight", "norm.running_mean"}
 
