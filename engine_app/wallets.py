@@ -122,14 +122,14 @@ def _with_chain(config: Config, use: Callable[[ChainClient, Wallet], Awaitable[N
         report(error)
 
     async def main() -> None:
-        async with _open_chain(config) as chain:
+        async with open_wallet_chain(config) as chain:
             await use(chain, wallet)
 
     run(main, config)
 
 
 @asynccontextmanager
-async def _open_chain(config: Config) -> AsyncIterator[ChainClient]:
+async def open_wallet_chain(config: Config) -> AsyncIterator[ChainClient]:
     """The coordinator's chain: as remembered if it still answers there, else as the coordinator says."""
     places = Places(config.data_dir)
     address = config.coordinator or places.remembered_coordinator()

@@ -23,10 +23,14 @@ from engine_app.ui.examples import DIGITS, DIGITS_DATA
 from engine_app.ui.frame import TopBar, framed
 from engine_app.ui.keys import shortcut
 from engine_app.ui.loop import Tasks
+from engine_app.ui.network import Network
 from engine_app.ui.panels.build import BuildPage, show_problems
+from engine_app.ui.panels.jobs import JobsPage
 from engine_app.ui.panels.pick_file import FilePicker, ask_path
 from engine_app.ui.panels.settings import SettingsPage, shortcut_sheet
 from engine_app.ui.panels.train import TrainPage
+from engine_app.ui.panels.wallet import WalletPage
+from engine_app.ui.purse import Purse
 from engine_app.ui.settings import Settings, load_settings, save_settings
 from engine_app.ui.theme import PALETTES, Look
 from engine_app.ui.trainer import Trainer
@@ -47,6 +51,10 @@ class Opening:
 
 class EngineApp(App):
     title = "CyxWiz"
+    trainer: Trainer
+    network: Network
+    purse: Purse
+    """Made by ``begin``, before the first frame."""
 
     def __init__(self, opening: Opening) -> None:
         super().__init__()
@@ -58,7 +66,6 @@ class EngineApp(App):
         self.page = "build"
         self.host = Host(self._look())
         self._tasks: Tasks | None = None
-        self._trainer: Trainer | None = None
         self.content: Any = None
         self._pages: dict[str, Any] = {}
         self.bar: Any = None
@@ -69,13 +76,11 @@ class EngineApp(App):
 
     def begin(self, tasks: Tasks) -> None:
         self._tasks = tasks
-        self._trainer = Trainer(self._opening.config, tasks)
-
-    @property
-    def trainer(self) -> Trainer:
-        if self._trainer is None:
-            raise RuntimeError("the window is not in its loop yet")
-        return self._trainer
+        self.trainer = Trainer(self._opening.config, tasks)
+        self.network = Network(self._opening.config, tasks)
+        self.purse = Purse(self.network, tasks)
+        if self.network.address:
+            self.network.connect()
 
     def build(self) -> Host:
         self._ends.append(bind_keys(self.host, self._shortcut))
@@ -163,6 +168,10 @@ class EngineApp(App):
         match self.page:
             case "train":
                 return TrainPage(context, self.trainer, self._is_wide)
+            case "jobs":
+                return JobsPage(context, self.network, self.trainer, self._is_wide)
+            case "wallet":
+                return WalletPage(context, self.purse)
             case "settings":
                 return SettingsPage(context)
             case _:

@@ -19,6 +19,8 @@ from engine_app.ui.widgets.icons import Icon
 PAGES = (
     ("build", "Build", "build"),
     ("train", "Train", "train"),
+    ("jobs", "Jobs", "jobs"),
+    ("wallet", "Wallet", "wallet"),
     ("settings", "Settings", "settings"),
 )
 """Name, title, icon."""

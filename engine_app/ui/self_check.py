@@ -64,6 +64,8 @@ class _Walk:
             await self._sheets(name)
             window.desk.open(DIGITS)
             await self._train(name)
+            await self._take(f"{name}-jobs", lambda: window.show_page("jobs"))
+            await self._take(f"{name}-wallet", lambda: window.show_page("wallet"))
             await self._take(f"{name}-settings", lambda: window.show_page("settings"))
         await resize(*DESKTOP)
         window.show_page("build")

@@ -21,6 +21,8 @@ TOUCH = 48.0
 """The smallest side of anything that can be touched."""
 BAR = 56.0
 PANEL_WIDTH = 320.0
+READING_WIDTH = 760.0
+"""Wider pages are not read well."""
 RADIUS, RADIUS_LARGE = 8.0, 16.0
 ICON = 24.0
 STROKE = 2.0

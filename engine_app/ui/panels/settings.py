@@ -69,7 +69,7 @@ class SettingsPage(BoxLayout):
             Text(look, f"Data folder\n{context.config.data_dir}", theme.SMALL, look.palette.muted)
         )
         column.add_widget(card)
-        self.add_widget(Scroll(look, column))
+        self.add_widget(Scroll(look, column, size_hint_max_x=look.px(theme.READING_WIDTH)))
 
     def close(self) -> None:
         """It follows nothing."""

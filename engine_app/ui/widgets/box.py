@@ -36,6 +36,7 @@ class Text(Label):
             font_size=look.px(style.size),
             bold=style.bold,
             color=colour or look.palette.text,
+            disabled_color=colour or look.palette.text,
             halign=align,
             valign="middle",
             line_height=style.line / (style.size * 1.172),  # Roboto's own line is 1.172 of its size

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import pytest
 import trio
 
+from engine_app.config import Config
+
 os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
 
 
@@ -154,3 +156,31 @@ def show() -> Show:
 @pytest.fixture
 def driver() -> Driver:
     return Driver()
+
+
+@pytest.fixture
+def open_window(tmp_path: Path, driver: Driver) -> Any:
+    """``async with open_window(file) as (window, driver)``."""
+
+    @asynccontextmanager
+    async def opened(
+        file: Path | None = None, greets: bool = False, config: Config | None = None
+    ) -> AsyncIterator[tuple[Any, Any]]:
+        from kivy.base import EventLoop
+        from kivy.core.window import Window
+
+        from engine_app.ui.app import EngineApp, Opening
+        from engine_app.ui.loop import run_app
+
+        for child in Window.children[:]:
+            Window.remove_widget(child)
+        EventLoop.quit, EventLoop.status = False, "idle"
+        window = EngineApp(Opening(config or Config(tmp_path / "engine", None, None, "error"), file, greets))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_app, window, window.begin, window.show_error)
+            await driver.frames(4)
+            yield window, driver
+            window.on_stop()
+            nursery.cancel_scope.cancel()
+
+    return opened

@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from engine_app.config import Config
 from engine_app.ui.examples import DIGITS
 
 pytestmark = pytest.mark.e2e
 
 Open = Callable[..., AbstractAsyncContextManager[tuple[Any, Any]]]
-
-
-@pytest.fixture
-def open_window(tmp_path: Path, driver: Any) -> Open:
-    """``async with open_window(file) as (window, driver)``."""
-
-    @asynccontextmanager
-    async def opened(file: Path | None = None, greets: bool = False) -> AsyncIterator[tuple[Any, Any]]:
-        from kivy.base import EventLoop
-        from kivy.core.window import Window
-
-        from engine_app.ui.app import EngineApp, Opening
-        from engine_app.ui.loop import run_app
-
-        for child in Window.children[:]:
-            Window.remove_widget(child)
-        EventLoop.quit, EventLoop.status = False, "idle"
-        config = Config(tmp_path / "engine", None, None, "error")
-        window = EngineApp(Opening(config, file, greets))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_app, window, window.begin, window.show_error)
-            await driver.frames(4)
-            yield window, driver
-            window.on_stop()
-            nursery.cancel_scope.cancel()
-
-    return opened
 
 
 def row_named(panel: Any, name: str) -> Any:

@@ -1,0 +1,235 @@
+"""The Engine's session, for the window: peers, jobs and their stories; opened again whenever it ends.
+
+The same session, asked the same questions, as the commands have (``engine_app.sessions``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from backend.errors import BackendError
+from backend.graph import Graph
+from engine_app.config import Config
+from engine_app.document.files import save_graph
+from engine_app.entry import CommandError
+from engine_app.sessions import Session, open_session
+from engine_app.ui.loop import Tasks
+from engine_app.ui.runs import Run
+from p2p.errors import P2PError
+from p2p.session.places import Places
+
+LOOK_EVERY_S = 3.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+KEPT_LINES = 200
+KEPT_STORIES = 50
+OVER = frozenset({"settled", "failed", "cancelled", "refunded", "expired"})
+Listener = Callable[[], None]
+EXPECTED = (P2PError, BackendError, CommandError, OSError)
+
+
+class Story:
+    """What a job told while the window followed it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+
+    def tell(self, news: dict[str, Any]) -> None:
+        if news.get("kind") == "progress":
+            self.run.add(news["metrics"])
+        elif news.get("text"):
+            signature = f"  [{news['signature'][:16]}]" if news.get("signature") else ""
+            self.lines.append(f"{news.get('state') or news['kind']}  {news['text']}{signature}")
+
+
+class Network:
+    """Listeners are told of every change, and ask for what they need."""
+
+    def __init__(self, config: Config, tasks: Tasks) -> None:
+        self.config = config
+        self._tasks = tasks
+        self._listeners: list[Listener] = []
+        self._session: Session | None = None
+        self._scope: trio.CancelScope | None = None
+        self._look_now = trio.Event()
+        self.address = config.coordinator or Places(config.data_dir).remembered_coordinator() or ""
+        self.state = "off"
+        """off, connecting, online; away: the session is there, the coordinator is not."""
+        self.text = ""
+        self.peers: list[dict[str, Any]] = []
+        self.jobs: list[dict[str, Any]] = []
+        self.stories: dict[str, Story] = {}
+        self.estimate: dict[str, Any] | None = None
+        self.problem = ""
+        """With the newest order."""
+        self.busy = ""
+        """What is being done for the user just now."""
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # -- the session ---------------------------------------------------------------------------
+
+    def connect(self, address: str = "") -> None:
+        """Also again, for another address, wallet or passphrase. Goes on trying until ``disconnect``."""
+        self.disconnect()
+        self.address = address or self.address
+        self.config = replace(self.config, coordinator=self.address or None)
+        self._scope = self._tasks.start(self._live)
+
+    def disconnect(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+            self._scope = None
+        self._session = None
+        self._set("off", "")
+
+    def unlock(self, passphrase: str) -> None:
+        """Of an encrypted wallet; kept in memory only."""
+        self.config = replace(self.config, passphrase=passphrase or None)
+
+    async def _live(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            self._set("connecting", "Connecting")
+            try:
+                async with open_session(self.config, lan=not self.address) as session:
+                    pause_s = FIRST_PAUSE_S
+                    self._session = session
+                    await self._follow_all(session)
+            except (*EXPECTED, ExceptionGroup) as error:
+                cause = _cause(error)
+                if not isinstance(cause, EXPECTED):
+                    raise
+                self._set("connecting", f"{cause}. Trying again in {pause_s:.0f} s")
+            finally:
+                self._session = None
+            await trio.sleep(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+
+    async def _follow_all(self, session: Session) -> None:
+        """Looks at peers and jobs again and again; follows each job that is not over."""
+        async with trio.open_nursery() as nursery:
+            followed: set[str] = set()
+            while True:
+                await self._look(session)
+                for job in self.jobs:
+                    if job["job_id"] not in followed and job["state"] not in OVER:
+                        followed.add(job["job_id"])
+                        nursery.start_soon(self._follow, session, job["job_id"], job["name"])
+                self._tell()
+                self._look_now = trio.Event()
+                with trio.move_on_after(LOOK_EVERY_S):
+                    await self._look_now.wait()
+
+    async def _look(self, session: Session) -> None:
+        self.jobs = await session.ask("jobs")
+        try:
+            self.peers = await session.ask("peers", lan=not self.address)
+        except P2PError as error:
+            self.state, self.text = "away", f"{error}. What runs goes on; trying again"
+        else:
+            where = "the coordinator's peers" if self.address else "your own network"
+            self.state, self.text = "online", f"Connected to {where}"
+
+    async def _follow(self, session: Session, job: str, name: str) -> None:
+        story = self._story(job, name)
+        try:
+            last = await session.ask("follow", partial(self._told, story), job=job)
+            if last["metrics"]:
+                story.run.add(last["metrics"])
+        except P2PError as error:
+            story.lines.append(str(error))
+        self.jobs = await session.ask("jobs")
+        self._tell()
+
+    def _told(self, story: Story, news: dict[str, Any]) -> None:
+        story.tell(news)
+        self._tell()
+
+    def _story(self, job: str, name: str) -> Story:
+        if job not in self.stories:
+            while len(self.stories) >= KEPT_STORIES:
+                del self.stories[next(iter(self.stories))]
+            self.stories[job] = Story(Run(name, ""))
+        return self.stories[job]
+
+    # -- orders --------------------------------------------------------------------------------
+
+    def ask_estimate(self, graph: Graph, data: str) -> None:
+        async def work(session: Session) -> None:
+            self.estimate = await session.ask("estimate", graph=await self._saved(graph), data=data)
+
+        self.estimate = None
+        self._order("Estimating", work)
+
+    def submit(self, graph: Graph, data: str, budget: int) -> None:
+        """For money, or, with no coordinator, to any peer of the own network that lets this Engine in."""
+
+        async def work(session: Session) -> None:
+            where = {"budget": budget} if self.address else {"peer": "any"}
+            await session.ask("submit", graph=await self._saved(graph), data=data, **where)
+            self._look_now.set()  # and follow it from its beginning
+
+        self._order("Submitting", work)
+
+    def order(self, name: str, job: str) -> None:
+        """pause, resume, cancel."""
+
+        async def work(session: Session) -> None:
+            await session.ask(name, job=job)
+            self.jobs = await session.ask("jobs")
+
+        self._order(f"{name.capitalize()}: asking the peer", work)
+
+    def fetch(self, job: str, target: Path) -> None:
+        async def work(session: Session) -> None:
+            await session.ask("fetch", job=job, target=str(target))
+
+        self._order(f"Fetching {target.name}", work)
+
+    def _order(self, what: str, work: Callable[[Session], Any]) -> None:
+        session = self._session
+
+        async def run() -> None:
+            try:
+                if session is None:
+                    raise CommandError("not connected")
+                await work(session)
+            except EXPECTED as error:
+                self.problem = str(error)
+            finally:
+                self.busy = ""
+                self._tell()
+
+        if not self.busy:
+            self.busy, self.problem = what, ""
+            self._tell()
+            self._tasks.start(run)
+
+    async def _saved(self, graph: Graph) -> str:
+        path = self.config.data_dir / "submitted.json"
+        await trio.to_thread.run_sync(save_graph, path, graph)
+        return str(path)
+
+    def _set(self, state: str, text: str) -> None:
+        self.state, self.text = state, text
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
+
+
+def _cause(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

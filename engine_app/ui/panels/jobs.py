@@ -1,0 +1,320 @@
+"""Work for other machines: the connection, peers, a new job, and the story of each."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kivy.uix.boxlayout import BoxLayout
+
+from engine_app.plain import plain
+from engine_app.show import paid
+from engine_app.ui import theme
+from engine_app.ui.context import Context
+from engine_app.ui.network import OVER, Network, Story
+from engine_app.ui.panels.curves import CurvesCard
+from engine_app.ui.panels.data import DataCard, source_name
+from engine_app.ui.panels.pick_file import ask_path
+from engine_app.ui.panels.train import figures
+from engine_app.ui.trainer import Trainer
+from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text, empty_state
+from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
+from engine_app.ui.widgets.fields import TextField
+from engine_app.ui.widgets.scroll import Scroll
+from p2p.pricing import format_tokens, parse_tokens
+
+LINES_SHOWN = 12
+MAX_PEERS, MAX_JOBS = 50, 50
+
+
+class JobsPage(BoxLayout):
+    def __init__(self, context: Context, network: Network, trainer: Trainer, is_wide: bool) -> None:
+        super().__init__()
+        look = context.look
+        self._context, self._network, self._trainer = context, network, trainer
+        self._chosen = ""
+        self._drawn: dict[str, Any] = {}
+        self._connection = Card(look, gap=theme.MEDIUM)
+        self._peers = Card(look, gap=theme.HALF)
+        self._order = Card(look, gap=theme.MEDIUM)
+        self._jobs = Card(look, gap=theme.HALF)
+        self._detail = Column(look, gap=theme.LARGE)
+        self._curves = CurvesCard(context, 260)
+        self._data = DataCard(context, trainer)
+        self._budget = TextField(look, "5", check=budget_problem, hint="Such as 2.5")
+        self._address = TextField(look, network.address, hint="/ip4/.../tcp/4400/p2p/12D3...")
+        left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
+        right = Column(look, gap=theme.LARGE, pad=theme.LARGE) if is_wide else left
+        for part in (self._connection, self._order):
+            left.add_widget(part)
+        for part in (self._jobs, self._detail):
+            right.add_widget(part)
+        for part in (self._data, self._peers):
+            left.add_widget(part)
+        if is_wide:
+            side = Scroll(look, left, size_hint_x=None, width=look.px(theme.PANEL_WIDTH + 72))
+            for part in (side, Line(look, upright=True), Scroll(look, right)):
+                self.add_widget(part)
+        else:
+            self.add_widget(Scroll(look, left))
+        self._stops = [each.listen(self.refresh) for each in (network, trainer, context.desk)]
+        self.refresh()
+
+    def close(self) -> None:
+        for stop in self._stops:
+            stop()
+        self._data.close()
+
+    def refresh(self) -> None:
+        """Each part anew only when what it shows has changed."""
+        network, desk = self._network, self._context.desk
+        parts = {
+            "connection": (network.state, network.text),
+            "peers": (network.state, network.peers),
+            "order": (
+                network.state in ("online", "away"),
+                desk.graph.name,
+                bool(desk.graph.nodes) and desk.can_train,
+                self._trainer.source,
+                network.estimate,
+                network.busy,
+                network.problem,
+            ),
+            "jobs": (network.jobs, self._chosen),
+            "detail": (self._chosen, self._job, self._lines),
+        }
+        for name, shown in parts.items():
+            if self._drawn.get(name) != shown:
+                self._drawn[name] = shown
+                getattr(self, f"_show_{name}")()
+        story = self._story
+        self._curves.show(story.run if story is not None else None)
+
+    @property
+    def _job(self) -> dict[str, Any] | None:
+        return next((job for job in self._network.jobs if job["job_id"] == self._chosen), None)
+
+    @property
+    def _story(self) -> Story | None:
+        return self._network.stories.get(self._chosen)
+
+    @property
+    def _lines(self) -> list[str]:
+        return list(self._story.lines)[-LINES_SHOWN:] if self._story is not None else []
+
+    # -- connection and peers ------------------------------------------------------------------
+
+    def _show_connection(self) -> None:
+        look, network, card = self._context.look, self._network, self._connection
+        card.clear_widgets()
+        card.add_widget(Text(look, "Coordinator", theme.HEADING))
+        card.add_widget(self._address)
+        palette = look.palette
+        colour = {"online": palette.success, "away": palette.warning}.get(network.state, palette.muted)
+        text = network.text or "Not connected. Leave the address empty for peers of your own network."
+        card.add_widget(Text(look, plain(text), theme.SMALL, colour))
+        row = Row(look)
+        if network.state == "off":
+            row.add_widget(PushButton(look, "Connect", self._connect, Kind.PRIMARY, "plug"))
+        else:
+            row.add_widget(PushButton(look, "Disconnect", network.disconnect))
+            row.add_widget(PushButton(look, "Connect anew", self._connect, Kind.QUIET))
+        row.add_widget(Gap(look))
+        card.add_widget(row)
+
+    def _connect(self) -> None:
+        self._network.address = self._address.text.strip()
+        self._network.connect()
+
+    def _show_peers(self) -> None:
+        look, card = self._context.look, self._peers
+        card.clear_widgets()
+        card.add_widget(Text(look, "Peers", theme.HEADING))
+        peers = [peer for peer in self._network.peers if "refused" not in peer]
+        if not peers:
+            told = (
+                "None answers yet." if self._network.state == "online" else "Connect to see who offers what."
+            )
+            card.add_widget(Text(look, told, colour=look.palette.muted))
+        for peer in peers[:MAX_PEERS]:
+            card.add_widget(
+                ListRow(
+                    look,
+                    hardware(peer),
+                    terms(peer),
+                    icon="jobs",
+                    figure=f"{peer['free']} free",
+                    tip=peer["peer_id"],
+                )
+            )
+
+    # -- a new job -----------------------------------------------------------------------------
+
+    def _show_order(self) -> None:
+        look, network, card = self._context.look, self._network, self._order
+        desk, source = self._context.desk, self._trainer.source
+        if self._budget.parent is not None:
+            self._budget.parent.remove_widget(self._budget)
+        card.clear_widgets()
+        card.add_widget(Text(look, "New job", theme.HEADING))
+        card.add_widget(
+            Text(
+                look,
+                f"{desk.graph.name}, on {source_name(source) or 'the data below'}",
+                colour=look.palette.muted,
+            )
+        )
+        if network.address:
+            card.add_widget(Text(look, "The most it may cost, in CYXWIZ", theme.SMALL, look.palette.muted))
+            card.add_widget(self._budget)
+        else:
+            card.add_widget(
+                Text(look, "Unpaid, by a peer that lets you in.", theme.SMALL, look.palette.muted)
+            )
+        if network.estimate is not None:
+            card.add_widget(Text(look, told_estimate(network.estimate), theme.SMALL, look.palette.success))
+        if network.problem:
+            card.add_widget(Text(look, plain(network.problem, lines=True), theme.SMALL, look.palette.danger))
+        if network.busy:
+            card.add_widget(Text(look, network.busy, theme.SMALL, look.palette.muted))
+        row = Row(look)
+        submit = PushButton(look, "Submit", self._submit, Kind.PRIMARY, "play")
+        estimate = PushButton(look, "Estimate", partial(network.ask_estimate, desk.graph, source))
+        ready = network.state in ("online", "away") and desk.graph.nodes and desk.can_train and source
+        for button in (submit, estimate):
+            button.disabled = bool(not ready or network.busy)
+            row.add_widget(button)
+        estimate.disabled = estimate.disabled or not network.address
+        row.add_widget(Gap(look))
+        card.add_widget(row)
+
+    def _submit(self) -> None:
+        if budget_problem(self._budget.text) is None:
+            budget = parse_tokens(self._budget.text)
+            self._network.submit(self._context.desk.graph, self._trainer.source, budget)
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def _show_jobs(self) -> None:
+        look, network, card = self._context.look, self._network, self._jobs
+        card.clear_widgets()
+        card.add_widget(Text(look, "Jobs", theme.HEADING))
+        if not network.jobs:
+            text = "What you submit is trained by a peer and paid segment by segment. Its story appears here."
+            card.add_widget(empty_state(look, "No jobs yet", text))
+        for job in network.jobs[:MAX_JOBS]:
+            row = ListRow(
+                look,
+                plain(job["name"]),
+                progress_of(job),
+                partial(self._choose, job["job_id"]),
+                icon="check" if job["result"] else "error" if job["state"] == "failed" else "jobs",
+                figure="unpaid" if job["unpaid"] else format_tokens(paid(job)),
+            )
+            row.choose(job["job_id"] == self._chosen)
+            card.add_widget(row)
+
+    def _choose(self, job: str) -> None:
+        self._chosen = job
+        self.refresh()
+
+    def _show_detail(self) -> None:
+        look, job, detail = self._context.look, self._job, self._detail
+        if self._curves.parent is not None:
+            self._curves.parent.remove_widget(self._curves)
+        detail.clear_widgets()
+        if job is None:
+            return
+        card = Card(look, gap=theme.STEP)
+        card.add_widget(Text(look, plain(job["name"]), theme.HEADING))
+        card.add_widget(Text(look, facts_of(job), theme.MONO, look.palette.muted))
+        card.add_widget(self._buttons(job))
+        if job["metrics"]:
+            card.add_widget(Text(look, figures(job["metrics"]), theme.MONO))
+        for line in self._lines:
+            card.add_widget(Text(look, plain(line), theme.SMALL, look.palette.muted))
+        detail.add_widget(card)
+        detail.add_widget(self._curves)
+
+    def _buttons(self, job: dict[str, Any]) -> Row:
+        look, network = self._context.look, self._network
+        row = Row(look)
+        if job["state"] not in OVER:
+            name, text, icon = ("resume", "Go on", "play") if job["paused"] else ("pause", "Pause", "pause")
+            row.add_widget(
+                PushButton(look, text, partial(network.order, name, job["job_id"]), Kind.PLAIN, icon)
+            )
+            row.add_widget(
+                PushButton(look, "Cancel", partial(self._ask_cancel, job["job_id"]), Kind.QUIET, "stop")
+            )
+        if job["result"]:
+            row.add_widget(
+                PushButton(look, "Fetch the model", partial(self._ask_fetch, job), Kind.PRIMARY, "download")
+            )
+        row.add_widget(Gap(look))
+        return row
+
+    def _ask_cancel(self, job: str) -> None:
+        text = "What is proven stays paid, the rest comes back."
+        cancel = partial(self._network.order, "cancel", job)
+        self._context.host.ask("Cancel this job?", text, "Cancel it", cancel, danger=True)
+
+    def _ask_fetch(self, job: dict[str, Any]) -> None:
+        start = Path.cwd() / f"{job['job_id'][:12]}.cyxmodel"
+        ask_path(
+            self._context, "Fetch the model", start, "Fetch", partial(self._network.fetch, job["job_id"])
+        )
+
+
+def budget_problem(text: str) -> str | None:
+    try:
+        return None if parse_tokens(text) > 0 else "must be above 0"
+    except ValueError as error:
+        return str(error)
+
+
+def hardware(peer: dict[str, Any]) -> str:
+    names = [
+        f"{plain(device['name'])}, {device['memory_bytes'] / (1 << 30):.0f} GiB" for device in peer["devices"]
+    ]
+    return " + ".join(names) or "no device"
+
+
+def terms(peer: dict[str, Any]) -> str:
+    if "price_per_hour" not in peer:
+        return "lets you in" if peer["allowed"] else "does not let you in"
+    online = "online" if peer["online"] else "away"
+    return f"{format_tokens(peer['price_per_hour'])} an hour, reputation {peer['reputation']:.2f}, {online}"
+
+
+def told_estimate(found: dict[str, Any]) -> str:
+    """The cheapest offer, or why there is none."""
+    if found["quotes"]:
+        best = found["quotes"][0]
+        more = len(found["quotes"]) - 1
+        others = f"; {more} more would do it" if more else ""
+        took = f"{best['duration_ms'] / 1000:.0f} s, by {best['peer_id'][:16]}..."
+        return f"{format_tokens(best['amount'])}, {took}{others}"
+    reasons = "; ".join(dict.fromkeys(peer["reason"] for peer in found["rejected"][:3]))
+    return "No peer would do it" + (f": {reasons}" if reasons else " yet: none is online")
+
+
+def progress_of(job: dict[str, Any]) -> str:
+    paused = ", paused" if job["paused"] else ""
+    return f"{job['state']}{paused}, {job['segments_done']} of {job['segments']} segments"
+
+
+def facts_of(job: dict[str, Any]) -> str:
+    lines = [f"job       {job['job_id'][:24]}", f"state     {job['state']}"]
+    if job["text"]:
+        lines.append(f"          {plain(job['text'])}")
+    if job["peer_id"]:
+        lines.append(f"peer      {job['peer_id'][:24]}...")
+    if not job["unpaid"]:
+        lines.append(f"paid      {format_tokens(paid(job))} of {format_tokens(job['budget'])}")
+    if job["settle_signature"]:
+        lines.append(f"settled   {job['settle_signature'][:24]}...")
+    if job["result"]:
+        lines.append(f"model     {job['result']['blake3'][:24]}...")
+    return "\n".join(lines)

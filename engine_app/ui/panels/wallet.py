@@ -1,0 +1,152 @@
+"""The key that pays for jobs: made, opened, kept safe; what it holds and what it paid."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kivy.core.clipboard import Clipboard
+from kivy.uix.boxlayout import BoxLayout
+
+from engine_app.plain import plain
+from engine_app.ui import theme
+from engine_app.ui.context import Context
+from engine_app.ui.panels.pick_file import FilePicker, ask_path
+from engine_app.ui.purse import Purse
+from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text
+from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
+from engine_app.ui.widgets.fields import TextField
+from engine_app.ui.widgets.scroll import Scroll
+from engine_app.wallets import LAMPORTS_PER_SOL
+from p2p.pricing import format_tokens, parse_tokens
+
+AIRDROP = "100"
+
+
+class WalletPage(BoxLayout):
+    def __init__(self, context: Context, purse: Purse) -> None:
+        super().__init__()
+        self._context, self._purse = context, purse
+        self._passphrase = TextField(
+            context.look, "", hint="Passphrase; none leaves the key readable on this disk", secret=True
+        )
+        self._column = Column(context.look, gap=theme.LARGE, pad=theme.LARGE)
+        look = context.look
+        self.add_widget(Scroll(look, self._column, size_hint_max_x=look.px(theme.READING_WIDTH)))
+        self._stop = purse.listen(self.refresh)
+        if purse.exists and not purse.address:
+            purse.open()
+        elif purse.address:
+            purse.refresh()
+        self.refresh()
+
+    def close(self) -> None:
+        self._stop()
+
+    def refresh(self) -> None:
+        look, purse, column = self._context.look, self._purse, self._column
+        if self._passphrase.parent is not None:
+            self._passphrase.parent.remove_widget(self._passphrase)
+        column.clear_widgets()
+        column.add_widget(Text(look, "Wallet", theme.TITLE))
+        if purse.problem:
+            column.add_widget(Text(look, plain(purse.problem, lines=True), colour=look.palette.danger))
+        if purse.busy:
+            column.add_widget(Text(look, f"{purse.busy}...", theme.SMALL, look.palette.muted))
+        if purse.address:
+            self._show_open()
+        elif purse.exists:
+            self._show_locked()
+        else:
+            self._show_none()
+
+    def _show_none(self) -> None:
+        look, purse = self._context.look, self._purse
+        card = self._card("No wallet yet")
+        text = "A wallet is a key that pays for jobs. Whoever has it has the tokens: keep a copy safe."
+        card.add_widget(Text(look, text, colour=look.palette.muted))
+        card.add_widget(self._passphrase)
+        row = Row(look)
+        row.add_widget(
+            PushButton(look, "Make a wallet", lambda: purse.create(self._passphrase.text), Kind.PRIMARY)
+        )
+        row.add_widget(PushButton(look, "Restore a copy", self._ask_restore))
+        row.add_widget(Gap(look))
+        card.add_widget(row)
+
+    def _show_locked(self) -> None:
+        look, purse = self._context.look, self._purse
+        card = self._card("Locked")
+        card.add_widget(Text(look, "The wallet is encrypted.", colour=look.palette.muted))
+        card.add_widget(self._passphrase)
+        row = Row(look)
+        row.add_widget(PushButton(look, "Open it", lambda: purse.open(self._passphrase.text), Kind.PRIMARY))
+        row.add_widget(Gap(look))
+        card.add_widget(row)
+
+    def _show_open(self) -> None:
+        look, purse = self._context.look, self._purse
+        card = self._card("Balance")
+        amount = format_tokens(purse.units) if purse.units is not None else "Not asked yet"
+        card.add_widget(Text(look, amount, theme.TITLE))
+        fees = f"{purse.lamports / LAMPORTS_PER_SOL:g} SOL for fees" if purse.units is not None else ""
+        card.add_widget(Text(look, fees, theme.SMALL, look.palette.muted))
+        card.add_widget(Text(look, purse.address, theme.MONO))
+        row = Row(look)
+        row.add_widget(PushButton(look, "Refresh", purse.refresh, Kind.PRIMARY, "reset"))
+        row.add_widget(PushButton(look, "Copy address", self._copy))
+        row.add_widget(Gap(look))
+        card.add_widget(row)
+        row = Row(look)
+        row.add_widget(PushButton(look, "Back up", self._ask_back_up, icon="download"))
+        if purse.is_embedded:
+            drop = partial(purse.airdrop, parse_tokens(AIRDROP))
+            row.add_widget(PushButton(look, f"Get {AIRDROP} test tokens", drop))
+        row.add_widget(Gap(look))
+        card.add_widget(row)
+        card = self._card("History")
+        if not purse.history:
+            card.add_widget(Text(look, "Nothing was paid or received yet.", colour=look.palette.muted))
+        for entry in purse.history:
+            sign = "+" if entry.change > 0 else ""
+            failed = entry.error is not None
+            text = plain(entry.error) if entry.error else f"balance {format_tokens(entry.balance)}"
+            card.add_widget(
+                ListRow(
+                    look,
+                    f"{sign}{format_tokens(entry.change)}",
+                    text,
+                    icon="error" if failed else "download" if entry.change > 0 else "export",
+                    figure=f"{entry.signature[:12]}...",
+                    tip=entry.signature,
+                )
+            )
+
+    def _card(self, title: str) -> Card:
+        card = Card(self._context.look, gap=theme.MEDIUM)
+        card.add_widget(Text(self._context.look, title, theme.HEADING))
+        self._column.add_widget(card)
+        return card
+
+    def _copy(self) -> None:
+        Clipboard.copy(self._purse.address)
+        self._context.host.toast("Copied")
+
+    def _ask_back_up(self) -> None:
+        ask_path(
+            self._context,
+            "Back up the wallet",
+            Path.home() / "cyxwiz-wallet.json",
+            "Write",
+            self._purse.back_up,
+        )
+
+    def _ask_restore(self) -> None:
+        host = self._context.host
+
+        def picked(path: Any) -> None:
+            host.close()
+            self._purse.restore(path, self._passphrase.text)
+
+        host.open("Restore a wallet", FilePicker(self._context, (".json",), picked), wide=560, fills=True)

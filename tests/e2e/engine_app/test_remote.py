@@ -1,0 +1,87 @@
+"""The window against a real coordinator and peer on loopback: wallet, job, payment, model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from local_network import LocalNetwork, loopback_environment
+
+from engine_app.config import Config
+from engine_app.ui.examples import DIGITS, DIGITS_DATA
+from p2p.identifiers import Units
+
+pytestmark = pytest.mark.e2e
+TOKEN = 10**9
+
+
+async def test_a_job_is_submitted_from_the_window_followed_to_its_end_and_paid(
+    open_window: Any, tmp_path: Path
+) -> None:
+    loopback_environment()
+    network = LocalNetwork(tmp_path)
+    try:
+        await trio.to_thread.run_sync(network.start_coordinator)
+        await trio.to_thread.run_sync(lambda: network.start_peer("peer", "10", "--gpus", "none"))
+        config = Config(tmp_path / "window", network.address, None, "error")
+        async with open_window(config=config) as (window, driver):
+            await _buy_and_train(window, driver, tmp_path)
+    finally:
+        await trio.to_thread.run_sync(network.stop)
+
+
+async def _buy_and_train(window: Any, driver: Any, directory: Path) -> None:
+    engine, purse = window.network, window.purse
+    with trio.fail_after(120):
+        purse.create("")
+        await _until(driver, lambda: not purse.busy and engine.state == "online" and bool(engine.peers))
+        assert purse.problem == ""
+        purse.airdrop(Units(100 * TOKEN))
+        await _until(driver, lambda: not purse.busy)
+        assert (purse.problem, purse.units) == ("", 100 * TOKEN)
+        window.show_page("jobs")
+        window.desk.open(DIGITS)
+        engine.ask_estimate(window.desk.graph, DIGITS_DATA)
+        await _until(driver, lambda: not engine.busy)
+        assert engine.problem == ""
+        assert engine.estimate["quotes"][0]["amount"] > 0
+        engine.submit(window.desk.graph, DIGITS_DATA, 5 * TOKEN)
+        await _until(driver, lambda: bool(engine.jobs) and engine.jobs[0]["state"] == "settled")
+        (job,) = engine.jobs
+        window.content._choose(job["job_id"])
+        await driver.frames(3)
+        story = engine.stories[job["job_id"]]
+        assert len(story.run.curves["loss"]) > 0
+        assert any("settled" in line for line in story.lines)
+        engine.fetch(job["job_id"], directory / "mine.cyxmodel")
+        await _until(driver, lambda: not engine.busy)
+        assert engine.problem == ""
+        assert (await trio.Path(directory / "mine.cyxmodel").stat()).st_size == job["result"]["size"]
+        window.show_page("wallet")
+        purse.refresh()
+        await _until(driver, lambda: not purse.busy)
+        assert purse.units == 100 * TOKEN - sum(escrow["earned"] for escrow in job["escrows"])
+
+
+async def _until(driver: Any, holds: Any) -> None:
+    while not holds():
+        await driver.frames(1)
+
+
+async def test_without_a_coordinator_the_window_says_so_and_goes_on(open_window: Any, tmp_path: Path) -> None:
+    config = Config(tmp_path / "alone", None, None, "error")
+    async with open_window(config=config) as (window, driver):
+        window.show_page("jobs")
+        engine = window.network
+        assert engine.state == "off"
+        key = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
+        engine.connect(f"/ip4/127.0.0.1/tcp/9/p2p/{key}")
+        with trio.fail_after(60):
+            await _until(driver, lambda: "Trying again" in engine.text)
+        engine.submit(window.desk.graph, DIGITS_DATA, 1)
+        await _until(driver, lambda: not engine.busy)
+        assert engine.problem == "not connected"
+        engine.disconnect()
+        assert engine.state == "off"
