@@ -164,6 +164,8 @@ class Trainer:
         trained = sum(each.numel() for each in self._module.parameters() if each.requires_grad)
         if trained != self.parameters:
             found.append(f"{trained} of {self.parameters} parameters are trained")
+            if self._taken is None and not self._step:
+                found.append("the others stay random: begin with the weights of a model")
         pipeline = self._pipeline
         if (pipeline.patience or pipeline.keep_best) and not self._schedule.validation:
             found.append(

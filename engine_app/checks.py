@@ -15,13 +15,17 @@ DATA_FILE = "dataset.safetensors"
 
 
 class BackendChecks:
-    """``p2p.session.checks.Checks``."""
+    """``p2p.session.checks.Checks``; with ``here`` for a training on this machine."""
+
+    def __init__(self, *, here: bool = False) -> None:
+        self._here = here
 
     def prepare(self, graph: bytes, data: Path, workspace: Path) -> Prepared:
         from backend.errors import BackendError
         from backend.estimate import estimate
         from backend.readers import convert
         from backend.serialize import dump_graph, graph_hash
+        from backend.tuning import is_tuned
         from backend.validate import Severity, diagnose
         from engine_app.document.lowering import load_lowered
 
@@ -31,6 +35,11 @@ class BackendChecks:
             errors = [item for item in diagnose(document, facts) if item.severity is Severity.ERROR]
             if errors:
                 raise JobRefusedError("the graph has errors:\n" + "\n".join(f"  {item}" for item in errors))
+            if is_tuned(document) and not self._here:
+                raise JobRefusedError(
+                    "frozen nodes and adapters need the weights of a model, which a job cannot bring "
+                    "to a peer; on this machine: cyxwiz train --from MODEL"
+                )
             size = estimate(document, facts.samples, facts.sample_shape)
         except OSError as error:
             raise JobRefusedError(f"{data}: {error.strerror}") from error

@@ -174,6 +174,7 @@ def estimate(
     help="With --stream, what never leaves and is evaluated here: test (default), validation, both with a "
     "comma, or none.",
 )
+@click.option("--from", "start", hidden=True)
 @click.option("--follow", is_flag=True, help="Stay until the job is over.")
 @upload_option
 @download_option
@@ -191,6 +192,7 @@ def submit(
     segments: int,
     stream: bool,
     private: str | None,
+    start: str | None,
     follow: bool,
     as_json: bool,
     **limits: str | None,
@@ -204,6 +206,8 @@ def submit(
 
     if (budget is None) == (lan is None):
         raise click.UsageError("either --budget, for a paid job, or --lan, for an unpaid one")
+    if start is not None:
+        raise click.UsageError("a job cannot bring weights to a peer; on this machine: cyxwiz train --from")
     if private is not None and not stream:
         raise click.UsageError("--private needs --stream: a data file that is sent is sent as a whole")
     parts = private_parts(private if private is not None else "test")

@@ -149,7 +149,7 @@ async def begin(
     document = wish.graph.read_bytes()
     with line.open("train", wish.graph.name, wish.at_once) as place:
         try:
-            prepare = BackendChecks().prepare
+            prepare = BackendChecks(here=True).prepare
             prepared = await trio.to_thread.run_sync(prepare, document, wish.data, place.directory)
             order = _order_of(wish, prepared)
             write_atomic(place.directory / GRAPH, prepared.graph)

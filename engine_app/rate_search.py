@@ -123,7 +123,7 @@ class RateSearch:
         async with attended(self._place, self._control, self._on_signal):
             with self._scope:
                 document = wish.graph.read_bytes()
-                prepare = BackendChecks().prepare
+                prepare = BackendChecks(here=True).prepare
                 prepared = await trio.to_thread.run_sync(prepare, document, wish.data, self._place.directory)
                 await wait_for_turn(self._place, self._story, self._note_wait)
                 config = PoolConfig(

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 METRICS = ("validation_loss", "validation_accuracy")
 KIND = "sweep"
+DOCUMENT = "document.json"
+"""The graph as it was given, with what is only for an editor: the best one is written in its form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,14 @@ def _prepare(wish: SweepWish, place: Place) -> SweepOrder:
     """Raises CommandError, SessionError."""
     if importlib.util.find_spec("optuna") is None:
         raise CommandError("a sweep needs Optuna: pip install 'cyxwiz[engine]'")
-    prepared = BackendChecks().prepare(wish.graph.read_bytes(), wish.data, place.directory)
+    document = wish.graph.read_bytes()
+    prepared = BackendChecks(here=True).prepare(document, wish.data, place.directory)
     graph = load_graph(prepared.graph)
     read_dimensions(graph, wish.vary)
     if not read_pipeline(graph).split_sizes(prepared.samples)[1]:
         raise CommandError(f"no {wish.metric}: the graph needs a DataSplit that leaves validation samples")
     write_atomic(place.directory / GRAPH, prepared.graph)
+    write_atomic(place.directory / DOCUMENT, dump_graph(load_graph(document)))
     return SweepOrder(
         graph_file=str(wish.graph),
         output=str(wish.output),
@@ -245,18 +249,14 @@ class Sweep:
             self._study.stop(trial)
             self._tell(number, "stopped early: worse than half of the others", drawn)
             return
-        if self._is_better(value):
+        if self._study.is_better(value):
             output = Path(self._order.output)
             await trio.to_thread.run_sync(install, worker.path(finished.file), model_beside(output))
-            write_atomic(output, dump_graph(graph), mode=0o644)
+            document = load_graph((self._place.directory / DOCUMENT).read_bytes())
+            best = with_values(document, self._dimensions, drawn)
+            write_atomic(output, dump_graph(best), mode=0o644)
         self._study.finish(trial, value)
         self._tell(number, f"{self._order.metric} {value:.4f}", drawn)
-
-    def _is_better(self, value: float) -> bool:
-        best = self._study.best()
-        if best is None or best.value is None:
-            return True
-        return value > best.value if self._maximize else value < best.value
 
     def _tell(self, number: int, text: str, drawn: dict[str, Any]) -> None:
         values = ", ".join(f"{name} {_shown(value)}" for name, value in drawn.items())

@@ -87,13 +87,15 @@ class Study:
         trial.report(value, epoch - 1)
         return bool(trial.should_prune())
 
-    def finish(self, trial: optuna.Trial, value: float) -> bool:
-        """Whether it is the best so far."""
+    def is_better(self, value: float) -> bool:
+        """Than all that came to their end."""
         best = self.best()
-        self._study.tell(trial, value)
         if best is None or best.value is None:
             return True
         return value > best.value if self._maximize else value < best.value
+
+    def finish(self, trial: optuna.Trial, value: float) -> None:
+        self._study.tell(trial, value)
 
     def stop(self, trial: optuna.Trial) -> None:
         """It was worse than others."""

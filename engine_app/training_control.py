@@ -15,7 +15,7 @@ from engine_app.local_training import PROGRESS, SavedProgress, resume_here
 from engine_app.show import print_json, print_table
 from engine_app.training_queue import CONTROL, Entry, TrainingLine
 from p2p.control import call_control
-from p2p.errors import ControlUnavailableError, DeadlineError, P2PError, RemoteFailureError, StreamResetError
+from p2p.errors import ControlUnavailableError, P2PError, RemoteFailureError, StreamResetError
 
 STATUS_TIMEOUT_S = 3.0
 DONE = {
@@ -47,7 +47,7 @@ async def _fill(row: dict[str, Any], entry: Entry) -> None:
         return
     try:
         row |= await call_control(entry.directory / CONTROL, "status", timeout_s=STATUS_TIMEOUT_S)
-    except (ControlUnavailableError, DeadlineError, StreamResetError):
+    except P2PError:
         row["state"] = "preparing"
 
 

@@ -17,6 +17,7 @@ from backend.pytorch_code.sheet import ModuleWriter, Sheet
 from backend.pytorch_code.text import Code, call, indented, literal
 from backend.sample_plan import EVALUATION_BATCH
 from backend.shapes import Shapes, infer_shapes, nodes_of_type
+from backend.tuning import is_tuned
 from backend.validate import Severity, diagnose
 
 _ABOUT = """Trains on a dataset file and writes the weights.
@@ -32,6 +33,8 @@ def training_source(graph: Graph) -> str:
     errors = tuple(each for each in diagnose(graph) if each.severity is Severity.ERROR)
     if errors:
         raise GraphInvalidError(errors)
+    if is_tuned(graph):
+        raise GraphInvalidError(("frozen nodes and LoRA adapters are not written as a training script",))
     pipeline, shapes = read_pipeline(graph), infer_shapes(graph)
     sheet = write_model(graph, _RESERVED)
     sheet.classes.append(_preparation(graph, pipeline, shapes, sheet))

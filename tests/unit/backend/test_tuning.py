@@ -12,12 +12,13 @@ import torch
 
 from backend.checkpoint import capture_weights, restore_weights
 from backend.compiler import compile_graph
-from backend.errors import CheckpointError, GraphFormatError
+from backend.errors import CheckpointError, GraphFormatError, GraphInvalidError
 from backend.estimate import estimate
 from backend.fine_tuning import Start, take_weights
 from backend.formats.cyxmodel import CyxModel, TrainingState
 from backend.graph import Body, Frozen, Graph, Lora, Node, Tuning
 from backend.lora import merge_adapters
+from backend.pytorch_code.script import training_source
 from backend.serialize import dump_graph, load_graph
 from backend.shapes import infer_shapes
 from backend.tuning import ADAPTED, count_weights
@@ -241,3 +242,9 @@ def test_a_model_of_which_nothing_fits_is_refused() -> None:
     module = compile_graph(small_graph()).module
     with pytest.raises(CheckpointError, match="no weights that fit"):
         take_weights(module, Start(start, partial=True))
+
+
+def test_a_training_script_is_refused_for_what_it_would_not_freeze() -> None:
+    assert training_source(small_graph())
+    with pytest.raises(GraphInvalidError, match="not written as a training script"):
+        training_source(tuned(small_graph(), dense=Frozen()))

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from backend.graph import Frozen
+from backend.serialize import dump_graph
+from engine_app.checks import BackendChecks
 from engine_app.cli import main, private_parts
+from p2p.session.errors import JobRefusedError
+from tests.unit.backend.make_samples import small_graph, write_samples
 
 
 @pytest.fixture
@@ -45,3 +51,21 @@ def test_private_parts_are_named_with_commas(text: str, parts: tuple[str, ...]) 
 def test_no_part_at_all_is_refused() -> None:
     with pytest.raises(click.UsageError, match="found ''"):
         private_parts("")
+
+
+def test_a_job_does_not_begin_from_a_model(words: list[str]) -> None:
+    done = CliRunner().invoke(main, [*words, "--from", "base.cyxmodel"])
+    assert done.exit_code == 2
+    assert "cyxwiz train --from" in done.output
+
+
+def test_a_job_with_frozen_nodes_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    graph = small_graph()
+    nodes = tuple(replace(node, tuning=Frozen()) if node.id == "dense" else node for node in graph.nodes)
+    document = dump_graph(replace(graph, nodes=nodes))
+    data = write_samples(tmp_path / "data.safetensors")
+    for name in ("job", "here"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(JobRefusedError, match="need the weights of a model"):
+        BackendChecks().prepare(document, data, tmp_path / "job")
+    assert BackendChecks(here=True).prepare(document, data, tmp_path / "here").parameters > 0
