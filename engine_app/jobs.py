@@ -157,11 +157,11 @@ def list_jobs(config: Config, as_json: bool) -> None:
     _with_session(config, use)
 
 
-def order(config: Config, name: str, job: str, as_json: bool) -> None:
-    """pause, resume or cancel."""
+def order(config: Config, name: str, job: str, as_json: bool, **parameters: float) -> None:
+    """pause, resume, cancel or set_rate."""
 
     async def use(session: Session) -> None:
-        answer = await session.ask(name, job=job)
+        answer = await session.ask(name, job=job, **parameters)
         if as_json:
             print_json(answer)
         else:

@@ -125,15 +125,24 @@ def find_rate(context: click.Context, /, as_json: bool, **wish: Any) -> None:
 
 
 @click.command("set-rate")
-@click.argument("training")
+@click.argument("job")
 @click.argument("rate", type=RATE)
+@click.option("--coordinator", metavar="ADDR", help="Multiaddress of the coordinator of JOB.")
 @as_json
 @click.pass_context
-def set_rate(context: click.Context, training: str, rate: float, as_json: bool) -> None:
-    """Let TRAINING (local-N), which runs, go on at another learning RATE; schedules multiply it."""
-    from engine_app import training_control
+def set_rate(context: click.Context, job: str, rate: float, coordinator: str | None, as_json: bool) -> None:
+    """Let JOB, or local-N, train on at another learning RATE; schedules go on multiplying it."""
+    from engine_app.training_queue import is_local
 
-    training_control.order(config_of(context), "set_rate", training, as_json, rate=rate)
+    config = config_of(context, coordinator)
+    if is_local(job):
+        from engine_app import training_control
+
+        training_control.order(config, "set_rate", job, as_json, rate=rate)
+    else:
+        from engine_app import jobs
+
+        jobs.order(config, "set_rate", job, as_json, rate=rate)
 
 
 @click.command()

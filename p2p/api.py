@@ -134,6 +134,10 @@ class AsyncEngine:
     async def resume(self, job: str) -> None:
         await self._jobs.resume(job)
 
+    async def set_rate(self, job: str, rate: float) -> None:
+        """Another learning rate from the peer's next step on."""
+        await self._jobs.set_rate(job, rate)
+
     async def cancel(self, job: str) -> None:
         await self._jobs.cancel(job)
 
@@ -358,6 +362,9 @@ class Engine:
 
     def resume(self, job: str) -> None:
         self._thread.call(lambda: self._engine.resume(job))
+
+    def set_rate(self, job: str, rate: float) -> None:
+        self._thread.call(lambda: self._engine.set_rate(job, rate))
 
     def cancel(self, job: str) -> None:
         self._thread.call(lambda: self._engine.cancel(job))

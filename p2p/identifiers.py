@@ -6,8 +6,10 @@ from typing import Annotated, NewType
 
 from msgspec import Meta
 
-PROTOCOL_VERSION = 2
-"""Raised when a message changes incompatibly. 1 (2026-11): first version. 2 (2026-11): streamed data."""
+PROTOCOL_VERSION = 3
+"""Raised when a message changes incompatibly. 1 (2026-11): first version. 2 (2026-11): streamed data.
+3 (2026-11): another learning rate for a job that runs.
+"""
 
 PeerId = NewType("PeerId", str)
 """A libp2p peer id in base58; of an Ed25519 key it *is* the public key."""

@@ -114,6 +114,16 @@ class ResumeRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class RateRequested:
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRateSet:
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerPaused:
     step: int
 
@@ -188,6 +198,8 @@ Event = (
     | SegmentsConfirmed
     | PauseRequested
     | ResumeRequested
+    | RateRequested
+    | WorkerRateSet
     | WorkerPaused
     | WorkerResumed
     | StopRequested

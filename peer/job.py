@@ -38,6 +38,7 @@ from peer.events import (
     OfferAccepted,
     PauseRequested,
     Progressed,
+    RateRequested,
     RestReturned,
     ResultReported,
     ResultStored,
@@ -54,6 +55,7 @@ from peer.events import (
     VoucherReceived,
     WorkerPaused,
     WorkerPrepared,
+    WorkerRateSet,
     WorkerResumed,
     WorkFailed,
 )
@@ -131,6 +133,10 @@ class Job(msgspec.Struct, frozen=True):
     voucher: Voucher | None = None
     pause_wanted: bool = False
     worker_paused: bool = False
+    rate_wanted: float | None = None
+    """The learning rate that the user set; None: none."""
+    worker_rate: float | None = None
+    """The one that the worker was told."""
     samples_missed: bool = False
     """The training stands still for want of samples."""
     result: FileRef | None = None
@@ -262,6 +268,10 @@ def transition(job: Job, event: Event) -> Step:
             raise _illegal(job, event)
         case PauseRequested() | ResumeRequested() | WorkerPaused() | WorkerResumed():
             return _paused(job, event)
+        case RateRequested(rate):
+            return _replace(job, rate_wanted=rate), ()
+        case WorkerRateSet(rate):
+            return _replace(job, worker_rate=rate), ()
         case Progressed(metrics):
             return job, (JobProgress(0, metrics),)
         case SamplesMissed() | SamplesBack():
@@ -286,7 +296,14 @@ def recovered(job: Job) -> Job:
     A finished result still waits for its Engine; anything else that ran is lost here and may be
     tried again elsewhere.
     """
-    lost = _replace(job, prepared=False, worker_paused=False, pause_wanted=False, samples_missed=False)
+    lost = _replace(
+        job,
+        prepared=False,
+        worker_paused=False,
+        worker_rate=None,
+        pause_wanted=False,
+        samples_missed=False,
+    )
     if job.ending is not None or job.result is not None:
         return lost
     text = f"the peer restarted; {job.done} of {job.segments} segments were finished"

@@ -84,6 +84,11 @@ class ResumeWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class SetWorkerRate:
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReportResult:
     pass
 
@@ -119,6 +124,7 @@ Work = (
     | AllowSegment
     | PauseWorker
     | ResumeWorker
+    | SetWorkerRate
     | GiveUp
 )
 """Ended with the job."""
@@ -160,7 +166,7 @@ def _report_start(job: Job, _: Moment) -> Task | None:
 
 
 def _allow_segment(job: Job, _: Moment) -> Task | None:
-    ready = job.phase is Phase.RUNNING and not job.worker_paused
+    ready = job.phase is Phase.RUNNING and not job.worker_paused and not _lacks_rate(job)
     return AllowSegment(job.done) if ready and job.allowed == job.done < job.segments else None
 
 
@@ -170,6 +176,17 @@ def _pause_worker(job: Job, _: Moment) -> Task | None:
 
 def _resume_worker(job: Job, _: Moment) -> Task | None:
     return ResumeWorker() if _is_opened(job) and job.worker_paused and not job.pause_wanted else None
+
+
+def _lacks_rate(job: Job) -> bool:
+    return job.rate_wanted is not None and job.rate_wanted != job.worker_rate
+
+
+def _set_rate(job: Job, _: Moment) -> Task | None:
+    """Before a segment is allowed, so that it holds from a worker's first step on."""
+    if job.rate_wanted is None or not _lacks_rate(job) or not job.prepared or not _is_opened(job):
+        return None
+    return SetWorkerRate(job.rate_wanted)
 
 
 def _report_result(job: Job, _: Moment) -> Task | None:
@@ -203,6 +220,7 @@ COMMON_RULES: tuple[Rule, ...] = (
     _fetch_data,
     _fetch_checkpoint,
     _prepare_worker,
+    _set_rate,
     _allow_segment,
     _pause_worker,
     _resume_worker,

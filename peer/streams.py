@@ -21,6 +21,7 @@ from p2p.protocols.job import (
     FROM_PEER,
     LIMITS,
     Acknowledge,
+    ChangeRate,
     ConfirmSegments,
     FromEngine,
     FromPeer,
@@ -41,6 +42,7 @@ from peer.errors import IllegalTransitionError, JobError
 from peer.events import (
     EngineOpened,
     PauseRequested,
+    RateRequested,
     ResumeRequested,
     SegmentsConfirmed,
     StartRequested,
@@ -234,6 +236,8 @@ class _Conversation:
                 await runner.feed(PauseRequested(at))
             case ResumeJob():
                 await runner.feed(ResumeRequested(at))
+            case ChangeRate(rate):
+                await runner.feed(RateRequested(rate))
             case StopJob():
                 await runner.feed(StopRequested())
             case RefreshToken(token):

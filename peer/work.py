@@ -14,7 +14,7 @@ import trio
 
 from backend.errors import DatasetError
 from backend.facts import read_facts
-from backend.reports import Pause, Resume
+from backend.reports import ChangeLearningRate, Pause, Resume
 from p2p.chain.errors import PaymentRefusedError
 from p2p.errors import (
     ConnectionFailedError,
@@ -51,6 +51,7 @@ from peer.events import (
     VoucherCollected,
     WorkerPaused,
     WorkerPrepared,
+    WorkerRateSet,
     WorkerResumed,
     WorkFailed,
 )
@@ -73,6 +74,7 @@ from peer.plan import (
     ReportStart,
     ResumeWorker,
     ReturnRest,
+    SetWorkerRate,
     Task,
     WatchEscrow,
 )
@@ -126,6 +128,9 @@ class JobWork:
             case PauseWorker():
                 await self.training.send(Pause())
                 await self._feed(WorkerPaused(0))
+            case SetWorkerRate(rate):
+                await self.training.send(ChangeLearningRate(rate=rate))
+                await self._feed(WorkerRateSet(rate))
             case ResumeWorker():
                 await self.training.send(Resume())
                 await self._feed(WorkerResumed(0))

@@ -45,6 +45,8 @@ from p2p.protocols import Failure
 from p2p.protocols.coordinator import LeaseRef
 from p2p.protocols.transfer import MAX_SOURCES, FileSource
 
+MAX_LEARNING_RATE = 100.0
+LearningRate = Annotated[float, Meta(ge=0, le=MAX_LEARNING_RATE)]
 PROTOCOL_ID = "/cyxwiz/job/1"
 LIMITS = FrameLimits(message_bytes=1 << 20, body_bytes=MAX_GRAPH_BYTES)
 CREDIT = 256
@@ -104,6 +106,12 @@ class ResumeJob(Message, frozen=True):
     pass
 
 
+class ChangeRate(Message, frozen=True):
+    """Another learning rate from the next step on; schedules go on multiplying it. Checkpoints hold it."""
+
+    rate: LearningRate
+
+
 class StopJob(Message, frozen=True):
     """The user cancels. What is vouchered stays earned."""
 
@@ -125,6 +133,7 @@ FromEngine = (
     | ConfirmSegments
     | PauseJob
     | ResumeJob
+    | ChangeRate
     | StopJob
     | Acknowledge
     | RefreshToken

@@ -39,6 +39,7 @@ class Control:
             "follow": self._follow,
             "pause": self._pause,
             "resume": self._resume,
+            "set_rate": self._set_rate,
             "cancel": self._cancel,
             "fetch": self._fetch,
             "infer": self._infer,
@@ -114,6 +115,9 @@ class Control:
     async def _resume(self, job: str) -> AsyncIterator[Any]:
         yield summary(await self._engine.resume(job))
 
+    async def _set_rate(self, job: str, rate: float) -> AsyncIterator[Any]:
+        yield summary(await self._engine.set_rate(job, float(rate)))
+
     async def _cancel(self, job: str) -> AsyncIterator[Any]:
         yield summary(await self._engine.cancel(job))
 
@@ -150,6 +154,7 @@ def summary(job: Job) -> dict[str, Any]:
         "segments_done": job.spec.segments if job.result else job.segments_done,
         "peer_id": job.peer_id,
         "paused": job.paused,
+        "learning_rate": job.learning_rate,
         "dataset": msgspec.to_builtins(job.spec.data.file),
         "checkpoint_bytes": sum(checkpoint.file.size for checkpoint in job.checkpoints),
         "result": msgspec.to_builtins(job.result) if job.result else None,

@@ -16,13 +16,14 @@ from pathlib import Path
 import msgspec
 import trio
 
-from p2p.errors import RemoteProtocolError
+from p2p.errors import LocalProtocolError, RemoteProtocolError
 from p2p.files import serve_transfers
 from p2p.identifiers import NO_WALLET, JobId, PeerId, Units
 from p2p.identity import public_key_of
 from p2p.jobs import DataPart, DataSummary, Delivery, JobSpec, Requirements
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import Estimate, EstimateJob
+from p2p.protocols.job import MAX_LEARNING_RATE
 from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.checks import Prepared
@@ -258,6 +259,23 @@ class JobEngine:
 
     async def resume(self, name: str) -> Job:
         return await self._set_paused(self._live(name), False)
+
+    async def set_rate(self, name: str, rate: float) -> Job:
+        """Another learning rate, also for whichever peer goes on with the job later.
+
+        Returns when the peer was told, if there is one. Raises LocalProtocolError for no such rate.
+        """
+        if not 0 <= rate <= MAX_LEARNING_RATE:
+            raise LocalProtocolError(f"learning rate {rate:g}, must be from 0 to {MAX_LEARNING_RATE:g}")
+        live = self._live(name)
+        if live.job.is_over:
+            raise JobEndedError(f"job {live.job.job_id[:8]} is {live.job.state.value}")
+        await live.apply(events.RateChanged(rate))
+        self._run(live)
+        if live.job.state in WITH_PEER:
+            with deadline(TOLD_TIMEOUT_S, "telling the peer"):
+                await _until(live, lambda job: live.told.learning_rate == rate or job.state not in WITH_PEER)
+        return live.job
 
     async def _set_paused(self, live: LiveJob, paused: bool) -> Job:
         if live.job.is_over:

@@ -145,6 +145,8 @@ class Job(Part, frozen=True):
     complaint: tuple[Label, Text] | None = None
     """Code and text to report about the peer of the current lease."""
     paused: bool = False
+    learning_rate: float | None = None
+    """That the user set in place of the graph's; None: none."""
     cancelling: bool = False
     cancel_sent: bool = False
     settlement: str | None = None
@@ -387,6 +389,11 @@ class PauseChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RateChanged:
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class CancelAsked:
     pass
 
@@ -423,6 +430,7 @@ Event = (
     | PeerReported
     | PartEvaluated
     | PauseChanged
+    | RateChanged
     | CancelAsked
     | CancelSent
 )
@@ -458,6 +466,8 @@ def advance(job: Job, event: Event) -> Job:
             return replace(job, evaluations=(*job.evaluations, evaluation))
         case PauseChanged(paused):
             return replace(job, paused=paused)
+        case RateChanged(rate):
+            return replace(job, learning_rate=rate)
         case CancelAsked():
             return replace(job, cancelling=True)
         case CancelSent():

@@ -16,6 +16,7 @@ from p2p.identifiers import Hash, PeerId
 from p2p.jobs import DataPart, Delivery, FileRef, JobState
 from p2p.protocols.coordinator import Lease, LeaseRef, PeerRecord
 from p2p.protocols.job import (
+    ChangeRate,
     ConfirmSegments,
     FromEngine,
     GiveVoucher,
@@ -208,6 +209,7 @@ class Told:
     """Segments of a direct job."""
     paused: bool | None = None
     """None before anything was said: the peer may remember a pause of an earlier stream."""
+    learning_rate: float | None = None
     stopped: bool = False
 
 
@@ -226,6 +228,9 @@ def things_to_tell(job: Job, told: Told) -> tuple[tuple[FromEngine, ...], Told]:
     if job.paused != told.paused:
         messages.append(PauseJob() if job.paused else ResumeJob())
         told = replace(told, paused=job.paused)
+    if job.learning_rate is not None and job.learning_rate != told.learning_rate:
+        messages.append(ChangeRate(job.learning_rate))
+        told = replace(told, learning_rate=job.learning_rate)
     return tuple(messages), told
 
 

@@ -51,6 +51,8 @@ def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
             return (News(NewsKind.NOTE, "cancelling"), *_about_state(before, after))
         case events.PauseChanged(paused):
             return (News(NewsKind.NOTE, "pausing" if paused else "resuming"),)
+        case events.RateChanged(rate):
+            return (News(NewsKind.NOTE, f"learning rate {rate:g} from the peer's next step on"),)
         case _:
             return _about_money(event, after)
 

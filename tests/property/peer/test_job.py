@@ -17,6 +17,7 @@ from peer.events import (
     LeaseRevoked,
     OfferAccepted,
     PauseRequested,
+    RateRequested,
     RestReturned,
     ResultReported,
     ResultStored,
@@ -31,6 +32,7 @@ from peer.events import (
     VoucherReceived,
     WorkerPaused,
     WorkerPrepared,
+    WorkerRateSet,
     WorkerResumed,
     WorkFailed,
 )
@@ -61,6 +63,8 @@ events: st.SearchStrategy[Event] = st.one_of(
             ResultReported(),
             PauseRequested(NOW),
             ResumeRequested(NOW),
+            RateRequested(0.5),
+            WorkerRateSet(0.5),
             WorkerPaused(1),
             WorkerResumed(1),
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from p2p.errors import RemoteFailureError
+from p2p.errors import LocalProtocolError, RemoteFailureError
 from p2p.grants import open_grant
 from p2p.jobs import JobState
 from p2p.protocols import coordinator as wire
@@ -211,6 +211,19 @@ async def test_pause_and_resume_reach_the_peer(tmp_path: Path) -> None:
         await to_the_end(engine, job)
         relevant = [order for order in world.peers[0].orders if order in ("PauseJob", "ResumeJob")]
         assert relevant[0] == "PauseJob" and relevant[-1] == "ResumeJob"
+
+
+async def test_a_learning_rate_reaches_the_peer_and_the_one_that_goes_on(tmp_path: Path) -> None:
+    scripts = (PeerScript(dies_at=2), PeerScript())
+    async with open_world(tmp_path, scripts) as world, world.engine() as (engine, _):
+        job = await submit(world, engine)
+        with pytest.raises(LocalProtocolError, match="must be from 0 to 100"):
+            await engine.set_rate(job, 101.0)
+        assert (await engine.set_rate(job, 0.5)).learning_rate == 0.5
+        await to_the_end(engine, job)
+        assert all(peer.orders.count("ChangeRate") >= 1 for peer in world.peers)
+        with pytest.raises(JobEndedError):
+            await engine.set_rate(job, 0.25)
 
 
 async def test_a_job_that_waits_for_its_user_goes_on_once_it_is_followed(tmp_path: Path) -> None:

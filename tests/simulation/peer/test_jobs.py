@@ -30,6 +30,7 @@ from p2p.protocols.coordinator import (
     RevokeLease,
 )
 from p2p.protocols.job import (
+    ChangeRate,
     JobClosed,
     JobFailed,
     JobOpened,
@@ -249,6 +250,22 @@ async def test_pause_and_resume_keep_the_job(tmp_path: Path) -> None:
             await until(lambda: peer.table.jobs()[0].escrow_checked, "the escrow")
             await line.channel.send(ResumeJob())
             await line.hear(SegmentFinished)
+
+
+async def test_a_learning_rate_holds_before_the_next_segment_is_allowed(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        async with world.line(peer, offer) as line:
+            await line.hear(JobOpened)
+            await line.channel.send(ChangeRate(0.25))
+            await start(world, line)
+            await line.hear(SegmentFinished)
+            assert world.script.rates == [(0, 0.25)]
+            await line.channel.send(ChangeRate(0.125))
+            await line.channel.send(ChangeRate(0.125))
+            await until(lambda: len(world.script.rates) > 1, "the second rate")
+            assert world.script.rates == [(0, 0.25), (1, 0.125)]
 
 
 async def test_a_stop_closes_the_job_and_returns_the_rest(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from solders.pubkey import Pubkey
 from backend.errors import WorkerDiedError
 from backend.reports import (
     AllowSegments,
+    ChangeLearningRate,
     Command,
     Event,
     Finished,
@@ -125,6 +126,8 @@ class Script:
     alive: set[int] = field(default_factory=set)
     fed: list[int] = field(default_factory=list)
     """Segments whose streamed samples came."""
+    rates: list[tuple[int, float]] = field(default_factory=list)
+    """Learning rates that were set, and the next segment at that time."""
 
 
 class ScriptedWorker:
@@ -161,6 +164,8 @@ class ScriptedWorker:
                 self._work()
             case Pause():
                 self._paused = True
+            case ChangeLearningRate(rate):
+                self.script.rates.append((self._next, rate))
             case Resume():
                 self._paused = False
                 self._work()

@@ -98,6 +98,7 @@ from p2p.protocols.inference import (
 )
 from p2p.protocols.job import (
     Acknowledge,
+    ChangeRate,
     ConfirmSegments,
     GiveVoucher,
     JobClosed,
@@ -207,6 +208,7 @@ MESSAGES: dict[str, tuple[Codec[Any], tuple[Message, ...]]] = {
             ConfirmSegments(2),
             PauseJob(),
             ResumeJob(),
+            ChangeRate(0.001),
             StopJob(),
             Acknowledge(12),
             RefreshToken("a.b.c"),
@@ -543,6 +545,9 @@ GOLDEN: dict[str, str] = {
     ),
     "job, from the Engine: ResumeJob": (
         "81a474797065a9526573756d654a6f62"
+    ),
+    "job, from the Engine: ChangeRate": (
+        "82a474797065aa4368616e676552617465a472617465cb3f50624dd2f1a9fc"
     ),
     "job, from the Engine: StopJob": (
         "81a474797065a753746f704a6f62"

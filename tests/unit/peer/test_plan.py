@@ -11,6 +11,7 @@ from peer.events import (
     FailureReported,
     OfferAccepted,
     PauseRequested,
+    RateRequested,
     RestReturned,
     ResultReported,
     ResultStored,
@@ -24,6 +25,7 @@ from peer.events import (
     VoucherReceived,
     WorkerPaused,
     WorkerPrepared,
+    WorkerRateSet,
     WorkFailed,
 )
 from peer.job import (
@@ -47,6 +49,7 @@ from peer.plan import (
     ReportStart,
     ResumeWorker,
     ReturnRest,
+    SetWorkerRate,
     Task,
     WatchEscrow,
     gives_up_at,
@@ -91,6 +94,13 @@ def all_tasks(job: Job, moment: Moment = MOMENT) -> list[Task]:
         (RUNNING, [WatchEscrow()]),
         (ONE_DONE, [WatchEscrow()]),
         ((*ONE_DONE, VoucherReceived(make_voucher(1), NOW)), [AllowSegment(1), WatchEscrow()]),
+        ((*RUNNING, RateRequested(0.5)), [SetWorkerRate(0.5), WatchEscrow()]),
+        ((*RUNNING, RateRequested(0.5), WorkerRateSet(0.5)), [WatchEscrow()]),
+        ((*OPENED, RateRequested(0.5)), [FetchData()]),
+        (
+            (*ONE_DONE, RateRequested(0.5), VoucherReceived(make_voucher(1), NOW)),
+            [SetWorkerRate(0.5), WatchEscrow()],
+        ),
         ((*RUNNING, PauseRequested(NOW)), [PauseWorker(), WatchEscrow()]),
         ((*RUNNING, PauseRequested(NOW), WorkerPaused(1)), [WatchEscrow()]),
         (
