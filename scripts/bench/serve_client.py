@@ -33,6 +33,8 @@ class Load:
     body: str
     """latin-1."""
     grpc: bool = False
+    library: bool = False
+    """grpc.aio's own client instead of ours."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,27 @@ class GrpcClient(_Connection):
         return kind, flags, size
 
 
+class GrpcLibraryClient:
+    """What users of grpc.aio have on their side too."""
+
+    def __init__(self, load: Load) -> None:
+        self._path = load.path
+        self._body = load.body.encode("latin-1")
+
+    async def open(self, port: int) -> None:
+        import grpc
+
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self._infer = self._channel.unary_unary(self._path)
+        await self._channel.channel_ready()
+
+    async def ask(self) -> None:
+        await self._infer(self._body)
+
+    def close(self) -> None:
+        """The process ends next."""
+
+
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + struct.pack(">I", stream) + payload
 
@@ -156,7 +179,8 @@ def _text(value: bytes) -> bytes:
 
 
 async def measure(load: Load) -> Measured:
-    clients: list[Client] = [GrpcClient(load) if load.grpc else HttpClient(load) for _ in range(load.clients)]
+    kind = GrpcLibraryClient if load.library else GrpcClient if load.grpc else HttpClient
+    clients: list[Client] = [kind(load) for _ in range(load.clients)]
     took_s: list[float] = []
 
     async def work(client: Client, count: int, *, timed: bool) -> None:
@@ -184,7 +208,9 @@ def main() -> None:
     import uvloop
 
     load = Load(**json.loads(sys.stdin.read()))
-    print(json.dumps(asdict(uvloop.run(measure(load)))))
+    # grpc.aio brings a poller of its own, which is made for asyncio's loop.
+    run = asyncio.run if load.library else uvloop.run
+    print(json.dumps(asdict(run(measure(load)))))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def test_wheel_carries_the_package_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "coordinator/chain/program/escrow.so" in names
     assert "coordinator/chain/program/idl.json" in names
+    assert {f"backend/serving/page/{name}" for name in ("index.html", "page.css", "page.js")} <= names
     assert {
         f"{package}/py.typed" for package in ("p2p", "backend", "coordinator", "peer", "engine_app")
     } <= names
