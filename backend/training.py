@@ -7,7 +7,7 @@ weights, optimizer state, position and how it computes. Knows no process, no clo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -154,6 +154,11 @@ class Trainer:
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._module.parameters())
+
+    @property
+    def history(self) -> Sequence[Metrics]:
+        """A point for each epoch."""
+        return self._history
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -371,7 +371,11 @@ def check_data(graph: Graph, shapes: Shapes, data: DataFacts) -> Iterator[Diagno
 def _check_batches(
     graph: Graph, pipeline: Pipeline, shapes: Shapes, source: str, samples: int
 ) -> Iterator[Diagnostic]:
-    training = pipeline.split_sizes(samples)[0]
+    training, validation, _ = pipeline.split_sizes(samples)
+    if not validation and (pipeline.patience or pipeline.keep_best):
+        name, idle = ("patience", 0) if pipeline.patience else ("keep", "last")
+        fix = Fix(f"set {name} to {idle}", (ChangeTraining(name, idle),))
+        yield error(source, f"{samples} samples leave none for validation, which {name} goes by", fix)
     last = training % pipeline.batch_size or pipeline.batch_size
     if training < 1:
         yield error(source, f"{samples} samples leave none to train on")

@@ -19,6 +19,8 @@ from backend.pipeline import Pipeline
 from backend.sample_plan import EVALUATION_BATCH, Schedule, Window
 from backend.samples import LocalSamples, SampleSource
 
+_CACHED_VALUES = 1 << 18
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -70,9 +72,17 @@ class TrainingData:
             check_names(x, self._vocabulary, "samples")
         if self._classes:
             check_names(y, self._classes, "labels")
-        whole = self._normalized(x, y)
-        for at in range(0, len(whole.targets), size):
-            yield Batch(whole.inputs[at : at + size], whole.targets[at : at + size])
+        together = self._rows_together(x, size)
+        for begin in range(0, len(y), together):
+            ready = self._normalized(x[begin : begin + together], y[begin : begin + together])
+            for at in range(0, len(ready.targets), size):
+                yield Batch(ready.inputs[at : at + size], ready.targets[at : at + size])
+
+    def _rows_together(self, x: torch.Tensor, size: int) -> int:
+        """Whole batches that are normalized at once: on a CPU as many as stay in its cache."""
+        if self._layout.device.type != "cpu":
+            return max(size, len(x))
+        return size * max(1, _CACHED_VALUES // max(1, size * x[0].numel()))
 
     def _normalized(self, x: torch.Tensor, y: torch.Tensor) -> Batch:
         """``x`` is this window's own and may be written to."""
