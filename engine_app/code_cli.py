@@ -41,10 +41,9 @@ class _Shape(click.ParamType):  # type: ignore[type-arg]
     "--input",
     "inputs",
     multiple=True,
-    required=True,
     type=_Shape(),
     metavar="1x28x28",
-    help="Shape of one sample, without the batch; once for each input of forward.",
+    help="Shape of one sample, without the batch; once for each input. Generated files say it themselves.",
 )
 @click.option("--class", "name", default="", metavar="NAME", help="Default: Model, else the last module.")
 @click.option("--weights", type=_NEW_FILE, help="Also write the module's weights as .safetensors.")

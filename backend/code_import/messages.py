@@ -21,7 +21,7 @@ class ImportCode(WorkerMessage, frozen=True):
     name: Annotated[str, Meta(max_length=128)]
     """Of the class or module; empty: the one called Model, else the last class."""
     inputs: Annotated[tuple[Shape, ...], Meta(max_length=MAX_INPUTS)]
-    """Shapes of one sample of each input."""
+    """Shapes of one sample of each input; none: the module's docstring says them, as in generated files."""
 
 
 class CodeImported(WorkerMessage, frozen=True):

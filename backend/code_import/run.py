@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,15 @@ SPARE = _Unknown()
 
 
 def import_code(path: Path, name: str, shapes: tuple[Shape, ...]) -> Imported:
-    """Raises CodeError, naming every line that has no place in a graph."""
+    """``shapes`` may be empty for a file that was written from a graph, which says them itself.
+
+    Raises CodeError, naming every line that has no place in a graph.
+    """
     with torch.random.fork_rng(devices=[]):
         root = find_module(path, name)
         source = path.read_text()
         _check_not_shared(root)
-        traced = trace(root, source, shapes)
+        traced = trace(root, source, shapes or _told_shapes(root))
     reader = _Reader(traced, source)
     for node in traced.graph.nodes:
         reader.read(node)
@@ -66,6 +70,18 @@ def import_code(path: Path, name: str, shapes: tuple[Shape, ...]) -> Imported:
     found = Imported(made.graph(type(root).__name__), weights)
     check_same_numbers(traced, found.graph, weights)
     return found
+
+
+_SHAPE_TOLD = re.compile(r"takes \w+ \(N((?:, \d{1,7}){0,8})\)")
+"""In the docstring of a generated module, for each of its inputs."""
+
+
+def _told_shapes(root: nn.Module) -> tuple[Shape, ...]:
+    """Raises CodeError."""
+    found = [text.split(", ")[1:] for text in _SHAPE_TOLD.findall(type(root).__doc__ or "")]
+    if not found:
+        raise CodeError(f"{type(root).__name__} does not say what it takes: give the shape of each input")
+    return tuple(tuple(max(1, int(extent)) for extent in shape) for shape in found)
 
 
 def _check_not_shared(root: nn.Module) -> None:

@@ -71,10 +71,21 @@ def test_a_generated_file_becomes_an_equivalent_graph(case: Case, brought_in) ->
     )
 
 
+def test_a_generated_file_says_itself_what_it_takes(brought_in) -> None:
+    for kind in ("MultiHeadAttention", "Embedding", "PReLU"):
+        graph = graph_of(small_case(kind))
+        found, module = brought_in(model_source(graph))
+        shapes = [node.parameters["shape"] for node in found.graph.nodes if node.type == "Input"]
+        assert shapes == [node.parameters["shape"] for node in graph.nodes if node.type == "Input"]
+        check_same_numbers(found, module)
+    with pytest.raises(CodeError, match="Net does not say what it takes"):
+        brought_in(module_source("pass", "return x"))
+
+
 HEAD = "import torch\nfrom torch import nn\nimport torch.nn.functional as F\n"
 
 
-def module(init: str, forward: str, arguments: str = "x") -> str:
+def module_source(init: str, forward: str, arguments: str = "x") -> str:
     made = "".join(f"        {line.strip()}\n" for line in init.split(";"))
     done = "".join(f"        {line.strip()}\n" for line in forward.split(";"))
     return (
@@ -85,7 +96,7 @@ def module(init: str, forward: str, arguments: str = "x") -> str:
 
 WRITTEN: dict[str, tuple[str, Shapes, set[str]]] = {
     "lenet": (
-        module(
+        module_source(
             "self.a = nn.Conv2d(1, 6, 5, padding=2); self.b = nn.Conv2d(6, 8, 3); self.c = nn.Linear(72, 10)",
             "x = F.max_pool2d(F.relu(self.a(x)), 2); x = F.avg_pool2d(torch.tanh(self.b(x)), 2)"
             "; x = x.view(x.size(0), -1); return F.log_softmax(self.c(x), dim=1)",
@@ -94,7 +105,7 @@ WRITTEN: dict[str, tuple[str, Shapes, set[str]]] = {
         {"Conv2D", "MaxPool2D", "AvgPool2D", "Flatten", "Dense", "LogSoftmax"},
     ),
     "residual": (
-        module(
+        module_source(
             "self.a = nn.Conv2d(4, 4, 3, padding='same', bias=False); self.n = nn.BatchNorm2d(4)"
             "; self.act = nn.ReLU(inplace=True); self.gap = nn.AdaptiveAvgPool2d(1)",
             "y = self.act(self.n(self.a(x))); y += x; y = self.gap(y).flatten(1)"
@@ -109,7 +120,7 @@ WRITTEN: dict[str, tuple[str, Shapes, set[str]]] = {
         {"Flatten", "Dense", "GELU", "Dropout"},
     ),
     "text": (
-        module(
+        module_source(
             "self.e = nn.Embedding(20, 6, padding_idx=0); self.r = nn.GRU(6, 5, batch_first=True)"
             "; self.o = nn.Linear(5, 2)",
             "states, last = self.r(self.e(x)); return self.o(states[:, -1])",
@@ -118,7 +129,7 @@ WRITTEN: dict[str, tuple[str, Shapes, set[str]]] = {
         {"Embedding", "GRU"},
     ),
     "both ways": (
-        module(
+        module_source(
             "self.r = nn.LSTM(4, 3, batch_first=True, bidirectional=True)",
             "out, (h, c) = self.r(x); return out",
         ),
@@ -126,7 +137,7 @@ WRITTEN: dict[str, tuple[str, Shapes, set[str]]] = {
         {"Bidirectional"},
     ),
     "attention": (
-        module(
+        module_source(
             "self.a = nn.MultiheadAttention(8, 2, batch_first=True); self.n = nn.LayerNorm(8)"
             "; self.p = nn.Parameter(torch.randn(5, 8))",
             "x = x + self.p; y, weights = self.a(x, x, x, need_weights=False); return self.n(x + y)",
@@ -135,7 +146,7 @@ WRITTEN: dict[str, tuple[str, Shapes, set[str]]] = {
         {"MultiHeadAttention", "Parameter", "Add", "LayerNorm"},
     ),
     "transformer": (
-        module(
+        module_source(
             "layer = nn.TransformerEncoderLayer(8, 2, 16, 0.1, activation='gelu', batch_first=True)"
             "; self.t = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)",
             "return self.t(x)[:, 0]",
@@ -144,7 +155,7 @@ WRITTEN: dict[str, tuple[str, Shapes, set[str]]] = {
         {"TransformerEncoder", "Slice", "Squeeze"},
     ),
     "two inputs": (
-        module(
+        module_source(
             "self.a = nn.Linear(3, 4); self.b = nn.Linear(2, 4)",
             "p, q = self.a(x), self.b(y); both = torch.cat([p, q], dim=-1)"
             "; return (torch.sigmoid(p) * q - 0.5 * p ** 2) / (1 + torch.exp(-q)), both.chunk(2, dim=1)[1]",
@@ -167,28 +178,34 @@ def test_a_module_that_people_write_becomes_a_graph(name: str, brought_in) -> No
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        (module("pass", "return torch.cumsum(x, 1)"), "line 9: cumsum: no node stands for it"),
-        (module("pass", "return x.sum(0)"), "line 9: sum: its result does not have the batch as its first"),
-        (module("pass", "return x.permute(1, 0)"), "permute: its result does not have the batch"),
-        (module("pass", "if x.sum() > 0:; return x"), "cannot be run"),
-        (module("pass", "y = x if x.sum() > 0 else -x; return y"), r"depends on values.*\(line 9\)"),
-        (module("self.c = nn.LSTM(3, 2)", "return self.c(x)[0]"), "LSTM c: "),
-        (module("self.c = nn.Linear(9, 2)", "return self.c(x)"), "does not run on inputs"),
-        (module("self.c = nn.Bilinear(3, 3, 2)", "return self.c(x, x)"), "line 9: Bilinear c: no node"),
-        (module("pass", "return x + x[:, :1]"), r"add: shapes \(3,\) and \(1,\), supported are equal"),
+        (module_source("pass", "return torch.cumsum(x, 1)"), "line 9: cumsum: no node stands for it"),
         (
-            module("self.c = nn.Linear(3, 3)", "return self.c(self.c(x))"),
+            module_source("pass", "return x.sum(0)"),
+            "line 9: sum: its result does not have the batch",
+        ),
+        (module_source("pass", "return x.permute(1, 0)"), "permute: its result does not have the batch"),
+        (module_source("pass", "if x.sum() > 0:; return x"), "cannot be run"),
+        (module_source("pass", "y = x if x.sum() > 0 else -x; return y"), r"depends on values.*\(line 9\)"),
+        (module_source("self.c = nn.LSTM(3, 2)", "return self.c(x)[0]"), "LSTM c: "),
+        (module_source("self.c = nn.Linear(9, 2)", "return self.c(x)"), "does not run on inputs"),
+        (
+            module_source("self.c = nn.Bilinear(3, 3, 2)", "return self.c(x, x)"),
+            "line 9: Bilinear c: no",
+        ),
+        (module_source("pass", "return x + x[:, :1]"), r"add: shapes \(3,\) and \(1,\), supported are equal"),
+        (
+            module_source("self.c = nn.Linear(3, 3)", "return self.c(self.c(x))"),
             "line 9: Linear c: called twice: nodes",
         ),
         (
-            module(
+            module_source(
                 "self.a = nn.Linear(3, 3); self.b = nn.Linear(3, 3); self.b.weight = self.a.weight",
                 "return x",
             ),
             "a.weight and b.weight are one weight",
         ),
         (
-            module("self.a = nn.ReLU(inplace=True)", "y = x * 2; self.a(y); return y - 0.5"),
+            module_source("self.a = nn.ReLU(inplace=True)", "y = x * 2; self.a(y); return y - 0.5"),
             "answers otherwise than the module",
         ),
         ("x = 1", "defines no subclass"),
@@ -204,7 +221,7 @@ def test_what_has_no_place_is_named_with_its_line(source: str, told: str, brough
 
 
 def test_every_problem_is_told_at_once_with_what_is_supported(brought_in) -> None:
-    source = module("pass", "a = torch.erf(x); b = torch.cumsum(x, 1); return torch.relu(a) + b")
+    source = module_source("pass", "a = torch.erf(x); b = torch.cumsum(x, 1); return torch.relu(a) + b")
     with pytest.raises(CodeError) as caught:
         brought_in(source, (3,))
     told = str(caught.value)
@@ -222,4 +239,4 @@ def test_a_helper_class_that_was_changed_is_not_taken_for_ours(brought_in) -> No
 
 def test_inputs_must_be_as_many_as_forward_uses(brought_in) -> None:
     with pytest.raises(CodeError, match=r"forward takes 1 inputs \(x\), shapes of 2"):
-        brought_in(module("pass", "return x * 2"), (3,), (4,))
+        brought_in(module_source("pass", "return x * 2"), (3,), (4,))

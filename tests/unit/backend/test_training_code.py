@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from backend.catalogue import CATALOGUE, Category
@@ -22,7 +24,7 @@ from backend.pytorch_code import training_source
 from backend.pytorch_code.names import Names
 from backend.serialize import dump_graph
 from backend.training import Trainer, TrainingConfig
-from tests.unit.backend.test_pytorch_code import run
+from tests.unit.backend.test_pytorch_code import HOSTILE, run, shape_of
 from tests.unit.backend.test_training_tasks import (
     Nodes,
     Unhindered,
@@ -237,6 +239,20 @@ def test_texts_become_the_same_tokens() -> None:
     prepare = run(training_source(words))["Preparation"]()  # type: ignore[operator]
     (ids,), _ = prepare(torch.tensor([[72.0, 105.0, 0.0, 90.0]]), torch.zeros(1))
     assert ids.tolist() == [[104, 105, 0, 122, 0, 0]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(HOSTILE, min_size=13, max_size=13, unique=True), HOSTILE)
+def test_no_text_of_a_graph_becomes_code_of_a_script(ids: list[str], name: str) -> None:
+    plain = penalized("L2Regularization", "d.parameters > cost.parameters")
+    new = dict(zip((node.id for node in plain.nodes), ids, strict=False))
+    links = [
+        replace(link, source_node=new[link.source_node], target_node=new[link.target_node])
+        for link in plain.links
+    ]
+    nodes = tuple(replace(node, id=new[node.id]) for node in plain.nodes)
+    source = training_source(replace(plain, name=name, nodes=nodes, links=tuple(links)))
+    assert shape_of(source) == shape_of(training_source(plain))
 
 
 def test_a_graph_that_cannot_be_trained_is_refused() -> None:
