@@ -52,7 +52,11 @@ def export(
     certificate: Path | None,
     as_json: bool,
 ) -> None:
-    """Write MODEL in another format, run what was written, and certify that it answers the same."""
+    """Write MODEL in another format, run what was written, and certify that it answers the same.
+
+    Weights are named NODE.WEIGHT, after the graph's nodes. GGUF is for llama.cpp where the graph is a
+    llama or a GPT-2 to the letter, else a container of tensors; the answer says which.
+    """
     from engine_app import exporting
 
     order = exporting.Order(model, to, output, with_preprocessing, tensor_type, data, certificate)

@@ -79,17 +79,16 @@ def test_an_onnx_with_preprocessing_answers_raw_samples_in_onnxruntime(tmp_path:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
-@pytest.mark.parametrize(("name", "kind"), [("llama", "f16"), ("gpt2", "q8_0")])
-def test_a_language_model_runs_in_llama_cpp(tmp_path: Path, name: str, kind: str) -> None:
+def test_a_gpt2_runs_in_llama_cpp(tmp_path: Path) -> None:
     import llama_cpp
 
-    model = save(tmp_path / "m.cyxmodel", {"llama": llama, "gpt2": gpt2}[name]())
-    output, answer = export(tmp_path, model, "gguf", "--type", kind)
+    model = save(tmp_path / "m.cyxmodel", gpt2())
+    output, answer = export(tmp_path, model, "gguf", "--type", "q8_0")
     assert answer["parity"]["runtime"] == "llama.cpp"
-    assert answer["about"].startswith(f"GGUF that llama.cpp runs as {name}, {kind}")
+    assert answer["about"].startswith("GGUF that llama.cpp runs as gpt2, q8_0, without a tokenizer")
     found = llama_cpp.Llama(str(output), n_ctx=16, n_threads=1, verbose=False)
     assert found.n_vocab() == TOKENS
-    assert found.metadata["general.architecture"] == name
+    assert found.metadata["general.architecture"] == "gpt2"
 
 
 TEXT = (
@@ -121,8 +120,8 @@ def test_llama_cpp_cuts_text_into_the_tokens_that_the_model_was_trained_on(tmp_p
     tokenizer = trained_tokenizer(280)
     notes = DataNotes(tokenizer=tokenizer.to_str(), kind="text")
     model = save(tmp_path / "m.cyxmodel", llama(tokens=300), notes=notes)
-    output, answer = export(tmp_path, model, "gguf")
-    assert answer["about"] == "GGUF that llama.cpp runs as llama, f32"
+    output, answer = export(tmp_path, model, "gguf", "--type", "f16")
+    assert answer["about"] == "GGUF that llama.cpp runs as llama, f16"
     found = llama_cpp.Llama(str(output), n_ctx=16, n_threads=1, verbose=False)
     for text in (TEXT[:60], "日本 naïve\n\n  x=1", "It's  12345 o'clock"):
         ours = tokenizer.encode(text).ids
@@ -180,11 +179,6 @@ def test_a_model_folder_is_taken_over_by_the_names_of_its_weights(tmp_path: Path
     assert f"{len(model.weights)} tensors by name" in out
     found = read_cyxmodel(back).weights
     assert all(np.array_equal(found[name], values) for name, values in model.weights.items())
-    process = start(tmp_path, "import", str(folder), "-o", str(tmp_path / "other.cyxmodel"))
-    _, errors = process.communicate(timeout=MOST_S)
-    assert process.returncode == 1
-    assert "--graph names the one they belong to" in errors
-    assert not (tmp_path / "other.cyxmodel").exists()
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
