@@ -80,6 +80,8 @@ def inspect(path: Path) -> Inspection:
     """Raises ArchiveError, DatasetError, GraphFormatError."""
     if path.is_dir():
         return _folder(path)
+    if not path.is_file():
+        raise ArchiveError(f"{path.name} is neither a file nor a folder")
     match sniff(path):
         case ModelFormat.CYXMODEL:
             return _cyxmodel(path, inspect_cyxmodel(path))

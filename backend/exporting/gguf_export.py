@@ -146,6 +146,8 @@ def tokenizer_metadata(tokenizer: str, vocabulary: int) -> dict[str, GgufValue]:
             )
         if cutting.get("add_prefix_space"):
             raise ExportError("its tokenizer adds a space in front, which llama.cpp does not")
+        if not cutting.get("use_regex", True):
+            raise ExportError("its tokenizer does not cut text into words first, as llama.cpp does")
         tokens = {int(number): str(token) for token, number in model["vocab"].items()}
         tokens |= {int(each["id"]): str(each["content"]) for each in added}
         special = {int(each["id"]) for each in added if each.get("special")}

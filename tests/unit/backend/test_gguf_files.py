@@ -124,6 +124,7 @@ def test_a_tokenizer_becomes_metadata() -> None:
         ({"model": []}, "cannot be read"),
         ({"normalizer": {"type": "Lowercase"}}, "byte-level BPE"),
         ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "adds a space"),
+        ({"pre_tokenizer": {"type": "ByteLevel", "use_regex": False}}, "into words first"),
     ],
 )
 def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(change: dict[str, object], reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,12 @@ def test_what_is_nothing_is_said_to_be_nothing(tmp_path: Path) -> None:
     (tmp_path / "nothing.bin").write_bytes(b"what?")
     with pytest.raises(DatasetError, match=r"nothing.bin is no model, no graph and no data"):
         inspect(tmp_path / "nothing.bin")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArchiveError, match="neither a file nor a folder"):
+        inspect(tmp_path / "pipe")
 
 
 def test_long_metadata_is_cut(tmp_path: Path) -> None:
