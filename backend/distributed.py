@@ -23,6 +23,7 @@ from torch import distributed, nn
 from torch._C._distributed_c10d import FileStore
 
 from backend.errors import RankLostError, WorkerError
+from backend.lora import hold_still, is_held_still
 
 CONNECT_S = 60.0
 PAUSE_S = 30 * 24 * 3600.0
@@ -71,7 +72,10 @@ class Ranks:
         """Batch statistics over all ranks where torch can: on GPUs."""
         if device.type != "cuda":
             return module
+        frozen = [name for name, layer in module.named_modules() if is_held_still(layer)]
         synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        for name in frozen:
+            hold_still(synced.get_submodule(name))
         return synced
 
     def note(self, device: torch.device) -> str:
@@ -82,7 +86,7 @@ class Ranks:
     def sum_gradients(self, module: nn.Module, share: float) -> None:
         """Gradients that were weighted by their shares, and running averages, in one message."""
         gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        averages = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        averages = running_averages(module)
         if not gradients:
             return
         parts = [each.flatten() for each in gradients] + [each.flatten() * share for each in averages]
@@ -108,6 +112,17 @@ class Ranks:
                 distributed.all_reduce(values)
         except RuntimeError as error:
             raise RankLostError(f"rank {self.rank} of {self.size} lost another one") from error
+
+
+def running_averages(module: nn.Module) -> list[torch.Tensor]:
+    """Running ones; not those of layers that are frozen, which not even rounding may change."""
+    return [
+        buffer
+        for layer in module.modules()
+        if not is_held_still(layer)
+        for buffer in layer.buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
 
 
 def connect(store: Path, rank: int, size: int) -> Ranks:

@@ -66,7 +66,7 @@ def tune(module: nn.Module, tunings: Iterable[Tuned], seed: int) -> None:
             parameter.requires_grad_(False)
     for name, layer in module.named_modules():
         if isinstance(layer, _BATCH_NORMS) and any(each.covers(name) for each in frozen):
-            _hold_still(layer)
+            hold_still(layer)
 
 
 def _adapt(module: nn.Module, where: Tuned, lora: Lora, generator: torch.Generator) -> None:
@@ -80,10 +80,14 @@ def _adapt(module: nn.Module, where: Tuned, lora: Lora, generator: torch.Generat
         setattr(module.get_submodule(parent), own_name, AdaptedLinear(layer, lora, generator))
 
 
-def _hold_still(layer: nn.Module) -> None:
+def hold_still(layer: nn.Module) -> None:
     """It stays in evaluation mode, whatever mode the model is put into."""
     layer.eval()
     layer.__dict__["train"] = lambda mode=True: layer
+
+
+def is_held_still(layer: nn.Module) -> bool:
+    return "train" in layer.__dict__
 
 
 def merge_adapters(module: nn.Module, weights: Mapping[str, Array]) -> dict[str, Array]:

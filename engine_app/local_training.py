@@ -442,7 +442,7 @@ class LocalTraining:
             case "resume", "paused":
                 await self._send(Resume())
             case "set_rate", "training" | "paused":
-                await self._send(ChangeLearningRate(rate=_rate(parameters.get("rate"))))
+                await self._change_rate(parameters.get("rate"))
             case "cancel", _:
                 self._is_discarded = True
                 await self._stop()
@@ -478,13 +478,20 @@ class LocalTraining:
         while line := await trio.to_thread.run_sync(read, abandon_on_cancel=True):  # type: ignore[call-arg]
             try:
                 if line.strip():
-                    await self._send(ChangeLearningRate(rate=_rate(line)))
+                    await self._change_rate(line)
             except RemoteFailureError as error:
                 self._story.line(error.message)
                 continue
             if self._state == "paused":
                 await self._send(Resume())
             return
+
+    async def _change_rate(self, found: object) -> None:
+        """Raises RemoteFailureError."""
+        if "," in self._order.device:
+            # Orders go to the first device's worker alone; the others would go on at the old rate.
+            raise RemoteFailureError("refused", "the rate cannot change while several devices train together")
+        await self._send(ChangeLearningRate(rate=_rate(found)))
 
     async def _stop(self) -> None:
         """Between two steps where it trains, at once where it does not yet."""

@@ -12,6 +12,7 @@ import torch
 
 from backend.checkpoint import capture_weights, restore_weights
 from backend.compiler import compile_graph
+from backend.distributed import running_averages
 from backend.errors import CheckpointError, GraphFormatError, GraphInvalidError
 from backend.estimate import estimate
 from backend.fine_tuning import Start, take_weights
@@ -196,6 +197,16 @@ def test_a_frozen_batch_norm_keeps_its_statistics_whatever_mode_the_model_is_in(
         assert (outer is not None) == all(
             torch.equal(value, before[name]) for name, value in module.named_buffers()
         )
+
+
+def test_ranks_sum_no_running_averages_of_frozen_layers() -> None:
+    free, frozen = (
+        compile_graph(nested(outer, None), for_training=True).module for outer in (None, Frozen())
+    )
+    assert len(running_averages(free)) == 3 * 2
+    assert running_averages(frozen) == []
+    frozen.train()
+    assert running_averages(frozen) == []
 
 
 def test_estimates_count_what_is_trained() -> None:
