@@ -264,7 +264,7 @@ def _tensor(op: Operation, flowing: Ref, values: Array) -> Ref:
 
 def _flatten(op: Operation) -> Ref:
     need(op.settings.get("axis", 1) == 1, "from another axis than the second")
-    return op.put("Flatten", {}) if len(op.flowing().shape) != 1 else op.flowing()
+    return op.put("Flatten", {}) if len(op.flowing().shape) != 1 else _same(op)
 
 
 def _reshape(op: Operation) -> Ref:
@@ -283,7 +283,7 @@ def _reshape(op: Operation) -> Ref:
         sample[sample.index(-1)] = math.prod(before) // rest
     need(math.prod(sample) == math.prod(before), f"of {before} to {sample} moves numbers across samples")
     if len(sample) == 1:
-        return op.put("Flatten", {}) if len(before) != 1 else op.flowing()
+        return op.put("Flatten", {}) if len(before) != 1 else _same(op)
     return op.put("Reshape", {"shape": sample})
 
 
@@ -330,7 +330,8 @@ def _split(op: Operation) -> tuple[Ref, ...]:
 
 
 def _same(op: Operation) -> Ref:
-    return op.flowing()
+    """The value itself, unless others read it too: what is done to it later would be done to theirs."""
+    return op.flowing() if op.only_reader else op.put("Identity", {})
 
 
 def _dropout(op: Operation) -> Ref:

@@ -176,6 +176,19 @@ def test_several_nodes_share_values_and_names(tmp_path: Path) -> None:
     assert certificate.verdict != "differs"
 
 
+def test_a_bias_is_not_added_to_what_others_read_too(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Identity", ["a"], ["b"]),
+        helper.make_node("Add", ["b", "bias"], ["c"]),
+        helper.make_node("Concat", ["a", "c"], ["y"], axis=1),
+    ]
+    graph, certificate = imported(tmp_path, model(nodes, {"w": real(5, 6), "bias": real(6)}, VECTOR))
+    assert "Parameter" in {node.type for node in graph.nodes}
+    assert certificate is not None
+    assert certificate.verdict != "differs"
+
+
 def test_ids_go_through_a_table_of_vectors(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gather", ["table", "x"], ["a"]),
