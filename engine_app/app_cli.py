@@ -55,6 +55,10 @@ def open_window(data_dir: str | None, file: Path | None) -> None:
         prepare_kivy(WindowOptions(home=config.data_dir / "kivy"))
     except ImportError:
         report(CommandError("the window needs Kivy: pip install 'cyxwiz[engine]'"))
+    from kivy.core.window import Window
+
+    if Window is None:
+        report(CommandError("no window could be opened: is there a display, with OpenGL 2 or newer?"))
     from engine_app.ui.app import EngineApp, Opening
     from engine_app.ui.loop import run_app
 

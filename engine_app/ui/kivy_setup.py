@@ -6,6 +6,7 @@ from the window alone: its default input section opens /dev/input, and takes tou
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ def prepare_kivy(options: WindowOptions) -> None:
     )
     from kivy.config import Config
 
+    # It tells at length, as critical, of every device and clipboard tool that a machine does not have.
+    logging.getLogger("kivy").setLevel(logging.CRITICAL + 1)
+
     for name in list(Config["input"]):
         Config.remove_option("input", name)
     settings = {
@@ -48,7 +52,6 @@ def prepare_kivy(options: WindowOptions) -> None:
         ("graphics", "maxfps"): options.max_fps,
         ("graphics", "multisamples"): 2,
         ("kivy", "exit_on_escape"): 0,
-        ("kivy", "log_level"): "warning",
         ("kivy", "desktop"): 1,
     }
     for (section, name), value in settings.items():

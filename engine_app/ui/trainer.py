@@ -182,6 +182,10 @@ class Trainer:
     def resume(self) -> None:
         self._order("resume")
 
+    def change_rate(self, rate: float) -> None:
+        """From the next step on; of a training that runs or pauses."""
+        self._order("set_rate", {"rate": rate})
+
     def cancel(self) -> None:
         """Nothing is kept of it but its curves."""
         if self._training is not None:
@@ -189,12 +193,12 @@ class Trainer:
         elif self._scope is not None:
             self._scope.cancel()
 
-    def _order(self, name: str) -> None:
+    def _order(self, name: str, parameters: dict[str, Any] | None = None) -> None:
         training = self._training
 
         async def send() -> None:
             if training is not None:
-                await training.control(name, {})
+                await training.control(name, parameters or {})
 
         if training is not None:
             if name == "cancel":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,10 +24,11 @@ from engine_app.ui.theme import Look
 from engine_app.ui.trainer import Trainer
 from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
-from engine_app.ui.widgets.fields import Stepper
+from engine_app.ui.widgets.fields import Stepper, doubled
 from engine_app.ui.widgets.scroll import Scroll
 
 NO_TORCH = "Training here needs torch: pip install 'cyxwiz[peer]'. Jobs for other machines work without it."
+MAX_RATE = 10.0
 FIGURES = (
     ("loss", "loss"),
     ("accuracy", "accuracy"),
@@ -173,6 +175,20 @@ class TrainPage(BoxLayout):
                 row.add_widget(PushButton(look, "Cancel", self._ask_cancel, Kind.QUIET, "stop"))
             row.add_widget(Gap(look))
         self._buttons.add_widget(row)
+        if state in ("training", "paused"):
+            self._buttons.add_widget(self._rate())
+
+    def _rate(self) -> Row:
+        """The learning rate, to be changed from the next step on."""
+        look, trainer = self._context.look, self._trainer
+        metrics = trainer.run.metrics if trainer.run is not None else {}
+        row = Row(look)
+        row.add_widget(Text(look, "Learning rate", lines=1, size_hint_x=0.6, pos_hint={"center_y": 0.5}))
+        rate = metrics.get("learning_rate") or 1e-3
+        row.add_widget(
+            Stepper(look, rate, trainer.change_rate, check=rate_problem, whole=False, step=doubled)
+        )
+        return row
 
     def _start(self) -> None:
         self._trainer.start(self._context.desk.graph)
@@ -258,6 +274,18 @@ def why_not(context: Context, trainer: Trainer) -> str | None:
     if errors:
         return f"The graph has {errors} problem{'' if errors == 1 else 's'}: see the top of the window"
     return None if trainer.source else "Choose data first"
+
+
+def rate_problem(text: str) -> str | None:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    return (
+        None
+        if 0 < found <= MAX_RATE
+        else f"found {text[:20]!r}, must be a number above 0, at most {MAX_RATE:g}"
+    )
 
 
 def figures(metrics: dict[str, Any]) -> str:

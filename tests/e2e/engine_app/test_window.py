@@ -146,6 +146,7 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
             trainer.pause()
             while trainer.state == "training":
                 await driver.frames(1)
+            trainer.change_rate(0.005)
             trainer.resume()
             while not trainer.history:
                 await driver.frames(1)
@@ -153,6 +154,7 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
         assert trainer.run.outcome == "done", trainer.run.text
         assert trainer.run.metrics["test_accuracy"] > 0.9
         assert len(trainer.run.curves["loss"]) > 1
+        assert trainer.run.metrics["learning_rate"] == 0.005
         assert await trio.Path(trainer.run.output).is_file()
         await driver.frames(3)
         matrix = next(each for each in window.host.walk() if isinstance(each, Confusion))
