@@ -57,7 +57,6 @@ class _Told:
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
-    count: int = 0
     finish: str | None = None
 
 

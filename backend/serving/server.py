@@ -142,7 +142,6 @@ class ModelServer:
         self._host: ModelHost | None = None
         self._gatekeeper = Gatekeeper(())
         self._server: uvicorn.Server | None = None
-        self._app: Application | None = None
 
     def start(
         self,
@@ -190,7 +189,7 @@ class ModelServer:
         host = self._host = ModelHost(order.models, order.limits, self._directory, load)
         lines = await _load_first(host)
         admission = Admission(order.hosts, self._gatekeeper, order.needs_key)
-        app = self._app = Application(host, admission)
+        app = Application(host, admission)
         app.route(all_routes(host, app.refused, order.needs_key))
         server = self._server = _Server(_config(app, order.limits.connections), lambda: on_ready(lines))
         sweeping = asyncio.ensure_future(_sweep(host))

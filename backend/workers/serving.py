@@ -17,6 +17,7 @@ from backend.workers.job import failure_of
 
 _MAX_MODELS = 16
 _MAX_WAITING = 1024
+_DEADLINE_S = 60.0
 
 Request = tuple[LoadModel | Predict | UnloadModel, bytes]
 
@@ -84,7 +85,7 @@ class Serving:
             return
         started_at = time.perf_counter()
         try:
-            answer = runtime.run(unpack_body(request.inputs, body))
+            answer = runtime.run(unpack_body(request.inputs, body), time.monotonic() + _DEADLINE_S)
         except InputError as error:
             self._send(Failed(code="input", text=str(error), id=request.id), b"")
             return
