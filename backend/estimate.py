@@ -73,6 +73,7 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
     flops = passes * forward + steps * trainable * UPDATE_FLOPS * (1 + slots)
     if flops > MAX_FLOPS:
         raise GraphInvalidError((f"training takes {flops} floating-point operations, limit {MAX_FLOPS}",))
+    kept = parameters + buffers if pipeline.keep_best else 0
     saved = parameters + trainable * slots + buffers
     batch = min(pipeline.batch_size, max(1, training))
     activations = 2 * batch * sum(node.counts.activations for node in nodes)
@@ -88,6 +89,6 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
         activations_bytes=activations * BYTES_PER_NUMBER,
         data_bytes=data * BYTES_PER_NUMBER,
         steps=steps,
-        checkpoint_bytes=saved * BYTES_PER_NUMBER + ARCHIVE_BYTES,
+        checkpoint_bytes=(saved + kept) * BYTES_PER_NUMBER + ARCHIVE_BYTES,
         trainable_parameters=trainable,
     )

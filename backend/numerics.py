@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import torch
 
+from backend.errors import CheckpointError
 from backend.optimizers import OPTIMIZER_KINDS
 from backend.pipeline import Pipeline
 from backend.reports import Numerics, NumericsTrial
@@ -26,6 +27,10 @@ MIN_STEPS = 1000
 MAX_WEIGHT_BYTES = 1 << 30
 """Copies of larger weights might not fit."""
 TIMED_STEPS = 3
+MAX_STEP_S = 0.5
+"""Trying out slower steps would take longer than whoever waits for the first one should wait."""
+MAX_SLOWER = 4.0
+"""What takes so many times as long at its first step is not tried any further."""
 MIN_GAIN = 1.05
 """A choice that is not faster by so much is not made."""
 MIN_PRECISION_GAIN = 1.15
@@ -64,6 +69,17 @@ def standard(module: torch.nn.Module, optimizer: str, precision: str = "float32"
     return Numerics("bfloat16" if precision == "bfloat16" else "float32", has_images(module), kinds[0])
 
 
+def recorded(found: Numerics | None, module: torch.nn.Module, optimizer: str) -> Numerics:
+    """What a checkpoint says, or did not need to say yet. Raises CheckpointError for what cannot be."""
+    if found is None:
+        return standard(module, optimizer)
+    kinds = OPTIMIZER_KINDS[optimizer]
+    if found.optimizer not in kinds or (found.channels_last and not has_images(module)):
+        allowed = f"{optimizer} can be {', '.join(kinds)}, channels last needs images"
+        raise CheckpointError(f"the checkpoint was computed with {_named(found)}: {allowed}")
+    return found
+
+
 def choose(parts: Parts, pipeline: Pipeline, work: Work, now: Callable[[], float]) -> Choice:
     """``now`` is a clock in seconds. Leaves weights and torch's generator as they were."""
     first = standard(parts.module, parts.optimizer.type, pipeline.precision)
@@ -89,9 +105,11 @@ class _Trial:
         if measured is None:
             return Choice(best)
         best_s, loss = measured
+        if best_s > MAX_STEP_S:
+            return Choice(best, tuple(self._trials))
         for other, gain in self._others(best):
             candidate = msgspec.structs.replace(best, **other)
-            found = self._measure(candidate)
+            found = self._measure(candidate, MAX_STEP_S + MAX_SLOWER * best_s)
             if found is None or found[0] * gain > best_s or not _is_near(found[1], loss):
                 continue
             best, best_s = candidate, found[0]
@@ -105,8 +123,8 @@ class _Trial:
         for kind in OPTIMIZER_KINDS.get(self._parts.optimizer.type, ())[1:]:
             yield {"optimizer": kind}, MIN_GAIN
 
-    def _measure(self, numerics: Numerics) -> tuple[float, float] | None:
-        """Seconds a step, and the loss of the first one; None where torch cannot compute so."""
+    def _measure(self, numerics: Numerics, limit_s: float = math.inf) -> tuple[float, float] | None:
+        """Seconds a step, and the loss of the first one; None where torch cannot, or not in time."""
         try:
             stepper = Stepper(self._parts, numerics)
             inputs = self._batch.inputs
@@ -120,10 +138,13 @@ class _Trial:
                 stepper.backward(outcome, Turn())
                 stepper.update()
                 value = outcome.loss.item()
+                took_s = self._now() - began
                 if number == 0:
                     loss = value
+                    if took_s > limit_s:
+                        return None
                 else:
-                    best_s = min(best_s, self._now() - began)
+                    best_s = min(best_s, took_s)
         except RuntimeError:
             return None
         finally:

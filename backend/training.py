@@ -25,7 +25,7 @@ from backend.fine_tuning import Start, scaling_of, take_weights
 from backend.formats.cyxmodel import CyxModel, TrainingState
 from backend.formats.tensors import Array
 from backend.lora import merge_adapters
-from backend.numerics import Choice, Work, choose, describe, standard
+from backend.numerics import Choice, Work, choose, describe, recorded, standard
 from backend.objective import Objective, Penalties
 from backend.pipeline import read_pipeline
 from backend.preparation import build_augmentations, compile_preparation
@@ -352,7 +352,7 @@ class Trainer:
         """How to compute: as the checkpoint did, or what is best here."""
         if checkpoint is not None:
             found = checkpoint.training.numerics
-            return Choice(found or standard(self._module, self._pipeline.optimizer.type))
+            return Choice(recorded(found, self._module, self._pipeline.optimizer.type))
         if self._config.ranks is not None:  # Each would choose for itself.
             return Choice(standard(self._module, self._pipeline.optimizer.type, self._pipeline.precision))
         flops = float(size.flops_per_sample) * self._pipeline.batch_size * (1 + BACKWARD_FACTOR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,10 +89,25 @@ def submit(config: Config, order: Order, *, follow: bool, as_json: bool) -> None
             )
             terms = "unpaid" if order.peer else f"budget {format_tokens(budget)}"
             story.line(f"job {job['job_id']} submitted, {terms}")
+            for note in notes_on(order.graph, order.private if order.stream else ()):
+                story.line(note)
             job = await session.ask("follow", story.tell, job=job["job_id"], until_training=not follow)
         _close(job, as_json, over=follow)
 
     _with_session(config, use, LEFT_UNPAID if order.peer else LEFT, lan=order.peer is not None)
+
+
+def notes_on(graph: Path, private: Sequence[str]) -> list[str]:
+    """What a graph asks of its training that a peer does otherwise."""
+    from backend.serialize import load_graph
+
+    training = load_graph(graph.read_bytes()).training
+    found = []
+    if training.patience:
+        found.append(f"patience {training.patience} does not end a job early: all its steps are agreed on")
+    if training.keep == "best" and "validation" in private:
+        found.append("keep best: the peer sees no validation samples and keeps the last epoch's weights")
+    return found
 
 
 def follow(config: Config, job: str, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from backend.graph import Frozen
 from backend.serialize import dump_graph
 from engine_app.checks import BackendChecks
 from engine_app.cli import main, private_parts
+from engine_app.jobs import notes_on
 from p2p.session.errors import JobRefusedError
 from tests.unit.backend.make_samples import small_graph, write_samples
 
@@ -69,3 +70,13 @@ def test_a_job_with_frozen_nodes_is_refused_before_anybody_is_asked(tmp_path: Pa
     with pytest.raises(JobRefusedError, match="need the weights of a model"):
         BackendChecks().prepare(document, data, tmp_path / "job")
     assert BackendChecks(here=True).prepare(document, data, tmp_path / "here").parameters > 0
+
+
+def test_what_a_peer_does_otherwise_than_the_graph_says_is_told(tmp_path: Path) -> None:
+    graph = tmp_path / "graph.json"
+    text = '{"format_version": 2, "nodes": [], "links": [], "training": %s}'
+    graph.write_text(text % '{"patience": 3, "keep": "best"}')
+    assert [note.partition(" ")[0] for note in notes_on(graph, ())] == ["patience"]
+    assert [note.partition(" ")[0] for note in notes_on(graph, ("validation",))] == ["patience", "keep"]
+    graph.write_text(text % "{}")
+    assert notes_on(graph, ("validation",)) == []
