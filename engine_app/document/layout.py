@@ -2,11 +2,12 @@
 
 After Sugiyama, Tagawa and Toda (1981): layers by longest path, order within layers by the median of the
 neighbours in sweeps both ways, then heights by the same medians with what lies in the way pushed on.
-Parts that hang together are laid out one below the other.
+Parts that hang together are laid out one below the other; a long one goes on in another row, like text.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from statistics import median
 
@@ -16,6 +17,8 @@ from engine_app.document.view import place_of
 
 COLUMN_GAP, ROW_GAP, PART_GAP = 80.0, 32.0, 80.0
 SWEEPS = 4
+BAND_GAP, ONE_BAND, ASPECT = 120.0, 2200.0, 1.7
+"""A part that is wider than ``ONE_BAND`` goes on below, like a line of text."""
 
 Places = dict[str, tuple[float, float]]
 Neighbours = Mapping[str, list[str]]
@@ -109,20 +112,30 @@ def _part(
         columns[layers[node_id] - first].append(node_id)
     _order(columns, before, after)
     heights = _heights(columns, before, after, sizes)
-    top = min(heights.values())
     places: Places = {}
-    x = 0.0
-    for column in columns:
-        if not column:
-            continue
-        width = max(sizes[node_id][0] for node_id in column)
-        for node_id in column:
-            places[node_id] = (
-                round(x + (width - sizes[node_id][0]) / 2, 1),
-                round(heights[node_id] - top, 1),
-            )
-        x += width + COLUMN_GAP
-    return places, max(places[node_id][1] + sizes[node_id][1] for node_id in part)
+    top = 0.0
+    for band in _bands([column for column in columns if column], heights, sizes):
+        x, highest = 0.0, min(heights[node_id] for column in band for node_id in column)
+        for column in band:
+            width = max(sizes[node_id][0] for node_id in column)
+            for node_id in column:
+                left, y = x + (width - sizes[node_id][0]) / 2, top + heights[node_id] - highest
+                places[node_id] = (round(left, 1), round(y, 1))
+            x += width + COLUMN_GAP
+        top = BAND_GAP + max(places[n][1] + sizes[n][1] for column in band for n in column)
+    return places, top - BAND_GAP
+
+
+def _bands(
+    columns: list[list[str]], heights: Mapping[str, float], sizes: Mapping[str, tuple[float, float]]
+) -> list[list[list[str]]]:
+    """Columns in rows, as words are in lines: so that the whole is about as wide as a screen."""
+    width = sum(max(sizes[node_id][0] for node_id in column) + COLUMN_GAP for column in columns)
+    nodes = [node_id for column in columns for node_id in column]
+    height = max(heights[n] + sizes[n][1] for n in nodes) - min(heights[n] for n in nodes)
+    count = 1 if width <= ONE_BAND else max(1, round(math.sqrt(width / (ASPECT * (height + BAND_GAP)))))
+    each = math.ceil(len(columns) / count)
+    return [columns[start : start + each] for start in range(0, len(columns), each)]
 
 
 def _order(columns: list[list[str]], before: Neighbours, after: Neighbours) -> None:

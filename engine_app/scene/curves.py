@@ -1,27 +1,35 @@
-"""The curve of a link: a cubic that leaves and arrives level."""
+"""The curve of a link: it leaves and arrives level, goes below what stands between, and turns to go back."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from engine_app.scene.snapshot import Floats
 
 SHORTEST_PULL, LONGEST_PULL = 32.0, 240.0
+LONG, LEVEL, BOW = 560.0, 96.0, 170.0
+"""A link past others in its row goes below them, by three quarters of the bow."""
+BACK, APART, TURN = 240.0, 130.0, 44.0
+"""One that goes back so far, to a row so far away, turns between the two rows, with this radius."""
 
 
 def curve_points(starts: Floats, ends: Floats, segments: int) -> Floats:
     """(links, segments + 1, 2)."""
-    weights, _ = _weights(segments)
-    points: Floats = np.einsum("sk,lkd->lsd", weights, controls(starts, ends)).astype(np.float32)
+    points: Floats = np.einsum("sk,lkd->lsd", _weights(segments), controls(starts, ends)).astype(np.float32)
+    back = (starts[:, 0] - ends[:, 0] > BACK) & (np.abs(starts[:, 1] - ends[:, 1]) > APART)
+    if back.any():
+        points[back] = _turned(starts[back], ends[back], segments)
     return points
 
 
-def curve_normals(starts: Floats, ends: Floats, segments: int) -> Floats:
-    """Of length 1, at the same places."""
-    _, slopes = _weights(segments)
-    along = np.einsum("sk,lkd->lsd", slopes, controls(starts, ends))
+def normals_of(points: Floats) -> Floats:
+    """Of length 1, across curves at their points."""
+    along = np.empty_like(points)
+    along[:, 1:-1] = points[:, 2:] - points[:, :-2]
+    along[:, 0], along[:, -1] = points[:, 1] - points[:, 0], points[:, -1] - points[:, -2]
     across = np.stack([-along[..., 1], along[..., 0]], -1)
     lengths = np.sqrt((across**2).sum(-1, keepdims=True))
     normals: Floats = (across / np.maximum(lengths, 1e-6)).astype(np.float32)
@@ -30,16 +38,28 @@ def curve_normals(starts: Floats, ends: Floats, segments: int) -> Floats:
 
 def controls(starts: Floats, ends: Floats) -> Floats:
     """(links, 4, 2): Bernstein's points."""
-    gap = np.abs(ends[:, 0] - starts[:, 0]) * 0.5 + np.abs(ends[:, 1] - starts[:, 1]) * 0.1
-    pull = np.clip(gap, SHORTEST_PULL, LONGEST_PULL)
-    shift = np.stack([pull, np.zeros_like(pull)], -1)
-    return np.stack([starts, starts + shift, ends - shift, ends], 1)
+    across, down = np.abs((ends - starts).T)
+    pull = np.clip(across * 0.5 + down * 0.1, SHORTEST_PULL, LONGEST_PULL)
+    bow = np.where((across > LONG) & (down < LEVEL), BOW, 0.0).astype(np.float32)
+    out, back = np.stack([pull, bow], -1), np.stack([-pull, bow], -1)
+    return np.stack([starts, starts + out, ends + back, ends], 1)
+
+
+def _turned(starts: Floats, ends: Floats, segments: int) -> Floats:
+    """Half an ellipse, a straight way back between the rows, and half an ellipse again."""
+    t = np.linspace(0, 1, segments + 1, dtype=np.float32)
+    first, last = np.clip(t / 0.3, 0, 1), np.clip((t - 0.7) / 0.3, 0, 1)
+    middle = np.clip((t - 0.3) / 0.4, 0, 1)
+    bulge = TURN * (np.sin(np.pi * first) * (t < 0.3) - np.sin(np.pi * last) * (t > 0.7))
+    down = (1 - np.cos(np.pi * first)) / 4 + (1 - np.cos(np.pi * last)) / 4
+    x = starts[:, :1] + (ends[:, :1] - starts[:, :1]) * middle + bulge
+    y = starts[:, 1:] + (ends[:, 1:] - starts[:, 1:]) * down
+    points: Floats = np.stack([x, y], -1).astype(np.float32)
+    return points
 
 
 @cache
-def _weights(segments: int) -> tuple[Floats, Floats]:
+def _weights(segments: int) -> npt.NDArray[np.float32]:
     t = np.linspace(0, 1, segments + 1, dtype=np.float32)
     u = 1 - t
-    values = np.stack([u**3, 3 * u * u * t, 3 * u * t * t, t**3], -1)
-    slopes = np.stack([-3 * u * u, 3 * u * u - 6 * u * t, 6 * u * t - 3 * t * t, 3 * t * t], -1)
-    return values, slopes
+    return np.stack([u**3, 3 * u * u * t, 3 * u * t * t, t**3], -1)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine_app.document.view import FrameKind, Rect
-from engine_app.scene.curves import curve_points
+from engine_app.scene.curves import BOW, curve_points
 from engine_app.scene.snapshot import Floats, Snapshot
 from engine_app.scene.view import View
 
@@ -112,7 +112,7 @@ def link_at(scene: Snapshot, at: Floats, reach: float) -> int | None:
     bulge = np.maximum(np.abs(ends[:, 1] - ends[:, 0]).max(1), 80.0)[:, None] * np.array(
         [0.6, 0.05], np.float32
     )
-    low, high = ends.min(1) - bulge - reach, ends.max(1) + bulge + reach
+    low, high = ends.min(1) - bulge - reach, ends.max(1) + bulge + reach + np.array([0, BOW], np.float32)
     near = np.flatnonzero(((low <= at) & (at <= high)).all(1))
     if not len(near):
         return None

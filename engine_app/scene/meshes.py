@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engine_app.scene.curves import curve_normals, curve_points
+from engine_app.scene.curves import curve_points, normals_of
 from engine_app.scene.snapshot import Floats
 from engine_app.scene.text import CORNERS, Line
 
@@ -67,7 +67,7 @@ def dots(
 def ribbons(starts: Floats, ends: Floats, colours: Floats, width: float, segments: int) -> Floats:
     """(links, 2 (segments + 1), 8): both sides of each curve, ``width`` across, soft edges included."""
     points = curve_points(starts, ends, segments)
-    across = curve_normals(starts, ends, segments) * (width / 2)
+    across = normals_of(points) * (width / 2)
     found = np.empty((len(starts), segments + 1, 2, RIBBON_FLOATS), np.float32)
     found[:, :, 0, 0:2], found[:, :, 1, 0:2] = points + across, points - across
     found[:, :, 0, 2], found[:, :, 1, 2] = 1.0, -1.0

@@ -33,7 +33,7 @@ SHADED, PORTS, TITLES, DETAILS = 0.22, 0.3, 0.4, 0.6
 RADIUS, DOT = 10.0, 6.0
 TITLE_SIZE, TEXT_SIZE, GROUP_SIZE = 14.0, 12.0, 16.0
 LINK_WIDTH = 3.0
-FINE, COARSE = 20, 6
+FINE, COARSE = 28, 10
 """Segments of a link."""
 Numbers = npt.NDArray[np.int64]
 COVER = 0.5
@@ -105,7 +105,7 @@ def still(picture: Picture, cover: Rect, without: frozenset[int] = frozenset()) 
     moving = np.zeros(len(scene.cards), np.bool_)
     moving[list(without)] = True
     ends = link_ends(scene)
-    drawn = ((ends.min(1) - 120 <= high) & (ends.max(1) + 120 >= low)).all(1)
+    drawn = ((ends.min(1) - 120 <= high) & (ends.max(1) + 180 >= low)).all(1)
     if len(drawn):
         drawn &= ~moving[scene.link_nodes].any(1)
     return Layers(
@@ -171,7 +171,9 @@ def _bodies(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
     bends = np.array([card.reroute for card in cards], np.bool_)
     heads[bends, 3] = 0
     radius = np.where(bends, sizes[:, 1] / 2, RADIUS)
-    shadows = boxes(at + np.array([0, 4], np.float32), sizes, look.shadow, radius=RADIUS, softness=12)
+    shade = np.repeat(np.array([look.shadow], np.float32), len(cards), 0)
+    shade[strengths < 1, 3] = 0
+    shadows = boxes(at + np.array([0, 4], np.float32), sizes, shade, radius=RADIUS, softness=12)
     marks = at + np.array([16, HEADER / 2], np.float32)
     shown = look.categories[scene.categories[numbers]].copy()
     shown[:, 3] = strengths

@@ -120,8 +120,9 @@ def test_every_template_is_valid_and_laid_out_without_overlap(template: object) 
     assert not diagnose(graph, for_training=template.is_model)  # type: ignore[attr-defined]
     rects = [rect_of(node) for node in graph.nodes]
     assert not any(a.touches(b) for i, a in enumerate(rects) for b in rects[:i])
-    x = {node.id: rect_of(node).x for node in graph.nodes}
-    assert all(x[link.source_node] < x[link.target_node] for link in graph.links)
+    at = {node.id: rect_of(node) for node in graph.nodes}
+    ends = [(at[link.source_node], at[link.target_node]) for link in graph.links]
+    assert all(a.x < b.x or a.bottom < b.y for a, b in ends)
 
 
 def test_a_template_can_be_dropped_into_a_graph_twice() -> None:

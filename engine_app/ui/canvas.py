@@ -1,0 +1,391 @@
+"""The canvas: a document drawn in a few meshes, under fingers, mouse and keys. Decides nothing itself.
+
+``scene`` works out what is to be seen and what a gesture means; here it is uploaded and carried out.
+Only what changed is built anew: panning within what was built moves a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from kivy.clock import Clock
+from kivy.core.window import Window
+from kivy.graphics import (
+    Color,
+    InstructionGroup,
+    MatrixInstruction,
+    PopMatrix,
+    PushMatrix,
+    Rectangle,
+    ScissorPop,
+    ScissorPush,
+)
+from kivy.graphics.transformation import Matrix
+from kivy.uix.widget import Widget
+
+from backend.graph import Graph, Wiring
+from engine_app.document.analysis import Analysis
+from engine_app.document.apply import apply
+from engine_app.document.edits import Edit
+from engine_app.document.errors import EditError
+from engine_app.document.files import editable
+from engine_app.document.view import Rect, bounds
+from engine_app.document.wiring import opened
+from engine_app.scene import overlay
+from engine_app.scene.gestures import Button, Gesture, GestureRecognizer, Modifiers, Scrolled
+from engine_app.scene.meshes import QUAD, ribbon_indices
+from engine_app.scene.render import (
+    TITLE_SIZE,
+    Layers,
+    Look,
+    Picture,
+    cover_of,
+    frame_texts,
+    is_covered,
+    moving,
+    still,
+)
+from engine_app.scene.snapshot import Snapshot, SnapshotBuilder
+from engine_app.scene.text import TextLayout
+from engine_app.scene.tools import (
+    AskForNode,
+    EditFrame,
+    Enter,
+    Intent,
+    Make,
+    Mode,
+    Moving,
+    Select,
+    ShowMenu,
+    Stage,
+    Tell,
+    ToolState,
+    handle,
+)
+from engine_app.scene.tools import Look as LookAt
+from engine_app.scene.view import View
+from engine_app.ui.meshes import GlyphAtlas, MeshLayer, font_size
+from engine_app.ui.theme import Look as WindowLook
+
+GRID_GAP, CLOSEST_DOTS = 24.0, 14.0
+_BUTTONS = {"right": Button.SECONDARY, "middle": Button.MIDDLE}
+_WHEEL = {"scrolldown": 1.0, "scrollup": -1.0}
+"""Kivy names the wheel by what the page does."""
+
+
+class Document(Protocol):
+    """What the canvas shows and changes."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    def analysis_of(self, graph: Graph) -> Analysis: ...
+
+    def change(self, graph: Graph, gesture: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasActions:
+    """What leads beyond the canvas. Places of ``show_menu`` are the window's."""
+
+    selected: Callable[[frozenset[str]], None]
+    ask_for_node: Callable[[AskForNode], None]
+    show_menu: Callable[[float, float, ShowMenu], None]
+    edit_frame: Callable[[EditFrame], None]
+    tell: Callable[[str], None]
+
+
+class _Sheet:
+    """The meshes of one set of layers, from back to front."""
+
+    def __init__(self, parent: Any) -> None:
+        self.frames = MeshLayer(parent, "box")
+        self.links = MeshLayer(parent, "ribbon")
+        self.boxes = MeshLayer(parent, "box")
+        self.glyphs = MeshLayer(parent, "glyph")
+
+    def set(self, layers: Layers, texture: Any) -> None:
+        self.frames.set(layers.frames, QUAD)
+        self.links.set(layers.links, ribbon_indices(layers.segments))
+        self.boxes.set(layers.boxes, QUAD)
+        self.glyphs.set(layers.glyphs, QUAD, texture)
+
+    def zoom(self, zoom: float) -> None:
+        for layer in (self.frames, self.links, self.boxes):
+            layer.uniform("px", float(zoom))
+
+
+class GraphCanvas(Widget):
+    def __init__(
+        self, look: WindowLook, document: Document, actions: CanvasActions, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self._look = look
+        self._document = document
+        self._actions = actions
+        self._dp = look.pixels_per_dp
+        self._colours = Look(look.palette)
+        self._builder = SnapshotBuilder()
+        self._gestures = GestureRecognizer(self._dp)
+        self._atlases: dict[int, TextLayout] = {}
+        self._source: Graph | None = None
+        self._graph = Graph("")
+        self._inside: tuple[str, ...] = ()
+        self._selected: frozenset[str] = frozenset()
+        self._cover: tuple[Rect, float] | None = None
+        self._moving: frozenset[int] = frozenset()
+        self._has_fitted = False
+        self.scene = Snapshot()
+        self.view = View(zoom=self._dp)
+        self.tools = ToolState()
+        self._build_canvas()
+        self._draw_soon = Clock.create_trigger(self._draw, -1)
+        self._ticking = Clock.schedule_interval(self._tick, 1 / 30)
+        self.bind(pos=self._arrange, size=self._arrange)
+        self.refresh()
+
+    def close(self) -> None:
+        self._ticking.cancel()
+
+    # -- looking -------------------------------------------------------------------------------
+
+    @property
+    def wiring(self) -> Wiring:
+        """What is open, with places for all nodes."""
+        return opened(self._graph, self._inside)
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        return self._inside
+
+    @property
+    def selected(self) -> frozenset[str]:
+        return self._selected
+
+    def refresh(self) -> None:
+        """The document has changed."""
+        if self._document.graph is not self._source:
+            self._source = self._document.graph
+            self._graph = editable(self._source).graph
+            self._settle()
+            analysis = self._document.analysis_of(self._source)
+            self.scene = self._builder.build(self.wiring, analysis, self._inside)
+            self._cover = None
+        self._draw_soon()
+
+    def select(self, node_ids: frozenset[str]) -> None:
+        """Without telling anybody."""
+        found = node_ids & self.scene.index.keys()
+        if found != self._selected:
+            self._selected = found
+            self._cover = None
+            self._draw_soon()
+
+    def enter(self, inside: tuple[str, ...]) -> None:
+        """Opens a body, or goes back to a breadcrumb. Raises EditError."""
+        opened(self._graph, inside)
+        self._inside, self._selected, self._source = inside, frozenset(), None
+        self.tools = ToolState(mode=self.tools.mode)
+        self.refresh()
+        self._actions.selected(self._selected)
+        self.fit()
+
+    def set_mode(self, mode: Mode) -> None:
+        self.tools = ToolState(mode=mode)
+        self._draw_soon()
+
+    def look_at(self, view: View) -> None:
+        self.view = view
+        self._draw_soon()
+
+    def fit(self) -> None:
+        """All of it in sight."""
+        around = self.scene.bounds()
+        if around is not None:
+            self.look_at(self.view.fitted(around, 48 * self._dp, self._dp))
+
+    def fit_selected(self) -> None:
+        rects = [self.scene.rect(self.scene.index[name]) for name in self._selected]
+        around = bounds(rects)
+        if around is not None:
+            self.look_at(self.view.fitted(around, 96 * self._dp, 1.2 * self._dp))
+
+    def change(self, edit: Edit, gesture: str = "") -> bool:
+        """What cannot be done is told, not raised."""
+        try:
+            graph = apply(self._graph, edit, self._inside)
+        except EditError as error:
+            self._actions.tell(str(error))
+            return False
+        self._document.change(graph, gesture)
+        self.refresh()
+        return True
+
+    def _settle(self) -> None:
+        """Breadcrumbs and selected nodes that are gone are let go."""
+        while self._inside:
+            try:
+                opened(self._graph, self._inside)
+                break
+            except EditError:
+                self._inside = self._inside[:-1]
+        self._selected &= {node.id for node in self.wiring.nodes}
+
+    # -- fingers, mouse, wheel -----------------------------------------------------------------
+
+    def on_touch_down(self, touch: Any) -> bool:
+        if not self.collide_point(*touch.pos):
+            return False
+        button = touch.button if "button" in touch.profile else "left"
+        if button in _WHEEL:
+            self._take([Scrolled(*self._place(touch), _WHEEL[button], _modifiers())])
+            return True
+        touch.grab(self)
+        kind = _BUTTONS.get(button, Button.PRIMARY)
+        self._take(self._gestures.down(touch.uid, *self._place(touch), Clock.get_time(), _modifiers(), kind))
+        return True
+
+    def on_touch_move(self, touch: Any) -> bool:
+        if touch.grab_current is not self:
+            return False
+        self._take(self._gestures.move(touch.uid, *self._place(touch)))
+        return True
+
+    def on_touch_up(self, touch: Any) -> bool:
+        if touch.grab_current is not self:
+            return False
+        touch.ungrab(self)
+        self._take(self._gestures.up(touch.uid, *self._place(touch), Clock.get_time()))
+        return True
+
+    def cancel(self) -> bool:
+        """Escape: calls off what is going on; False if there was nothing."""
+        found = self._gestures.cancel()
+        was_busy = bool(found) or self.tools.pending is not None
+        self._take(found)
+        self.tools = ToolState(mode=self.tools.mode)
+        self._draw_soon()
+        return was_busy
+
+    def _place(self, touch: Any) -> tuple[float, float]:
+        """Pixels from the upper left corner."""
+        return float(touch.x - self.x), float(self.top - touch.y)
+
+    def _tick(self, _dt: float) -> None:
+        self._take(self._gestures.tick(Clock.get_time()))
+
+    def _take(self, gestures: list[Gesture]) -> None:
+        for gesture in gestures:
+            stage = Stage(self.wiring, self.scene, self.view, self._selected, self._dp)
+            self.tools, intents = handle(self.tools, gesture, stage)
+            for intent in intents:
+                self._carry_out(intent)
+        if gestures:
+            self._draw_soon()
+
+    def _carry_out(self, intent: Intent) -> None:
+        match intent:
+            case LookAt(view):
+                self.look_at(view)
+            case Select(nodes):
+                self.select(nodes)
+                self._actions.selected(self._selected)
+            case Make(edit):
+                self.change(edit)
+            case Enter(node):
+                self.enter((*self._inside, node))
+            case AskForNode():
+                self._actions.ask_for_node(intent)
+            case ShowMenu(x, y):
+                self._actions.show_menu(self.x + x, self.top - y, intent)
+            case EditFrame():
+                self._actions.edit_frame(intent)
+            case Tell(text):
+                self._actions.tell(text)
+
+    # -- drawing -------------------------------------------------------------------------------
+
+    def _build_canvas(self) -> None:
+        self._colour = Color(rgba=self._look.palette.canvas)
+        self._ground = Rectangle()
+        self._scissor = ScissorPush()
+        self._matrix = MatrixInstruction()
+        for instruction in (self._colour, self._ground, self._scissor):
+            self.canvas.add(instruction)
+        self._grid = MeshLayer(self.canvas, "grid")
+        world = InstructionGroup()
+        world.add(PushMatrix())
+        world.add(self._matrix)
+        self._still = _Sheet(world)
+        self._titles = MeshLayer(world, "glyph")
+        self._drawn = _Sheet(world)
+        world.add(PopMatrix())
+        self.canvas.add(world)
+        self._map = MeshLayer(self.canvas, "box")
+        self._map.uniform("px", 1.0)
+        self.canvas.add(ScissorPop())
+
+    def _arrange(self, *_: Any) -> None:
+        self._ground.pos, self._ground.size = self.pos, self.size
+        self.view = self.view.resized(self.width, self.height)
+        if not self._has_fitted and self.width > 100 and len(self.scene.cards):
+            self._has_fitted = True
+            self.fit()
+        self._draw_soon()
+
+    def _draw(self, _dt: float = 0.0) -> None:
+        view, zoom = self.view, self.view.zoom
+        x, y = self.to_window(*self.pos)
+        self._scissor.x, self._scissor.y = int(x), int(y)
+        self._scissor.width, self._scissor.height = max(int(self.width), 1), max(int(self.height), 1)
+        left, top = self.x - view.x * zoom, self.top + view.y * zoom
+        matrix = Matrix().multiply(Matrix().translate(left, top, 0)).multiply(Matrix().scale(zoom, -zoom, 1))
+        self._matrix.matrix = matrix
+        self._draw_grid(left, top, zoom)
+        picture = Picture(self.scene, self._colours, self._text(zoom), zoom / self._dp, self._selected)
+        texture = picture.text.atlas.texture  # type: ignore[attr-defined]
+        for sheet in (self._still, self._drawn):
+            sheet.zoom(zoom)
+        action = self.tools.action
+        going = frozenset(
+            self.scene.index[name]
+            for name in (action.nodes if isinstance(action, Moving) and (action.dx or action.dy) else ())
+            if name in self.scene.index
+        )
+        built = self._cover
+        if built is None or going != self._moving or not is_covered(view.visible, built[0], zoom, built[1]):
+            self._cover, self._moving = (cover_of(view.visible), zoom), going
+            self._still.set(still(picture, self._cover[0], going), texture)
+            self._titles.set(frame_texts(picture), QUAD, texture)
+        self._drawn.set(overlay.drawn(picture, self.tools, going, moving), texture)
+        self._map.set(overlay.minimap(self.scene, self._colours, self._map_view(), self._dp), QUAD)
+        self.canvas.ask_update()
+
+    def _map_view(self) -> overlay.MapView:
+        return overlay.MapView(self.view.visible, self.x, self.y, self.width, self.height)
+
+    def _text(self, zoom: float) -> TextLayout:
+        size = font_size(TITLE_SIZE * zoom)
+        if size not in self._atlases:
+            self._atlases[size] = TextLayout(GlyphAtlas(size))
+        return self._atlases[size]
+
+    def _draw_grid(self, left: float, top: float, zoom: float) -> None:
+        gap = GRID_GAP * zoom
+        while gap < CLOSEST_DOTS * self._dp:
+            gap *= 4
+        corners = np.array(
+            [[(self.x, self.y), (self.right, self.y), (self.x, self.top), (self.right, self.top)]], np.float32
+        )
+        self._grid.set(corners, QUAD)
+        for name, value in (("gap", gap), ("radius", self._dp), ("origin", (left % gap, top % gap))):
+            self._grid.uniform(name, value)
+        self._grid.uniform("ink", tuple(map(float, self._look.palette.line)))
+
+
+def _modifiers() -> Modifiers:
+    pressed = set(Window.modifiers)
+    return Modifiers("shift" in pressed, bool(pressed & {"ctrl", "meta"}), "alt" in pressed)
