@@ -12,13 +12,16 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 
 from backend.graph import Wiring, topological_order
-from engine_app.document.ports import size_of
-from engine_app.document.view import place_of
+from engine_app.document.ports import rect_of, size_of
+from engine_app.document.view import Rect, bounds, place_of
 
 COLUMN_GAP, ROW_GAP, PART_GAP = 80.0, 32.0, 80.0
 SWEEPS = 4
 BAND_GAP, ONE_BAND, ASPECT = 120.0, 2200.0, 1.7
 """A part that is wider than ``ONE_BAND`` goes on below, like a line of text."""
+
+FEW = 8
+"""New nodes that are put beside what they are linked to, each alone."""
 
 Places = dict[str, tuple[float, float]]
 Neighbours = Mapping[str, list[str]]
@@ -52,12 +55,41 @@ def missing_places(wiring: Wiring) -> Places:
     without = [node.id for node in wiring.nodes if place_of(node) is None]
     if not without:
         return {}
+    if len(without) <= FEW and len(without) < len(wiring.nodes):
+        return _beside(wiring, without)
     rects = [(place, size_of(node)) for node in wiring.nodes if (place := place_of(node))]
     if not rects:
         return arranged(wiring)
     left = min(place[0] for place, _ in rects)
     bottom = max(place[1] + size[1] for place, size in rects)
     return arranged(wiring, without, (left, bottom + PART_GAP))
+
+
+def _beside(wiring: Wiring, without: list[str]) -> Places:
+    """Each at the right of what it is linked from, further down where that is taken."""
+    nodes = {node.id: node for node in wiring.nodes}
+    rects = {name: rect_of(node) for name, node in nodes.items() if place_of(node)}
+    found: Places = {}
+    for name in without:
+        width, height = size_of(nodes[name])
+        sources = [
+            rects[each.source_node]
+            for each in wiring.links
+            if each.target_node == name and each.source_node in rects
+        ]
+        around = bounds(rects.values()) or Rect(0, 0, 0, 0)
+        x, y = (
+            (sources[0].right + COLUMN_GAP, sources[0].y) if sources else (around.x, around.bottom + PART_GAP)
+        )
+        rect = Rect(x, y, width, height)
+        for _ in range(len(rects) + 1):
+            below = [other.bottom + ROW_GAP for other in rects.values() if other.touches(rect)]
+            if not below:
+                break
+            rect = Rect(x, max(below), width, height)
+        rects[name] = rect
+        found[name] = (round(rect.x, 1), round(rect.y, 1))
+    return found
 
 
 def _layers(wiring: Wiring, chosen: set[str]) -> dict[str, int]:

@@ -28,10 +28,12 @@ from engine_app.scene.snapshot import CATEGORIES, KINDS, Card, Floats, Snapshot
 from engine_app.scene.text import TextLayout
 from engine_app.ui.theme import Colour, Palette, faded, mixed
 
-SHADED, PORTS, TITLES, DETAILS = 0.22, 0.3, 0.4, 0.6
+SHADED, PORTS, TITLES, DETAILS = 0.22, 0.3, 0.28, 0.6
 """Zooms, in pixels of a dp."""
 RADIUS, DOT = 10.0, 6.0
 TITLE_SIZE, TEXT_SIZE, GROUP_SIZE = 14.0, 12.0, 16.0
+LARGEST_TITLE, SMALLEST_TEXT = 26.0, 9.5
+"""Titles grow as the view goes away, as far as their bar allows, to be no smaller than this many dp."""
 LINK_WIDTH = 3.0
 FINE, COARSE = 28, 10
 """Segments of a link."""
@@ -129,7 +131,7 @@ def moving(picture: Picture, numbers: frozenset[int], dx: float, dy: float) -> L
 
 def _links(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats, int]:
     scene = picture.scene
-    segments = FINE if picture.zoom >= TITLES else COARSE
+    segments = FINE if picture.zoom >= SHADED else COARSE
     ends = corners[scene.link_nodes[numbers]] + scene.link_offsets[numbers]
     width = LINK_WIDTH if picture.zoom >= SHADED else LINK_WIDTH * SHADED / picture.zoom
     colours = picture.look.kinds[scene.link_kinds[numbers]]
@@ -215,9 +217,9 @@ def _texts(picture: Picture, number: int, corners: Floats) -> Floats:
     strength = 1.0 if card.mode is Mode.NORMAL else 0.6
     strong, muted = faded(palette.text, strength), faded(palette.muted, strength)
     wrong = int(scene.problems[number])
-    room = (card.width - (72 if wrong else 44)) / TITLE_SIZE
-    title = text.fitted(card.title, room, bold=True)
-    parts = [glyphs(title, x + 28, y + 9, TITLE_SIZE, strong)]
+    size = min(max(TITLE_SIZE, SMALLEST_TEXT / picture.zoom), LARGEST_TITLE)
+    title = text.fitted(card.title, (card.width - (66 if wrong else 36)) / size, bold=True)
+    parts = [glyphs(title, x + 28, y + HEADER / 2 - 0.62 * size, size, strong)]
     if wrong:
         mark = text.line("!", bold=True)
         ink = palette.on_danger if wrong > 1 else palette.canvas

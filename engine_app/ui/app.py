@@ -278,6 +278,8 @@ class EngineApp(App):
                 self._ask_open()
             case "add" if isinstance(self.content, BuildPage):
                 self.content.show_palette()
+            case "remove" if isinstance(self.content, BuildPage) and self.content.command("dissolve"):
+                pass
             case "remove" if self.desk.selected is not None:
                 self.desk.remove(self.desk.selected)
             case "next":
@@ -288,6 +290,8 @@ class EngineApp(App):
                 self.show_page("train")
             case "help":
                 self._show_shortcuts()
+            case str(name) if isinstance(self.content, BuildPage):
+                return self.content.command(name)
             case _:
                 return False
         return True

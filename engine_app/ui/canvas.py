@@ -27,8 +27,9 @@ from kivy.graphics.transformation import Matrix
 from kivy.uix.widget import Widget
 
 from backend.graph import Graph, Wiring
+from engine_app.document import editing
 from engine_app.document.analysis import Analysis
-from engine_app.document.apply import apply
+from engine_app.document.editing import Editing
 from engine_app.document.edits import Edit
 from engine_app.document.errors import EditError
 from engine_app.document.files import editable
@@ -38,6 +39,8 @@ from engine_app.scene import overlay
 from engine_app.scene.gestures import Button, Gesture, GestureRecognizer, Modifiers, Scrolled
 from engine_app.scene.meshes import QUAD, ribbon_indices
 from engine_app.scene.render import (
+    LARGEST_TITLE,
+    SMALLEST_TEXT,
     TITLE_SIZE,
     Layers,
     Look,
@@ -71,27 +74,29 @@ from engine_app.ui.meshes import GlyphAtlas, MeshLayer, font_size
 from engine_app.ui.theme import Look as WindowLook
 
 GRID_GAP, CLOSEST_DOTS = 24.0, 14.0
+SMALLEST = 100
+"""A canvas that is narrower has not been laid out yet."""
 _BUTTONS = {"right": Button.SECONDARY, "middle": Button.MIDDLE}
 _WHEEL = {"scrolldown": 1.0, "scrollup": -1.0}
 """Kivy names the wheel by what the page does."""
 
 
 class Document(Protocol):
-    """What the canvas shows and changes."""
+    """What the canvas shows and changes. Whoever changes it calls ``refresh``."""
 
     @property
-    def graph(self) -> Graph: ...
+    def state(self) -> Editing: ...
 
-    def analysis_of(self, graph: Graph) -> Analysis: ...
+    @property
+    def analysis(self) -> Analysis: ...
 
-    def change(self, graph: Graph, gesture: str) -> None: ...
+    def show(self, state: Editing) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CanvasActions:
     """What leads beyond the canvas. Places of ``show_menu`` are the window's."""
 
-    selected: Callable[[frozenset[str]], None]
     ask_for_node: Callable[[AskForNode], None]
     show_menu: Callable[[float, float, ShowMenu], None]
     edit_frame: Callable[[EditFrame], None]
@@ -131,10 +136,8 @@ class GraphCanvas(Widget):
         self._builder = SnapshotBuilder()
         self._gestures = GestureRecognizer(self._dp)
         self._atlases: dict[int, TextLayout] = {}
-        self._source: Graph | None = None
+        self._shown: Editing | None = None
         self._graph = Graph("")
-        self._inside: tuple[str, ...] = ()
-        self._selected: frozenset[str] = frozenset()
         self._cover: tuple[Rect, float] | None = None
         self._moving: frozenset[int] = frozenset()
         self._has_fitted = False
@@ -153,45 +156,42 @@ class GraphCanvas(Widget):
     # -- looking -------------------------------------------------------------------------------
 
     @property
+    def state(self) -> Editing:
+        return self._document.state
+
+    @property
     def wiring(self) -> Wiring:
         """What is open, with places for all nodes."""
-        return opened(self._graph, self._inside)
-
-    @property
-    def inside(self) -> tuple[str, ...]:
-        return self._inside
-
-    @property
-    def selected(self) -> frozenset[str]:
-        return self._selected
+        return opened(self._graph, self.state.inside)
 
     def refresh(self) -> None:
-        """The document has changed."""
-        if self._document.graph is not self._source:
-            self._source = self._document.graph
-            self._graph = editable(self._source).graph
-            self._settle()
-            analysis = self._document.analysis_of(self._source)
-            self.scene = self._builder.build(self.wiring, analysis, self._inside)
-            self._cover = None
+        """Draws the document as it is now."""
+        state, before = self.state, self._shown
+        if state is before:
+            return
+        self._shown = state
+        is_elsewhere = before is None or state.inside != before.inside
+        if before is None or state.graph is not before.graph:
+            self._graph = editable(state.graph).graph
+        if is_elsewhere:
+            self.tools = ToolState(mode=self.tools.mode)
+        if before is None or is_elsewhere or state.graph is not before.graph:
+            self.scene = self._builder.build(self.wiring, self._document.analysis, state.inside)
+        self._cover = None
+        is_new = before is None or (not (state.done or state.undone) and state.graph is not before.graph)
+        if (is_elsewhere or is_new) and self.width > SMALLEST:
+            self.fit()
         self._draw_soon()
 
     def select(self, node_ids: frozenset[str]) -> None:
-        """Without telling anybody."""
-        found = node_ids & self.scene.index.keys()
-        if found != self._selected:
-            self._selected = found
-            self._cover = None
-            self._draw_soon()
+        if node_ids != self.state.selected:
+            self._document.show(editing.select(self.state, node_ids))
+            self.refresh()
 
-    def enter(self, inside: tuple[str, ...]) -> None:
-        """Opens a body, or goes back to a breadcrumb. Raises EditError."""
-        opened(self._graph, inside)
-        self._inside, self._selected, self._source = inside, frozenset(), None
-        self.tools = ToolState(mode=self.tools.mode)
+    def go_to(self, depth: int) -> None:
+        """Back to a breadcrumb."""
+        self._document.show(editing.leave(self.state, depth))
         self.refresh()
-        self._actions.selected(self._selected)
-        self.fit()
 
     def set_mode(self, mode: Mode) -> None:
         self.tools = ToolState(mode=mode)
@@ -208,31 +208,20 @@ class GraphCanvas(Widget):
             self.look_at(self.view.fitted(around, 48 * self._dp, self._dp))
 
     def fit_selected(self) -> None:
-        rects = [self.scene.rect(self.scene.index[name]) for name in self._selected]
-        around = bounds(rects)
+        numbers = [self.scene.index[name] for name in self.state.selected if name in self.scene.index]
+        around = bounds(self.scene.rect(number) for number in numbers)
         if around is not None:
             self.look_at(self.view.fitted(around, 96 * self._dp, 1.2 * self._dp))
 
     def change(self, edit: Edit, gesture: str = "") -> bool:
         """What cannot be done is told, not raised."""
         try:
-            graph = apply(self._graph, edit, self._inside)
+            self._document.show(editing.do(self.state, edit, gesture))
         except EditError as error:
             self._actions.tell(str(error))
             return False
-        self._document.change(graph, gesture)
         self.refresh()
         return True
-
-    def _settle(self) -> None:
-        """Breadcrumbs and selected nodes that are gone are let go."""
-        while self._inside:
-            try:
-                opened(self._graph, self._inside)
-                break
-            except EditError:
-                self._inside = self._inside[:-1]
-        self._selected &= {node.id for node in self.wiring.nodes}
 
     # -- fingers, mouse, wheel -----------------------------------------------------------------
 
@@ -272,14 +261,14 @@ class GraphCanvas(Widget):
 
     def _place(self, touch: Any) -> tuple[float, float]:
         """Pixels from the upper left corner."""
-        return float(touch.x - self.x), float(self.top - touch.y)
+        return float(touch.x - self.x), float((self.y + self.height) - touch.y)
 
     def _tick(self, _dt: float) -> None:
         self._take(self._gestures.tick(Clock.get_time()))
 
     def _take(self, gestures: list[Gesture]) -> None:
         for gesture in gestures:
-            stage = Stage(self.wiring, self.scene, self.view, self._selected, self._dp)
+            stage = Stage(self.wiring, self.scene, self.view, self.state.selected, self._dp)
             self.tools, intents = handle(self.tools, gesture, stage)
             for intent in intents:
                 self._carry_out(intent)
@@ -292,15 +281,15 @@ class GraphCanvas(Widget):
                 self.look_at(view)
             case Select(nodes):
                 self.select(nodes)
-                self._actions.selected(self._selected)
             case Make(edit):
                 self.change(edit)
             case Enter(node):
-                self.enter((*self._inside, node))
+                self._document.show(editing.enter(self.state, node))
+                self.refresh()
             case AskForNode():
                 self._actions.ask_for_node(intent)
             case ShowMenu(x, y):
-                self._actions.show_menu(self.x + x, self.top - y, intent)
+                self._actions.show_menu(self.x + x, (self.y + self.height) - y, intent)
             case EditFrame():
                 self._actions.edit_frame(intent)
             case Tell(text):
@@ -331,7 +320,7 @@ class GraphCanvas(Widget):
     def _arrange(self, *_: Any) -> None:
         self._ground.pos, self._ground.size = self.pos, self.size
         self.view = self.view.resized(self.width, self.height)
-        if not self._has_fitted and self.width > 100 and len(self.scene.cards):
+        if not self._has_fitted and self.width > SMALLEST and len(self.scene.cards):
             self._has_fitted = True
             self.fit()
         self._draw_soon()
@@ -341,11 +330,11 @@ class GraphCanvas(Widget):
         x, y = self.to_window(*self.pos)
         self._scissor.x, self._scissor.y = int(x), int(y)
         self._scissor.width, self._scissor.height = max(int(self.width), 1), max(int(self.height), 1)
-        left, top = self.x - view.x * zoom, self.top + view.y * zoom
+        left, top = self.x - view.x * zoom, (self.y + self.height) + view.y * zoom
         matrix = Matrix().multiply(Matrix().translate(left, top, 0)).multiply(Matrix().scale(zoom, -zoom, 1))
         self._matrix.matrix = matrix
         self._draw_grid(left, top, zoom)
-        picture = Picture(self.scene, self._colours, self._text(zoom), zoom / self._dp, self._selected)
+        picture = Picture(self.scene, self._colours, self._text(zoom), zoom / self._dp, self.state.selected)
         texture = picture.text.atlas.texture  # type: ignore[attr-defined]
         for sheet in (self._still, self._drawn):
             sheet.zoom(zoom)
@@ -368,7 +357,7 @@ class GraphCanvas(Widget):
         return overlay.MapView(self.view.visible, self.x, self.y, self.width, self.height)
 
     def _text(self, zoom: float) -> TextLayout:
-        size = font_size(TITLE_SIZE * zoom)
+        size = font_size(max(TITLE_SIZE * zoom, min(SMALLEST_TEXT * self._dp, LARGEST_TITLE * zoom)))
         if size not in self._atlases:
             self._atlases[size] = TextLayout(GlyphAtlas(size))
         return self._atlases[size]
@@ -378,7 +367,15 @@ class GraphCanvas(Widget):
         while gap < CLOSEST_DOTS * self._dp:
             gap *= 4
         corners = np.array(
-            [[(self.x, self.y), (self.right, self.y), (self.x, self.top), (self.right, self.top)]], np.float32
+            [
+                [
+                    (self.x, self.y),
+                    ((self.x + self.width), self.y),
+                    (self.x, (self.y + self.height)),
+                    ((self.x + self.width), (self.y + self.height)),
+                ]
+            ],
+            np.float32,
         )
         self._grid.set(corners, QUAD)
         for name, value in (("gap", gap), ("radius", self._dp), ("origin", (left % gap, top % gap))):

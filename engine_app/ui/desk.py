@@ -13,26 +13,28 @@ from backend.diagnostics import Diagnostic, Fix, ends_of
 from backend.graph import Graph, JsonValue, Link, Node, Wiring, topological_order
 from engine_app.document import editing
 from engine_app.document.analysis import Analysis, analyse
+from engine_app.document.apply import apply
 from engine_app.document.editing import Editing
 from engine_app.document.edits import (
     AddNodes,
     ApplyFix,
+    Batch,
     DissolveNodes,
     Edit,
     InsertOnLink,
+    MoveNodes,
     RenameGraph,
     ResetParameter,
     SetParameter,
     SetTraining,
 )
+from engine_app.document.files import editable
+from engine_app.document.layout import missing_places
 from engine_app.document.linking import best_input, best_output, through
-from engine_app.document.ports import WIDTH, PortView, ports_of
-from engine_app.document.view import place_of, placed
-from engine_app.document.wiring import FreshIds
+from engine_app.document.ports import PortView, ports_of
+from engine_app.document.wiring import FreshIds, opened
 
 Listener = Callable[[], None]
-BESIDE = 80.0
-"""Between a node and one that is added behind it, in world units."""
 
 
 class Desk:
@@ -119,6 +121,7 @@ class Desk:
 
     def open(self, graph: Graph) -> None:
         """Another one: what was done to the old one cannot be undone here."""
+        graph = editable(graph).graph
         self.show(Editing(graph, saved=graph))
 
     def mark_saved(self, graph: Graph) -> None:
@@ -185,10 +188,10 @@ class Desk:
         """A new node behind the selected one, in the link that leaves it; gives its id, selected."""
         before = self.selected_node
         node = Node(FreshIds(self.wiring).fresh(type_name.lower()), type_name)
-        place = place_of(before) if before is not None else None
-        if place is not None:
-            node = placed(node, place[0] + WIDTH + BESIDE, place[1])
-        self.do(self._addition(node, before))
+        edit = self._addition(node, before)
+        inside = self._state.inside
+        after = opened(apply(self.graph, edit, inside), inside)
+        self.do(Batch((edit, MoveNodes(missing_places(after)))))
         self.select(node.id)
         return node.id
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-DELETE, BACKSPACE, ENTER, SPACE, UP, DOWN, F1 = 127, 8, 13, 32, 273, 274, 282
+DELETE, BACKSPACE, ENTER, SPACE, UP, DOWN, F1, ESCAPE = 127, 8, 13, 32, 273, 274, 282, 27
 
-_WITH_CONTROL = {"z": "undo", "y": "redo", "s": "save", "o": "open"}
+_WITH_CONTROL = {
+    "z": "undo",
+    "y": "redo",
+    "s": "save",
+    "o": "open",
+    "a": "select_all",
+    "c": "copy",
+    "v": "paste",
+    "d": "duplicate",
+    "g": "group",
+    "b": "bypass",
+    "m": "mute",
+    "e": "subgraph",
+    "l": "arrange",
+}
 _PLAIN = {
     DELETE: "remove",
     BACKSPACE: "remove",
@@ -13,6 +27,10 @@ _PLAIN = {
     UP: "previous",
     DOWN: "next",
     F1: "help",
+    ESCAPE: "cancel",
+    ord("."): "fit_selected",
+    ord("f"): "fit",
+    ord("c"): "collapse",
 }
 
 

@@ -11,6 +11,7 @@ from engine_app.ui.context import Context
 from engine_app.ui.panels.inspector import InspectorPanel, fill_problems
 from engine_app.ui.panels.outline import OutlinePanel
 from engine_app.ui.panels.palette import PalettePanel
+from engine_app.ui.panels.workbench import Workbench
 from engine_app.ui.widgets.box import Column, Gap, Line, Row, empty_state, paint
 from engine_app.ui.widgets.buttons import Kind, PushButton
 
@@ -21,25 +22,26 @@ class BuildPage(BoxLayout):
         self._context = context
         self._is_wide = is_wide
         look = context.look
-        self._outline = OutlinePanel(context, self.tap)
+        self.bench = Workbench(context, self.show_palette)
         if is_wide:
             palette = PalettePanel(look, self._add)
             self._inspector = InspectorPanel(context)
             for panel in (palette, self._inspector):
                 panel.size_hint_x, panel.width = None, look.px(theme.PANEL_WIDTH)
-            for part in (palette, Line(look, True), self._outline, Line(look, True), self._inspector):
+            for part in (palette, Line(look, True), self.bench, Line(look, True), self._inspector):
                 self.add_widget(part)
         else:
             bar = Row(look, pad=theme.STEP)
             paint(bar, look.palette.surface)
             bar.add_widget(PushButton(look, "Add a node", self.show_palette, icon="add"))
             bar.add_widget(Gap(look))
-            bar.add_widget(PushButton(look, "Graph", self._show_graph, Kind.QUIET, "info"))
-            for part in (self._outline, Line(look), bar):
+            bar.add_widget(PushButton(look, "List", self.show_list, Kind.QUIET, "list"))
+            bar.add_widget(PushButton(look, "Settings", self._show_selected, Kind.QUIET, "info"))
+            for part in (self.bench, Line(look), bar):
                 self.add_widget(part)
 
     def close(self) -> None:
-        self._outline.close()
+        self.bench.close()
         if self._is_wide:
             self._inspector.close()
 
@@ -55,16 +57,30 @@ class BuildPage(BoxLayout):
         panel.search.field.input.focus = self._is_wide
 
     def _add(self, name: str) -> None:
-        self._context.desk.add(name)
+        self.bench.add(name)
 
     def tap(self, node_id: str) -> None:
         self._context.desk.select(node_id)
         if not self._is_wide:
             self._show_inspector(node_id)
 
-    def _show_graph(self) -> None:
-        self._context.desk.select(None)
-        self._show_inspector("The graph")
+    def command(self, name: str) -> bool:
+        """A shortcut of the canvas; False for one that it does not have."""
+        return self.bench.command(name)
+
+    def _show_selected(self) -> None:
+        """Of the selected node, or of the graph."""
+        self._show_inspector(self._context.desk.selected or "The graph")
+
+    def show_list(self) -> None:
+        """All nodes as a list, for fingers and readers of screens."""
+
+        def tapped(node_id: str) -> None:
+            self._context.host.close()
+            self.tap(node_id)
+
+        outline = OutlinePanel(self._context, tapped)
+        self._context.host.open("Nodes", outline, side=True, fills=True, gone=outline.close)
 
     def _show_inspector(self, title: str) -> None:
         inspector = InspectorPanel(self._context)

@@ -98,6 +98,8 @@ async def test_a_narrow_window_has_sheets_and_the_look_can_change(open_window: O
             await resize(800, 1280)
             await driver.until(lambda: not window.host.is_wide)
             await driver.frames(3)
+            window.content.show_list()
+            await driver.frames(3)
             await driver.tap(row_named(window.host, "Flatten"))
             assert window.desk.selected == "flatten"
             assert window.host.is_asking
@@ -108,6 +110,8 @@ async def test_a_narrow_window_has_sheets_and_the_look_can_change(open_window: O
             window.change_settings(msgspec.structs.replace(window.settings, palette="light", scale=1.5))
             await driver.frames(3)
             assert window.host.look.palette.name == "light"
+            window.content.show_list()
+            await driver.frames(3)
             assert min(row_named(window.host, "Flatten").size) >= 72
         finally:
             await resize(*before)

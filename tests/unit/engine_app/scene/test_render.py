@@ -13,7 +13,7 @@ from engine_app.document.edits import MoveNodes, RemoveNodes
 from engine_app.document.view import Rect, placed
 from engine_app.scene.hits import OnLink, OnNode, OnPort, hit
 from engine_app.scene.meshes import ribbon_indices, strips
-from engine_app.scene.render import DETAILS, PORTS, SHADED, Look, Picture, cover_of, is_covered, moving, still
+from engine_app.scene.render import DETAILS, SHADED, Look, Picture, cover_of, is_covered, moving, still
 from engine_app.scene.snapshot import Snapshot, SnapshotBuilder, summary_of
 from engine_app.scene.text import Glyph, TextLayout
 from engine_app.scene.view import View
@@ -80,7 +80,7 @@ def test_what_is_out_of_sight_is_not_built() -> None:
 
 def test_less_is_drawn_from_farther_away() -> None:
     scene = SnapshotBuilder().build(MLP, analyse(MLP))
-    zooms = (1.0, DETAILS - 0.05, PORTS - 0.02, SHADED - 0.02)
+    zooms = (1.0, DETAILS - 0.05, SHADED + 0.02, SHADED - 0.02)
     found = [still(picture(scene, zoom), ALL) for zoom in zooms]
     assert [len(each.glyphs) for each in found] == sorted((len(each.glyphs) for each in found), reverse=True)
     assert len(found[0].boxes) > len(found[2].boxes) > len(found[3].boxes) == len(MLP.nodes)
