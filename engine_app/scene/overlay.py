@@ -139,63 +139,74 @@ def _place(scene: Snapshot, end: PortEnd) -> tuple[float, float]:
     return float(scene.corners[number, 0]) + dx, float(scene.corners[number, 1]) + dy
 
 
-def minimap(scene: Snapshot, look: Look, canvas: MapView, dp: float) -> Floats:
-    """Boxes in pixels of the window, y upwards, in its lower right corner; none where all is in sight."""
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """Where the small map is on the window, y upwards, and how the world lies in it."""
+
+    panel: Rect
+    around: Rect
+    scale: float
+    x: float
+    y: float
+
+
+def has_map(scene: Snapshot, canvas: MapView, dp: float) -> bool:
+    """Not where all is in sight, nor where there is no room."""
     around = scene.bounds()
-    seen = canvas.visible
-    if around is None or canvas.width < MAP_FROM * dp or _holds(seen, around):
+    return around is not None and canvas.width >= MAP_FROM * dp and not _holds(canvas.visible, around)
+
+
+def minimap(scene: Snapshot, look: Look, canvas: MapView, dp: float) -> Floats:
+    """Boxes in pixels of the window, in the canvas's lower right corner; the same wherever the view is."""
+    found = _map(scene, canvas, dp)
+    if found is None:
         return no_boxes()
-    palette = look.palette
-    width, height, margin = MAP_WIDTH * dp, MAP_HEIGHT * dp, MAP_MARGIN * dp
-    left, bottom = canvas.x + canvas.width - width - margin, canvas.y + margin
-    panel = _rect(
-        left, bottom, width, height, (*palette.surface[:3], 0.92), 8 * dp, (*palette.line[:3], 1.2 * dp)
-    )
-    inner = 8 * dp
-    scale = min((width - 2 * inner) / max(around.width, 1), (height - 2 * inner) / max(around.height, 1))
-    x0 = left + (width - around.width * scale) / 2
-    y0 = bottom + height - (height - around.height * scale) / 2
+    palette, panel, scale = look.palette, found.panel, found.scale
+    ground = _rect(panel, (*palette.surface[:3], 0.92), 8 * dp, (*palette.line[:3], 1.2 * dp))
     every = max(1, len(scene.cards) // MAP_NODES)
     corners, sizes = scene.corners[::every], scene.sizes[::every] * scale
-    places = np.stack([x0 + (corners[:, 0] - around.x) * scale, y0 - (corners[:, 1] - around.y) * scale], -1)
-    places[:, 1] -= sizes[:, 1]
+    x = found.x + (corners[:, 0] - found.around.x) * scale
+    y = found.y - (corners[:, 1] - found.around.y) * scale - sizes[:, 1]
     nodes = boxes(
-        places.astype(np.float32),
+        np.stack([x, y], -1).astype(np.float32),
         np.maximum(sizes, 1.5 * dp).astype(np.float32),
         look.categories[scene.categories[::every]],
         radius=1.5 * dp,
     )
-    return np.concatenate(
-        [panel, nodes, _window(seen, around, scale, x0, y0, (left, bottom, width, height), look, dp)]
+    return np.concatenate([ground, nodes])
+
+
+def map_window(scene: Snapshot, look: Look, canvas: MapView, dp: float) -> Floats:
+    """What is in sight, on the small map, kept inside it."""
+    found = _map(scene, canvas, dp)
+    if found is None:
+        return no_boxes()
+    panel, seen, scale = found.panel, canvas.visible, found.scale
+    x1, x2 = (
+        min(max(found.x + (x - found.around.x) * scale, panel.x), panel.right) for x in (seen.x, seen.right)
     )
-
-
-def _window(
-    seen: Rect,
-    around: Rect,
-    scale: float,
-    x0: float,
-    y0: float,
-    panel: tuple[float, float, float, float],
-    look: Look,
-    dp: float,
-) -> Floats:
-    """What is in sight, kept inside the panel."""
-    left, bottom, width, height = panel
-    x1 = min(max(x0 + (seen.x - around.x) * scale, left), left + width)
-    x2 = min(max(x0 + (seen.right - around.x) * scale, left), left + width)
-    y2 = min(max(y0 - (seen.y - around.y) * scale, bottom), bottom + height)
-    y1 = min(max(y0 - (seen.bottom - around.y) * scale, bottom), bottom + height)
+    y1, y2 = (
+        min(max(found.y - (y - found.around.y) * scale, panel.y), panel.bottom) for y in (seen.bottom, seen.y)
+    )
     accent = look.palette.accent
-    return _rect(
-        x1, y1, max(x2 - x1, 1), max(y2 - y1, 1), faded(accent, 0.22), 3 * dp, (*accent[:3], 1.5 * dp)
-    )
+    box = Rect(x1, y1, max(x2 - x1, 1), max(y2 - y1, 1))
+    return _rect(box, faded(accent, 0.22), 3 * dp, (*accent[:3], 1.5 * dp))
 
 
-def _rect(
-    x: float, y: float, width: float, height: float, fill: Colour, radius: float, line: Colour
-) -> Floats:
-    at, size = np.array([(x, y)], np.float32), np.array([(width, height)], np.float32)
+def _map(scene: Snapshot, canvas: MapView, dp: float) -> _Map | None:
+    around = scene.bounds()
+    if around is None:
+        return None
+    width, height, margin, inner = MAP_WIDTH * dp, MAP_HEIGHT * dp, MAP_MARGIN * dp, 8 * dp
+    panel = Rect(canvas.x + canvas.width - width - margin, canvas.y + margin, width, height)
+    scale = min((width - 2 * inner) / max(around.width, 1), (height - 2 * inner) / max(around.height, 1))
+    x = panel.x + (width - around.width * scale) / 2
+    return _Map(panel, around, scale, x, panel.bottom - (height - around.height * scale) / 2)
+
+
+def _rect(rect: Rect, fill: Colour, radius: float, line: Colour) -> Floats:
+    at = np.array([(rect.x, rect.y)], np.float32)
+    size = np.array([(rect.width, rect.height)], np.float32)
     return boxes(at, size, fill, radius=radius, lines=line)
 
 

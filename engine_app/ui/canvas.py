@@ -37,7 +37,7 @@ from engine_app.document.view import Rect, bounds
 from engine_app.document.wiring import opened
 from engine_app.scene import overlay
 from engine_app.scene.gestures import Button, Gesture, GestureRecognizer, Modifiers, Scrolled
-from engine_app.scene.meshes import QUAD, ribbon_indices
+from engine_app.scene.meshes import QUAD, no_boxes, ribbon_indices
 from engine_app.scene.render import (
     LARGEST_TITLE,
     SMALLEST_TEXT,
@@ -141,6 +141,7 @@ class GraphCanvas(Widget):
         self._cover: tuple[Rect, float] | None = None
         self._moving: frozenset[int] = frozenset()
         self._has_fitted = False
+        self._map_key: tuple[Any, ...] | None = None
         self.scene = Snapshot()
         self.view = View(zoom=self._dp)
         self.tools = ToolState()
@@ -314,7 +315,9 @@ class GraphCanvas(Widget):
         world.add(PopMatrix())
         self.canvas.add(world)
         self._map = MeshLayer(self.canvas, "box")
-        self._map.uniform("px", 1.0)
+        self._map_window = MeshLayer(self.canvas, "box")
+        for layer in (self._map, self._map_window):
+            layer.uniform("px", 1.0)
         self.canvas.add(ScissorPop())
 
     def _arrange(self, *_: Any) -> None:
@@ -350,11 +353,19 @@ class GraphCanvas(Widget):
             self._still.set(still(picture, self._cover[0], going), texture)
             self._titles.set(frame_texts(picture), QUAD, texture)
         self._drawn.set(overlay.drawn(picture, self.tools, going, moving), texture)
-        self._map.set(overlay.minimap(self.scene, self._colours, self._map_view(), self._dp), QUAD)
+        self._draw_map()
         self.canvas.ask_update()
 
-    def _map_view(self) -> overlay.MapView:
-        return overlay.MapView(self.view.visible, self.x, self.y, self.width, self.height)
+    def _draw_map(self) -> None:
+        place = overlay.MapView(self.view.visible, self.x, self.y, self.width, self.height)
+        is_shown = overlay.has_map(self.scene, place, self._dp)
+        key = (self.scene, *self.pos, *self.size) if is_shown else None
+        if key != self._map_key:
+            self._map_key = key
+            nodes = overlay.minimap(self.scene, self._colours, place, self._dp) if is_shown else no_boxes()
+            self._map.set(nodes, QUAD)
+        window = overlay.map_window(self.scene, self._colours, place, self._dp) if is_shown else no_boxes()
+        self._map_window.set(window, QUAD)
 
     def _text(self, zoom: float) -> TextLayout:
         size = font_size(max(TITLE_SIZE * zoom, min(SMALLEST_TEXT * self._dp, LARGEST_TITLE * zoom)))
