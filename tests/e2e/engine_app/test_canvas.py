@@ -147,18 +147,26 @@ async def test_the_picture_shows_nodes_links_and_what_is_selected(show: Any, tmp
         assert pictures[0].tobytes() != pictures[1].tobytes()
 
 
-async def test_thousands_of_nodes_are_split_over_meshes_and_still_drawn(show: Any) -> None:
+async def test_the_last_of_thousands_of_nodes_is_drawn(show: Any, tmp_path: Any) -> None:
     from dataclasses import replace
 
-    from engine_app.document.view import placed
+    from PIL import Image
 
+    from backend.catalogue import Category
+    from engine_app.document.view import placed
+    from engine_app.ui.pictures import take_picture
+    from engine_app.ui.theme import DARK
+
+    relu, columns = MLP.node("relu"), 40
     nodes = tuple(
-        placed(replace(MLP.node("relu"), id=f"n{i}"), 260.0 * (i % 90), 130.0 * (i // 90)) for i in range(6000)
+        placed(replace(relu, id=f"n{i}"), 230.0 * (i % columns), 130.0 * (i // columns)) for i in range(2_000)
     )
-    canvas, desk, _ = make(apply(Graph("many"), AddNodes(nodes)))
+    canvas = make(apply(Graph("many"), AddNodes(nodes)))[0]
     async with show(canvas) as driver:
-        canvas.look_at(canvas.view.zoomed(0.24 / canvas.view.zoom, 0, 0))
         canvas.fit()
         await driver.frames(3)
-        assert len(canvas.scene.cards) == 6000
-        assert desk.state.done == ()
+        await take_picture(tmp_path / "seen.png")
+        picture = Image.open(tmp_path / "seen.png").convert("RGB")
+        left, low = at(canvas, *canvas.scene.rect(len(canvas.scene.cards) - 1).centre)
+        found = [value / 255 for value in picture.getpixel((round(left), round(picture.height - low)))]
+        assert found == pytest.approx(DARK.categories[Category.ACTIVATION][:3], abs=0.1)
