@@ -22,6 +22,10 @@ def code(graph: Path, output: Path, training: bool) -> None:
     write_code(graph, output, training)
 
 
+def _is_extent(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 8 and 1 <= int(text) <= 1 << 20
+
+
 class _Shape(click.ParamType):  # type: ignore[type-arg]
     name = "shape"
 
@@ -29,7 +33,7 @@ class _Shape(click.ParamType):  # type: ignore[type-arg]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
         parts = str(value).lower().split("x")
-        if not all(part.isascii() and part.isdigit() and 1 <= int(part[:8]) <= 1 << 20 for part in parts):
+        if not all(_is_extent(part) for part in parts):
             self.fail(f"{value!r}, expected the extents of one sample such as 1x28x28", param, ctx)
         return tuple(int(part) for part in parts)
 

@@ -33,3 +33,13 @@ def test_what_is_no_graph_is_told_in_a_line(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "format_version is None" in result.output
     assert not (tmp_path / "wrong.py").exists()
+
+
+def test_a_shape_that_is_none_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text("")
+    for shape in ("1xx2", "0", "99999999999", "1x-3", ""):
+        arguments = ["import-code", str(source), "--input", shape, "-o", str(tmp_path / "net.json")]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert "expected the extents of one sample such as 1x28x28" in result.output
