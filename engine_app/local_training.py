@@ -154,7 +154,7 @@ async def begin(
             order = _order_of(wish, prepared)
             write_atomic(place.directory / GRAPH, prepared.graph)
             if wish.start is not None:
-                await trio.to_thread.run_sync(_copy_start, wish.start, place.directory / START)
+                await trio.to_thread.run_sync(copy_start, wish.start, place.directory / START)
             place.write_order(order)
         except BaseException:
             place.discard()
@@ -164,7 +164,7 @@ async def begin(
         return await training.run()
 
 
-def _copy_start(source: Path, target: Path) -> None:
+def copy_start(source: Path, target: Path) -> None:
     """A copy: the training may go on when the model's own file is long another one."""
     if not is_cyxmodel(source):
         raise CommandError(f"{source.name} is no .cyxmodel to begin from")

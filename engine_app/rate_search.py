@@ -20,7 +20,7 @@ from engine_app.attended import attended, wait_for_turn
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES
+from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES, START, copy_start
 from engine_app.rate_plot import plot
 from engine_app.show import Story, open_story, print_json
 from engine_app.training_queue import Place, TrainingLine
@@ -41,6 +41,9 @@ class RateWish:
     at_once: bool
     output: Path | None
     """Where to write the graph with the rate that is suggested."""
+    start: Path | None = None
+    """A model with whose weights it begins."""
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,17 @@ class RateSearch:
         wish = self._wish
         source = self._place.directory / DATA_FILE
         await trio.to_thread.run_sync(shutil.copyfile, source, worker.directory / DATA_FILE)
-        command = FindRate(DATA_FILE, wish.device, wish.steps, wish.lowest, wish.highest)
+        if wish.start is not None:
+            await trio.to_thread.run_sync(copy_start, wish.start, worker.directory / START)
+        command = FindRate(
+            dataset=DATA_FILE,
+            device=wish.device,
+            steps=wish.steps,
+            lowest=wish.lowest,
+            highest=wish.highest,
+            start=START if wish.start is not None else None,
+            start_partly=wish.partial,
+        )
         await worker.send(command, graph)
         while True:
             event, _ = await worker.receive()

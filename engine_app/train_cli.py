@@ -32,6 +32,12 @@ data_option = click.option(
     "--data", required=True, type=DATA, help="Samples and targets; `cyxwiz data --help` says which files."
 )
 RATE = click.FloatRange(1e-10, 100.0)
+start_option = click.option(
+    "--from", "start", type=OLD_FILE, help="A .cyxmodel with whose weights it begins, by node."
+)
+partial_option = click.option(
+    "--partial", is_flag=True, help="With --from: take what fits, and begin the rest afresh."
+)
 at_once_option = click.option("--at-once", is_flag=True, help="Do not wait for other local trainings.")
 
 
@@ -52,8 +58,8 @@ def config_of(context: click.Context, coordinator: str | None = None, **limits: 
 @click.option("-o", "--output", type=NEW_FILE, help="Default: GRAPH with the ending .cyxmodel.")
 @devices_option
 @at_once_option
-@click.option("--from", "start", type=OLD_FILE, help="A .cyxmodel with whose weights it begins, by node.")
-@click.option("--partial", is_flag=True, help="With --from: take what fits, and begin the rest afresh.")
+@start_option
+@partial_option
 @click.option("--tensorboard", type=NEW_DIRECTORY, metavar="DIR", help="Write the curve there as events too.")
 @click.option("--resume", is_flag=True, help="Go on with the newest training (of GRAPH) that was cut short.")
 @as_json
@@ -113,6 +119,8 @@ def trainings(context: click.Context, as_json: bool) -> None:
 @click.option("--lowest", type=RATE, default=1e-6, show_default=True)
 @click.option("--highest", type=RATE, default=1.0, show_default=True)
 @click.option("-o", "--output", type=NEW_FILE, help="Write GRAPH with the suggested rate to this file.")
+@start_option
+@partial_option
 @device_option
 @at_once_option
 @as_json
