@@ -26,7 +26,9 @@ MIN_STEPS = 1000
 """A shorter training gains little, and without a trial it ends in the same bytes on any machine of a kind."""
 MAX_WEIGHT_BYTES = 1 << 30
 """Copies of larger weights might not fit."""
-TIMED_STEPS = 3
+MIN_TIMED_STEPS, MAX_TIMED_STEPS = 3, 16
+TIMED_S = 0.2
+"""Of short steps more are timed: what else the machine does disturbs some of them."""
 MAX_STEP_S = 0.5
 """Trying out slower steps would take longer than whoever waits for the first one should wait."""
 MAX_SLOWER = 4.0
@@ -131,26 +133,26 @@ class _Trial:
             if inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=memory_format_of(numerics))
             batch = Batch(inputs, self._batch.targets)
-            loss, best_s = math.nan, math.inf
-            for number in range(TIMED_STEPS + 1):
-                began = self._now()
-                outcome = stepper.forward(batch, 0)
-                stepper.backward(outcome, Turn())
-                stepper.update()
-                value = outcome.loss.item()
-                took_s = self._now() - began
-                if number == 0:
-                    loss = value
-                    if took_s > limit_s:
-                        return None
-                else:
-                    best_s = min(best_s, took_s)
+            loss, warm_up_s = self._step(stepper, batch)
+            if warm_up_s > limit_s:
+                return None
+            times = [self._step(stepper, batch)[1] for _ in range(MIN_TIMED_STEPS)]
+            while len(times) < MAX_TIMED_STEPS and sum(times) < TIMED_S:
+                times.append(self._step(stepper, batch)[1])
         except RuntimeError:
             return None
         finally:
             self._put_back()
-        self._trials.append(NumericsTrial(numerics, best_s))
-        return best_s, loss
+        self._trials.append(NumericsTrial(numerics, min(times)))
+        return min(times), loss
+
+    def _step(self, stepper: Stepper, batch: Batch) -> tuple[float, float]:
+        """The loss, and the seconds that the step took."""
+        began = self._now()
+        outcome = stepper.forward(batch, 0)
+        stepper.backward(outcome, Turn())
+        stepper.update()
+        return outcome.loss.item(), self._now() - began
 
     def _put_back(self) -> None:
         self._parts.module.zero_grad(set_to_none=True)
