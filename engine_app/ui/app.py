@@ -15,12 +15,14 @@ from kivy.metrics import Metrics
 
 from backend.graph import Graph
 from engine_app.config import Config
+from engine_app.document.recovery import Recovered
 from engine_app.plain import plain
 from engine_app.ui import files, tour
 from engine_app.ui.context import Actions, Context
 from engine_app.ui.desk import Desk
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
 from engine_app.ui.frame import TopBar, framed
+from engine_app.ui.keeper import Keeper
 from engine_app.ui.keys import shortcut
 from engine_app.ui.loop import Tasks
 from engine_app.ui.network import Network
@@ -79,6 +81,8 @@ class EngineApp(App):
         self.trainer = Trainer(self._opening.config, tasks)
         self.network = Network(self._opening.config, tasks)
         self.purse = Purse(self.network, tasks)
+        self._keeper = Keeper(self._opening.config.data_dir, self.desk, lambda: self.path)
+        tasks.start(self._keeper.run)
         if self.network.address:
             self.network.connect()
 
@@ -93,8 +97,26 @@ class EngineApp(App):
     def on_start(self) -> None:
         if self._opening.file is not None:
             self.open_file(self._opening.file)
+        else:
+            self.context.start(self._greet)
+
+    async def _greet(self) -> None:
+        """With what was lost, or, once, with the tour."""
+        lost = await self._keeper.lost()
+        if lost is not None:
+            text = f"{plain(lost.graph.name)} had changes that were not saved when the window ended."
+            self.host.ask("Go on where it stopped?", text, "Recover", partial(self._recover, lost))
         elif self._opening.greets and not self.settings.seen_tour:
             self._start_tour()
+
+    def _recover(self, lost: Recovered) -> None:
+        self.path = lost.document
+        self.desk.open_unsaved(lost.graph)
+
+    def _leave(self) -> None:
+        """Without what is not saved."""
+        self._keeper.discard()
+        self.stop()
 
     def on_stop(self) -> None:
         """Kivy calls it twice."""
@@ -117,7 +139,7 @@ class EngineApp(App):
         if not self.desk.is_changed:
             return False
         text = f"{self.desk.graph.name} has changes."
-        self.host.ask("Close without saving?", text, "Close", self.stop, danger=True)
+        self.host.ask("Close without saving?", text, "Close", self._leave, danger=True)
         return True
 
     # -- drawing -------------------------------------------------------------------------------

@@ -124,6 +124,10 @@ class Desk:
         graph = editable(graph).graph
         self.show(Editing(graph, saved=graph))
 
+    def open_unsaved(self, graph: Graph) -> None:
+        """One that is on no disk as it is."""
+        self.show(Editing(graph))
+
     def mark_saved(self, graph: Graph) -> None:
         """That graph is on disk; the one on the desk may be newer."""
         self.show(replace(self._state, saved=graph))

@@ -1,13 +1,12 @@
 """The window's place in trio: one nursery for all that runs beside it, and errors that are shown.
 
-What other tasks have to show goes through an Inbox, which is emptied once a frame: a stream of
-progress costs one redraw a frame, however fast it is.
+What other tasks have to show is shown by triggers of Kivy's clock, once a frame: a stream of progress
+costs one redraw a frame, however fast it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import structlog
 import trio
@@ -20,37 +19,8 @@ from engine_app.ui.touch import enable_touch
 
 log = structlog.get_logger(__name__)
 
-MAX_WAITING = 256
-"""Keys of one inbox."""
 MAX_ERRORS_A_MINUTE = 20
 """More than that is no accident: the window ends with the last of them."""
-
-
-class Inbox:
-    """The newest value of each key, handed on before the next frame."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
-        self._readers: dict[str, Callable[[Any], None]] = {}
-        self._trigger = Clock.create_trigger(self._deliver, -1)
-
-    def subscribe(self, key: str, reader: Callable[[Any], None]) -> None:
-        """One reader a key; a later one takes its place."""
-        self._readers[key] = reader
-
-    def put(self, key: str, value: Any) -> None:
-        """Replaces what waits under the key. Keys beyond the limit are dropped, oldest first."""
-        self._values.pop(key, None)
-        if len(self._values) >= MAX_WAITING:
-            del self._values[next(iter(self._values))]
-        self._values[key] = value
-        self._trigger()
-
-    def _deliver(self, _dt: float) -> None:
-        values, self._values = self._values, {}
-        for key, value in values.items():
-            if reader := self._readers.get(key):
-                reader(value)
 
 
 class ErrorsShown(ExceptionHandler):

@@ -19,7 +19,6 @@ class Settings(msgspec.Struct, frozen=True):
     recent: tuple[str, ...] = ()
     """Graph files, the newest first."""
     seen_tour: bool = False
-    coordinator: str = ""
 
     def with_recent(self, path: Path) -> Settings:
         others = [each for each in self.recent if each != str(path)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from backend.graph import Graph
 from engine_app.config import Config
 from engine_app.document.files import save_graph
 from engine_app.entry import CommandError
-from engine_app.local_training import LocalTraining, Wish, begin
+from engine_app.local_training import LocalTraining, Wish, begin, install
 from engine_app.show import Story
 from engine_app.training_queue import TrainingLine
 from engine_app.ui.runs import Run, RunFiles, SavedRun
@@ -208,7 +207,7 @@ class Trainer:
     async def copy_model(self, target: Path) -> None:
         """The model of the newest run. Raises OSError."""
         if self.run is not None and self.run.output:
-            await trio.to_thread.run_sync(shutil.copyfile, self.run.output, target)
+            await trio.to_thread.run_sync(install, Path(self.run.output), target)
 
     def _set(self, state: str, text: str) -> None:
         self.state, self.text = state, text

@@ -106,7 +106,9 @@ class CurvesCard(Card):
             return
         curves = {title: run.curves[name] for name, title in CURVES_OF[self._view] if len(run.curves[name])}
         try:
-            self.plot.export_to_png(str(target.with_suffix(".png")))
+            drawing = target.with_name(f".{target.stem}.part.png")
+            self.plot.export_to_png(str(drawing))
+            drawing.replace(target.with_suffix(".png"))
             write_atomic(target.with_suffix(".csv"), as_csv(curves).encode(), 0o644)
         except OSError as error:
             self._context.host.toast(f"{target.name}: {error.strerror}", bad=True)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kivy.clock import Clock
 from kivy.uix.boxlayout import BoxLayout
 
 from engine_app.plain import plain
@@ -58,12 +59,14 @@ class JobsPage(BoxLayout):
                 self.add_widget(part)
         else:
             self.add_widget(Scroll(look, left))
-        self._stops = [each.listen(self.refresh) for each in (network, trainer, context.desk)]
+        self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)  # once a frame, however much comes
+        self._stops = [each.listen(self._soon) for each in (network, trainer, context.desk)]
         self.refresh()
 
     def close(self) -> None:
         for stop in self._stops:
             stop()
+        self._soon.cancel()
         self._data.close()
 
     def refresh(self) -> None:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kivy.clock import Clock
 from kivy.graphics import Color, Rectangle
 from kivy.uix.boxlayout import BoxLayout
 from kivy.uix.widget import Widget
@@ -90,12 +91,14 @@ class TrainPage(BoxLayout):
                 self.add_widget(part)
         else:
             self.add_widget(Scroll(look, left))
-        self._stops = [trainer.listen(self.refresh), context.desk.listen(self.refresh)]
+        self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)  # once a frame, however much comes
+        self._stops = [trainer.listen(self._soon), context.desk.listen(self._soon)]
         self.refresh()
 
     def close(self) -> None:
         for stop in self._stops:
             stop()
+        self._soon.cancel()
         self._data.close()
 
     def _fill_controls(self) -> None:

@@ -14,7 +14,8 @@ from engine_app.ui import theme
 from engine_app.ui.theme import Look, faded
 from engine_app.ui.widgets.box import Column, Row, Text
 from engine_app.ui.widgets.buttons import LEFT, RIGHT, IconButton, Kind
-from engine_app.ui.widgets.focus import TAB
+from engine_app.ui.widgets.focus import TAB, host_of
+from engine_app.ui.widgets.icons import Icon
 from engine_app.ui.widgets.press import Pressable, nothing
 
 ESCAPE = 27
@@ -321,8 +322,6 @@ class Choice(Pressable):
         paint_field(look, self)
         self._label = Text(look, value, lines=1)
         self.add_widget(self._label)
-        from engine_app.ui.widgets.icons import Icon
-
         self._icon = Icon(self.canvas, "down", look.px(18), look.palette.muted)
         self.bind(pos=self._arrange, size=self._arrange)
 
@@ -334,8 +333,6 @@ class Choice(Pressable):
         self._label.text = value
 
     def _open(self) -> None:
-        from engine_app.ui.widgets.focus import host_of
-
         host = host_of(self)
         if host is not None:
             host.choose_from(self._choices, self.value, self._take)

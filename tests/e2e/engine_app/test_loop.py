@@ -10,27 +10,6 @@ import trio
 pytestmark = pytest.mark.e2e
 
 
-async def test_values_of_one_key_are_delivered_once_a_frame_and_the_newest_wins(
-    show: Any,
-) -> None:
-    from kivy.uix.widget import Widget
-
-    from engine_app.ui.loop import MAX_WAITING, Inbox
-
-    async with show(Widget()) as driver:
-        inbox, seen = Inbox(), []
-        inbox.subscribe("loss", seen.append)
-        for value in range(100):
-            inbox.put("loss", value)
-        await driver.until(lambda: bool(seen))
-        assert seen == [99]
-        inbox.put("loss", 1)
-        for number in range(MAX_WAITING):
-            inbox.put(f"other {number}", number)
-        await driver.frames()
-        assert seen == [99]  # dropped: the inbox is bounded
-
-
 async def test_an_error_in_a_callback_or_a_task_is_shown_and_the_window_lives_on() -> None:
     from kivy.app import App
     from kivy.base import EventLoop

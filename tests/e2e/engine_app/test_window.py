@@ -131,6 +131,28 @@ async def test_the_tour_comes_once_and_ends_in_the_example(open_window: Open) ->
         assert not window.host.is_asking
 
 
+async def test_what_was_not_saved_when_the_window_died_is_recovered(
+    open_window: Open, tmp_path: Path
+) -> None:
+    from engine_app.ui.widgets.buttons import PushButton
+
+    folder = tmp_path / "engine" / "recovery"
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.desk.set_parameter("dropout", "rate", 0.5)
+        await driver.until(lambda: any(folder.glob("*.json")))
+        edited = window.desk.graph
+    async with open_window() as (window, driver):
+        await driver.until(lambda: window.host.is_asking)
+        await driver.frames(3)
+        sheet = window.host.children[0]
+        await driver.tap(next(e for e in sheet.walk() if isinstance(e, PushButton) and e.text == "Recover"))
+        assert window.desk.graph == edited
+        assert window.desk.is_changed
+        window._write(tmp_path / "kept.json")
+        await driver.until(lambda: not any(folder.glob("*.json")))
+
+
 async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: Open) -> None:
     from engine_app.ui.panels.confusion import Confusion
 
