@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kivy.uix.boxlayout import BoxLayout
+from kivy.uix.widget import Widget
 
 from engine_app.ui import theme
 from engine_app.ui.context import Context
@@ -23,6 +24,9 @@ class BuildPage(BoxLayout):
         self._is_wide = is_wide
         look = context.look
         self.bench = Workbench(context, self.show_palette)
+        self._stop = context.desk.listen(self._invite)
+        self._invitation: Widget | None = None
+        self._invite()
         if is_wide:
             palette = PalettePanel(look, self._add)
             self._inspector = InspectorPanel(context)
@@ -36,14 +40,32 @@ class BuildPage(BoxLayout):
             bar.add_widget(PushButton(look, "Add a node", self.show_palette, icon="add"))
             bar.add_widget(Gap(look))
             bar.add_widget(PushButton(look, "List", self.show_list, Kind.QUIET, "list"))
-            bar.add_widget(PushButton(look, "Settings", self._show_selected, Kind.QUIET, "info"))
+            bar.add_widget(PushButton(look, "Details", self._show_selected, Kind.QUIET, "info"))
             for part in (self.bench, Line(look), bar):
                 self.add_widget(part)
 
     def close(self) -> None:
+        self._stop()
         self.bench.close()
         if self._is_wide:
             self._inspector.close()
+
+    def _invite(self) -> None:
+        """Over an empty canvas: what one can begin with."""
+        is_empty = not self._context.desk.graph.nodes
+        if is_empty and self._invitation is None:
+            example = self._context.act.open_example
+            self._invitation = empty_state(
+                self._context.look,
+                "An empty graph",
+                "Add a node, or begin with an example that trains in seconds.",
+                PushButton(self._context.look, "Open the digits example", example, Kind.PRIMARY),
+            )
+            self._invitation.pos_hint = {"center_x": 0.5, "center_y": 0.55}
+            self.bench.add_widget(self._invitation)
+        elif not is_empty and self._invitation is not None:
+            self.bench.remove_widget(self._invitation)
+            self._invitation = None
 
     def show_palette(self) -> None:
         """As a sheet, also where the panel is there: for the keyboard."""
