@@ -91,7 +91,7 @@ def browsing(url: str, folder: Path) -> Iterator[Page]:
         "--remote-debugging-port=0",
     ]
     process = subprocess.Popen(
-        [*command, f"--user-data-dir={folder}", url],
+        [*command, f"--user-data-dir={folder}", "about:blank"],
         stderr=subprocess.PIPE,
         text=True,
         stdout=subprocess.DEVNULL,
@@ -108,6 +108,7 @@ def browsing(url: str, folder: Path) -> Iterator[Page]:
             page = Page(socket)
             page.call("Runtime.enable")
             page.call("Log.enable")
+            page.call("Page.navigate", url=url)
             yield page
             assert page.complaints == []
     finally:

@@ -179,7 +179,7 @@ async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     told = ServerListener(
         on_ready=lambda lines: ready.set(), on_death=lambda reason, pause_s: deaths.append(reason)
     )
-    pool = PoolConfig(tmp_path / "workers", hang_s=1)
+    pool = PoolConfig(tmp_path / "workers", hang_s=4)
     plan = ServerPlan((ModelFile("m", tmp_path / "m.onnx"),), pool)
     with bind("127.0.0.1", 0) as listener, trio.fail_after(60):
         server = SupervisedServer(plan, listener, lambda: (), told)
