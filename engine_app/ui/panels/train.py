@@ -235,7 +235,8 @@ class TrainPage(BoxLayout):
         look = self._context.look
         card = Card(look, gap=theme.MEDIUM)
         card.add_widget(Text(look, "The model", theme.HEADING))
-        card.add_widget(Text(look, run.output, theme.SMALL, look.palette.muted))
+        told = f"{Path(run.output).name}, in the models of this Engine's data folder"
+        card.add_widget(Text(look, told, theme.SMALL, look.palette.muted))
         row = Row(look)
         row.add_widget(PushButton(look, "Save a copy", partial(self._ask_copy, run), icon="download"))
         row.add_widget(Gap(look))
