@@ -12,7 +12,7 @@ from kivy.uix.floatlayout import FloatLayout
 
 from backend.diagnostics import ends_of
 from engine_app.document import commands
-from engine_app.document.clipboard import Pasted, copied, pasted
+from engine_app.document.clipboard import Pasted, copied, pasted, with_fresh_ids
 from engine_app.document.edits import (
     Disconnect,
     DissolveNodes,
@@ -26,6 +26,7 @@ from engine_app.document.edits import (
 )
 from engine_app.document.errors import EditError
 from engine_app.document.search import find_types
+from engine_app.document.templates import TEMPLATES
 from engine_app.document.view import FrameKind, Mode, frames_of, title_of
 from engine_app.plain import plain
 from engine_app.scene import tools
@@ -206,12 +207,22 @@ class Workbench(FloatLayout):
     def _on_ground(self, place: tuple[float, float]) -> dict[str, Callable[[], Any]]:
         return {
             "Add a node": lambda: self._asked_for_node(tools.AskForNode(*place)),
+            "Add a pattern": lambda: self._offer_patterns(place),
             "Add a note": lambda: self._change(commands.note(self.canvas_widget.wiring, *place)),
             "Paste": partial(self.command, "paste"),
             "Select all": partial(self.command, "select_all"),
             "Arrange all": partial(self.command, "arrange"),
             "Show all": self.canvas_widget.fit,
         }
+
+    def _offer_patterns(self, place: tuple[float, float]) -> None:
+        names = [each.name for each in TEMPLATES]
+
+        def take(name: str) -> None:
+            piece = TEMPLATES[names.index(name)].graph()
+            self._paste(with_fresh_ids(self.canvas_widget.wiring, piece, place))
+
+        self._context.host.choose_from(names, "", take, "Add a pattern")
 
     def _change(self, edit: Edit) -> None:
         self.canvas_widget.change(edit)
