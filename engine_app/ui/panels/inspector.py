@@ -24,6 +24,7 @@ from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments
 from engine_app.ui.widgets.fields import Choice, RangeSlider, Stepper, TextField, doubled
 from engine_app.ui.widgets.scroll import Scroll
 
+MAX_NAME = 128
 Change = Callable[[JsonValue], None]
 
 
@@ -76,6 +77,8 @@ class InspectorPanel(Panel):
         self._facts = Text(look, graph_facts(self._context), colour=look.palette.muted)
         column.add_widget(self._facts)
         column.add_widget(Line(look))
+        column.add_widget(Text(look, "Name", theme.STRONG))
+        column.add_widget(TextField(look, desk.graph.name, desk.rename, name_problem))
         column.add_widget(Text(look, "Epochs", theme.STRONG))
         epochs = Stepper(
             look,
@@ -270,6 +273,10 @@ def fill_problems(context: Context, column: Column, node_id: str | None = None) 
             if len(text) >= 36:
                 column.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
             column.add_widget(row)
+
+
+def name_problem(text: str) -> str | None:
+    return None if 0 < len(text.strip()) <= MAX_NAME else f"must have 1 to {MAX_NAME} characters"
 
 
 def whole_problem(text: str, low: int, high: int) -> str | None:

@@ -262,12 +262,6 @@ class ListRow(Grounded):
         palette = self.look.palette
         self.set_ground(palette.accent_soft if is_chosen else faded(palette.pressed, 0))
 
-    def set_texts(self, text: str, note: str, figure: str) -> None:
-        self._text.text = text
-        self._figure.text = figure
-        if self._note is not None:
-            self._note.text = note
-
     def _arrange(self, *_: Any) -> None:
         px = self.look.px
         left = self.x + px(theme.MEDIUM)

@@ -66,6 +66,22 @@ async def test_a_problem_is_told_and_put_right_with_a_tap(open_window: Open) -> 
         assert problem in window.desk.analysis.diagnostics
 
 
+async def test_the_graph_is_named_and_no_name_is_refused(open_window: Open) -> None:
+    from engine_app.ui.panels.inspector import InspectorPanel
+    from engine_app.ui.widgets.fields import TextField
+
+    async with open_window() as (window, driver):
+        inspector = next(each for each in window.host.walk() if isinstance(each, InspectorPanel))
+        field = next(each for each in inspector.walk() if isinstance(each, TextField))
+        for text in ("Mine", ""):
+            field.input.focus = True
+            field.input.text = text
+            field.input.focus = False
+            await driver.frames()
+        assert field.problem
+        assert window.desk.graph.name == "Mine"
+
+
 async def test_what_is_saved_is_opened_again_and_a_bad_file_is_told(
     open_window: Open, tmp_path: Path
 ) -> None:
