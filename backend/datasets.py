@@ -86,12 +86,19 @@ def map_dataset(path: Path) -> Dataset:
     return Dataset(x, y, facts, decode_notes(header.metadata))
 
 
-def split(y: Array, validation: int, test: int, seed: int, *, stratified: bool) -> Split:
+def split(
+    y: Array, validation: int, test: int, seed: int, *, stratified: bool, in_order: bool = False
+) -> Split:
     """So many samples for validation and test, the rest to train on; each part in random order.
 
     The same for equal arguments on every machine. Stratified: every part gets its share of each
-    class, to within rounding.
+    class, to within rounding. In order: the first samples train, the last test, none is moved.
     """
+    if in_order:
+        places, train = np.arange(len(y)), len(y) - validation - test
+        return Split(
+            train=places[:train], validation=places[train : len(y) - test], test=places[len(y) - test :]
+        )
     # RandomState's stream is frozen by NumPy's policy; Generator's is not.
     order = np.random.RandomState(seed).permutation(len(y))
     if stratified and y.ndim == 1 and y.dtype.kind == "i":

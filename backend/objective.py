@@ -64,7 +64,7 @@ class Objective:
             target = shapes.output(term.target.node_id, term.target.port)
             places = tuple(place[name] for name in term.predictions)
             task = _task(term.setting.type, target, tokens)
-            found.append(Head(term, task, build_loss(term.setting), places, _classes(target)))
+            found.append(Head(term, task, build_loss(term.setting), places, _classes(term, target)))
         self.heads = tuple(found)
         judged = [i for i, head in enumerate(found) if has_classes(head.term.setting, head.classes)]
         self._judged = judged[0] if judged else None
@@ -135,11 +135,11 @@ def _vocabulary(graph: Graph) -> int:
     return 0
 
 
-def _classes(target: PortType | None) -> int:
+def _classes(term: LossTerm, target: PortType | None) -> int:
     """0 for real numbers."""
     match target:
         case LabelsType(_, count) | TensorType(_, count):
-            return count
+            return count or int(term.setting.parameters.get("classes", 0))
         case _:
             return 0
 

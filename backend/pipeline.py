@@ -11,7 +11,7 @@ from backend.errors import GraphInvalidError
 from backend.graph import Graph, Link, Node, topological_order, upstream
 from backend.shapes import node_type, ordered_inputs, parameters_of
 
-NO_SPLIT = {"validation": 0.0, "test": 0.0, "seed": 0, "stratified": False}
+NO_SPLIT = {"validation": 0.0, "test": 0.0, "seed": 0, "stratified": False, "in_order": False}
 PER_SAMPLE = frozenset({"Augmentation", "OneHotEncode", "Tokenize"})
 """Data nodes that change each batch, not the dataset."""
 
@@ -65,6 +65,8 @@ class Pipeline:
     test: float
     split_seed: int
     stratified: bool
+    in_order: bool
+    """Parts follow each other as samples do in the data, instead of being drawn at random."""
     normalization: str
     """mean_std, scale or none."""
     changes: tuple[Setting, ...]
@@ -117,6 +119,7 @@ def read_pipeline(graph: Graph) -> Pipeline:
         test=shares["test"],
         split_seed=shares["seed"],
         stratified=shares["stratified"],
+        in_order=shares["in_order"],
         normalization=normalize.parameters["method"] if normalize else "none",
         changes=read_changes(graph),
         batch_size=loader["batch_size"],

@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from backend.catalogue.record import DatasetType
 from backend.compiler import Place, emit_nodes, ends_of
+from backend.errors import DatasetError
 from backend.graph import Graph, upstream
 from backend.layers import Emitter
-from backend.pipeline import Pipeline, Setting, preparing_nodes, read_pipeline
+from backend.pipeline import LossTerm, Pipeline, Setting, preparing_nodes, read_pipeline
 from backend.shapes import Shapes, infer_shapes, nodes_of_type
 
 Change: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -49,9 +50,28 @@ def _compile(graph: Graph, pipeline: Pipeline, *, with_targets: bool) -> fx.Grap
         nodes = tuple(node for node in preparing_nodes(graph) if node.id in needed)
     emit_nodes(emit, graph, shapes, nodes, values, Place("", samples))
     inputs = tuple(values[sources[name]] for name in entries)
-    targets = tuple(values[term.target.node_id, term.target.port] for term in pipeline.losses)
+    targets = tuple(_target(emit, term, values) for term in pipeline.losses)
     calls.output((inputs, targets) if with_targets else inputs)
     return fx.GraphModule(root, calls, class_name="Preparation")
+
+
+def _target(emit: Emitter, term: LossTerm, values: dict[tuple[str, str], fx.Node]) -> fx.Node:
+    value = values[term.target.node_id, term.target.port]
+    classes = term.setting.parameters.get("classes", 0)
+    return emit.call(class_numbers, value, classes, term.setting.node_id) if classes else value
+
+
+def class_numbers(values: torch.Tensor, classes: int, node_id: str) -> torch.Tensor:
+    """Real numbers that name classes, as class numbers. Raises DatasetError for others.
+
+    A device that looks up a class that is not there ends the process, so they are looked at first.
+    """
+    numbers = values.long()
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high >= classes or not bool((numbers == values).all()):
+        found = f"node {node_id!r}: labels from {low:g} to {high:g}"
+        raise DatasetError(f"{found}, allowed are whole numbers from 0 to {classes - 1}")
+    return numbers
 
 
 def _from_loader(

@@ -78,7 +78,14 @@ class LocalSamples:
         self.dataset = dataset
         self._pipeline = pipeline
         _, validation, test = pipeline.split_sizes(dataset.facts.samples)
-        self._split = split(dataset.y, validation, test, pipeline.split_seed, stratified=pipeline.stratified)
+        self._split = split(
+            dataset.y,
+            validation,
+            test,
+            pipeline.split_seed,
+            stratified=pipeline.stratified,
+            in_order=pipeline.in_order,
+        )
         self._orders: OrderedDict[int, Array] = OrderedDict()
 
     @property

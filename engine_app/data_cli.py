@@ -67,6 +67,12 @@ _READER_OPTIONS = (
     click.option("--vocabulary", type=click.IntRange(259, 1 << 16), default=4096, show_default=True,
                  help="Tokens that a tokenizer trained on the text may have."),
     click.option("--tokenizer", type=OLD_FILE, help="A tokenizer.json to use instead."),
+    click.option("--window", type=click.IntRange(0, 1 << 16), default=0, metavar="ROWS",
+                 help="The table is a time series: a sample is so many rows of it."),
+    click.option("--horizon", type=click.IntRange(1, 1 << 16), default=1, show_default=True,
+                 help="Rows ahead that a window predicts."),
+    click.option("--stride", type=click.IntRange(1, 1 << 16), default=1, show_default=True,
+                 help="Rows from one window to the next."),
 )  # fmt: skip
 
 

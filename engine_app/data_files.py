@@ -78,6 +78,9 @@ def read_options(given: dict[str, Any], missing: Missing) -> ReadOptions:
         length=given["length"],
         vocabulary=given["vocabulary"],
         tokenizer=given["tokenizer"],
+        window=given["window"],
+        horizon=given["horizon"],
+        stride=given["stride"],
     )
 
 
@@ -92,7 +95,14 @@ def _parts(source: DataSource, graph: Path) -> Parts:
     pipeline = read_pipeline(load_lowered(graph.read_bytes()))
     targets = np.concatenate([y for _, y in source.blocks()])
     _, validation, test = pipeline.split_sizes(len(targets))
-    found = split(targets, validation, test, pipeline.split_seed, stratified=pipeline.stratified)
+    found = split(
+        targets,
+        validation,
+        test,
+        pipeline.split_seed,
+        stratified=pipeline.stratified,
+        in_order=pipeline.in_order,
+    )
     return {"train": found.train, "validation": found.validation, "test": found.test}
 
 

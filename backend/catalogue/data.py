@@ -166,6 +166,12 @@ TYPES = (
             number("test", 0.1, "Share for the final score", 0.0, 0.9),
             integer("seed", 0, "Of the shuffle before the split", 0, 2**31 - 1),
             boolean("stratified", True, "Keeps the shares of the classes in each part"),
+            boolean(
+                "in_order",
+                False,
+                "The first samples to learn from, the next to watch, the last for the score: for what "
+                "follows in time",
+            ),
         ),
         "train",
         "validation",

@@ -29,8 +29,13 @@ Check = Callable[[Parameters, tuple[Shape, ...], LabelsType], None]
 
 def _classification(given: Parameters, predictions: tuple[Shape, ...], target: LabelsType) -> None:
     (prediction,) = predictions
-    if not target.classes:
-        raise ShapeMismatchError("compares classes, the labels are real numbers")
+    if not target.classes and not given["classes"]:
+        raise ShapeMismatchError("compares classes, the labels are real numbers: say how many with classes")
+    if target.classes and given["classes"] not in (0, target.classes):
+        raise ShapeMismatchError(
+            f"{given['classes']} classes, the labels have {target.classes}", SetParameter("classes", 0)
+        )
+    target = LabelsType(target.shape, target.classes or given["classes"])
     axis = axis_of(given["class_axis"], prediction)
     rest = prediction[:axis] + prediction[axis + 1 :]
     if prediction[axis] != target.classes or rest != target.shape:
@@ -129,6 +134,14 @@ CLASSES = (
     CLASS_WEIGHTS,
     integer("ignored_class", None, "A label that does not count, such as that of padding", 0, MAX_IDS),
     integer("class_axis", -1, "Axis of the prediction that has one score for each class", -8, 7),
+    integer(
+        "classes",
+        0,
+        "Above 0: real-numbered labels, such as one column of several, hold class numbers below it; "
+        "0: as the labels say",
+        0,
+        1 << 20,
+    ),
 )
 SCORES = "labels shaped (...) need scores (..., classes), or (classes, ...) with class_axis 0"
 

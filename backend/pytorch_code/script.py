@@ -98,6 +98,7 @@ def _settings(pipeline: Pipeline) -> list[str]:
         "VALIDATION, TEST": Code(f"{pipeline.validation!r}, {pipeline.test!r}"),
         "SPLIT_SEED": pipeline.split_seed,
         "STRATIFIED": pipeline.stratified,
+        "IN_ORDER": pipeline.in_order,
         "EVALUATION_BATCH": EVALUATION_BATCH,
     }
     lines = [f"{name} = {literal(value)}" for name, value in values.items()]
@@ -115,7 +116,11 @@ def _preparation(graph: Graph, pipeline: Pipeline, shapes: Shapes, sheet: Sheet)
     used = {node.id for node in model_nodes(graph)}
     sources = {link.target_node: (link.source_node, link.source_port) for link in graph.links}
     inputs = [values[sources[n.id]] for n in nodes_of_type(graph, "Input") if n.id in used]
-    targets = [values[term.target.node_id, term.target.port] for term in pipeline.losses]
+    targets = [
+        Code(f"{value}.long()") if term.setting.parameters.get("classes") else value
+        for term in pipeline.losses
+        if (value := values[term.target.node_id, term.target.port])
+    ]
     writer.answer = f"{literal(tuple(inputs))}, {literal(tuple(targets))}"
     return writer.lines()
 
@@ -125,6 +130,8 @@ def _encode(pipeline: Pipeline, shapes: Shapes, writer: ModuleWriter) -> None:
         writer.steps.append("samples = samples.long()")
     if pipeline.classes:
         writer.steps.append("labels = labels.long()")
+    else:
+        writer.steps.append("labels = labels.float()")
     for change in pipeline.changes:
         (before,) = shapes.nodes[change.node_id].inputs
         if not isinstance(before, DatasetType):
@@ -325,6 +332,7 @@ def main() -> None:
         int(len(data["x"]) * TEST + 1e-9),
         SPLIT_SEED,
         stratified=STRATIFIED,
+        in_order=IN_ORDER,
     )
     torch.manual_seed(SEED)
     model, prepare = Model(), Preparation().to(device)

@@ -56,6 +56,12 @@ class ReadOptions:
     """Tokens that a tokenizer trained on the text may have."""
     tokenizer: Path | None = None
     """A tokenizer.json to use instead of training one."""
+    window: int = 0
+    """Above 0: a table is a time series, and a sample is so many rows of it."""
+    horizon: int = 1
+    """How many rows ahead a window predicts."""
+    stride: int = 1
+    """Rows from the start of a window to that of the next."""
 
 
 @dataclass(frozen=True, slots=True)

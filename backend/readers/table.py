@@ -131,20 +131,28 @@ class _Target:
 
     columns: tuple[str, ...]
     class_names: tuple[str, ...] = ()
+    """Of the only column of texts."""
     is_class: bool = False
+    texts: tuple[tuple[str, ...], ...] = ()
+    """Of each of several columns; empty for one of numbers."""
 
     @classmethod
     def of(cls, columns: list[Column], task: Task) -> _Target:
         names = tuple(column.name for column in columns)
         column = columns[0]
-        if len(columns) > 1 or task is Task.REGRESSION:
+        for each in columns:
+            if not each.is_number and len(each.texts) > MAX_CLASS_TEXTS:
+                raise DatasetError(f"target {each.name!r} holds over {MAX_CLASS_TEXTS} different texts")
+        if len(columns) > 1 and task is not Task.REGRESSION:
+            texts = tuple(() if each.is_number else tuple(sorted(each.texts)) for each in columns)
+            named = [each for each in texts if each]
+            return cls(names, named[0] if len(named) == 1 else (), texts=texts)
+        if task is Task.REGRESSION:
             words = next((column for column in columns if not column.is_number), None)
             if words is not None:
                 raise DatasetError(f"target {words.name!r} holds {words.first_text[:60]!r}, expected numbers")
             return cls(names)
         if not column.is_number:
-            if len(column.texts) > MAX_CLASS_TEXTS:
-                raise DatasetError(f"target {column.name!r} holds over {MAX_CLASS_TEXTS} different texts")
             return cls(names, tuple(sorted(column.texts)), True)
         whole = column.is_whole and column.low >= 0 and column.high < MAX_CLASSES
         if task is Task.CLASSIFICATION and not whole:
@@ -163,13 +171,23 @@ class _Target:
         return np.dtype(np.int64 if self.is_class else np.float32)
 
     def values(self, batch: Any) -> Array:
-        if self.class_names:
-            codes = {text: code for code, text in enumerate(self.class_names)}
-            return np.array([codes[str(text)] for text in texts_of(batch.column(self.columns[0]))], np.int64)
-        numbers = np.stack([numbers_of(batch.column(name)) for name in self.columns], axis=-1)
+        if self.is_class and self.class_names:
+            return _codes(batch.column(self.columns[0]), self.class_names)
+        texts = self.texts or ((),) * len(self.columns)
+        found = [
+            _codes(batch.column(name), known) if known else numbers_of(batch.column(name))
+            for name, known in zip(self.columns, texts, strict=True)
+        ]
+        numbers = np.stack(found, axis=-1)
         if len(self.columns) == 1:
             numbers = numbers[:, 0]
         return numbers.astype(np.int64) if self.is_class else numbers.astype(np.float32)
+
+
+def _codes(column: Any, texts: tuple[str, ...]) -> Array:
+    """The place of each value among ``texts``, as int64."""
+    codes = {text: code for code, text in enumerate(texts)}
+    return np.array([codes[str(text)] for text in texts_of(column)], np.int64)
 
 
 @dataclass(frozen=True, slots=True)

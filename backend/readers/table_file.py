@@ -27,7 +27,8 @@ def matches(path: Path) -> bool:
 class Table:
     """The rows of one file, in batches of text or numbers."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, least: int = 2) -> None:
+        """``least``: columns that it must have. Raises DatasetError."""
         self._path = path
         with self._errors():
             import pyarrow.dataset
@@ -35,11 +36,9 @@ class Table:
             form = "parquet" if path.suffix.lower() == ".parquet" else _csv_format(path)
             self._dataset: Any = pyarrow.dataset.dataset(path, format=form)
         self.names: list[str] = self._dataset.schema.names
-        if not 2 <= len(self.names) <= MAX_COLUMNS:
-            raise DatasetError(
-                f"{path.name}: {len(self.names)} columns, at least one input and the target needed, "
-                f"at most {MAX_COLUMNS}"
-            )
+        if not least <= len(self.names) <= MAX_COLUMNS:
+            needed = "at least one input and the target needed" if least > 1 else "at least one needed"
+            raise DatasetError(f"{path.name}: {len(self.names)} columns, {needed}, at most {MAX_COLUMNS}")
         _refuse_twins(path, self.names)
 
     def batches(self, columns: list[str]) -> Iterator[Any]:

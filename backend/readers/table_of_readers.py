@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import DatasetError
-from backend.readers import arrays, bundled, idx, images, table, text
+from backend.readers import arrays, bundled, idx, images, series, table, text
 from backend.readers.source import DataSource, ReadOptions
 
 BUNDLED = "bundled:"
@@ -28,6 +28,8 @@ def open_source(source: str | Path, options: ReadOptions = DEFAULTS) -> DataSour
         raise DatasetError(f"no such file: {path}")
     if options.text and table.matches(path):
         return text.open_column(path, options)
+    if options.window and table.matches(path):
+        return series.open(path, options)
     for reader in _READERS:
         if reader.matches(path):
             found: DataSource = reader.open(path, options)

@@ -329,7 +329,8 @@ OWN_TESTS = {"DatasetInput", "OneHotEncode", "Tokenize"}
     [
         each
         for each in parameters_of(TRAINING)
-        if each[0] not in OWN_TESTS and each[1] not in ("class_axis", "log_target", "validation", "test")
+        if each[0] not in OWN_TESTS
+        and each[1] not in ("class_axis", "classes", "log_target", "validation", "test")
     ],
 )
 def test_a_parameter_of_training_changes_the_training(type_name: str, name: str) -> None:

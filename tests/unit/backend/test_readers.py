@@ -382,3 +382,28 @@ def test_a_column_of_lists_is_named_and_can_be_left_out(tmp_path: Path, out: Pat
     with pytest.raises(DatasetError, match=r"column 'b' holds list<.*--drop b"):
         convert(tmp_path / "t.parquet", out)
     assert convert(tmp_path / "t.parquet", out, ReadOptions(drop=("b",))).samples == 2
+
+
+def test_two_targets_may_be_a_text_and_a_number(tmp_path: Path, out: Path) -> None:
+    facts = convert(written(tmp_path / "t.csv", FLOWERS), out, ReadOptions(target=("colour", "size")))
+    assert facts == DataFacts(3, (2,), "float32", 0, (2,))
+    dataset = load_dataset(out)
+    assert dataset.y.tolist() == [[1, 1], [0, 2], [1, 3]]
+    assert dataset.notes.class_names == ("blue", "red")
+    assert dataset.notes.target_names == ("colour", "size")
+
+
+def test_whole_numbers_at_each_place_are_classes_unless_they_cannot_be(tmp_path: Path, out: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 1, 2, 2)), y=np.arange(16).reshape(4, 2, 2))
+    assert convert(tmp_path / "a.npz", out) == DataFacts(4, (1, 2, 2), "float32", 16, (2, 2))
+    np.savez(tmp_path / "b.npz", x=np.zeros((4, 2)), y=-np.arange(8).reshape(4, 2))
+    assert convert(tmp_path / "b.npz", out) == DataFacts(4, (2,), "float32", 0, (2,))
+
+
+def test_plain_text_becomes_the_next_token_at_each_place(tmp_path: Path, out: Path) -> None:
+    path = written(tmp_path / "t.txt", "to be or not to be " * 40)
+    facts = convert(path, out, ReadOptions(length=8, vocabulary=300))
+    assert (facts.sample_shape, facts.target_shape, facts.dtype) == ((8,), (8,), "int32")
+    dataset = load_dataset(out)
+    assert facts.classes == dataset.y.max() + 1
+    assert np.array_equal(dataset.x[:, 1:], dataset.y[:, :-1])

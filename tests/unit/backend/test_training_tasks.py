@@ -281,6 +281,45 @@ def test_two_heads_learn_two_losses(tmp_path: Path) -> None:
     assert np.abs(copies - x).mean() < 0.4
 
 
+def two_targets(classes: int = 3) -> Graph:
+    """A class and a number, in one array of labels."""
+    return graph(
+        {
+            **data_nodes(sample_shape=[4], target_shape=[2]),
+            "first": ("Slice", {"stop": 1}),
+            "name": ("Squeeze", {}),
+            "second": ("Slice", {"start": 1}),
+            "x": ("Input", {}),
+            "a": ("Dense", {"units": 3}),
+            "b": ("Dense", {"units": 1}),
+            "kind": ("Output", {}),
+            "sum": ("Output", {}),
+            "loss": ("CrossEntropyLoss", {"classes": classes}),
+            "other": ("MSELoss", {}),
+            "adam": ADAM,
+        },
+        f"""{ENDS}; loader.labels > first; first > name; loader.labels > second; x > a; x > b; a > kind
+        b > sum; kind > loss.prediction; name > loss.target; sum > other.prediction; second > other.target
+        other.loss > adam.loss""",
+    )
+
+
+def test_a_class_and_a_number_in_one_array_of_labels_are_learned_by_two_heads(tmp_path: Path) -> None:
+    x = RANDOM.randn(200, 4)
+    y = np.stack((x[:, :3].argmax(1), x.sum(1)), axis=1)
+    history, _ = train(two_targets(), x, y, tmp_path)
+    assert history[-1].accuracy is not None
+    assert history[-1].accuracy > 0.9
+    wrong = Trainer(
+        dump_graph(two_targets()),
+        samples_of(two_targets(), x, y + 1),
+        TrainingConfig("cpu", 1, 1e9, time.monotonic),
+    )
+    with pytest.raises(DatasetError, match=r"node 'loss': labels from 1 to 3, allowed are .* 0 to 2"):
+        wrong.run_segment(0, Unhindered(), lambda metrics: None)
+    assert "needs one score for each of the 4 classes" in str(diagnose(two_targets(4))[0])
+
+
 def test_several_inputs_are_cut_from_the_samples_and_asked_one_by_one(tmp_path: Path) -> None:
     task = graph(
         {
