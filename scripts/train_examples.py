@@ -51,6 +51,7 @@ EXAMPLES = (
     Example("digits_resnet", DIGITS, "accuracy"),
     Example("digits_autoencoder", DIGITS, "r2"),
     Example("digits_two_heads", DIGITS, "accuracy"),
+    Example("wine_classification", "bundled:wine", "accuracy"),
     Example("tumours_classification", "bundled:breast_cancer", "accuracy"),
     Example("diabetes_regression", "bundled:diabetes", "r2"),
     Example("series_forecast", "series", "r2", ("series.npz",)),
