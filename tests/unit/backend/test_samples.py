@@ -105,3 +105,19 @@ def test_training_on_a_mapped_file_gives_the_same_model(tmp_path: Path, dtype: s
         return {name: array.tobytes() for name, array in trainer.result().weights.items()}, reports
 
     assert train(map_dataset) == train(load_dataset)
+
+
+@pytest.mark.parametrize("method", ["mean_std", "scale"])
+def test_no_held_out_sample_has_a_say_in_the_normalization(tmp_path: Path, method: str) -> None:
+    pipeline = read_pipeline(small_graph())
+    dataset = load_dataset(write_samples(tmp_path / "d"))
+    samples = LocalSamples(dataset, pipeline)
+    before = samples.scaling(method)
+    for part in ("validation", "test"):
+        dataset.x[samples.order(part, 0)] = 1e9
+    after = samples.scaling(method)
+    dataset.x[samples.order("train", 0)[:1]] = 1e9
+    changed = samples.scaling(method)
+    assert before is not None and after is not None and changed is not None
+    assert np.array_equal(before.offset, after.offset) and np.array_equal(before.factor, after.factor)
+    assert not np.array_equal(before.factor, changed.factor)
