@@ -147,6 +147,9 @@ _PRLIMIT = (302, 261)
 _SET_AFFINITY = (203, 122)
 _PRCTL = (157, 167)
 _SET_PARENT_DEATH_SIGNAL = 1
+_SENDING = (((44, 206), 3), ((46, 211), 2), ((307, 269), 3))
+"""sendto, sendmsg and sendmmsg, and which of their arguments holds the flags."""
+_FAST_OPEN = 0x20000000
 _IOCTL = (16, 29)
 _SET_FILE_FLAGS, _SET_FILE_ATTRIBUTES, _PUSH_INPUT, _CONSOLE = 0x40086602, 0x401C5820, 0x5412, 0x541C
 
@@ -189,6 +192,9 @@ def build_filter(machine_name: str, pid: int, listener: int | None = None) -> by
     parts += _only_if(_SET_AFFINITY[column], _EQUAL, 0)
     # Nobody's death but its parent's ends a worker that escaped its supervisor.
     parts += _unless(_PRCTL[column], 0, (_SET_PARENT_DEATH_SIGNAL,))
+    # A listener that was shut down connects again by sending with TCP's fast open, past connect and landlock.
+    for numbers, flags in _SENDING:
+        parts += _unless(numbers[column], flags, (_FAST_OPEN,), _ANY_BIT)
     forbidden = (_SET_FILE_FLAGS, _SET_FILE_ATTRIBUTES, _PUSH_INPUT, _CONSOLE)
     parts += _unless(_IOCTL[column], 1, forbidden)
     parts.append(_return(_ALLOW))
@@ -235,11 +241,11 @@ def _only_if(number: int, comparison: int, value: int) -> list[bytes]:
     ]
 
 
-def _unless(number: int, argument: int, values: tuple[int, ...]) -> list[bytes]:
-    """Allows call ``number`` but where that argument is one of ``values``."""
+def _unless(number: int, argument: int, values: tuple[int, ...], comparison: int = _EQUAL) -> list[bytes]:
+    """Allows call ``number`` but where that argument is one of ``values``, or has one of their bits."""
     body = [_load(_ARGUMENT_AT + 8 * argument)]
     for value in values:
-        body += [_jump(_EQUAL, value, 0, 1), _denied()]
+        body += [_jump(comparison, value, 0, 1), _denied()]
     body.append(_return(_ALLOW))
     return [_jump(_EQUAL, number, 0, len(body)), *body]
 

@@ -39,14 +39,22 @@ attempt("bind", lambda: other.bind(("127.0.0.1", 0)))
 attempt("connect", lambda: other.connect(("127.0.0.1", 9)))
 attempt("socket", socket.socket)
 attempt("socketpair", socket.socketpair)
+listener.shutdown(socket.SHUT_RDWR)
+target = ("127.0.0.1", int(sys.argv[3]))
+attempt("send to", lambda: listener.sendto(b"out", socket.MSG_FASTOPEN, target))
+attempt("send a message to", lambda: listener.sendmsg([b"out"], [], socket.MSG_FASTOPEN, target))
 """
 
 
 @pytest.mark.skipif(landlock_abi() == 0, reason="this kernel has no landlock")
 def test_a_closed_worker_accepts_on_its_own_socket_only(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_server(("127.0.0.1", 0)) as another,
+    ):
+        target = str(another.getsockname()[1])
         process = subprocess.Popen(
-            [sys.executable, "-c", _SCRIPT, str(listener.fileno()), str(tmp_path)],
+            [sys.executable, "-c", _SCRIPT, str(listener.fileno()), str(tmp_path), target],
             pass_fds=(listener.fileno(),),
             stdout=subprocess.PIPE,
             text=True,
@@ -65,4 +73,6 @@ def test_a_closed_worker_accepts_on_its_own_socket_only(tmp_path: Path) -> None:
         f"connect {denied}",
         f"socket {denied}",
         f"socketpair {denied}",
+        f"send to {denied}",
+        f"send a message to {denied}",
     ]
