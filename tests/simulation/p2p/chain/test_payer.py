@@ -233,9 +233,20 @@ FAULTS: list[list[Any]] = [
     [3],
     [100],
     [400],
+]
+ROWS_OF_FAULTS: list[list[Any]] = [
     ["drop", "drop", "lose reply"],
     [100, "lose reply"],
     [400, "crash before", 3],
+]
+EACH_FAULT = [
+    *(pytest.param("settle", faults, id=f"settle {faults}") for faults in FAULTS),
+    *(pytest.param("create", faults, id=f"create {faults}", marks=pytest.mark.slow) for faults in FAULTS),
+    *(
+        pytest.param(kind, faults, id=f"{kind} {faults}", marks=pytest.mark.slow)
+        for kind in ("create", "settle")
+        for faults in ROWS_OF_FAULTS
+    ),
 ]
 CRASHES: list[tuple[int, bool] | None] = [
     None,
@@ -244,8 +255,7 @@ CRASHES: list[tuple[int, bool] | None] = [
 
 
 @pytest.mark.virtual_clock
-@pytest.mark.parametrize("kind", ["create", "settle"])
-@pytest.mark.parametrize("faults", FAULTS, ids=str)
+@pytest.mark.parametrize(("kind", "faults"), EACH_FAULT)
 async def test_a_payment_happens_exactly_once(kind: str, faults: list[Any]) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
