@@ -205,14 +205,14 @@ class Trainer:
         end, self._control = self.segment_end(segment), control
         self._reported_at = -math.inf
         if self._step and self._is_at_epoch_end and self._tally.read().samples:
-            report(self._finish_epoch())
+            self._report_epoch(report)
         while self._step < end and not self.is_over:
             for batch in self._data.training(self._step, self._schedule.epoch_end(self._step, end)):
                 control.before_step(self._step)
                 self._train_step(batch)
                 self._report_when_due(report)
             if self._is_at_epoch_end:
-                report(self._finish_epoch())
+                self._report_epoch(report)
         return self._measure(Sums(), None)
 
     def change_rate(self, rate: float) -> None:
@@ -294,13 +294,20 @@ class Trainer:
         elapsed_s = now - self._reported_at
         if elapsed_s < self._config.report_every_s:
             return
-        since = self._reported
-        metrics = self._measure(since, None)
+        metrics = self._measure(self._reported, self._rate(elapsed_s))
         self._reported, self._reported_at = self._tally.read(), now
-        if 0 < elapsed_s < math.inf:
-            rate = (self._reported.samples - since.samples) / elapsed_s
-            metrics = msgspec.structs.replace(metrics, samples_per_s=rate)
         report(metrics)
+
+    def _report_epoch(self, report: Callable[[Metrics], None]) -> None:
+        """An epoch may be shorter than the time between two reports; its validation does not slow it."""
+        rate = self._rate(self._config.now() - self._reported_at)
+        report(msgspec.structs.replace(self._finish_epoch(), samples_per_s=rate))
+
+    def _rate(self, elapsed_s: float) -> float | None:
+        """Samples a second since the last report; None where no time has passed."""
+        if not 0 < elapsed_s < math.inf:
+            return None
+        return (self._tally.read().samples - self._reported.samples) / elapsed_s
 
     def _finish_epoch(self) -> Metrics:
         """Adds a point with the epoch's means and its validation to the history."""

@@ -232,6 +232,21 @@ def test_a_language_model_learns_from_a_text_file_and_tells_its_perplexity(tmp_p
     assert not told.confusion
 
 
+def test_epochs_shorter_than_the_time_between_reports_tell_their_speed() -> None:
+    clock = iter(range(10_000))
+    config = TrainingConfig("cpu", 1, 1e9, lambda: float(next(clock)))
+    trainer = Trainer(
+        dump_graph(language_model()), samples_of(language_model(), counting_text(), np.zeros(160)), config
+    )
+    told: list[Metrics] = []
+    trainer.run_segment(0, Unhindered(), told.append)
+    assert len(told) == 1 + 20
+    assert all(point.samples_per_s is not None and point.samples_per_s > 0 for point in told[1:])
+    assert all(point.samples_per_s is None for point in trainer.result().history), (
+        "else no two runs were alike"
+    )
+
+
 def test_ids_beyond_the_vocabulary_stop_a_training_in_words() -> None:
     task = language_model()
     config = TrainingConfig("cpu", 1, 1e9, time.monotonic)
