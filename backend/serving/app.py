@@ -22,7 +22,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_BODY_TIMEOUT_S = 30.0
+BODY_TIMEOUT_S = 30.0
+SMALL_BODY_BYTES = 64 << 10
+"""Of requests that need no body, some of which need no key either."""
 _COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"server", b"cyxwiz"))
 
 
@@ -78,7 +80,8 @@ class Application:
             refuse = route.refuse
             key = None if route.scope is None else self._admission.check_key(headers, route.scope, now)
             close = True  # an unread body must not be taken for the next request
-            body = await _read_body(headers, receive, self._host.limits.body_bytes)
+            limit = SMALL_BODY_BYTES if route.method == "GET" else self._host.limits.body_bytes
+            body = await _read_body(headers, receive, limit)
             close = False
             deadline = now + self._host.limits.timeout_s
             call = Call(scope["method"], scope["path"], headers, body, deadline, parameters, key)
@@ -119,17 +122,17 @@ async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) 
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and (len(declared) > 15 or int(declared) > limit):
         raise HttpError(413, "too_large", f"body of {declared[:20].decode()} bytes, limit {limit}")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read_parts(receive, limit)
+    except TimeoutError:
+        raise HttpError(408, "slow_body", f"the body took more than {BODY_TIMEOUT_S:g} s") from None
+
+
+async def _read_parts(receive: Receive, limit: int) -> bytes:
     message = await receive()
     if not message.get("more_body", False):
         return bytes(message.get("body", b""))
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            return await _read_parts(message, receive, limit)
-    except TimeoutError:
-        raise HttpError(408, "slow_body", f"the body took more than {_BODY_TIMEOUT_S:g} s") from None
-
-
-async def _read_parts(message: MutableMapping[str, Any], receive: Receive, limit: int) -> bytes:
     body = bytearray(message.get("body", b""))
     while message.get("more_body", False):
         message = await receive()

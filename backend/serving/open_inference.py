@@ -173,6 +173,8 @@ def _answer(name: str, request: InferBody, outputs: dict[str, Array]) -> Reply:
     """In the form that was asked for, output by output. Raises HttpError."""
     binary_by_default = bool(request.parameters.get("binary_data_output", False))
     wanted = request.outputs or [WantedOutput(output) for output in outputs]
+    if len({want.name for want in wanted}) < len(wanted):
+        raise invalid("an output is asked for twice")
     described, bodies = [], []
     for want in wanted:
         array = outputs.get(want.name)

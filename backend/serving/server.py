@@ -28,35 +28,48 @@ from backend.serving.routes import all_routes
 MAX_HEAD_BYTES = 64 << 10
 HEAD_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 30
+WRITE_TIMEOUT_S = 30.0
+SENT_BYTES = 16 << 10
+"""What a client must take of an answer in that time, while more than fits into its buffers waits."""
+_MAX_HELD_BYTES = 64 << 10
+_FRAMING = 8
+"""Bytes that a byte of a body may take with the frames of its chunks."""
 _SWEEP_EVERY_S = 0.25
 _BACKLOG = 1024
 
 
 class Corked(asyncio.Transport):
     """What one turn of the loop writes leaves in one piece: uvicorn writes head and body apart, and each
-    write wakes the client."""
+    write wakes the client. Much of it leaves at once, or the socket could not say that it is full."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._transport = transport
         self._loop = loop
         self._held: list[bytes] = []
+        self._held_bytes = 0
 
     def write(self, data: Any) -> None:
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > _MAX_HELD_BYTES:
+            self._flush()
 
     def close(self) -> None:
         self._flush()
         self._transport.close()
 
     def abort(self) -> None:
-        self._held.clear()
+        self._held, self._held_bytes = [], 0
         self._transport.abort()
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size() + self._held_bytes
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -69,16 +82,21 @@ class Corked(asyncio.Transport):
 
     def _flush(self) -> None:
         if self._held:
-            held, self._held = self._held, []
+            held, self._held, self._held_bytes = self._held, [], 0
             self._transport.write(held[0] if len(held) == 1 else b"".join(held))
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request head is too long, or too long in coming."""
+    """Closes a connection whose request head is too long, or too long in coming, or that takes no answer.
+
+    A trailer counts as a head: it comes after a body in chunks, and no limit of bodies sees it.
+    """
 
     _head_bytes = 0
+    _body_bytes = 0
     _in_body = False
     _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(Corked(transport, self.loop))
@@ -87,7 +105,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_body or not self._head_bytes:
+        if self._in_body:
+            if self._head_bytes > 2 * MAX_HEAD_BYTES + _FRAMING * self._body_bytes:
+                self._give_up()
+            return
+        if not self._head_bytes:
             return
         # A head that has begun; those that come whole, nearly all, cost no timer.
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -100,14 +122,43 @@ class BoundedProtocol(HttpToolsProtocol):
         self._forget_timer()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_body = False
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = 0
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self._forget_write_timer()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
+        self._forget_write_timer()
         super().connection_lost(exc)
+
+    def _watch_writing(self) -> None:
+        waiting = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            if waiting - self.transport.get_write_buffer_size() < SENT_BYTES:
+                self._give_up()
+            else:
+                self._watch_writing()
+
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, look)
+
+    def _forget_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _forget_timer(self) -> None:
         if self._head_timer is not None:

@@ -396,5 +396,18 @@ def test_v2_takes_and_gives_binary_tensors() -> None:
         cut = await server.ask("POST", "/v2/models/m/infer", raw + x.tobytes()[:-1], **length)
         more = await server.ask("POST", "/v2/models/m/infer", raw + x.tobytes() + b"?", **length)
         assert (cut.status, more.status) == (400, 400)
+        head["outputs"] = [{"name": "double"}] * 2
+        raw_twice = json.dumps(head).encode()
+        length = {"inference_header_content_length": str(len(raw_twice))}
+        twice = await server.ask("POST", "/v2/models/m/infer", raw_twice + x.tobytes(), **length)
+        assert (twice.status, "twice" in twice.json["error"]) == (400, True)
+
+    talk(work)
+
+
+def test_who_needs_no_key_sends_no_large_body() -> None:
+    async def work(server: Server) -> None:
+        assert (await server.ask("GET", "/health", b" " * 70_000, cut=7000)).status == 413
+        assert (await server.ask("GET", "/health", content_length="70000")).status == 413
 
     talk(work)
