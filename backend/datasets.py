@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.disk_rows import DiskRows
 from backend.errors import ArchiveError, DatasetError
 from backend.facts import DataFacts, DataNotes, decode_notes, facts_of, read_data_header, read_facts
+from backend.formats.tensor_header import TensorHeader
 from backend.formats.tensors import Array, load_tensor, map_tensor
 
 __all__ = [
@@ -21,8 +23,10 @@ __all__ = [
     "Dataset",
     "Scaling",
     "Split",
+    "StreamedDataset",
     "load_dataset",
     "map_dataset",
+    "open_dataset",
     "read_facts",
     "split",
 ]
@@ -36,6 +40,17 @@ class Dataset:
     y: Array
     facts: DataFacts
     notes: DataNotes = DataNotes()  # noqa: RUF009 - frozen
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedDataset:
+    """As ``Dataset``, with what is larger than memory left on disk: see ``backend.disk_rows``."""
+
+    x: Array | DiskRows
+    y: Array | DiskRows
+    """Labels of whole samples are in memory, since they decide the split."""
+    facts: DataFacts
+    notes: DataNotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +84,42 @@ def load_dataset(path: Path) -> Dataset:
         x, y = load_tensor(path, header, "x"), load_tensor(path, header, "y")
     except (OSError, ArchiveError) as error:
         raise DatasetError(f"data file cannot be read: {error}") from error
-    for name, array in (("x", x), ("y", y)):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DatasetError(f"{name} holds NaN or infinity")
+    _check_finite("x", x)
+    _check_finite("y", y)
     return Dataset(x, y, facts, decode_notes(header.metadata))
+
+
+def open_dataset(path: Path, resident_bytes: int) -> Dataset | StreamedDataset:
+    """Reads all of it, or leaves on disk what takes more than ``resident_bytes``. Raises DatasetError."""
+    header = read_data_header(path)
+    tensors = header.tensors
+    if not any(_is_large(header, name, resident_bytes) for name in tensors):
+        return load_dataset(path)
+    facts = facts_of(path, header)
+    try:
+        x, y = (_open_rows(path, header, name, resident_bytes) for name in ("x", "y"))
+    except (OSError, ArchiveError) as error:
+        raise DatasetError(f"data file cannot be read: {error}") from error
+    return StreamedDataset(x, y, facts, decode_notes(header.metadata))
+
+
+def _is_large(header: TensorHeader, name: str, resident_bytes: int) -> bool:
+    info = header.tensors[name]
+    decides_split = name == "y" and len(info.shape) == 1
+    return info.end - info.begin > resident_bytes and not decides_split
+
+
+def _open_rows(path: Path, header: TensorHeader, name: str, resident_bytes: int) -> Array | DiskRows:
+    if _is_large(header, name, resident_bytes):
+        return DiskRows(path, header, name)
+    array = load_tensor(path, header, name)
+    _check_finite(name, array)
+    return array
+
+
+def _check_finite(name: str, array: Array) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DatasetError(f"{name} holds NaN or infinity")
 
 
 def map_dataset(path: Path) -> Dataset:
@@ -87,7 +134,7 @@ def map_dataset(path: Path) -> Dataset:
 
 
 def split(
-    y: Array, validation: int, test: int, seed: int, *, stratified: bool, in_order: bool = False
+    y: Array | DiskRows, validation: int, test: int, seed: int, *, stratified: bool, in_order: bool = False
 ) -> Split:
     """So many samples for validation and test, the rest to train on; each part in random order.
 
@@ -101,17 +148,17 @@ def split(
         )
     # RandomState's stream is frozen by NumPy's policy; Generator's is not.
     order = np.random.RandomState(seed).permutation(len(y))
-    if stratified and y.ndim == 1 and y.dtype.kind == "i":
+    if stratified and not isinstance(y, DiskRows) and y.ndim == 1 and y.dtype.kind == "i":
         order = order[np.argsort(_position_in_class(y[order]), kind="stable")]
     return Split(
         train=order[validation + test :], validation=order[test : validation + test], test=order[:test]
     )
 
 
-def mean_std_scaling(x: Array, rows: Array | None = None) -> Scaling:
+def mean_std_scaling(x: Array | DiskRows, rows: Array | None = None) -> Scaling:
     """Zero mean and unit deviation per channel of ``x[rows]``; only ever of training samples.
 
-    Equal values in equal places give equal bits, whether ``x`` is in memory or mapped.
+    Equal values in equal places give equal bits, whether ``x`` is in memory, mapped or on disk.
     """
     count = (len(x) if rows is None else len(rows)) * math.prod(x.shape[2:])
     mean = np.sum([_channel_sums(chunk) for chunk in _chunks(x, rows)], axis=0) / count
@@ -122,7 +169,7 @@ def mean_std_scaling(x: Array, rows: Array | None = None) -> Scaling:
     return Scaling(mean.astype(np.float32), factor.astype(np.float32))
 
 
-def range_scaling(x: Array, rows: Array | None = None) -> Scaling:
+def range_scaling(x: Array | DiskRows, rows: Array | None = None) -> Scaling:
     """To 0..1 per channel of ``x[rows]``: bytes by 255, floats by the training samples' range."""
     if x.dtype == np.uint8:
         return Scaling(np.zeros(x.shape[1], np.float32), np.full(x.shape[1], 1 / 255, np.float32))
@@ -133,7 +180,7 @@ def range_scaling(x: Array, rows: Array | None = None) -> Scaling:
     return Scaling(low.astype(np.float32), factor.astype(np.float32))
 
 
-def _chunks(x: Array, rows: Array | None) -> Iterator[Array]:
+def _chunks(x: Array | DiskRows, rows: Array | None) -> Iterator[Array]:
     """The rows in the order of the file, in pieces of bounded size."""
     step = max(1, _SCALED_VALUES // math.prod(x.shape[1:]))
     chosen = np.arange(len(x)) if rows is None else np.sort(rows)

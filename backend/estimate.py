@@ -9,6 +9,7 @@ from backend.catalogue.optimizer import state_slots
 from backend.errors import GraphInvalidError
 from backend.graph import Graph, model_nodes
 from backend.pipeline import read_pipeline
+from backend.sample_plan import RESIDENT_BYTES
 from backend.shapes import infer_shapes
 from backend.tuning import count_weights
 from backend.validate import Severity, diagnose
@@ -41,7 +42,7 @@ class Estimate:
     activations_bytes: int
     """What a batch leaves behind for the backward pass, and the gradients that take its place."""
     data_bytes: int
-    """All samples, as float32."""
+    """All inputs, as float32; as much as is ever held of more, which is streamed from disk."""
     steps: int
     checkpoint_bytes: int
     trainable_parameters: int
@@ -77,7 +78,7 @@ def estimate(graph: Graph, samples: int, sample_shape: tuple[int, ...]) -> Estim
     saved = parameters + trainable * slots + buffers
     batch = min(pipeline.batch_size, max(1, training))
     activations = 2 * batch * sum(node.counts.activations for node in nodes)
-    data = samples * math.prod(sample_shape)
+    data = min(samples * math.prod(sample_shape), RESIDENT_BYTES // BYTES_PER_NUMBER)
     return Estimate(
         parameters=parameters,
         flops_per_sample=forward,

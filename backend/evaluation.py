@@ -6,11 +6,12 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from backend.checkpoint import restore_weights
 from backend.compiler import compile_graph
-from backend.datasets import DataFacts, Dataset, Scaling
+from backend.datasets import DataFacts, Dataset, Scaling, StreamedDataset
 from backend.errors import ArchiveError
 from backend.facts import DataNotes
 from backend.formats.cyxmodel import CyxModel
@@ -75,7 +76,7 @@ def accuracy_of(objective: Objective, since: Sums, now: Sums) -> float | None:
     return (now.correct - since.correct) / max(1, now.places - since.places)
 
 
-def evaluate(model: CyxModel, dataset: Dataset, device_name: str) -> Scores:
+def evaluate(model: CyxModel, dataset: Dataset | StreamedDataset, device_name: str) -> Scores:
     """Of all samples in their order, with the normalization that the model was trained with.
 
     Raises GraphFormatError, GraphInvalidError, DatasetError, CheckpointError, ArchiveError.
@@ -91,7 +92,7 @@ def evaluate(model: CyxModel, dataset: Dataset, device_name: str) -> Scores:
     memory_format = torch.channels_last if has_images(module) else torch.contiguous_format
     module.to(memory_format=memory_format)  # type: ignore[call-overload]
     restore_weights(module, model.weights)
-    size = max(1, LOCAL_WINDOW_BYTES // (4 * dataset.x[0].size))
+    size = max(1, LOCAL_WINDOW_BYTES // (4 * math.prod(dataset.x.shape[1:])))
     schedule = Schedule(0, 0, len(dataset.x), 1, 1, 0, 1, size)
     layout = Layout(device, memory_format)
     data = TrainingData(_PartAlone(dataset), schedule, layout, pipeline, model.training.normalization)
@@ -106,7 +107,7 @@ class _PartAlone:
     withheld: Collection[str] = ()
     window_bytes = LOCAL_WINDOW_BYTES
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset | StreamedDataset) -> None:
         self._dataset = dataset
 
     @property
@@ -124,5 +125,5 @@ class _PartAlone:
         """Nothing to prepare."""
 
     def gather(self, window: Window) -> Rows:
-        end = window.first + window.count
-        return self._dataset.x[window.first : end].copy(), self._dataset.y[window.first : end].copy()
+        rows = np.arange(window.first, window.first + window.count)
+        return self._dataset.x.take(rows, axis=0), self._dataset.y.take(rows, axis=0)

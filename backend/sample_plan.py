@@ -15,6 +15,10 @@ from backend.pipeline import Pipeline
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PARTS = (TRAIN, VALIDATION, TEST)
 EVALUATION_BATCH = 512
+RESIDENT_BYTES = 1 << 30
+"""A tensor of a data file that takes more stays on disk and is read where it is used ..."""
+RESIDENT_SHARE = 4
+"""... and so does one that takes more than this part of the memory a worker may hold."""
 _VALUE_BYTES = 4
 """A value counts as the float32 that it becomes."""
 

@@ -6,6 +6,7 @@ epoch e follows from the graph's seed and e alone, so every source of equal data
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,11 +18,13 @@ from backend.datasets import (
     DataFacts,
     Dataset,
     Scaling,
+    StreamedDataset,
     map_dataset,
     mean_std_scaling,
     range_scaling,
     split,
 )
+from backend.disk_rows import DiskRows
 from backend.errors import DatasetError
 from backend.facts import DataNotes
 from backend.formats.tensor_file import TensorPlan, write_tensor_file
@@ -67,12 +70,12 @@ class SampleSource(Protocol):
 
 
 class LocalSamples:
-    """A ``SampleSource`` over arrays in memory, or mapped from a file."""
+    """A ``SampleSource`` over arrays in memory, mapped from a file, or read from it row by row."""
 
     withheld: Collection[str] = ()
     window_bytes = LOCAL_WINDOW_BYTES
 
-    def __init__(self, dataset: Dataset, pipeline: Pipeline) -> None:
+    def __init__(self, dataset: Dataset | StreamedDataset, pipeline: Pipeline) -> None:
         """Raises DatasetError unless the data is what the graph says it is."""
         check_fit(dataset.facts, pipeline)
         self.dataset = dataset
@@ -178,8 +181,8 @@ def check_form(facts: DataFacts, pipeline: Pipeline) -> None:
         raise DatasetError(f"targets are shaped {facts.target_shape}, the graph says {pipeline.target_shape}")
 
 
-def _in_chunks(array: Array, indices: Array) -> Iterator[Array]:
-    row_bytes = max(1, array[:1].nbytes)
+def _in_chunks(array: Array | DiskRows, indices: Array) -> Iterator[Array]:
+    row_bytes = max(1, array.dtype.itemsize * math.prod(array.shape[1:]))
     rows = max(1, _WRITTEN_BYTES // row_bytes)
     for begin in range(0, len(indices), rows):
         yield array.take(indices[begin : begin + rows], axis=0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from backend.datasets import Scaling
+from backend.datasets import Dataset, Scaling
 from backend.errors import DatasetError
 from backend.formats.cyxmodel import Normalization
 from backend.pipeline import Pipeline
@@ -97,11 +97,11 @@ class TrainingData:
 class _ResidentRows:
     """All samples on the device, where windows are gathered."""
 
-    def __init__(self, samples: LocalSamples, device: torch.device) -> None:
+    def __init__(self, samples: LocalSamples, dataset: Dataset, device: torch.device) -> None:
         self._samples = samples
         self._device = device
-        self._x = torch.from_numpy(samples.dataset.x).to(device)
-        self._y = torch.from_numpy(samples.dataset.y).to(device)
+        self._x = torch.from_numpy(dataset.x).to(device)
+        self._y = torch.from_numpy(dataset.y).to(device)
 
     def __call__(self, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = torch.from_numpy(self._samples.indices(window)).to(self._device)
@@ -121,8 +121,10 @@ class _GatheredRows:
 
 
 def _rows_on_device(samples: SampleSource, device: torch.device) -> _ResidentRows | _GatheredRows:
-    if isinstance(samples, LocalSamples) and not isinstance(samples.dataset.x, np.memmap):
-        return _ResidentRows(samples, device)
+    if isinstance(samples, LocalSamples):
+        dataset = samples.dataset
+        if isinstance(dataset, Dataset) and not isinstance(dataset.x, np.memmap):
+            return _ResidentRows(samples, dataset, device)
     return _GatheredRows(samples, device)
 
 

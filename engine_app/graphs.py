@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +14,14 @@ from backend.errors import BackendError
 from backend.estimate import ASSUMED_FLOPS_PER_S, estimate, training_seconds
 from backend.facts import DataFacts
 from backend.graph import Graph
+from backend.sample_plan import RESIDENT_BYTES
 from backend.serialize import graph_hash
 from backend.validate import Diagnostic, diagnose, has_errors
 from engine_app.document.lowering import load_lowered
 from engine_app.entry import CommandError, report
 from engine_app.plain import plain
 from engine_app.show import print_json
+from p2p.protocols.data import ITEM_BYTES
 
 
 def check_graph(path: Path, data: Path | None, measure: str | None, as_json: bool) -> None:
@@ -50,7 +53,13 @@ def _size(graph: Graph, facts: DataFacts, data: Path, measure: str | None) -> di
 
         rate = measured_rate(graph, data, found, measure)
     seconds = round(training_seconds(found, rate), 3)
-    return asdict(found) | {"flops_per_s": int(rate), "measured_on": measure, "seconds": seconds}
+    measured = {"flops_per_s": int(rate), "measured_on": measure, "seconds": seconds}
+    return asdict(found) | measured | {"data_streamed": _is_streamed(facts)}
+
+
+def _is_streamed(facts: DataFacts) -> bool:
+    """Whether the inputs stay on disk while they are trained on."""
+    return facts.samples * math.prod(facts.sample_shape) * ITEM_BYTES[facts.dtype] > RESIDENT_BYTES
 
 
 def _facts(data: Path) -> DataFacts:
@@ -101,7 +110,8 @@ def _print(graph: Graph, found: tuple[Diagnostic, ...], size: dict[str, Any] | N
         print(f"{size['parameters']} parameters{of_them}, {size['steps']} steps, {gflop:.2f} GFLOP")
         parts = ("weights", "gradients", "optimizer", "activations", "data")
         told = ", ".join(f"{part} {size[f'{part}_bytes'] / 1e6:.1f}" for part in parts)
-        print(f"memory {size['memory_bytes'] / 1e6:.1f} MB: {told}")
+        streamed = " at most, streamed from disk" if size["data_streamed"] else ""
+        print(f"memory {size['memory_bytes'] / 1e6:.1f} MB: {told}{streamed}")
         device = size["measured_on"]
         how = f"measured on {plain(device)}" if device else "assumed; --measure cpu times it here"
         print(f"time {size['seconds']:.1f} s at {size['flops_per_s'] / 1e9:.2f} GFLOP/s, {how}")

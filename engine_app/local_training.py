@@ -64,6 +64,8 @@ GRAPH, CHECKPOINT, PROGRESS = "graph.json", "checkpoint.cyxmodel", "progress.jso
 START, RATE = "start.cyxmodel", "rate.json"
 MEMORY_BYTES = 8 << 30
 RUNTIME_BYTES = 2 << 30
+DISK_BYTES = 32 << 30
+"""What a worker may write, beside its copy of the data."""
 MAX_SEGMENTS = 500
 _SEGMENT_S = 20
 _FLOPS_PER_S = 2e10
@@ -311,6 +313,7 @@ class LocalTraining:
             prewarmed=0,
             memory_bytes=order.memory_bytes,
             wall_clock_s=math.inf,
+            disk_bytes=DISK_BYTES + (directory / DATA_FILE).stat().st_size,
         )
         try:
             async with open_training(config, tuple(order.device.split(","))) as workers:

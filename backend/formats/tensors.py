@@ -79,6 +79,11 @@ def unpack_tensors(data: bytes) -> dict[str, Array]:
     return tensors
 
 
+def tensor_dtype(name: str) -> np.dtype[Any]:
+    """Of a name that the format knows."""
+    return np.dtype(_NUMPY[name])
+
+
 def load_tensor(path: Path, header: TensorHeader, name: str) -> Array:
     """Reads one tensor of a file whose header has been checked. Raises OSError, ArchiveError."""
     info = header.tensors[name]

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from backend.datasets import load_dataset
+from backend.datasets import open_dataset
 from backend.distributed import Ranks
 from backend.errors import (
     ArchiveError,
@@ -49,6 +49,7 @@ from backend.reports import (
     TrainingPrepared,
     WaitingForPermission,
 )
+from backend.sample_plan import RESIDENT_BYTES
 from backend.samples import LocalSamples, SampleSource
 from backend.serialize import load_graph
 from backend.training import Trainer, TrainingConfig
@@ -84,8 +85,11 @@ class TrainingJob:
         directory: Path,
         send: Callable[[Event], None],
         ranks: Ranks | None = None,
+        resident_bytes: int = RESIDENT_BYTES,
     ) -> None:
+        """Inputs of more than ``resident_bytes`` stay on disk."""
         self._command = command
+        self._resident_bytes = resident_bytes
         self._ranks = ranks
         self._graph = graph
         self._directory = directory
@@ -197,7 +201,7 @@ class TrainingJob:
             return self._fed
         if command.dataset is None:
             raise DatasetError("neither a data file nor a stream of samples")
-        return LocalSamples(load_dataset(self._directory / command.dataset), pipeline)
+        return LocalSamples(open_dataset(self._directory / command.dataset, self._resident_bytes), pipeline)
 
     def _feed_from(self, stream: SampleStream) -> FedSamples:
         scaling = None
@@ -255,11 +259,14 @@ class TrainingJob:
         return Finished(file=_RESULT, metrics=metrics)
 
 
-def run_evaluation(command: Evaluate, directory: Path, send: Callable[[Event], None]) -> None:
+def run_evaluation(
+    command: Evaluate, directory: Path, send: Callable[[Event], None], resident_bytes: int = RESIDENT_BYTES
+) -> None:
     """Ends with exactly one of Evaluated and Failed."""
     try:
         model = read_cyxmodel(directory / command.model)
-        scores = evaluate(model, load_dataset(directory / command.dataset), command.device)
+        dataset = open_dataset(directory / command.dataset, resident_bytes)
+        scores = evaluate(model, dataset, command.device)
         end: Event = Evaluated(scores.samples, scores.loss, scores.accuracy, scores.heads)
     except Exception as error:
         end = failure_of(error, archive_code="model")

@@ -34,6 +34,7 @@ from backend.reports import (
     Samples,
     Train,
 )
+from backend.sample_plan import RESIDENT_BYTES, RESIDENT_SHARE
 from backend.serving.messages import LoadModel, Predict, UnloadModel
 from backend.workers import ipc
 from backend.workers.sandbox import (
@@ -73,7 +74,8 @@ def main() -> None:
     choose_threads(options.threads)
     warm_device(options.device)
     connection.send(Ready(sandbox=active, runtime=runtime_name()))
-    Worker(connection, directory, met[0] if met else None).run()
+    resident = min(RESIDENT_BYTES, options.memory_bytes // RESIDENT_SHARE)
+    Worker(connection, directory, met[0] if met else None, resident).run()
 
 
 def _meeting(options: argparse.Namespace) -> tuple[Meeting | None, list[Ranks]]:
@@ -140,7 +142,9 @@ class Connection:
 class Worker:
     """Commands in, threads told."""
 
-    def __init__(self, connection: Connection, directory: Path, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, connection: Connection, directory: Path, ranks: Ranks | None, resident_bytes: int
+    ) -> None:
         from backend.workers.job import TrainingJob, run_evaluation
         from backend.workers.rate_job import run_rate_search
         from backend.workers.serving import Serving
@@ -148,6 +152,7 @@ class Worker:
         self._connection = connection
         self._directory = directory
         self._ranks = ranks
+        self._resident_bytes = resident_bytes
         self._make_job = TrainingJob
         self._run_evaluation = run_evaluation
         self._run_rate_search = run_rate_search
@@ -186,13 +191,14 @@ class Worker:
     def _train(self, command: Train, graph: bytes) -> None:
         if self._is_busy():
             return
-        self._job = self._make_job(command, graph, self._directory, self._connection.send, self._ranks)
+        send, resident = self._connection.send, self._resident_bytes
+        self._job = self._make_job(command, graph, self._directory, send, self._ranks, resident)
         threading.Thread(target=self._job.run, name="training", daemon=True).start()
 
     def _evaluate(self, command: Evaluate) -> None:
         if self._is_busy():
             return
-        arguments = (command, self._directory, self._connection.send)
+        arguments = (command, self._directory, self._connection.send, self._resident_bytes)
         threading.Thread(target=self._run_evaluation, args=arguments, name="evaluation", daemon=True).start()
 
     def _convert(self, command: Export | ImportModel) -> None:
@@ -216,7 +222,7 @@ class Worker:
     def _find_rate(self, command: FindRate, graph: bytes) -> None:
         if self._is_busy():
             return
-        arguments = (command, graph, self._directory, self._connection.send)
+        arguments = (command, graph, self._directory, self._connection.send, self._resident_bytes)
         threading.Thread(target=self._run_rate_search, args=arguments, name="rates", daemon=True).start()
 
     def _is_busy(self) -> bool:

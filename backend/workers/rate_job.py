@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from backend.datasets import load_dataset
+from backend.datasets import Dataset, StreamedDataset, open_dataset
 from backend.errors import TrainingDivergedError
 from backend.fine_tuning import Start
 from backend.formats.cyxmodel import read_cyxmodel
+from backend.graph import Graph
 from backend.pipeline import read_pipeline
 from backend.rate_finder import RateRamp, as_trial, has_diverged
 from backend.reports import Event, FindRate, Metrics, RatesTried, RateTried
+from backend.sample_plan import RESIDENT_BYTES
 from backend.samples import LocalSamples
 from backend.serialize import dump_graph, load_graph
 from backend.training import Trainer, TrainingConfig
@@ -46,16 +48,28 @@ class _Climb:
             self._send(RateTried(metrics.step - 1, self._ramp.rate(metrics.step - 1), metrics.loss))
 
 
-def run_rate_search(command: FindRate, graph: bytes, directory: Path, send: Callable[[Event], None]) -> None:
+def run_rate_search(
+    command: FindRate,
+    graph: bytes,
+    directory: Path,
+    send: Callable[[Event], None],
+    resident_bytes: int = RESIDENT_BYTES,
+) -> None:
     """Ends with exactly one of RatesTried and Failed."""
     try:
-        send(_climb(command, graph, directory, send))
+        dataset = open_dataset(directory / command.dataset, resident_bytes)
+        send(_climb(command, load_graph(graph), dataset, directory, send))
     except Exception as error:
         send(failure_of(error))
 
 
-def _climb(command: FindRate, graph: bytes, directory: Path, send: Callable[[Event], None]) -> RatesTried:
-    document, dataset = load_graph(graph), load_dataset(directory / command.dataset)
+def _climb(
+    command: FindRate,
+    document: Graph,
+    dataset: Dataset | StreamedDataset,
+    directory: Path,
+    send: Callable[[Event], None],
+) -> RatesTried:
     steps = read_pipeline(document).steps_per_epoch(dataset.facts.samples)
     document = as_trial(document, max(1, math.ceil(command.steps / max(1, steps))))
     samples = LocalSamples(dataset, read_pipeline(document))

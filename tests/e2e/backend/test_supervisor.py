@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from backend.errors import WorkerDiedError, WorkerError
-from backend.reports import Event, Failed, Finished, Train, TrainingPrepared
+from backend.reports import Event, Failed, Finished, Train
 from backend.workers.process import MAX_FILES, usage
 from backend.workers.supervisor import PoolConfig, Worker, open_pool
 
@@ -122,27 +122,6 @@ async def test_a_worker_over_its_memory_is_ended(tmp_path: Path) -> None:
     async with open_pool(PoolConfig(tmp_path / "w", memory_bytes=32 << 20)) as pool:
         with pytest.raises(WorkerDiedError, match=r"memory: \d+ MB held, limit 32 MB"):
             await pool.acquire()
-
-
-async def test_data_that_outgrows_the_memory_is_refused_and_the_worker_lives(
-    open_worker, graph: bytes, train: Command
-) -> None:
-    async with open_worker(memory_bytes=600 << 20) as worker:
-        with (worker.directory / "huge").open("wb") as file:
-            count = 3_000_000
-            text = (
-                b'{"y":{"dtype":"I64","shape":[%d],"data_offsets":[0,%d]},'
-                b'"x":{"dtype":"F32","shape":[%d,1,8,8],"data_offsets":[%d,%d]}}'
-            ) % (count, 8 * count, count, 8 * count, 264 * count)
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.truncate(8 + len(text) + 264 * count)
-        await worker.send(train(dataset="huge"), graph)
-        event, _ = await worker.receive(60)
-        assert isinstance(event, Failed)
-        assert event.code == "memory"
-        await worker.send(train(), graph)
-        event, _ = await worker.receive(60)
-        assert isinstance(event, TrainingPrepared)
 
 
 async def test_one_worker_that_dies_leaves_the_others_alone(

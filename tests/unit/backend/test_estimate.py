@@ -13,6 +13,7 @@ from backend.errors import GraphInvalidError
 from backend.estimate import estimate
 from backend.graph import Graph, Link, Node, TrainingSettings
 from backend.pipeline import read_pipeline
+from backend.sample_plan import RESIDENT_BYTES
 from backend.serialize import dump_graph, load_graph
 
 EXAMPLES = Path(__file__).parents[3] / "scripts" / "examples"
@@ -53,6 +54,13 @@ def test_nodes_that_are_left_out_cost_nothing(mlp: Graph) -> None:
     link = Link("input", "output", "spare", "input")
     larger = replace(mlp, nodes=(*mlp.nodes, spare), links=(*mlp.links, link))
     assert estimate(larger, 1000, (1, 8, 8)) == estimate(mlp, 1000, (1, 8, 8))
+
+
+def test_data_on_disk_takes_no_memory_in_proportion_to_its_size(mlp: Graph) -> None:
+    small, large, larger = (estimate(mlp, samples, (1, 8, 8)) for samples in (1000, 10**7, 10**8))
+    assert small.data_bytes == 1000 * 64 * 4
+    assert larger.data_bytes == large.data_bytes == RESIDENT_BYTES
+    assert larger.memory_bytes == large.memory_bytes == small.memory_bytes - small.data_bytes + RESIDENT_BYTES
 
 
 def test_a_graph_with_errors_has_no_estimate(mlp: Graph) -> None:

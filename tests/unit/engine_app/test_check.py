@@ -6,12 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from backend.graph import Graph, Node
 from backend.serialize import dump_graph
 from engine_app.cli import main
 from tests.unit.backend.catalogue_cases import Case, graph_of, inner
+from tests.unit.backend.make_samples import small_graph, write_samples
 
 
 def broken(tmp_path: Path) -> Path:
@@ -45,3 +47,13 @@ def test_a_bypassed_node_is_not_part_of_what_is_checked(tmp_path: Path) -> None:
     found = json.loads(CliRunner().invoke(main, ["check", "--json", str(path)]).output)
     assert found["nodes"] == len(graph.nodes) - 1
     assert not [each for each in found["diagnostics"] if "heads" in each["text"]]
+
+
+def test_data_that_stays_on_disk_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, data = tmp_path / "graph.json", write_samples(tmp_path / "data.safetensors")
+    graph.write_bytes(dump_graph(small_graph()))
+    arguments = ["check", "--data", str(data), str(graph)]
+    assert "streamed from disk" not in CliRunner().invoke(main, arguments).output
+    monkeypatch.setattr("engine_app.graphs.RESIDENT_BYTES", 1000)
+    assert "data 0.0 at most, streamed from disk" in CliRunner().invoke(main, arguments).output
+    assert json.loads(CliRunner().invoke(main, [*arguments, "--json"]).output)["estimate"]["data_streamed"]
