@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backend.disk_rows import DiskRows
+from backend.disk_rows import DiskRows, StoredRows
 from backend.errors import ArchiveError, DatasetError
 from backend.facts import DataFacts, DataNotes, decode_notes, facts_of, read_data_header, read_facts
 from backend.formats.tensor_header import TensorHeader
@@ -46,8 +46,8 @@ class Dataset:
 class StreamedDataset:
     """As ``Dataset``, with what is larger than memory left on disk: see ``backend.disk_rows``."""
 
-    x: Array | DiskRows
-    y: Array | DiskRows
+    x: StoredRows
+    y: StoredRows
     """Labels of whole samples are in memory, since they decide the split."""
     facts: DataFacts
     notes: DataNotes
@@ -109,7 +109,7 @@ def _is_large(header: TensorHeader, name: str, resident_bytes: int) -> bool:
     return info.end - info.begin > resident_bytes and not decides_split
 
 
-def _open_rows(path: Path, header: TensorHeader, name: str, resident_bytes: int) -> Array | DiskRows:
+def _open_rows(path: Path, header: TensorHeader, name: str, resident_bytes: int) -> StoredRows:
     if _is_large(header, name, resident_bytes):
         return DiskRows(path, header, name)
     array = load_tensor(path, header, name)
@@ -134,7 +134,7 @@ def map_dataset(path: Path) -> Dataset:
 
 
 def split(
-    y: Array | DiskRows, validation: int, test: int, seed: int, *, stratified: bool, in_order: bool = False
+    y: Array, validation: int, test: int, seed: int, *, stratified: bool, in_order: bool = False
 ) -> Split:
     """So many samples for validation and test, the rest to train on; each part in random order.
 
@@ -148,14 +148,14 @@ def split(
         )
     # RandomState's stream is frozen by NumPy's policy; Generator's is not.
     order = np.random.RandomState(seed).permutation(len(y))
-    if stratified and not isinstance(y, DiskRows) and y.ndim == 1 and y.dtype.kind == "i":
+    if stratified and y.ndim == 1 and y.dtype.kind == "i":
         order = order[np.argsort(_position_in_class(y[order]), kind="stable")]
     return Split(
         train=order[validation + test :], validation=order[test : validation + test], test=order[:test]
     )
 
 
-def mean_std_scaling(x: Array | DiskRows, rows: Array | None = None) -> Scaling:
+def mean_std_scaling(x: StoredRows, rows: Array | None = None) -> Scaling:
     """Zero mean and unit deviation per channel of ``x[rows]``; only ever of training samples.
 
     Equal values in equal places give equal bits, whether ``x`` is in memory, mapped or on disk.
@@ -169,7 +169,7 @@ def mean_std_scaling(x: Array | DiskRows, rows: Array | None = None) -> Scaling:
     return Scaling(mean.astype(np.float32), factor.astype(np.float32))
 
 
-def range_scaling(x: Array | DiskRows, rows: Array | None = None) -> Scaling:
+def range_scaling(x: StoredRows, rows: Array | None = None) -> Scaling:
     """To 0..1 per channel of ``x[rows]``: bytes by 255, floats by the training samples' range."""
     if x.dtype == np.uint8:
         return Scaling(np.zeros(x.shape[1], np.float32), np.full(x.shape[1], 1 / 255, np.float32))
@@ -180,7 +180,7 @@ def range_scaling(x: Array | DiskRows, rows: Array | None = None) -> Scaling:
     return Scaling(low.astype(np.float32), factor.astype(np.float32))
 
 
-def _chunks(x: Array | DiskRows, rows: Array | None) -> Iterator[Array]:
+def _chunks(x: StoredRows, rows: Array | None) -> Iterator[Array]:
     """The rows in the order of the file, in pieces of bounded size."""
     step = max(1, _SCALED_VALUES // math.prod(x.shape[1:]))
     chosen = np.arange(len(x)) if rows is None else np.sort(rows)

@@ -10,7 +10,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -82,3 +82,6 @@ class DiskRows:
                 raise DatasetError(f"data file ends at byte {at}, {wanted - done} bytes are missing")
             done += count
         return np.frombuffer(buffer, self.dtype).reshape(end - first, *self.shape[1:])
+
+
+StoredRows: TypeAlias = Array | DiskRows

@@ -24,7 +24,7 @@ from backend.datasets import (
     range_scaling,
     split,
 )
-from backend.disk_rows import DiskRows
+from backend.disk_rows import StoredRows
 from backend.errors import DatasetError
 from backend.facts import DataNotes
 from backend.formats.tensor_file import TensorPlan, write_tensor_file
@@ -82,7 +82,7 @@ class LocalSamples:
         self._pipeline = pipeline
         _, validation, test = pipeline.split_sizes(dataset.facts.samples)
         self._split = split(
-            dataset.y,
+            _labels(dataset.y),
             validation,
             test,
             pipeline.split_seed,
@@ -125,11 +125,11 @@ class LocalSamples:
         return order[window.first : end]
 
     def size(self, part: str) -> int:
-        return len(self._members(part))
+        return len(self.members(part))
 
     def order(self, part: str, epoch: int) -> Array:
         """Indices of a part's samples in the order of one pass. Raises DatasetError."""
-        members = self._members(part)
+        members = self.members(part)
         if part != TRAIN or not self._pipeline.shuffle:
             return members
         known = self._orders.get(epoch)
@@ -142,14 +142,15 @@ class LocalSamples:
 
     def write_part(self, part: str, target: Path) -> None:
         """A dataset file of one part alone, in its order. Raises OSError."""
-        members, dataset = self._members(part), self.dataset
+        members, dataset = self.members(part), self.dataset
         plan = {
             name: TensorPlan(array.dtype, (len(members), *array.shape[1:]), _in_chunks(array, members))
             for name, array in (("x", dataset.x), ("y", dataset.y))
         }
         write_tensor_file(target, plan)
 
-    def _members(self, part: str) -> Array:
+    def members(self, part: str) -> Array:
+        """Indices of a part's samples. Raises DatasetError."""
         if part not in PARTS:
             raise DatasetError(f"part {part!r}, allowed are {', '.join(PARTS)}")
         members: Array = getattr(self._split, part)
@@ -181,7 +182,12 @@ def check_form(facts: DataFacts, pipeline: Pipeline) -> None:
         raise DatasetError(f"targets are shaped {facts.target_shape}, the graph says {pipeline.target_shape}")
 
 
-def _in_chunks(array: Array | DiskRows, indices: Array) -> Iterator[Array]:
+def _labels(y: StoredRows) -> Array:
+    """What may decide a split: labels of whole samples, in memory. Of others only the number counts."""
+    return y if isinstance(y, np.ndarray) else np.broadcast_to(y.dtype.type(0), y.shape)
+
+
+def _in_chunks(array: StoredRows, indices: Array) -> Iterator[Array]:
     row_bytes = max(1, array.dtype.itemsize * math.prod(array.shape[1:]))
     rows = max(1, _WRITTEN_BYTES // row_bytes)
     for begin in range(0, len(indices), rows):

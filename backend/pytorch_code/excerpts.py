@@ -14,7 +14,10 @@ from importlib.resources import files
 
 _IGNORE = re.compile(r"\s*# (?:type: ignore|noqa)\S*(?: - .*)?$", re.M)
 
-_ELSEWHERE = {"from backend.formats.tensors import Array": "from numpy import ndarray as Array"}
+_ELSEWHERE = {
+    "from backend.disk_rows import StoredRows": "from numpy import ndarray as StoredRows",
+    "from backend.formats.tensors import Array": "from numpy import ndarray as Array",
+}
 """Names of ours that are but other names of what any file can import."""
 
 

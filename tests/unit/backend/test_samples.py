@@ -121,3 +121,21 @@ def test_no_held_out_sample_has_a_say_in_the_normalization(tmp_path: Path, metho
     assert before is not None and after is not None and changed is not None
     assert np.array_equal(before.offset, after.offset) and np.array_equal(before.factor, after.factor)
     assert not np.array_equal(before.factor, changed.factor)
+
+
+def test_a_split_without_validation_and_test_trains_and_has_no_scores_of_them(data: Path) -> None:
+    graph = small_graph(train=1.0, validation=0.0, test=0.0)
+    samples = LocalSamples(load_dataset(data), read_pipeline(graph))
+    assert [samples.size(part) for part in (TRAIN, VALIDATION, TEST)] == [101, 0, 0]
+    trainer = Trainer(dump_graph(graph), samples, TrainingConfig("cpu", 1, 1e9, lambda: 0.0))
+    trainer.run_segment(0, Unhindered(), lambda metrics: None)
+    last = trainer.finish()
+    assert last.validation_loss is None and last.test_accuracy is None and last.test == ()
+    assert last.loss > 0
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    graph = small_graph(train=0.0, validation=0.5, test=0.5)
+    data = load_dataset(write_samples(tmp_path / "few", samples=2))
+    with pytest.raises(DatasetError, match="2 samples leave no batch to train on"):
+        LocalSamples(data, read_pipeline(graph))
