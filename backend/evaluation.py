@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from backend.balance import with_class_weights
 from backend.checkpoint import restore_weights
 from backend.compiler import compile_graph
 from backend.datasets import DataFacts, Dataset, Scaling, StreamedDataset
@@ -86,6 +87,7 @@ def evaluate(model: CyxModel, dataset: Dataset | StreamedDataset, device_name: s
     check_form(dataset.facts, pipeline)
     if (pipeline.normalization == "none") != (model.training.normalization is None):
         raise ArchiveError(f"model's normalization does not fit its graph's {pipeline.normalization!r}")
+    losses = with_class_weights(pipeline.losses, model.training.class_weights)
     compiled = compile_graph(document)
     device = torch.device(device_name)
     module: torch.nn.Module = compiled.module.to(device)
@@ -97,7 +99,7 @@ def evaluate(model: CyxModel, dataset: Dataset | StreamedDataset, device_name: s
     layout = Layout(device, memory_format)
     data = TrainingData(_PartAlone(dataset), schedule, layout, pipeline, model.training.normalization)
     prepare = compile_preparation(document).to(device)
-    examiner = Examiner(module, prepare, Objective(compiled, pipeline.losses), device)
+    examiner = Examiner(module, prepare, Objective(compiled, losses), device)
     return examiner.measure(data.evaluation(TEST))
 
 

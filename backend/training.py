@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol
 import msgspec
 import torch
 
+from backend.balance import find_class_weights, with_class_weights
 from backend.blame import Culprit, culprit_of_update, find_culprit, first_bad_gradient
 from backend.checkpoint import capture_weights, restore_weights
 from backend.compiler import compile_graph
@@ -101,7 +102,10 @@ class Trainer:
         self._taken = take_weights(self._module, start) if start is not None else None
         if config.ranks is not None:
             self._module = config.ranks.prepare(self._module, self._device)
-        self._objective = Objective(compiled, pipeline.losses)
+        self._class_weights = (
+            find_class_weights(pipeline, samples) if checkpoint is None else checkpoint.training.class_weights
+        )
+        self._objective = Objective(compiled, with_class_weights(pipeline.losses, self._class_weights))
         self._parts = Parts(
             module=self._module,
             prepare=compile_preparation(document).to(self._device),
@@ -392,6 +396,7 @@ class Trainer:
             normalization=self._data.normalization,
             numerics=self.choice.numerics,
             learning_rate=self._base_rate,
+            class_weights=self._class_weights,
         )
 
     def _remember(self) -> CyxModel | None:

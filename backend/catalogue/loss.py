@@ -47,6 +47,14 @@ def _classification(given: Parameters, predictions: tuple[Shape, ...], target: L
             *fitting.get(prediction, []),
         )
     weights = given["class_weights"]
+    if given["balance"] and weights:
+        raise ShapeMismatchError(
+            "class_weights and balance, must be one of them", SetParameter("class_weights", [])
+        )
+    if given["balance"] and given["classes"]:
+        raise ShapeMismatchError(
+            "balance counts the labels of the dataset, not real-numbered ones", SetParameter("balance", False)
+        )
     if weights and len(weights) != target.classes:
         raise ShapeMismatchError(
             f"{len(weights)} class_weights, must be none or {target.classes}",
@@ -132,6 +140,7 @@ WEIGHT = number("weight", 1.0, "Share in the sum of all losses of the graph", 0.
 CLASS_WEIGHTS = numbers("class_weights", "How much each class counts; empty: all the same", 0.0, 1e6)
 CLASSES = (
     CLASS_WEIGHTS,
+    boolean("balance", False, "Weights each class by how rare it is among the training samples"),
     integer("ignored_class", None, "A label that does not count, such as that of padding", 0, MAX_IDS),
     integer("class_axis", -1, "Axis of the prediction that has one score for each class", -8, 7),
     integer(

@@ -108,6 +108,8 @@ class TrainingState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """That was set while it ran; None for the graph's."""
     epoch: EpochSums | None = None
     watched: Watched | None = None
+    class_weights: tuple[tuple[float, ...], ...] = ()
+    """By loss, where losses balance classes: see ``backend.balance``."""
 
 
 class SavedNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

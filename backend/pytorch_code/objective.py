@@ -33,6 +33,12 @@ def write_loss(pipeline: Pipeline, shapes: Shapes, outputs: list[str]) -> list[s
     return lines
 
 
+def balanced_without(pipeline: Pipeline) -> tuple[int | None, ...]:
+    """The ignored classes of the losses that balance, each once: keys of CLASS_WEIGHTS."""
+    given = [term.setting.parameters for term in pipeline.losses]
+    return tuple(dict.fromkeys(each["ignored_class"] for each in given if each.get("balance")))
+
+
 def _classes(parameters: Mapping[str, Any], target: Code, shape: Shape, scores: Code) -> tuple[Code, Code]:
     """(places, classes) and (places)."""
     if len(shape) == 1:
@@ -48,6 +54,9 @@ def _of_classes(function: str) -> LossWriter:
         keywords: dict[str, Any] = {}
         if given["class_weights"]:
             keywords["weight"] = call(f"{predictions[0]}.new_tensor", given["class_weights"])
+        if given["balance"]:
+            scores_of = predictions[0]
+            keywords["weight"] = Code(f"{scores_of}.new_tensor(CLASS_WEIGHTS[{given['ignored_class']!r}])")
         if given["ignored_class"] is not None:
             keywords["ignore_index"] = given["ignored_class"]
         if given.get("label_smoothing"):

@@ -57,13 +57,15 @@ def training_source(graph: Graph) -> str:
         _BATCHES.splitlines(),
         _EVALUATE.splitlines(),
         _train(pipeline, sheet),
-        _MAIN.splitlines(),
+        _main(pipeline, sheet),
     ]
     rest = "\n\n\n".join("\n".join(block) for block in blocks if block)
     return file_source(graph, sheet, rest.splitlines(), _ABOUT)
 
 
-_COPIED = ("stepper", "samples", "stopping", "datasets", "preparation", "schedules", "optimizers")
+_COPIED = (
+    "stepper", "samples", "stopping", "datasets", "preparation", "schedules", "optimizers", "balance",
+)  # fmt: skip
 _OWN = {
     "Preparation",
     "Batches",
@@ -71,6 +73,7 @@ _OWN = {
     "Iterator",
     "Mapping",
     "Iterable",
+    "CLASS_WEIGHTS",
     "EPOCHS",
     "SEED",
     "TEST",
@@ -85,6 +88,20 @@ _IMPORTS = (
     "from safetensors.numpy import load_file",
     "from safetensors.torch import save_file",
 )
+
+
+def _main(pipeline: Pipeline, sheet: Sheet) -> list[str]:
+    lines = _MAIN.splitlines()
+    ignored = objective.balanced_without(pipeline)
+    if ignored:
+        sheet.need("balance", "balanced")
+        labels = f'data["y"][parts.train].ravel().astype(np.int64), minlength={pipeline.classes}'
+        at = next(i for i, line in enumerate(lines) if "batches.scale(" in line)
+        lines[at:at] = [
+            f"    counts = np.bincount({labels})",
+            f"    CLASS_WEIGHTS.update({{each: balanced(counts, each) for each in {literal(ignored)}}})",
+        ]
+    return lines
 
 
 def _settings(pipeline: Pipeline) -> list[str]:
@@ -102,6 +119,8 @@ def _settings(pipeline: Pipeline) -> list[str]:
         "EVALUATION_BATCH": EVALUATION_BATCH,
     }
     lines = [f"{name} = {literal(value)}" for name, value in values.items()]
+    if objective.balanced_without(pipeline):
+        lines.append("CLASS_WEIGHTS: dict[int | None, tuple[float, ...]] = {}")
     return [*lines, *objective.write_plateaus(pipeline), "Tensors = tuple[torch.Tensor, ...]"]
 
 

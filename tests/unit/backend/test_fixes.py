@@ -81,6 +81,10 @@ MISTAKES: dict[str, tuple[Callable[[], Graph], str]] = {
     "same with a stride": (changed("conv1", stride=2), "set stride to 1"),
     "split shares": (changed("split", train=0.5), "set train to 0.75"),
     "class weights": (changed("loss", class_weights=[1.0]), "set class_weights to []"),
+    "balance and weights": (
+        changed("loss", balance=True, class_weights=[1.0] * 10),
+        "set class_weights to []",
+    ),
     "no optimizer": (without("optimizer"), "add Adam"),
     "no output": (without("output"), "add one after 'dense1'"),
     "two links": (linked("input", "output", "conv3", "input"), "keep the first"),

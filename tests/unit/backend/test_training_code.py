@@ -132,6 +132,9 @@ CASES: dict[str, tuple[Graph, Array, Array]] = {
         VECTORS,
         CLASSES,
     ),
+    "CrossEntropyLoss balanced": (
+        classes("CrossEntropyLoss", [], balance=True), VECTORS, np.where(np.arange(SAMPLES) % 5, 0, CLASSES)
+    ),
     "NLLLoss": (classes("NLLLoss", [("LogSoftmax", {})]), VECTORS, CLASSES),
     "BCELoss": (classes("BCELoss", [("Sigmoid", {})]), VECTORS, CLASSES),
     "BCEWithLogits": (classes("BCEWithLogits", [], positive_weight=2.0), VECTORS, CLASSES),
