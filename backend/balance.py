@@ -16,6 +16,10 @@ from backend.samples import LocalSamples, SampleSource
 
 ClassWeights = tuple[tuple[float, ...], ...]
 """Of each loss of a graph, in its order; empty for one that does not balance."""
+_STREAMED = (
+    "balance counts the labels of all training samples, which do not leave their owner where "
+    "samples are streamed: give class_weights instead"
+)
 _COUNTED_LABELS = 1 << 20
 
 
@@ -24,15 +28,18 @@ def find_class_weights(pipeline: Pipeline, samples: SampleSource) -> ClassWeight
     if not any(_balances(term) for term in pipeline.losses):
         return ()
     if not isinstance(samples, LocalSamples):
-        raise DatasetError(
-            "balance counts the labels of all training samples, which do not leave their owner where "
-            "samples are streamed: give class_weights instead"
-        )
+        raise DatasetError(_STREAMED)
     counts = _counts(samples, pipeline.classes)
     return tuple(
         balanced(counts, term.setting.parameters["ignored_class"]) if _balances(term) else ()
         for term in pipeline.losses
     )
+
+
+def refuse_streamed(pipeline: Pipeline) -> None:
+    """Before samples are streamed to a training that would have to count them. Raises DatasetError."""
+    if any(_balances(term) for term in pipeline.losses):
+        raise DatasetError(_STREAMED)
 
 
 def balanced(counts: Array, ignored: int | None) -> tuple[float, ...]:

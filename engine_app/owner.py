@@ -31,12 +31,14 @@ class BackendOwner:
         return importlib.util.find_spec("torch") is not None
 
     def open_samples(self, graph: bytes, data: Path) -> OwnedSamples:
+        from backend.balance import refuse_streamed
         from backend.pipeline import read_pipeline
         from backend.samples import open_samples
         from engine_app.document.lowering import load_lowered
 
         try:
             pipeline = read_pipeline(load_lowered(graph))
+            refuse_streamed(pipeline)
             return _Samples(open_samples(data, pipeline), pipeline.normalization, pipeline.epochs)
         except BackendError as error:
             raise JobRefusedError(str(error)) from error

@@ -22,6 +22,8 @@ from backend.samples import LocalSamples
 from backend.serialize import dump_graph
 from backend.training import Trainer, TrainingConfig
 from backend.workers.feed import Connection, FedSamples
+from engine_app.owner import BackendOwner
+from p2p.session.errors import JobRefusedError
 from tests.unit.backend.make_samples import SHAPE, small_graph
 
 
@@ -119,3 +121,9 @@ def test_streamed_samples_are_refused() -> None:
     connection = Connection(lambda wish: None, lambda condition: None, lambda: None, lambda: 0.0)
     with pytest.raises(DatasetError, match="give class_weights instead"):
         trainer_of(graph_with(balance=True), FedSamples(stream, None, connection))
+
+
+def test_the_owner_of_streamed_data_is_told_before_anything_is_paid(data: Path) -> None:
+    with pytest.raises(JobRefusedError, match="give class_weights instead"):
+        BackendOwner().open_samples(dump_graph(graph_with(balance=True)), data)
+    BackendOwner().open_samples(dump_graph(graph_with()), data)
