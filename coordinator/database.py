@@ -91,7 +91,6 @@ class Database:
         except sqlite3.Error as error:
             raise StoreError(f"{path}: {error}") from error
         self.writes = sqlite_utils.Database(self._writer)
-        self.reads = sqlite_utils.Database(self._reader)
 
     def close(self) -> None:
         self._reader.close()
@@ -184,27 +183,33 @@ class Database:
 
     # -- reading -------------------------------------------------------------------------------
 
+    def _read(self, sql: str, values: Sequence[object] | dict[str, object] = ()) -> list[dict[str, Any]]:
+        """All rows at once: half-read answers keep the connection at what the database was then."""
+        cursor = self._reader.execute(sql, values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
     def load(self) -> Kept:
         """Everything that is not over."""
-        rows = list(self.reads.query("select job_id, snapshot from jobs where closed = 0"))
+        rows = self._read("select job_id, snapshot from jobs where closed = 0")
         jobs = tuple(self._job(row) for row in rows)
         unfinished = "select job_id, body from effects where done_at is null order by created_at, key"
         effects = tuple(
             (JobId(row["job_id"]), _decoded(_effects, row["body"], "effect"))
-            for row in self.reads.query(unfinished)
+            for row in self._read(unfinished)
         )
         latest = {job.job_id: self.latest(job.job_id) for job in jobs}
         return Kept(jobs, latest, effects, self.standings(), self.tokens())
 
     def job(self, job_id: JobId) -> Job | None:
-        rows = list(self.reads.query("select job_id, snapshot from jobs where job_id = ?", (job_id,)))
+        rows = self._read("select job_id, snapshot from jobs where job_id = ?", (job_id,))
         return self._job(rows[0]) if rows else None
 
     def jobs(self, engine_id: PeerId | None, limit: int) -> list[Job]:
         """Newest first; of everybody with None."""
         where = "" if engine_id is None else "where engine_id = :engine"
         sql = f"select job_id, snapshot from jobs {where} order by submitted_at desc limit :limit"
-        rows = self.reads.query(sql, {"engine": engine_id, "limit": limit})
+        rows = self._read(sql, {"engine": engine_id, "limit": limit})
         return [self._job(row) for row in rows]
 
     def _job(self, row: dict[str, Any]) -> Job:
@@ -220,44 +225,41 @@ class Database:
     def events(self, job_id: JobId | None = None) -> list[tuple[JobId, JobEvent]]:
         """The log, oldest first."""
         where = "" if job_id is None else "where job_id = :job"
-        rows = self.reads.query(f"select job_id, body from events {where} order by sequence", {"job": job_id})
+        rows = self._read(f"select job_id, body from events {where} order by sequence", {"job": job_id})
         return [(JobId(row["job_id"]), _decoded(_events, row["body"], "event")) for row in rows]
 
     def latest(self, job_id: JobId) -> int:
         """The number of the job's newest update; 0 without any."""
         sql = "select max(sequence) as newest from updates where job_id = ?"
-        [row] = self.reads.query(sql, (job_id,))
+        [row] = self._read(sql, (job_id,))
         return int(row["newest"] or 0)
 
     def updates(self, job_id: JobId, after: int, limit: int) -> tuple[JobUpdate, ...]:
         sql = "select body from updates where job_id = ? and sequence > ? order by sequence limit ?"
-        rows = self.reads.query(sql, (job_id, after, limit))
+        rows = self._read(sql, (job_id, after, limit))
         return tuple(_decoded(_updates, row["body"], "update") for row in rows)
 
     def orders(self, peer_id: PeerId, after: int, limit: int) -> tuple[Order, ...]:
         sql = "select sequence, body from orders where peer_id = ? and sequence > ? order by sequence limit ?"
-        rows = self.reads.query(sql, (peer_id, after, limit))
+        rows = self._read(sql, (peer_id, after, limit))
         return tuple(Order(row["sequence"], _decoded(_orders, row["body"], "order")) for row in rows)
 
     def newest_order(self) -> int:
         """The highest number that any order has had."""
-        # Read to the end: half-read answers keep the connection at what the database was then.
-        rows = list(self.reads.query("select seq from sqlite_sequence where name = 'orders'"))
+        rows = self._read("select seq from sqlite_sequence where name = 'orders'")
         return int(rows[0]["seq"]) if rows else 0
 
     def standings(self) -> tuple[Standing, ...]:
-        rows = self.reads.query("select body from standings order by peer_id")
+        rows = self._read("select body from standings order by peer_id")
         return tuple(_decoded(_standings, row["body"], "standing") for row in rows)
 
     def tokens(self) -> tuple[IssuedToken, ...]:
-        return tuple(
-            _decoded(_tokens, row["body"], "token") for row in self.reads.query("select body from tokens")
-        )
+        return tuple(_decoded(_tokens, row["body"], "token") for row in self._read("select body from tokens"))
 
     def effects(self, limit: int) -> list[dict[str, Any]]:
         """The outbox for people: key, job, when it began and ended."""
         sql = "select key, job_id, created_at, done_at from effects order by created_at desc limit ?"
-        return list(self.reads.query(sql, (limit,)))
+        return self._read(sql, (limit,))
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes, what: str) -> T:
