@@ -92,7 +92,7 @@ class _Listening:
 
     def hear(self, metrics: Metrics) -> None:
         history = self._trainer.history
-        ended = bool(history) and history[-1] is metrics
+        ended = bool(history) and history[-1].step == metrics.step
         listener = self._on_epoch if ended else self._on_batch
         if listener is not None and listener(metrics) is False:
             self._is_enough = True
