@@ -43,7 +43,7 @@ class Story:
                 self._show_metrics(news["metrics"])
             case "transfer":
                 self._move("fetching", news["done"], news["total"], f"{news['done'] >> 10} KiB")
-            case "stage":
+            case "stage" if "total" in news:
                 self._stage(str(news["text"]), news["number"], news["total"])
             case kind:
                 self.line(str(news.get("text", "")), str(kind), news)

@@ -181,7 +181,7 @@ async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     )
     pool = PoolConfig(tmp_path / "workers", hang_s=4)
     plan = ServerPlan((ModelFile("m", tmp_path / "m.onnx"),), pool)
-    with bind("127.0.0.1", 0) as listener, trio.fail_after(60):
+    with bind("127.0.0.1", 0) as listener, trio.fail_after(110):
         server = SupervisedServer(plan, listener, lambda: (), told)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run)
