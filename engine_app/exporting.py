@@ -23,6 +23,7 @@ from backend.workers.supervisor import PoolConfig, Worker, open_pool
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
 from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES, install
+from engine_app.plain import plain
 from engine_app.show import Story, open_story, print_json
 
 MODEL_FILE, DATA_FILE = "model.cyxmodel", "data.safetensors"
@@ -127,12 +128,12 @@ def _close(order: Order, exported: Exported, certificate: Certificate, as_json: 
         return
     versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
     agreement = certificate.argmax_agreement
-    print(f"{order.output}: {exported.about}")
+    print(f"{order.output}: {plain(exported.about)}")
     if exported.weights is not None:
         print(f"weights      {order.weights_path}")
-    print(f"ran in       {certificate.runtime} ({versions})")
-    print(f"inputs       {certificate.inputs.samples} samples, {certificate.inputs.source}")
-    print(f"difference   {certificate.max_difference:.3g} at most: {certificate.verdict}")
+    print(f"ran in       {plain(certificate.runtime)} ({plain(versions)})")
+    print(f"inputs       {certificate.inputs.samples} samples, {plain(certificate.inputs.source)}")
+    print(f"difference   {certificate.max_difference:.3g} at most: {plain(certificate.verdict)}")
     if agreement is not None:
         print(f"same argmax  {100 * agreement:.4g} % of answers")
     print(f"certificate  {order.certificate_path}")

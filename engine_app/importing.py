@@ -25,6 +25,7 @@ from engine_app.config import Config
 from engine_app.entry import CommandError, run
 from engine_app.exporting import pool_for
 from engine_app.local_training import install
+from engine_app.plain import plain
 from engine_app.show import Story, open_story, print_json
 
 _GRAPH_FILE, _ONE_FILE = "graph.json", "model.bin"
@@ -97,8 +98,8 @@ def _close(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    print(f"{answer['output']}: {answer['about']}")
+    print(f"{answer['output']}: {plain(answer['about'])}")
     print(f"graph        {answer['nodes']} nodes, {answer['parameters']:,} parameters")
     if parity := answer.get("parity"):
         print(f"compared     with {parity['runtime']} on {parity['inputs']['samples']} samples")
-        print(f"difference   {parity['max_difference']:.3g} at most: {parity['verdict']}")
+        print(f"difference   {parity['max_difference']:.3g} at most: {plain(parity['verdict'])}")
