@@ -176,9 +176,11 @@ class TrainingLine:
         directory = self.directory / name
         try:
             ticket = msgspec.json.decode((directory / TICKET).read_bytes(), type=Ticket)
+            # It may be discarded while it is looked at: that takes no turn.
+            is_alive = _is_locked(directory / LOCK)
         except (OSError, msgspec.MsgspecError):
             return None
-        return Entry(name, directory, ticket, _is_locked(directory / LOCK), (directory / ORDER).exists())
+        return Entry(name, directory, ticket, is_alive, (directory / ORDER).exists())
 
     def _sweep(self) -> None:
         """Removes what died before it could be gone on with."""

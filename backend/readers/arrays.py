@@ -96,7 +96,7 @@ def as_targets(y: Array, task: Task) -> Array:
     """int64 class numbers, one a sample or one for each place of it, or float32. Raises DatasetError."""
     numbers = y.dtype.kind == "f" or (y.ndim > 1 and y.size and not 0 <= y.min() <= y.max() < MAX_CLASSES)
     if task is Task.CLASSIFICATION and numbers:
-        if not np.array_equal(y, np.floor(y)):
+        if not np.isfinite(y).all() or not np.array_equal(y, np.floor(y)):
             raise DatasetError(f"targets are {y.dtype} shaped {y.shape[1:]}, classes are whole numbers")
         numbers = False
     if numbers or task is Task.REGRESSION:

@@ -22,6 +22,8 @@ MAX_PIXELS = 1 << 26
 MAX_IMAGES = 1 << 24
 LOOKED_AT = 64
 """Images whose sizes decide where the options leave it open."""
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of grey images with 65536 levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,20 @@ def _classes(path: Path) -> Iterator[Path]:
 def _form(files: list[Path], options: ReadOptions) -> tuple[tuple[int, int], int]:
     """Size and channels: as the options say, else as most of the images are."""
     step = max(1, len(files) // LOOKED_AT)
-    looked_at = [_open(path) for path in files[::step]]
-    sizes = Counter((image.height, image.width) for image in looked_at)
-    grey = sum(image.mode in ("1", "L", "I", "I;16", "F", "LA") for image in looked_at)
+    # One at a time: together, unpacked, they may not fit into memory.
+    looked_at = [_look(path) for path in files[::step]]
+    sizes = Counter(size for size, _ in looked_at)
+    grey = sum(is_grey for _, is_grey in looked_at)
     channels = options.channels or (1 if 2 * grey > len(looked_at) else 3)
     if channels not in (1, 3):
         raise DatasetError(f"{channels} channels, allowed are 1 (grey) and 3 (colour)")
     return options.image_size or sizes.most_common(1)[0][0], channels
+
+
+def _look(path: Path) -> tuple[tuple[int, int], bool]:
+    """Height and width, and whether it is grey."""
+    image = _open(path)
+    return (image.height, image.width), image.mode in ("1", "L", "I", "F", "LA", *_SIXTEEN_BITS)
 
 
 def decode_pixels(data: bytes, shape: tuple[int, int, int]) -> Array:
@@ -101,11 +110,20 @@ def decode_pixels(data: bytes, shape: tuple[int, int, int]) -> Array:
 
 def _as_pixels(image: Any, shape: tuple[int, ...]) -> Array:
     channels, height, width = shape
+    if image.mode in _SIXTEEN_BITS:
+        image = _eight_bits(image)
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height))
     pixels: Array = np.asarray(image, np.uint8)
     return pixels.reshape(height, width, -1).transpose(2, 0, 1)
+
+
+def _eight_bits(image: Any) -> Any:
+    """Pillow would cut at 255, which leaves nearly all of such an image white."""
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def _open(source: Path | BinaryIO, name: str = "") -> Any:

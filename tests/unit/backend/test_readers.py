@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 from pathlib import Path
 from random import Random
@@ -407,3 +408,14 @@ def test_plain_text_becomes_the_next_token_at_each_place(tmp_path: Path, out: Pa
     dataset = load_dataset(out)
     assert facts.classes == dataset.y.max() + 1
     assert np.array_equal(dataset.x[:, 1:], dataset.y[:, :-1])
+
+
+def test_grey_images_of_sixteen_bits_keep_their_shades() -> None:
+    from PIL import Image
+
+    from backend.readers.images import decode_pixels
+
+    data = io.BytesIO()
+    shades = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4096
+    Image.fromarray(shades).save(data, "PNG")
+    assert (decode_pixels(data.getvalue(), (1, 4, 4))[0] == shades >> 8).all()

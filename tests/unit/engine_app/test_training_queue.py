@@ -8,7 +8,7 @@ import pytest
 
 from engine_app.entry import CommandError
 from engine_app.local_training import choose_segments
-from engine_app.training_queue import TICKET, Entry, Ticket, TrainingLine, ahead_of, is_local
+from engine_app.training_queue import LOCK, TICKET, Entry, Ticket, TrainingLine, ahead_of, is_local
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -132,3 +132,11 @@ def test_small_trainings_are_saved_four_times_and_large_ones_about_every_20_s() 
     assert choose_segments(steps=10**6, training_flops=int(3600 * 2e10), parameters=10**5) == 180
     large = choose_segments(steps=10**6, training_flops=int(3600 * 2e10), parameters=10**8)
     assert large == 30  # 6 s to write a checkpoint
+
+
+def test_a_training_whose_lock_is_gone_already_is_not_listed(line: TrainingLine) -> None:
+    with line.open("train", "a", at_once=False) as going, line.open("train", "b", at_once=False) as staying:
+        lock = going.directory / LOCK
+        lock.unlink()
+        lock.symlink_to(going.directory / "gone" / LOCK)  # cannot be opened, as where the directory went
+        assert names(line) == [staying.name]
