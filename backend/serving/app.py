@@ -6,7 +6,6 @@ An ASGI application without a framework: the path of a prediction is measured in
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,6 +16,7 @@ from typing import Any
 from backend.serving.admission import Admission
 from backend.serving.host import ModelHost
 from backend.serving.http import Call, Handler, Headers, HttpError, Reply, Stream, cyxwiz_error
+from backend.serving.route_table import RouteTable
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -46,19 +46,14 @@ class Application:
     """ASGI over the routes it is given. Belongs to one event loop."""
 
     def __init__(self, host: ModelHost, admission: Admission) -> None:
-        self._exact: dict[tuple[str, str], Route] = {}
-        self._patterns: list[tuple[re.Pattern[str], Route]] = []
+        self._routes: RouteTable[Route] = RouteTable()
         self._host = host
         self._admission = admission
         self.refused: Counter[str] = Counter()
         self.in_flight = 0
 
     def route(self, routes: tuple[Route, ...]) -> None:
-        for route in routes:
-            if "{" in route.path:
-                self._patterns.append((_pattern(route.path), route))
-            else:
-                self._exact[route.method, route.path] = route
+        self._routes.add(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,7 +71,7 @@ class Application:
             now = time.monotonic()
             headers = dict(scope["headers"])
             self._admission.check_host(headers)
-            route, parameters = self._find(scope["method"], scope["path"])
+            route, parameters = self._routes.find(scope["method"], scope["path"])
             refuse = route.refuse
             key = None if route.scope is None else self._admission.check_key(headers, route.scope, now)
             close = True  # an unread body must not be taken for the next request
@@ -96,25 +91,6 @@ class Application:
             await _send_stream(answer, receive, send)
         else:
             await _send_reply(answer, send, close=close)
-
-    def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """Raises HttpError 404, 405."""
-        route = self._exact.get((method, path))
-        if route is not None:
-            return route, {}
-        allowed = {route.method for route in self._exact.values() if route.path == path}
-        for pattern, route in self._patterns:
-            match = pattern.fullmatch(path)
-            if match is not None:
-                if route.method == method:
-                    return route, match.groupdict()
-                allowed.add(route.method)
-        if allowed:
-            names = ", ".join(sorted(allowed))
-            raise HttpError(
-                405, "method", f"{method[:20]}, allowed is {names}", ((b"allow", names.encode()),)
-            )
-        raise HttpError(404, "not_found", "no such path: /openapi.json lists those that there are")
 
 
 async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
@@ -200,7 +176,3 @@ async def _send_chunks(stream: Stream, headers: list[tuple[bytes, bytes]], send:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path)))

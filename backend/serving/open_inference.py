@@ -13,6 +13,7 @@ import numpy as np
 
 from backend.errors import InputError
 from backend.formats.tensors import Array
+from backend.serving.bodies import InferBody, InputTensor, WantedOutput
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import JSON, OCTETS, Call, HttpError, Reply, decode_json, invalid, json_reply
 from backend.serving.messages import TensorSpec
@@ -34,28 +35,6 @@ _DTYPES = {
 }
 _NAMES = {name: datatype for datatype, name in _DTYPES.items()}
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "cyxmodel": "cyxwiz_torch", "gguf": "llama_cpp"}
-
-
-class InputTensor(msgspec.Struct, frozen=True):
-    name: str
-    shape: list[int]
-    datatype: str
-    data: Any = None
-    parameters: dict[str, Any] = {}
-
-
-class WantedOutput(msgspec.Struct, frozen=True):
-    name: str
-    parameters: dict[str, Any] = {}
-
-
-class InferBody(msgspec.Struct, frozen=True):
-    inputs: list[InputTensor]
-    outputs: list[WantedOutput] = []
-    id: str | None = None
-    parameters: dict[str, Any] = {}
-
-
 _INFER = msgspec.json.Decoder(InferBody)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from backend.errors import ArchiveError, InputError
 from backend.formats.tensors import Array, pack_tensors, unpack_tensors
+from backend.serving.bodies import PredictBody
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import OCTETS, Call, Reply, decode_json, json_reply
 from backend.serving.items import answer_items, form_of, is_raw, items_of
@@ -22,15 +23,6 @@ NPY = b"application/x-npy"
 SAFETENSORS = b"application/vnd.safetensors"
 _NPY_MAGIC = b"\x93NUMPY"
 _MAX_NPY_HEADER = 1 << 16
-
-
-class PredictBody(msgspec.Struct, frozen=True):
-    """Either ``inputs``: nested lists for a model with one input, else an object of them by name; or
-    ``items``: texts, rows of a table as objects, images in base64, where the model knows what it takes."""
-
-    inputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    items: list[Any] | None = None
-    model: str | None = None
 
 
 _PREDICT = msgspec.json.Decoder(PredictBody)

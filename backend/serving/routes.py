@@ -4,43 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from backend.serving.app import Route
 from backend.serving.host import ModelHost
 from backend.serving.http import Call, Handler, Reply, json_reply, open_inference_error, openai_error
-from backend.serving.open_inference import InferBody, OpenInference
+from backend.serving.open_inference import OpenInference
 from backend.serving.openai_api import OpenAiApi
 from backend.serving.openai_text import TextApi
-from backend.serving.openai_wire import ChatBody, CompletionBody, EmbeddingsBody
-from backend.serving.predict_api import PredictApi, PredictBody
+from backend.serving.page_files import page_replies
+from backend.serving.predict_api import PredictApi
+from backend.serving.route_table import openapi
 from backend.serving.stats import prometheus
-
-_PAGE = Path(__file__).parent / "page"
-_FILES = {
-    "index.html": b"text/html; charset=utf-8",
-    "page.css": b"text/css; charset=utf-8",
-    "page.js": b"text/javascript; charset=utf-8",
-}
-_POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    b"img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_PAGE_HEADERS = (
-    (b"content-security-policy", _POLICY),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-cache"),
-)
-_BODIES: dict[str, type] = {
-    "/v1/predict": PredictBody,
-    "/v2/models/{model}/infer": InferBody,
-    "/v1/chat/completions": ChatBody,
-    "/v1/completions": CompletionBody,
-    "/v1/embeddings": EmbeddingsBody,
-}
 
 
 def all_routes(host: ModelHost, refused: Counter[str], needs_key: bool) -> tuple[Route, ...]:
@@ -52,7 +28,7 @@ def all_routes(host: ModelHost, refused: Counter[str], needs_key: bool) -> tuple
         Route("GET", "/metrics", _Metrics(host, refused).answer, "Counts for Prometheus", "metrics"),
     )
     routes = (*own, *_open_inference(inference), *_openai(host))
-    document = Reply(msgspec.json.encode(openapi(routes)))
+    document = Reply(msgspec.json.encode(openapi(routes, "CyxWiz model server", program_version())))
     return (*routes, *_page(), Route("GET", "/openapi.json", _fixed(document), "This document", None))
 
 
@@ -95,14 +71,9 @@ def _openai(host: ModelHost) -> tuple[Route, ...]:
 
 
 def _page() -> tuple[Route, ...]:
-    """The files are read once, here."""
-    replies = {
-        name: Reply((_PAGE / name).read_bytes(), kind, headers=_PAGE_HEADERS) for name, kind in _FILES.items()
-    }
-    return (
-        Route("GET", "/", _fixed(replies["index.html"]), "A page to try the model by hand", None),
-        Route("GET", "/page.css", _fixed(replies["page.css"]), "Its looks", None),
-        Route("GET", "/page.js", _fixed(replies["page.js"]), "Its program", None),
+    texts = {"/": "A page to try the model by hand", "/page.css": "Its looks", "/page.js": "Its program"}
+    return tuple(
+        Route("GET", path, _fixed(reply), texts[path], None) for path, reply in page_replies().items()
     )
 
 
@@ -130,42 +101,6 @@ def _fixed(reply: Reply) -> Handler:
         return reply
 
     return answer
-
-
-def openapi(routes: tuple[Route, ...]) -> dict[str, Any]:
-    """OpenAPI 3.1, from the routes and the types that read their bodies."""
-    schemas, components = msgspec.json.schema_components(
-        list(_BODIES.values()), ref_template="#/components/schemas/{name}"
-    )
-    by_path = dict(zip(_BODIES, schemas, strict=True))
-    paths: dict[str, Any] = {}
-    for route in routes:
-        operation: dict[str, Any] = {
-            "summary": route.summary,
-            "responses": {"200": {"description": "The answer"}, "default": {"description": "A refusal"}},
-            "parameters": [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                for name in _names(route.path)
-            ],
-            "security": [] if route.scope is None else [{"key": []}],
-        }
-        if route.path in by_path:
-            content = {"application/json": {"schema": by_path[route.path]}}
-            operation["requestBody"] = {"required": True, "content": content}
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "CyxWiz model server", "version": program_version()},
-        "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-        },
-    }
-
-
-def _names(path: str) -> list[str]:
-    return [part[1:-1] for part in path.split("/") if part.startswith("{")]
 
 
 def program_version() -> str:
