@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -104,7 +105,8 @@ class SupervisedServer:
         self._keys = keys
         self._told = told
         self._worker: Worker | None = None
-        self._stopping = False
+        self._stopping = trio.Event()
+        self._grace_s = 0.0
         self._restarts = Restarts()
         self.unanswered = 0
 
@@ -120,28 +122,31 @@ class SupervisedServer:
             plan.pool, prewarmed=0, listener=self._listener, runtimes=_runtimes(plan.models), refill_delay_s=0
         )
         async with open_pool(pool_config) as pool:
-            while not self._stopping:
+            while not self._stopping.is_set():
                 began_at = trio.current_time()
                 try:
                     await self._serve_once(await pool.acquire(_START_TIMEOUT_S))
                 except WorkerDiedError as error:
-                    if self._stopping:
+                    if self._stopping.is_set():
                         return
                     if not self._restarts.has_served:
                         raise
                     pause_s = self._restarts.pause_s(trio.current_time() - began_at)
                     log.warning("model server died", reason=str(error), pause_s=pause_s)
                     self._told.on_death(str(error), pause_s)
-                    await trio.sleep(pause_s)
+                    with trio.move_on_after(pause_s):
+                        await self._stopping.wait()
 
     async def stop(self, grace_s: float) -> None:
         """Finishes what is in flight, ``grace_s`` at most; ``run`` returns then."""
-        self._stopping = True
+        self._grace_s = grace_s
+        self._stopping.set()
         if self._worker is not None:
-            try:
-                await self._worker.send(StopServing(grace_s=grace_s))
-            except WorkerDiedError:
-                return
+            await self._ask_to_stop(self._worker)
+
+    async def _ask_to_stop(self, worker: Worker) -> None:
+        with suppress(WorkerDiedError):  # its death is told where its events are read
+            await worker.send(StopServing(grace_s=self._grace_s))
 
     async def _serve_once(self, worker: Worker) -> None:
         try:
@@ -155,6 +160,8 @@ class SupervisedServer:
             self._worker = worker
             self._restarts.has_served = True
             self._told.on_ready(event.models)
+            if self._stopping.is_set():  # since before there was somebody to tell
+                await self._ask_to_stop(worker)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow_keys, worker, keys)
                 death = await self._until_stopped(worker)
