@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,19 +14,52 @@ from engine_app.entry import CommandError
 
 FILE = "api_keys.json"
 MAX_KEYS = 1000
+MAX_BYTES = 1 << 20
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def read_keys(data_dir: Path) -> tuple[ApiKey, ...]:
     """Raises CommandError for a file that is damaged."""
     path = data_dir / FILE
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return ()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        return msgspec.json.decode(data, type=tuple[ApiKey, ...])
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise CommandError(f"{path}: {error}") from error
+        keys = msgspec.json.decode(data, type=tuple[ApiKey, ...])
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} is damaged: {error}") from error
+    if len(data) > MAX_BYTES or len(keys) > MAX_KEYS:
+        raise CommandError(f"{path} is damaged: {len(keys)} keys, limit {MAX_KEYS}")
+    for key in keys:
+        if not _HASH.fullmatch(key.sha256):
+            raise CommandError(f"{path} is damaged: the hash of key {key.id[:40]!r} is none")
+    return keys
+
+
+class Keys:
+    """The keys for a server that runs: as the file has them now, or last had them while it is damaged.
+
+    Raises CommandError if it is damaged from the beginning. ``tell`` is called once for each damage.
+    """
+
+    def __init__(self, data_dir: Path, tell: Callable[[str], None]) -> None:
+        self._data_dir = data_dir
+        self._tell = tell
+        self._told = ""
+        self._newest = read_keys(data_dir)
+
+    def __call__(self) -> tuple[ApiKey, ...]:
+        try:
+            self._newest, self._told = read_keys(self._data_dir), ""
+        except CommandError as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                self._tell(self._told)
+        return self._newest
 
 
 def write_keys(data_dir: Path, keys: tuple[ApiKey, ...]) -> None:

@@ -23,7 +23,7 @@ from backend.workers.model_server import ModelFile, ServerListener, ServerPlan, 
 from backend.workers.supervisor import PoolConfig
 from engine_app.config import Config, read_config
 from engine_app.entry import CommandError, report, run
-from engine_app.key_file import read_keys, write_keys
+from engine_app.key_file import Keys, read_keys, write_keys
 from engine_app.plain import plain
 from engine_app.show import print_json
 from p2p.errors import LocalProtocolError
@@ -37,6 +37,8 @@ RUNTIME_BYTES = 2 << 30
 """For the runtimes and the work on requests, beside the models."""
 _SERVED = (ModelFormat.CYXMODEL, ModelFormat.ONNX, ModelFormat.GGUF)
 _TOKENIZER = "tokenizer.json"
+_BODIES = 4
+"""As many of the largest size may be here at a time."""
 _HANG_S = 20.0
 _STALL_GRACE_S = 10.0
 
@@ -69,8 +71,10 @@ def read_order(paths: tuple[Path, ...], options: dict[str, Any]) -> ServeOrder:
         models.append(ModelFile(name, file, options["device"], runtime, tokenizer))
     if len({model.name for model in models}) < len(models):
         raise CommandError("two models of one name: give others with --name")
+    body_bytes = _bytes(options["max_body"])
     limits = ServerLimits(
-        body_bytes=_bytes(options["max_body"]),
+        body_bytes=body_bytes,
+        bodies_bytes=_BODIES * body_bytes,
         waiting=options["queue"],
         batch_items=options["batch"],
         window_s=max(0.0, options["batch_wait"]) / 1000,
@@ -86,7 +90,8 @@ def serve_models(config: Config, order: ServeOrder) -> None:
 
     async def main() -> None:
         needs_key = order.require_key or not is_loopback(order.host)
-        if needs_key and not read_keys(config.data_dir):
+        keys = Keys(config.data_dir, lambda problem: _tell_keys(problem, order.as_json))
+        if needs_key and not keys():
             raise CommandError(
                 f"answering on {order.host} needs an API key: make one with `cyxwiz keys new NAME`"
             )
@@ -96,7 +101,7 @@ def serve_models(config: Config, order: ServeOrder) -> None:
         with TemporaryDirectory(dir=workspace) as directory, listener:
             plan = _plan(order, Path(directory), needs_key)
             told = _News(order, listener)
-            server = SupervisedServer(plan, listener, lambda: read_keys(config.data_dir), told.listener)
+            server = SupervisedServer(plan, listener, keys, told.listener)
             async with trio.open_nursery() as nursery:
                 with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                     nursery.start_soon(_stop_on_signal, signals, server, nursery.cancel_scope)
@@ -139,6 +144,13 @@ class _News:
             print_json({"event": "died", "reason": reason, "pause_s": pause_s})
             return
         print(f"the worker ended: {plain(reason)}; another one starts in {pause_s:g} s", flush=True)
+
+
+def _tell_keys(problem: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"event": "keys", "problem": problem})
+        return
+    print(f"{plain(problem)}; the keys that it held before stay in force", flush=True)
 
 
 async def _stop_on_signal(

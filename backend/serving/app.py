@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.serving.admission import Admission
+from backend.serving.body_budget import SMALL_BYTES, Bodies, Receive
+from backend.serving.failures import failure
 from backend.serving.host import ModelHost
 from backend.serving.http import Call, Handler, Headers, HttpError, Reply, Stream, cyxwiz_error
 from backend.serving.route_table import RouteTable
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-BODY_TIMEOUT_S = 30.0
-SMALL_BODY_BYTES = 64 << 10
-"""Of requests that need no body, some of which need no key either."""
 _COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"server", b"cyxwiz"))
 
 
@@ -49,6 +47,8 @@ class Application:
         self._routes: RouteTable[Route] = RouteTable()
         self._host = host
         self._admission = admission
+        limits = host.limits
+        self._bodies = Bodies(max(limits.bodies_bytes, limits.body_bytes))
         self.refused: Counter[str] = Counter()
         self.in_flight = 0
 
@@ -75,49 +75,29 @@ class Application:
             refuse = route.refuse
             key = None if route.scope is None else self._admission.check_key(headers, route.scope, now)
             close = True  # an unread body must not be taken for the next request
-            limit = SMALL_BODY_BYTES if route.method == "GET" else self._host.limits.body_bytes
-            body = await _read_body(headers, receive, limit)
+            # What needs no body may need no key either.
+            limit = SMALL_BYTES if route.method == "GET" else self._host.limits.body_bytes
+            body = await self._bodies.read(headers, receive, limit)
             close = False
-            deadline = now + self._host.limits.timeout_s
-            call = Call(scope["method"], scope["path"], headers, body, deadline, parameters, key)
-            answer = await (_unless_gone(route, call, receive) if route.long else route.handler(call))
+            try:
+                deadline = now + self._host.limits.timeout_s
+                call = Call(scope["method"], scope["path"], headers, body, deadline, parameters, key)
+                answer = await (_unless_gone(route, call, receive) if route.long else route.handler(call))
+            finally:
+                self._bodies.release(body)
         except HttpError as error:
             self.refused[error.code] += 1
             answer = refuse(error)
+        except MemoryError:
+            self.refused["memory"] += 1
+            answer = refuse(HttpError(507, "memory", "not enough memory for this request"))
         except Exception as error:
             self.refused["internal"] += 1
-            answer = refuse(HttpError(500, "internal", f"{type(error).__name__}: {str(error)[:300]}"))
+            answer = refuse(failure(error))
         if isinstance(answer, Stream):
             await _send_stream(answer, receive, send)
         else:
             await _send_reply(answer, send, close=close)
-
-
-async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """Raises HttpError 413, 408."""
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and (len(declared) > 15 or int(declared) > limit):
-        raise HttpError(413, "too_large", f"body of {declared[:20].decode()} bytes, limit {limit}")
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _read_parts(receive, limit)
-    except TimeoutError:
-        raise HttpError(408, "slow_body", f"the body took more than {BODY_TIMEOUT_S:g} s") from None
-
-
-async def _read_parts(receive: Receive, limit: int) -> bytes:
-    message = await receive()
-    if not message.get("more_body", False):
-        return bytes(message.get("body", b""))
-    body = bytearray(message.get("body", b""))
-    while message.get("more_body", False):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise HttpError(400, "cut_off", "the body was cut off")
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise HttpError(413, "too_large", f"body above its limit of {limit} bytes")
-    return bytes(body)
 
 
 async def _send_reply(reply: Reply, send: Send, *, close: bool) -> None:

@@ -20,6 +20,7 @@ from backend.runtime.base import Runtime, TextGenerator
 from backend.runtime.text_encoder import TextEncoder
 from backend.serving.batcher import Arrays, Batcher
 from backend.serving.batching import BatchLimits, QueueFullError
+from backend.serving.failures import failure
 from backend.serving.generation import Generations
 from backend.serving.http import HttpError, busy, invalid
 from backend.serving.messages import ServedModel, ServerLimits
@@ -285,7 +286,7 @@ def _refusal(error: Exception, entry: _Entry) -> HttpError:
     text = str(error)
     if isinstance(error, RuntimeError) and ("memory" in text or "bad_alloc" in text):
         return HttpError(507, "memory", "not enough memory for this input: send fewer rows")
-    return HttpError(500, "internal", f"{type(error).__name__}: {text[:500]}")
+    return failure(error)
 
 
 def _warm(runtime: Runtime) -> list[float]:

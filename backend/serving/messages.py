@@ -44,6 +44,8 @@ class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ServerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_bytes: int = 64 << 20
+    bodies_bytes: int = 256 << 20
+    """Of all requests that are read or answered at a time; small ones are not counted."""
     waiting: int = 256
     """Requests that wait for one model."""
     batch_items: int = 32

@@ -17,7 +17,7 @@ from backend.serving.bodies import InferBody, InputTensor, WantedOutput
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import JSON, OCTETS, Call, HttpError, Reply, decode_json, invalid, json_reply
 from backend.serving.messages import TensorSpec
-from backend.serving.tensor_body import unpack_body
+from backend.serving.tensor_body import MAX_DIMENSIONS, unpack_body
 from backend.serving.tensors_in import all_fitted
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -33,6 +33,8 @@ _DTYPES = {
     "FP32": "float32",
     "FP64": "float64",
 }
+_HELD = {"f": "fiu", "i": "iu", "u": "iu", "b": "biu"}
+"""What lists may hold, as numpy's kinds, for datatypes of a kind."""
 _NAMES = {name: datatype for datatype, name in _DTYPES.items()}
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "cyxmodel": "cyxwiz_torch", "gguf": "llama_cpp"}
 _INFER = msgspec.json.Decoder(InferBody)
@@ -136,16 +138,23 @@ def _arrays(tensors: list[InputTensor], rest: memoryview) -> dict[str, Array]:
 
 
 def _from_list(tensor: InputTensor, dtype: str) -> Array:
-    """Flat or nested, row by row. Raises InputError."""
+    """Flat or nested, row by row. Raises InputError, also for numbers that the datatype does not hold."""
+    name = tensor.name[:80]
     try:
-        array = np.asarray(tensor.data, dtype=dtype)
-        return array.reshape(tensor.shape) if min(tensor.shape, default=1) > 0 else _refuse(tensor)
+        found = np.asarray(tensor.data)
+        if min(tensor.shape, default=1) < 1 or len(tensor.shape) > MAX_DIMENSIONS:
+            raise InputError(f"input {name!r} is shaped {tensor.shape}, allowed are sizes above 0")
+        found = found.reshape(tensor.shape)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(f"input {tensor.name[:80]!r}: {str(error)[:200]}") from error
-
-
-def _refuse(tensor: InputTensor) -> Array:
-    raise InputError(f"input {tensor.name[:80]!r} is shaped {tensor.shape}, allowed are sizes above 0")
+        raise InputError(f"input {name!r}: {str(error)[:200]}") from error
+    wanted = np.dtype(dtype)
+    if found.dtype.kind not in _HELD[wanted.kind]:
+        raise InputError(f"input {name!r} holds what is no {tensor.datatype}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = found.astype(wanted)
+    if wanted.kind != "f" and not np.array_equal(array, found):
+        raise InputError(f"input {name!r} holds numbers that are no {tensor.datatype}")
+    return array
 
 
 def _answer(name: str, request: InferBody, outputs: dict[str, Array]) -> Reply:

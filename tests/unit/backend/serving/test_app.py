@@ -16,8 +16,10 @@ from safetensors.numpy import save as save_safetensors
 
 from backend.errors import DeadlineError
 from backend.formats.tensors import Array
+from backend.serving.app import Route
+from backend.serving.http import Call, Reply
 from backend.serving.keys import make_key
-from backend.serving.messages import ServerLimits
+from backend.serving.messages import ServerLimits, TensorSpec
 from backend.serving.predict_api import read_npy, write_npy
 from tests.unit.backend.serving.server import Doubler, Server, Single, talk, until
 
@@ -411,3 +413,76 @@ def test_who_needs_no_key_sends_no_large_body() -> None:
         assert (await server.ask("GET", "/health", content_length="70000")).status == 413
 
     talk(work)
+
+
+def test_large_bodies_of_all_requests_together_are_bounded_and_small_ones_pass() -> None:
+    model, limits = Held(), ServerLimits(body_bytes=100_000, bodies_bytes=150_000)
+    small = json.dumps({"inputs": ROWS}).encode()
+    large = small + b" " * 70_000
+
+    async def work(server: Server) -> None:
+        held = [await _hold(server, model)]
+        held += [asyncio.ensure_future(server.ask("POST", "/v1/predict", large)) for _ in range(2)]
+        await until(lambda: server.host.readings()[0].queue_depth == 2)
+        refused = await server.ask("POST", "/v1/predict", large, cut=30_000)
+        assert (refused.status, refused.headers["connection"]) == (503, "close")
+        assert int(refused.headers["retry-after"]) >= 1
+        held.append(asyncio.ensure_future(server.ask("POST", "/v1/predict", small)))
+        await until(lambda: server.host.readings()[0].queue_depth == 3)
+        model.let_go.set()
+        assert [(await answer).status for answer in held] == [200] * 4
+        # What was held is free again, also what a refused request had brought.
+        again = await asyncio.gather(*(server.ask("POST", "/v1/predict", large, cut=9000) for _ in range(2)))
+        assert [answer.status for answer in again] == [200] * 2
+
+    talk(work, {"m": model}, limits)
+
+
+class Indiscreet(Single):
+    """Has no fixed shape, so that nothing warms it up."""
+
+    inputs = (TensorSpec("x", "float32", (-1, -1)),)
+
+    def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
+        raise KeyError("/home/somebody/secret")
+
+
+def test_what_fails_inside_is_told_to_nobody_outside(capsys: pytest.CaptureFixture[str]) -> None:
+    async def broken(call: Call) -> Reply:
+        raise KeyError("/home/somebody/secret")
+
+    async def work(server: Server) -> None:
+        server.app.route((Route("GET", "/broken", broken, "Fails"),))
+        for method, path in (("POST", "/v1/predict"), ("GET", "/broken")):
+            answer = await server.ask(method, path, {"inputs": [[1.0]]})
+            assert answer.status == 500
+            assert answer.json["error"]["text"] == "the server failed on this request"
+
+    talk(work, {"m": Indiscreet()})
+    assert capsys.readouterr().err.count("KeyError at test_app.py:") == 2
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "status"),
+    [
+        ("INT32", [1, 2, 3], 200),
+        ("INT64", [[1], [2], [3]], 200),
+        ("INT32", [1, 2, 1.5], 400),
+        ("INT32", [1, 2, 3.0], 400),
+        ("INT8", [1, 2, 300], 400),
+        ("UINT8", [1, 2, -1], 400),
+        ("INT64", [1, 2, 1 << 70], 400),
+        ("BOOL", [True, False, 1], 200),
+        ("BOOL", [True, False, 2], 400),
+        ("FP32", [1, 2, 3.5], 200),
+        ("FP32", ["1", "2", "3"], 400),
+        ("FP32", [None, 1, 2], 400),
+        ("FP32", [[1], [2, 3]], 400),
+        ("FP32", {"1": 2}, 400),
+        ("INT32", None, 400),
+    ],
+)
+def test_v2_lists_hold_what_their_datatype_says(datatype: str, data: Any, status: int) -> None:
+    tensor = {"name": "x", "shape": [1, 3], "datatype": datatype, "data": data}
+    body = {"inputs": [tensor]}
+    assert talk(lambda s: s.ask("POST", "/v2/models/m/infer", body), {"m": Single()}).status == status

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
-from backend.serving import app, server
+from backend.serving import body_budget, server
 from backend.serving.app import Route
 from backend.serving.http import Call, Stream
 from backend.serving.messages import ServerLimits
@@ -56,7 +56,7 @@ def over_a_socket(work: Callable[[Client, Endless], Awaitable[None]]) -> None:
 
 
 def test_a_body_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(body_budget, "TIMEOUT_S", 0.05)
 
     async def work(client: Client, endless: Endless) -> None:
         reader, writer = client
