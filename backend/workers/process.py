@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import WorkerError
-from backend.workers.sandbox import SandboxMode, landlock_abi, library_directories
+from backend.workers.sandbox import SandboxMode, landlock_abi, library_places
 
 MAX_FILES = 1_000
 """In a worker's directory."""
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TZ")
+_OF_ONE_FILE = "_PYI_"
+"""What the one-file program tells itself, so that a worker finds what is unpacked already."""
 _READ_ONLY_FOR_BWRAP = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 
 
@@ -174,13 +176,14 @@ def _bwrap(directory: Path) -> list[str]:
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     for name in _READ_ONLY_FOR_BWRAP:
         arguments += ["--ro-bind-try", name, name]
-    for path in (Path(sys.prefix), Path(sys.base_prefix), *library_directories()):
+    for path in (Path(sys.prefix), Path(sys.base_prefix), *library_places()):
         arguments += ["--ro-bind", str(path), str(path)]
     return [*arguments, "--bind", str(directory), str(directory), "--chdir", str(directory), "--"]
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    passed_on = (name for name in os.environ if name in _PASSED_ON or name.startswith(_OF_ONE_FILE))
+    environment = {name: os.environ[name] for name in passed_on}
     return environment | {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",

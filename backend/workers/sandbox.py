@@ -140,12 +140,14 @@ def close_process(
     return tuple(active)
 
 
-def library_directories() -> tuple[Path, ...]:
+def library_places() -> tuple[Path, ...]:
     """What a worker may still have to load code from."""
     names = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     names.add(str(Path(__file__).resolve().parent.parent))
     names.update(("/usr/lib", "/usr/lib64", "/lib", "/lib64"))
-    return tuple(sorted(Path(name) for name in names if name and Path(name).is_dir()))
+    if unpacked := getattr(sys, "_MEIPASS", None):  # the one-file program: its modules lie in the file itself
+        names.update((unpacked, sys.executable))
+    return tuple(sorted(Path(name) for name in names if name and Path(name).exists()))
 
 
 def device_files(device: str) -> tuple[Path, ...]:
@@ -203,7 +205,7 @@ def _restrict_files(directory: Path, device_files: Iterable[Path], meeting: Meet
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     ruleset = _landlock_call(_CREATE_RULESET, struct.pack("<QQQ", rights, network, scopes)[:size], size, 0)
     try:
-        for path in library_directories():
+        for path in library_places():
             _allow(ruleset, path, _READ_FILE | _READ_DIRECTORY)
         for path in device_files:
             _allow(ruleset, path, _FILE_RIGHTS & rights)
