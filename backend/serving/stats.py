@@ -81,19 +81,19 @@ class ModelReading:
 
 def prometheus(readings: list[ModelReading], refused: Counter[str]) -> str:
     """The text exposition format, version 0.0.4. ``refused``: requests that reached no model, by reason."""
-    lines = list(_family("cyxwiz_refused_total", "counter", "Requests that were refused, by reason."))
+    lines = list(family("cyxwiz_refused_total", "counter", "Requests that were refused, by reason."))
     lines += [
         f'cyxwiz_refused_total{{reason="{reason}"}} {count}' for reason, count in sorted(refused.items())
     ]
-    lines += _family("cyxwiz_requests_total", "counter", "Requests to a model, by outcome.")
+    lines += family("cyxwiz_requests_total", "counter", "Requests to a model, by outcome.")
     for reading in readings:
         for outcome, count in sorted(reading.stats.requests.items()):
-            labels = f'model="{_escaped(reading.name)}",outcome="{outcome}"'
+            labels = f'model="{escaped(reading.name)}",outcome="{outcome}"'
             lines.append(f"cyxwiz_requests_total{{{labels}}} {count}")
     for name, kind, text, values in _simple(readings):
-        lines += _family(name, kind, text)
-        lines += [f'{name}{{model="{_escaped(model)}"}} {value:g}' for model, value in values]
-    lines += _family("cyxwiz_latency_seconds", "histogram", "From a whole request to its answer.")
+        lines += family(name, kind, text)
+        lines += [f'{name}{{model="{escaped(model)}"}} {value:g}' for model, value in values]
+    lines += family("cyxwiz_latency_seconds", "histogram", "From a whole request to its answer.")
     for reading in readings:
         lines += _histogram(reading)
     return "\n".join(lines) + "\n"
@@ -119,16 +119,16 @@ def _simple(readings: list[ModelReading]) -> Iterator[tuple[str, str, str, list[
 
 
 def _histogram(reading: ModelReading) -> Iterator[str]:
-    model = f'model="{_escaped(reading.name)}"'
+    model = f'model="{escaped(reading.name)}"'
     for bound, count in reading.stats.cumulative():
         yield f'cyxwiz_latency_seconds_bucket{{{model},le="{bound}"}} {count}'
     yield f"cyxwiz_latency_seconds_sum{{{model}}} {reading.stats.latency_sum_s:g}"
     yield f"cyxwiz_latency_seconds_count{{{model}}} {reading.stats.requests.total()}"
 
 
-def _family(name: str, kind: str, text: str) -> tuple[str, str]:
+def family(name: str, kind: str, text: str) -> tuple[str, str]:
     return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
 
 
-def _escaped(label: str) -> str:
+def escaped(label: str) -> str:
     return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

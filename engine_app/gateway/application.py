@@ -1,0 +1,126 @@
+"""What a gateway does with a request: who may ask, which path it is, and who answers. Logs nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from backend.serving.admission import Admission
+from backend.serving.http import HttpError, Reply, cyxwiz_error, json_reply
+from backend.serving.page_files import page_replies
+from backend.serving.route_table import openapi
+from engine_app.gateway import union
+from engine_app.gateway.connection import Exchange
+from engine_app.gateway.errors import ClientGoneError
+from engine_app.gateway.forward import Forwarder
+from engine_app.gateway.measures import GatewayReading, prometheus
+from engine_app.gateway.pool import Pool
+from engine_app.gateway.wanted import ROUTES, TABLE, Action, Route, read_wanted
+
+SMALL_BODY_BYTES = 64 << 10
+"""Of requests that need no body, some of which need no key either."""
+_METRICS = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class AppConfig:
+    version: str
+    needs_key: bool = False
+    body_bytes: int = 64 << 20
+    """Of one request."""
+    timeout_s: float = 60.0
+    """For each part of an answer to come."""
+
+
+class Application:
+    def __init__(self, pool: Pool, admission: Admission, config: AppConfig) -> None:
+        self._pool = pool
+        self._admission = admission
+        self._config = config
+        self._forwarder = Forwarder(pool, config.timeout_s)
+        self._created = int(time.time())
+        self._pages = page_replies()
+        self._document = Reply(msgspec.json.encode(openapi(ROUTES, "CyxWiz gateway", config.version)))
+        self.refused: Counter[str] = Counter()
+        self.load: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """Connections, and bytes of bodies that are held; the server says."""
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Raises ClientGoneError."""
+        refuse: Callable[[HttpError], Reply] = cyxwiz_error
+        try:
+            self._admission.check_host(exchange.head.headers)
+            route, parameters = TABLE.find(exchange.head.method, exchange.head.path)
+            refuse = route.refuse
+            await self._admitted(exchange, route, parameters)
+        except HttpError as error:
+            await self._refuse(exchange, error, refuse)
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {str(error)[:300]}"
+            await self._refuse(exchange, HttpError(500, "internal", text), refuse)
+
+    async def _admitted(self, exchange: Exchange, route: Route, parameters: dict[str, str]) -> None:
+        head = exchange.head
+        if route.scope is not None:
+            self._admission.check_key(head.headers, route.scope, time.monotonic())
+        body = await exchange.read_body(SMALL_BODY_BYTES if head.method == "GET" else self._config.body_bytes)
+        if route.action not in (Action.FORWARD, Action.EVERYWHERE):
+            await exchange.reply(self._own_answer(route, head.path, parameters))
+            return
+        wanted = read_wanted(route, head.method, head.path, parameters, head.headers, body)
+        ask = self._forwarder.forward if route.action is Action.FORWARD else self._forwarder.everywhere
+        await exchange.while_client_stays(lambda: ask(wanted, exchange))
+
+    async def _refuse(
+        self, exchange: Exchange, error: HttpError, refuse: Callable[[HttpError], Reply]
+    ) -> None:
+        self.refused[error.code] += 1
+        if exchange.has_begun:
+            await exchange.end(whole=False)
+        else:
+            await exchange.reply(refuse(error))
+
+    def _own_answer(self, route: Route, path: str, parameters: dict[str, str]) -> Reply:
+        """Raises HttpError 404."""
+        ready = self._pool.ready()
+        match route.action:
+            case Action.HEALTH:
+                return json_reply(union.health(ready, self._config.needs_key))
+            case Action.METRICS:
+                return Reply(prometheus(self._reading()).encode(), _METRICS)
+            case Action.DOCUMENT:
+                return self._document
+            case Action.PAGE:
+                return self._pages[path]
+            case Action.ABOUT:
+                return json_reply(union.about(self._config.version))
+            case Action.LIVE:
+                return json_reply({"live": True})
+            case Action.READY:
+                return _readiness({}, all(ready.values()))
+            case Action.MODEL_READY:
+                return self._model_ready(parameters["model"], ready)
+            case Action.INDEX:
+                return json_reply(union.repository_index(ready))
+            case Action.MODELS:
+                return json_reply(union.openai_models(ready, self._created))
+        raise AssertionError(f"{route.action} is answered by endpoints")
+
+    def _model_ready(self, model: str, ready: union.Ready) -> Reply:
+        if model not in ready:
+            raise HttpError(404, "not_found", f"no model {model[:80]!r} here")
+        return _readiness({"name": model}, ready[model])
+
+    def _reading(self) -> GatewayReading:
+        return GatewayReading(self._pool.readings(), self.refused, *self.load())
+
+
+def _readiness(about: dict[str, str], is_ready: bool) -> Reply:
+    """Clients look at the status alone."""
+    return json_reply(about | {"ready": is_ready}, 200 if is_ready else 503)

@@ -1,0 +1,200 @@
+"""The endpoints of a gateway by model: what each carries, whether it answers, and who is asked next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import structlog
+import trio
+
+from backend.serving.stats import ModelStats
+from engine_app.gateway.balance import Load, begun, choose, ended, measured
+from engine_app.gateway.endpoint import Endpoint, Place
+from engine_app.gateway.errors import EndpointLostError
+from engine_app.gateway.health import WELL, Health, after_late, after_loss
+from engine_app.gateway.measures import EndpointReading
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 2.0
+LOOK_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """An endpoint, and what is known of it here."""
+
+    endpoint: Endpoint
+    place: Place
+    load: Load
+    health: Health = WELL
+    stats: ModelStats = field(default_factory=ModelStats)
+    retried: int = 0
+    changed: trio.Event = field(default_factory=trio.Event)
+    """Set when its health changes, so that who watches it looks at the right time."""
+
+
+class Use:
+    """One request's use of an endpoint; exactly one of its methods is called."""
+
+    def __init__(self, member: Member, pool: Pool) -> None:
+        self.member = member
+        self._pool = pool
+        self._began_at = trio.current_time()
+        self._noted = False
+
+    def answered(self, status: int) -> None:
+        """Its answer has begun. How fast a refusal comes says nothing of how fast it works."""
+        took_s = trio.current_time() - self._began_at
+        self._note(_outcome(status), took_s if status < 400 else None)
+        self._pool.set_health(self.member, WELL)
+
+    def busy(self) -> None:
+        self._note("busy", None)
+        self._pool.set_health(self.member, WELL)
+
+    def lost(self) -> None:
+        self._note("lost", None)
+        self._pool.note_loss(self.member)
+
+    def late(self) -> None:
+        self._note("late", None)
+        self._pool.note_late(self.member)
+
+    def end(self) -> None:
+        """Whatever happened to it."""
+        if not self._noted:
+            self._note("left", None)
+
+    def _note(self, outcome: str, latency_s: float | None) -> None:
+        member = self.member
+        if self._noted:
+            return
+        self._noted = True
+        if latency_s is None:
+            member.stats.requests[outcome] += 1
+        else:
+            member.stats.note_request(outcome, latency_s)
+            member.load = measured(member.load, latency_s, trio.current_time())
+
+
+class Pool:
+    """``is_allowed`` is asked for every request and every look. ``draw``: numbers from 0 up to 1."""
+
+    def __init__(
+        self,
+        is_allowed: Callable[[Place], bool],
+        draw: Callable[[], float],
+        on_change: Callable[[Member], None],
+    ) -> None:
+        self._is_allowed = is_allowed
+        self._draw = draw
+        self._on_change = on_change
+        self._members: dict[str, list[Member]] = {}
+        self._choices = 0
+
+    def add(self, endpoint: Endpoint, place: Place) -> Member:
+        """Its health must be watched by ``watch``."""
+        member = Member(endpoint, place, Load(endpoint.name))
+        self._members.setdefault(place.model, []).append(member)
+        return member
+
+    def remove(self, member: Member) -> None:
+        """Requests that it answers now go on."""
+        left = [each for each in self._members.get(member.place.model, ()) if each is not member]
+        if left:
+            self._members[member.place.model] = left
+        else:
+            self._members.pop(member.place.model, None)
+
+    @property
+    def members(self) -> list[Member]:
+        """Those that are not allowed left out, as everywhere."""
+        return [each for model in self._members for each in self.of(model)]
+
+    def of(self, model: str) -> list[Member]:
+        return [each for each in self._members.get(model, ()) if self._is_allowed(each.place)]
+
+    def ready(self) -> dict[str, bool]:
+        """By model, whether one of its endpoints answers."""
+        found: dict[str, bool] = {}
+        for member in self.members:
+            found[member.place.model] = found.get(member.place.model, False) or member.health.is_up
+        return found
+
+    def choose(self, model: str, tried: set[str]) -> Member | None:
+        up = {each.endpoint.name: each for each in self.of(model) if each.health.is_up}
+        best = choose((each.load for each in up.values()), tried, trio.current_time())
+        return None if best is None else up[best.name]
+
+    @contextmanager
+    def use(self, member: Member) -> Iterator[Use]:
+        self._choices += 1
+        member.load = begun(member.load, self._choices)
+        use = Use(member, self)
+        try:
+            yield use
+        finally:
+            use.end()
+            member.load = ended(member.load)
+
+    def note_loss(self, member: Member) -> None:
+        self.set_health(member, after_loss(member.health, trio.current_time(), self._draw()))
+
+    def note_late(self, member: Member) -> None:
+        self.set_health(member, after_late(member.health, trio.current_time(), self._draw()))
+
+    def set_health(self, member: Member, health: Health) -> None:
+        was_up, member.health = member.health.is_up, health
+        if was_up != health.is_up:
+            log.info("endpoint changed", endpoint=member.endpoint.name, is_up=health.is_up)
+            member.changed.set()
+            member.changed = trio.Event()
+            self._on_change(member)
+
+    def readings(self) -> list[EndpointReading]:
+        return [
+            EndpointReading(
+                each.place.model,
+                each.endpoint.name,
+                each.stats,
+                each.retried,
+                each.load.in_flight,
+                each.load.queue_depth,
+                each.health.is_up,
+            )
+            for each in self.members
+        ]
+
+    async def watch(self, member: Member) -> None:
+        """Asks it how it is, now and then; more seldom the longer it does not answer."""
+        while True:
+            if self._is_allowed(member.place):
+                await self._look(member)
+            health = member.health
+            pause_s = LOOK_EVERY_S if health.is_up else max(0.0, health.look_at - trio.current_time())
+            with trio.move_on_after(pause_s):
+                await member.changed.wait()
+
+    async def _look(self, member: Member) -> None:
+        try:
+            with trio.fail_after(LOOK_TIMEOUT_S):
+                status = await member.endpoint.status()
+        except (EndpointLostError, trio.TooSlowError):
+            self.note_loss(member)
+            return
+        member.load = replace(member.load, queue_depth=status.queue_depth)
+        if status.is_ready:
+            self.set_health(member, WELL)
+        else:
+            self.note_loss(member)
+
+
+def _outcome(status: int) -> str:
+    if status < 400:
+        return "ok"
+    if status in (429, 503):
+        return "busy"
+    return "refused" if status < 500 else "failed"
