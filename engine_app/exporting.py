@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import trio
@@ -26,6 +28,7 @@ from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES, install
 from engine_app.plain import plain
 from engine_app.show import Story, open_story, print_json
 
+OnStage: TypeAlias = Callable[[Stage], None]
 MODEL_FILE, DATA_FILE = "model.cyxmodel", "data.safetensors"
 _COPIES = 6
 """How often an export may hold the weights at once."""
@@ -65,17 +68,28 @@ class Order:
 
 def export_here(config: Config, order: Order, as_json: bool) -> None:
     async def main() -> None:
-        options = order.options
-        workspace = config.data_dir / "local"
-        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=workspace) as name, open_story(as_json) as story:
-            async with open_pool(pool_for(Path(name) / "workers", order.model)) as pool:
-                worker = await pool.acquire()
-                exported, certificate = await _export(worker, order, options, story)
-                await trio.to_thread.run_sync(_put_in_place, worker, order, exported, certificate)
+        with open_story(as_json) as story:
+            exported, certificate = await export(config, order, partial(tell_stage, story))
         _close(order, exported, certificate, as_json)
 
     run(main, config, "cancelled, nothing was written")
+
+
+async def export(config: Config, order: Order, on_stage: OnStage) -> tuple[Exported, Certificate]:
+    """Writes the files of the order, all or none. Raises CommandError, WorkerError, DatasetError, OSError."""
+    options = order.options
+    workspace = config.data_dir / "local"
+    workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=workspace) as name:
+        async with open_pool(pool_for(Path(name) / "workers", order.model)) as pool:
+            worker = await pool.acquire()
+            exported, certificate = await _export(worker, order, options, on_stage)
+            await trio.to_thread.run_sync(_put_in_place, worker, order, exported, certificate)
+    return exported, certificate
+
+
+def tell_stage(story: Story, stage: Stage) -> None:
+    story.tell({"kind": "stage", "text": stage.text, "number": stage.number, "total": stage.total})
 
 
 def pool_for(directory: Path, *files: Path) -> PoolConfig:
@@ -85,7 +99,7 @@ def pool_for(directory: Path, *files: Path) -> PoolConfig:
 
 
 async def _export(
-    worker: Worker, order: Order, options: ExportOptions, story: Story
+    worker: Worker, order: Order, options: ExportOptions, on_stage: OnStage
 ) -> tuple[Exported, Certificate]:
     """Raises WorkerError, DatasetError."""
     await trio.to_thread.run_sync(shutil.copyfile, order.model, worker.directory / MODEL_FILE)
@@ -95,8 +109,8 @@ async def _export(
     while True:
         event, body = await worker.receive()
         match event:
-            case Stage(text, number, total):
-                story.tell({"kind": "stage", "text": text, "number": number, "total": total})
+            case Stage():
+                on_stage(event)
             case Exported():
                 return event, msgspec.json.decode(body, type=Certificate)
             case Failed(code, text):

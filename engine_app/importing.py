@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,35 +25,54 @@ from backend.serialize import load_graph
 from backend.workers.supervisor import Worker, open_pool
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.exporting import pool_for
+from engine_app.exporting import OnStage, pool_for, tell_stage
 from engine_app.local_training import install
 from engine_app.plain import plain
-from engine_app.show import Story, open_story, print_json
+from engine_app.show import open_story, print_json
 
 _GRAPH_FILE, _ONE_FILE = "graph.json", "model.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What came of a file: what it was, how large it is, and the comparison where there was one to make."""
+
+    about: str
+    nodes: int
+    parameters: int
+    certificate: Certificate | None
 
 
 def import_here(config: Config, source: Path, output: Path, graph: Path | None, as_json: bool) -> None:
     """``output``: a .cyxmodel, or the graph alone where it ends with .json."""
 
     async def main() -> None:
-        files = _files_of(source)
-        workspace = config.data_dir / "local"
-        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=workspace) as name, open_story(as_json) as story:
-            async with open_pool(pool_for(Path(name) / "workers", *files.values())) as pool:
-                worker = await pool.acquire()
-                imported, certificate = await _import(worker, files, graph, story)
-                found = worker.path(imported.file)
-                summary = summary_of(load_graph(inspect_cyxmodel(found).graph))
-                await trio.to_thread.run_sync(_put_in_place, found, output)
-        answer: dict[str, Any] = {"output": str(output), "about": imported.about}
-        answer |= {"nodes": summary.nodes, "parameters": summary.parameters}
-        if certificate is not None:
-            answer["parity"] = msgspec.to_builtins(certificate)
+        with open_story(as_json) as story:
+            found = await import_model(config, source, output, graph, partial(tell_stage, story))
+        answer: dict[str, Any] = {"output": str(output), "about": found.about}
+        answer |= {"nodes": found.nodes, "parameters": found.parameters}
+        if found.certificate is not None:
+            answer["parity"] = msgspec.to_builtins(found.certificate)
         _close(answer, as_json)
 
     run(main, config, "cancelled, nothing was written")
+
+
+async def import_model(
+    config: Config, source: Path, output: Path, graph: Path | None, on_stage: OnStage
+) -> Import:
+    """Writes ``output`` whole or not at all. Raises CommandError, ArchiveError, WorkerError, OSError."""
+    files = await trio.to_thread.run_sync(_files_of, source)
+    workspace = config.data_dir / "local"
+    workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=workspace) as name:
+        async with open_pool(pool_for(Path(name) / "workers", *files.values())) as pool:
+            worker = await pool.acquire()
+            imported, certificate = await _import(worker, files, graph, on_stage)
+            found = worker.path(imported.file)
+            summary = summary_of(load_graph(inspect_cyxmodel(found).graph))
+            await trio.to_thread.run_sync(_put_in_place, found, output)
+    return Import(imported.about, summary.nodes, summary.parameters, certificate)
 
 
 def _files_of(source: Path) -> dict[str, Path]:
@@ -68,7 +89,7 @@ def _files_of(source: Path) -> dict[str, Path]:
 
 
 async def _import(
-    worker: Worker, files: dict[str, Path], graph: Path | None, story: Story
+    worker: Worker, files: dict[str, Path], graph: Path | None, on_stage: OnStage
 ) -> tuple[ModelImported, Certificate | None]:
     """Raises WorkerError."""
     copies = files | ({_GRAPH_FILE: graph} if graph is not None else {})
@@ -78,8 +99,8 @@ async def _import(
     while True:
         event, body = await worker.receive()
         match event:
-            case Stage(text, number, total):
-                story.tell({"kind": "stage", "text": text, "number": number, "total": total})
+            case Stage():
+                on_stage(event)
             case ModelImported():
                 return event, msgspec.json.decode(body, type=Certificate) if body else None
             case Failed(code, text):

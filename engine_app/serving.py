@@ -66,8 +66,8 @@ def read_order(paths: tuple[Path, ...], options: dict[str, Any]) -> ServeOrder:
     runtime = RuntimeOptions(options["threads"], options["gpu_layers"], options["context"])
     models: list[ModelFile] = []
     for number, path in enumerate(paths):
-        file, tokenizer = _find(path, options["tokenizer"])
-        name = _name(names[number] if number < len(names) else path.stem)
+        file, tokenizer = find_model(path, options["tokenizer"])
+        name = model_name(names[number] if number < len(names) else path.stem)
         models.append(ModelFile(name, file, options["device"], runtime, tokenizer))
     if len({model.name for model in models}) < len(models):
         raise CommandError("two models of one name: give others with --name")
@@ -99,7 +99,7 @@ def serve_models(config: Config, order: ServeOrder) -> None:
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         listener = bind(order.host, order.port)
         with TemporaryDirectory(dir=workspace) as directory, listener:
-            plan = _plan(order, Path(directory), needs_key)
+            plan = plan_of(order, Path(directory), needs_key)
             told = _News(order, listener)
             server = SupervisedServer(plan, listener, keys, told.listener)
             async with trio.open_nursery() as nursery:
@@ -122,12 +122,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class _News:
     """What the user is told while the server runs."""
 
     def __init__(self, order: ServeOrder, listener: socket.socket) -> None:
-        host, port = listener.getsockname()[:2]
-        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._url = url_of(listener)
         self._as_json = order.as_json
         self.listener = ServerListener(on_ready=self._ready, on_death=self._death)
 
@@ -165,7 +169,7 @@ async def _stop_on_signal(
         await server.stop(GRACE_S)
 
 
-def _plan(order: ServeOrder, directory: Path, needs_key: bool) -> ServerPlan:
+def plan_of(order: ServeOrder, directory: Path, needs_key: bool) -> ServerPlan:
     pool = PoolConfig(
         directory=directory / "workers",
         memory_bytes=order.limits.memory_bytes + RUNTIME_BYTES,
@@ -180,7 +184,7 @@ def _plan(order: ServeOrder, directory: Path, needs_key: bool) -> ServerPlan:
     return ServerPlan(order.models, pool, order.limits, hosts, needs_key)
 
 
-def _find(path: Path, tokenizer: Path | None) -> tuple[Path, Path | None]:
+def find_model(path: Path, tokenizer: Path | None) -> tuple[Path, Path | None]:
     """A model's file, and the tokenizer that was named or lies beside it. Raises CommandError."""
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.is_file() and sniff(file) in _SERVED)
@@ -196,7 +200,7 @@ def _find(path: Path, tokenizer: Path | None) -> tuple[Path, Path | None]:
     return path, tokenizer if kind is ModelFormat.ONNX else None
 
 
-def _name(text: str) -> str:
+def model_name(text: str) -> str:
     """As it can stand in a path."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80] or "model"
 
@@ -213,15 +217,21 @@ def _bytes(text: str) -> int:
 
 
 def new_key(data_dir: str | None, name: str, scopes: tuple[str, ...], per_minute: int, as_json: bool) -> None:
-    directory, keys = _keys(data_dir)
-    random = secrets.token_hex(4), secrets.token_urlsafe(32)
-    text, kept = make_key(name, scopes, per_minute, random, datetime.now(UTC).isoformat(timespec="seconds"))
-    write_keys(directory, (*keys, kept))
+    directory, _ = _keys(data_dir)
+    text, kept = add_key(directory, name, scopes, per_minute)
     if as_json:
         print_json({"key": text, **_shown(kept)})
         return
     print(text)
     print(f"Key {kept.id} for {plain(name)}: keep it now, it is shown only once.")
+
+
+def add_key(directory: Path, name: str, scopes: tuple[str, ...], per_minute: int = 0) -> tuple[str, ApiKey]:
+    """The key, which is kept nowhere, and what is kept of it. Blocking. Raises CommandError, OSError."""
+    random = secrets.token_hex(4), secrets.token_urlsafe(32)
+    text, kept = make_key(name, scopes, per_minute, random, datetime.now(UTC).isoformat(timespec="seconds"))
+    write_keys(directory, (*read_keys(directory), kept))
+    return text, kept
 
 
 def list_keys(data_dir: str | None, as_json: bool) -> None:
