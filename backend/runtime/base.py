@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 from backend.errors import ArchiveError, InputError
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensors import Array
+from backend.runtime.chat_template import Render, render
 from backend.serving.messages import RuntimeOptions, TensorSpec
 
 READABLE = (ModelFormat.CYXMODEL, ModelFormat.ONNX, ModelFormat.GGUF)
@@ -88,7 +89,9 @@ class TextGenerator(Protocol):
 _DEFAULTS = RuntimeOptions()
 
 
-def load_model(path: Path, device: str, options: RuntimeOptions = _DEFAULTS) -> Runtime:
+def load_model(
+    path: Path, device: str, options: RuntimeOptions = _DEFAULTS, render_chat: Render = render
+) -> Runtime:
     """Opens a model file by what it holds, not by its name. Raises ArchiveError."""
     match sniff(path):
         case ModelFormat.CYXMODEL:
@@ -102,7 +105,7 @@ def load_model(path: Path, device: str, options: RuntimeOptions = _DEFAULTS) -> 
         case ModelFormat.GGUF:
             from backend.runtime.llama_runtime import load_gguf
 
-            return load_gguf(path, device, options)
+            return load_gguf(path, device, options, render_chat)
         case found:
             readable = ", ".join(kind.value for kind in READABLE)
             raise ArchiveError(f"{path.name} is {found.value}, models that answer are {readable}")

@@ -1,6 +1,6 @@
 """Generates text with a GGUF model through llama.cpp, whose file was checked before.
 
-Its chat template is the file's own, rendered by a sandboxed jinja2. One sequence at a time.
+Its chat template is the file's own, rendered by whoever the server trusts with that. One sequence at a time.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,11 +15,11 @@ from backend.errors import ArchiveError, InputError
 from backend.formats.gguf_header import GgufHeader, read_gguf_header
 from backend.formats.tensors import Array
 from backend.runtime.base import RuntimeFacts, Sampling, Token
+from backend.runtime.chat_template import MAX_PROMPT_CHARACTERS, Conversation, Render
 from backend.serving.messages import RuntimeOptions, TensorSpec
 
 DEFAULT_CONTEXT = 4096
 MAX_TOP_LOGPROBS = 20
-_MAX_PROMPT_CHARACTERS = 1 << 20
 _SEEDS = 1 << 32
 
 
@@ -30,7 +29,7 @@ class LlamaRuntime:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, path: Path, header: GgufHeader, options: RuntimeOptions) -> None:
+    def __init__(self, path: Path, header: GgufHeader, options: RuntimeOptions, render: Render) -> None:
         import llama_cpp
 
         self._lib = llama_cpp
@@ -45,7 +44,9 @@ class LlamaRuntime:
             verbose=False,
         )
         self._context = self._llama.n_ctx()
-        self._template = _template(self._llama, header)
+        template = header.metadata.get("tokenizer.chat_template")
+        self._template = template if isinstance(template, str) else None
+        self._render = render
         self.facts = RuntimeFacts(
             format="gguf",
             runtime=f"llama_cpp {llama_cpp.__version__}",
@@ -67,10 +68,8 @@ class LlamaRuntime:
         """Raises InputError, also for a conversation that the template refuses."""
         if self._template is None:
             raise InputError("this model has no chat template: ask for a completion instead")
-        try:
-            prompt = self._template(messages=messages).prompt
-        except Exception as error:  # a template is a stranger's program and raises what it likes
-            raise InputError(f"the model's chat template refuses this: {str(error)[:300]}") from error
+        begin, end = (self._text(token()) for token in (self._llama.token_bos, self._llama.token_eos))
+        prompt = self._render(Conversation(self._template, messages, begin, end))
         return self._tokens(prompt, add_bos=False, special=True)
 
     @property
@@ -109,40 +108,26 @@ class LlamaRuntime:
         others = tuple((self._llama.detokenize([int(i)]), float(logprobs[i])) for i in best)
         return Token(piece, float(logprobs[token]), others)
 
+    def _text(self, token: int) -> str:
+        return self._llama.detokenize([token], special=True).decode(errors="replace") if token >= 0 else ""
+
     def _tokens(self, prompt: str, *, add_bos: bool, special: bool) -> list[int]:
-        if len(prompt) > _MAX_PROMPT_CHARACTERS:
-            raise InputError(f"prompt of {len(prompt)} characters, limit {_MAX_PROMPT_CHARACTERS}")
+        if len(prompt) > MAX_PROMPT_CHARACTERS:
+            raise InputError(f"prompt of {len(prompt)} characters, limit {MAX_PROMPT_CHARACTERS}")
         tokens: list[int] = self._llama.tokenize(prompt.encode(), add_bos=add_bos, special=special)
         if not 0 < len(tokens) < self._context:
             raise InputError(f"prompt of {len(tokens)} tokens, allowed are 1 to {self._context - 1}")
         return tokens
 
 
-def load_gguf(path: Path, device: str, options: RuntimeOptions) -> LlamaRuntime:
+def load_gguf(path: Path, device: str, options: RuntimeOptions, render: Render) -> LlamaRuntime:
     """Raises ArchiveError."""
     header = read_gguf_header(path)
     try:
-        return LlamaRuntime(path, header, options)
+        return LlamaRuntime(path, header, options, render)
     except ImportError as error:
         raise ArchiveError("GGUF needs llama-cpp-python: pip install 'cyxwiz[llm]'") from error
     except (ValueError, RuntimeError, AssertionError) as error:
         name = str(header.metadata.get("general.architecture", "none"))[:40]
-        raise ArchiveError(f"llama.cpp cannot open this GGUF, architecture {name}: {error}") from error
-
-
-def _template(llama: Any, header: GgufHeader) -> Any:
-    """Raises ArchiveError for a template that is no jinja2."""
-    from jinja2 import TemplateError
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-    template = header.metadata.get("tokenizer.chat_template")
-    if not isinstance(template, str):
-        return None
-
-    def text(token: int) -> str:
-        return llama.detokenize([token], special=True).decode(errors="replace") if token >= 0 else ""
-
-    try:
-        return Jinja2ChatFormatter(template, text(llama.token_eos()), text(llama.token_bos()))
-    except TemplateError as error:
-        raise ArchiveError(f"chat template: {str(error)[:300]}") from error
+        cause = str(error).replace(str(path), path.name)[:300]
+        raise ArchiveError(f"llama.cpp cannot open this GGUF, architecture {name}: {cause}") from error

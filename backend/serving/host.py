@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,7 @@ _WARM_RUNS = 3
 _WARM_DEADLINE_S = 5.0
 
 Loader = Callable[[ServedModel], Runtime]
+Decoded = TypeVar("Decoded")
 
 
 class Resident:
@@ -43,7 +45,7 @@ class Resident:
         self.stats = stats
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.decoding = ThreadPoolExecutor(1, thread_name_prefix="decoding")
-        """Of images and texts, so that a large one holds up neither the loop nor the model."""
+        """Of images, texts and templates, so that a large one holds up neither the loop nor the model."""
         batches = BatchLimits(limits.batch_items, limits.waiting, limits.window_s)
         self.batcher = Batcher(runtime, batches, stats, self.thread)
         self.encoder: TextEncoder | None = None
@@ -51,6 +53,12 @@ class Resident:
         if isinstance(runtime, TextGenerator):
             context = runtime.facts.context_tokens or 0
             self.generations = Generations(runtime, context, self.thread, limits.waiting, stats)
+
+    async def decode(self, work: Callable[[], Decoded], deadline: float) -> Decoded:
+        """What ``work`` gives, off the loop. Raises TimeoutError, and what it raises."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout_at(_loop_time(deadline)):
+            return await loop.run_in_executor(self.decoding, work)
 
     @property
     def queue_depth(self) -> int:

@@ -5,11 +5,11 @@ The model's own notes say which; what comes is decoded in the model's thread, in
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import csv
 import io
+from collections.abc import Callable
 from typing import Any
 
 from backend.answers import to_answers
@@ -30,15 +30,21 @@ def is_raw(kind: bytes) -> bool:
     return kind.startswith(IMAGE) or kind in (CSV, TEXT)
 
 
-async def answer_items(resident: Resident, items: list[Any], deadline: float) -> list[dict[str, Any]]:
+async def answer_items(
+    resident: Resident, items: Callable[[], list[Any]], deadline: float
+) -> list[dict[str, Any]]:
     """An answer for each, with names where the model has them. Raises InputError and what a batch can."""
     form = form_of(resident)
     if form is None:
         raise InputError("this model does not know what its numbers mean: send inputs as arrays")
-    if len(items) > MAX_ITEMS:
-        raise InputError(f"{len(items)} items, limit {MAX_ITEMS}")
-    loop = asyncio.get_running_loop()
-    ready: RawInputs = await loop.run_in_executor(resident.decoding, to_arrays, form, items)
+
+    def decode() -> RawInputs:
+        found = items()
+        if len(found) > MAX_ITEMS:
+            raise InputError(f"{len(found)} items, limit {MAX_ITEMS}")
+        return to_arrays(form, found)
+
+    ready = await resident.decode(decode, deadline)
     outputs = await resident.batcher.ask(dict(ready.arrays), deadline)
     return to_answers(form, outputs, ready.lengths)
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from backend.formats.tensors import Array
+from backend.runtime.text_encoder import TextEncoder
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import Call, HttpError, Reply, decode_json, invalid, json_reply
 from backend.serving.openai_wire import EmbeddingsBody, inputs_of
@@ -18,6 +19,8 @@ from backend.serving.predict_api import abilities
 
 _AT_ONCE = 32
 """Inputs of one request that wait at a time: they must not fill the queue."""
+_INLINE_CHARACTERS = 1000
+"""Fewer are tokenized in less time than another thread would take to begin."""
 _EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
 
 
@@ -44,16 +47,18 @@ class OpenAiApi:
         async with self._host.use(body.model, call.deadline) as resident:
             if resident.encoder is None:
                 raise invalid(f"model {body.model!r} makes no embeddings: it was served without a tokenizer")
-            results: list[tuple[Array, int]] = []
-            for first in range(0, len(inputs), _AT_ONCE):
+            encoded = await _encoded(resident, resident.encoder, inputs, call.deadline)
+            results: list[Array] = []
+            for first in range(0, len(encoded), _AT_ONCE):
                 async with asyncio.TaskGroup() as group:
-                    some = inputs[first : first + _AT_ONCE]
-                    jobs = [group.create_task(_embed(resident, each, call.deadline)) for each in some]
-                results += [job.result() for job in jobs]
-        tokens = sum(count for _, count in results)
+                    some = encoded[first : first + _AT_ONCE]
+                    jobs = [group.create_task(resident.batcher.ask(each, call.deadline)) for each, _ in some]
+                pairs = zip(some, jobs, strict=True)
+                results += [resident.encoder.pool(each, job.result()) for (each, _), job in pairs]
+        tokens = sum(count for _, count in encoded)
         data = [
             {"object": "embedding", "index": index, "embedding": _worded(vector, body.encoding_format)}
-            for index, (vector, _) in enumerate(results)
+            for index, vector in enumerate(results)
         ]
         used = {"prompt_tokens": tokens, "total_tokens": tokens}
         return json_reply({"object": "list", "data": data, "model": body.model, "usage": used})
@@ -62,11 +67,17 @@ class OpenAiApi:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "cyxwiz"}
 
 
-async def _embed(resident: Resident, given: str | list[int], deadline: float) -> tuple[Array, int]:
-    encoder = resident.encoder
-    assert encoder is not None
-    inputs, tokens = encoder.encode(given) if isinstance(given, str) else encoder.from_ids(given)
-    return encoder.pool(inputs, await resident.batcher.ask(inputs, deadline)), tokens
+async def _encoded(
+    resident: Resident, encoder: TextEncoder, inputs: list[str | list[int]], deadline: float
+) -> list[tuple[dict[str, Array], int]]:
+    """Rows for the model, and how many tokens each holds. Raises InputError, TimeoutError."""
+
+    def encode() -> list[tuple[dict[str, Array], int]]:
+        return [encoder.encode(each) if isinstance(each, str) else encoder.from_ids(each) for each in inputs]
+
+    if sum(map(len, inputs)) <= _INLINE_CHARACTERS:
+        return encode()
+    return await resident.decode(encode, deadline)
 
 
 def _worded(vector: Array, encoding: str) -> Any:

@@ -94,7 +94,7 @@ class TextApi:
         async with AsyncExitStack() as stack:
             resident = await stack.enter_async_context(self._host.use(body.model, call.deadline))
             generations = _generations(resident)
-            prompt = _prompt(generations, body)
+            prompt = await resident.decode(lambda: _prompt(generations, body), call.deadline)
             kind = "chatcmpl" if chat else "cmpl"
             order = _Order(body, chat, sampling, prompt, f"{kind}-{secrets.token_hex(12)}", int(time.time()))
             pieces = _pieces(generations, order, call.deadline)

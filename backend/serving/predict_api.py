@@ -56,7 +56,10 @@ class PredictApi:
         """``items`` None: they are the body."""
         name = name or self._host.default
         async with self._host.use(name, call.deadline) as resident:
-            given = items_of(call) if items is None else from_json_items(items, form_of(resident))
+
+            def given() -> list[Any]:
+                return items_of(call) if items is None else from_json_items(items, form_of(resident))
+
             answers = await answer_items(resident, given, call.deadline)
         return json_reply({"model": name, "answers": answers})
 

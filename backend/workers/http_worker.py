@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from backend.reports import Failed, Ping, Pong, Ready
 from backend.runtime.base import Runtime, load_model
+from backend.runtime.chat_template import Render, render
 from backend.serving.http import HttpError
 from backend.serving.messages import Serve, ServedModel, Serving, ServingStopped, SetKeys, StopServing
 from backend.serving.server import ModelServer
+from backend.workers.renderer import start_renderer
 from backend.workers.sandbox import SandboxLimits, SandboxMode, close_process, device_files, hide_io_uring
 
 if TYPE_CHECKING:
@@ -27,9 +29,11 @@ OPEN_FILES = 4096
 
 def run_http_worker(options: argparse.Namespace, connection: Connection, directory: Path) -> None:
     """Never returns while the supervisor keeps its end open."""
+    runtimes = tuple(name for name in options.runtimes.split(",") if name)
+    # Before there is a second thread, or anything that it need not share.
+    render_chat = start_renderer(SandboxMode(options.sandbox), directory) if "llama" in runtimes else render
     hide_io_uring(SandboxMode(options.sandbox))
     server = ModelServer(socket.socket(fileno=options.listener), directory)
-    runtimes = tuple(name for name in options.runtimes.split(",") if name)
     for name in runtimes:
         _import(name, directory)
     memory = options.memory_bytes if options.device == "cpu" else None
@@ -46,7 +50,7 @@ def run_http_worker(options: argparse.Namespace, connection: Connection, directo
         choose_threads(options.threads)
         warm_device(options.device)
     connection.send(Ready(sandbox=active, runtime=", ".join(runtimes)))
-    HttpWorker(connection, directory, server).run()
+    HttpWorker(connection, directory, server, render_chat).run()
 
 
 def _import(runtime: str, directory: Path) -> None:
@@ -65,7 +69,7 @@ def _import(runtime: str, directory: Path) -> None:
         case "onnx":
             import backend.runtime.onnx_runtime  # noqa: F401
         case "llama":
-            import llama_cpp.llama_chat_format  # noqa: F401
+            import llama_cpp  # noqa: F401
         case "tokenizers":
             import tokenizers  # noqa: F401
 
@@ -73,10 +77,13 @@ def _import(runtime: str, directory: Path) -> None:
 class HttpWorker:
     """Commands in, the server's thread told."""
 
-    def __init__(self, connection: Connection, directory: Path, server: ModelServer) -> None:
+    def __init__(
+        self, connection: Connection, directory: Path, server: ModelServer, render_chat: Render
+    ) -> None:
         self._connection = connection
         self._directory = directory
         self._server = server
+        self._render_chat = render_chat
 
     def run(self) -> None:
         while (received := self._connection.receive()) is not None:
@@ -105,7 +112,7 @@ class HttpWorker:
         )
 
     def _load(self, model: ServedModel) -> Runtime:
-        return load_model(self._directory / model.file, model.device, model.options)
+        return load_model(self._directory / model.file, model.device, model.options, self._render_chat)
 
 
 def _failure(error: Exception) -> Failed:

@@ -68,6 +68,11 @@ def serving(data_dir: Path, *arguments: str) -> Iterator[Running]:
         process.communicate()
 
 
+def worker_pids(server: Running) -> list[int]:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
+
+
 def linear_onnx(path: Path) -> np.ndarray[Any, Any]:
     """``logits = x @ w``, x (batch, 3), two outputs; returns w."""
     w = np.arange(6, dtype=np.float32).reshape(3, 2)

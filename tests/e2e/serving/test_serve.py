@@ -22,7 +22,7 @@ from backend.graph import Node
 from backend.runtime.base import load_model
 from backend.workers.model_server import ModelFile, ServerListener, ServerPlan, SupervisedServer, bind
 from backend.workers.supervisor import PoolConfig
-from tests.e2e.serving.servers import Running, endless_onnx, greedy_onnx, linear_onnx, serving
+from tests.e2e.serving.servers import Running, endless_onnx, greedy_onnx, linear_onnx, serving, worker_pids
 from tests.unit.backend.model_files import OUT, chain, door, save
 
 pytestmark = pytest.mark.e2e
@@ -36,11 +36,6 @@ def linear(tmp_path_factory: pytest.TempPathFactory) -> Any:
     linear_onnx(folder / "linear.onnx")
     with serving(folder / "data", str(folder / "linear.onnx")) as server:
         yield server
-
-
-def worker_pids(server: Running) -> list[int]:
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
-    return [int(pid) for pid in children.split()]
 
 
 def status_of(server: Running, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import openai
 import pytest
 import real_models
 
-from tests.e2e.serving.servers import Running, serving
+from tests.e2e.serving.servers import Running, serving, worker_pids
 
 pytestmark = pytest.mark.e2e
 QUESTION: Any = [{"role": "user", "content": "Name a colour."}]
@@ -142,6 +143,23 @@ def test_generations_take_turns(smollm: Running) -> None:
 def test_what_cannot_be_done_is_refused_in_openais_words(smollm: Running, order: Any, says: str) -> None:
     with pytest.raises(openai.BadRequestError, match=says):
         client(smollm).chat.completions.create(model=GGUF, **order)
+
+
+def test_a_template_without_end_stops_nobody_but_its_own_model(tmp_path: Path) -> None:
+    if importlib.util.find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed: scripts/llama_cpp compiles it")
+    good = real_model(GGUF) / f"{GGUF}.gguf"
+    data = good.read_bytes()
+    (template,) = re.findall(rb"{% for message in messages %}.*?{% endif %}(?=[^\n -~])", data, re.DOTALL)
+    endless = b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (tmp_path / "evil.gguf").write_bytes(data.replace(template, endless.ljust(len(template))))
+    with serving(tmp_path / "data", str(tmp_path / "evil.gguf"), str(good), "--context", "256") as server:
+        (before,) = worker_pids(server)
+        asked = client(server).chat.completions
+        with pytest.raises(openai.BadRequestError, match="too long or too much memory"):
+            asked.create(model="evil", messages=QUESTION)
+        assert asked.create(model=GGUF, messages=QUESTION, max_tokens=3).choices[0].message.content
+        assert worker_pids(server) == [before]
 
 
 def test_an_unknown_model_is_not_found(smollm: Running) -> None:

@@ -59,6 +59,7 @@ class Counter:
 
     def __init__(self, free: int = 50) -> None:
         self.free = free
+        self.begun = threading.Event()
         self.ended = threading.Event()
         self.go_on = threading.Event()
 
@@ -72,6 +73,7 @@ class Counter:
         return self.tokenize("".join(message["content"] for message in messages))
 
     def generate(self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]) -> Iterator[Token]:
+        self.begun.set()
         try:
             for number in range(min(sampling.max_tokens, 50 - len(prompt))):
                 while number >= self.free and not self.go_on.wait(0.01) and not stopped():
@@ -118,10 +120,11 @@ class Server:
         body: bytes | Any = b"",
         cut: int = 0,
         leaves_after: int | None = None,
+        leaves_when: Callable[[], bool] | None = None,
         **headers: str,
     ) -> Answer:
         """``cut``: the body arrives in parts of so many bytes. ``leaves_after``: the client is gone once it
-        has seen so many messages; 0: once its body is sent."""
+        has seen so many messages; 0: once its body is sent. ``leaves_when``: once that holds."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         fields = {"host": "127.0.0.1"} | {name.replace("_", "-"): value for name, value in headers.items()}
         scope = {
@@ -139,7 +142,7 @@ class Server:
 
         async def receive() -> dict[str, Any]:
             if not parts:
-                await gone.wait()
+                await (gone.wait() if leaves_when is None else until(leaves_when))
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
 

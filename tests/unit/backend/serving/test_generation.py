@@ -45,13 +45,15 @@ def test_a_stop_sequence_ends_the_generation_in_the_model_too() -> None:
     talk(work, {"m": model})
 
 
-def _frees_the_model(stream: bool, leaves_after: int) -> None:
+def _frees_the_model(stream: bool, leaves_after: int | None) -> None:
+    """``leaves_after`` None: when the generation has begun."""
     model = Counter(free=1)
 
     async def work(server: Server) -> None:
         order = ORDER | {"max_tokens": 40, "stream": stream}
-        await server.ask("POST", "/v1/completions", order, leaves_after=leaves_after)
-        assert model.ended.is_set()
+        when = model.begun.is_set if leaves_after is None else None
+        await server.ask("POST", "/v1/completions", order, leaves_after=leaves_after, leaves_when=when)
+        assert model.begun.is_set() == model.ended.is_set()
         (reading,) = server.host.readings()
         assert (reading.in_flight, reading.queue_depth) == (0, 0)
         model.go_on.set()
@@ -67,10 +69,12 @@ def test_whoever_leaves_a_stream_frees_the_model() -> None:
 def test_whoever_leaves_before_the_stream_begins_frees_the_model() -> None:
     _frees_the_model(stream=True, leaves_after=1)
     _frees_the_model(stream=True, leaves_after=0)
+    _frees_the_model(stream=True, leaves_after=None)
 
 
 def test_whoever_leaves_while_the_whole_answer_is_made_frees_the_model() -> None:
     _frees_the_model(stream=False, leaves_after=0)
+    _frees_the_model(stream=False, leaves_after=None)
 
 
 def test_more_than_may_wait_is_refused_with_a_status_even_as_a_stream() -> None:

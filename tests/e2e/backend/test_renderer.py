@@ -1,0 +1,68 @@
+"""The process that renders chat templates: what a hostile one does to it, nobody else notices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.errors import InputError
+from backend.runtime.chat_template import Conversation
+from backend.workers import renderer
+from backend.workers.process import choose_sandbox
+from backend.workers.sandbox import SandboxMode
+
+pytestmark = pytest.mark.e2e
+pytest.importorskip("jinja2")
+
+
+@pytest.fixture
+def render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[renderer.TemplateRenderer]:
+    monkeypatch.setattr(renderer, "PROCESSOR_S", 1)
+    made = renderer.start_renderer(choose_sandbox(SandboxMode.AUTO), tmp_path)
+    yield made
+    made.close()
+    os.wait()  # without an end to read from the keeper leaves
+
+
+def of(template: str) -> Conversation:
+    return Conversation(template, [{"role": "user", "content": "Hi"}], "<s>", "</s>")
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+HOSTILE = {
+    "loops": ENDLESS,
+    "counts": "{{ 9 ** (9 ** 9) }}",
+    "doubles": (
+        "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}"
+    ),
+    "multiplies": "{{ 'x' * 10 ** 11 }}",
+    "calls itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "nests": "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
+}
+
+
+def test_a_hostile_template_is_refused_and_others_go_on(render: renderer.TemplateRenderer) -> None:
+    for template in HOSTILE.values():
+        with pytest.raises(InputError, match="chat template"):
+            render(of(template))
+        assert render(of("[{{ messages[0].content }}]")) == "[Hi]"
+
+
+def test_a_template_that_had_to_be_ended_is_not_tried_again(
+    render: renderer.TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="too long"):
+        render(of(ENDLESS))
+    monkeypatch.setattr(render, "_ask", None)
+    with pytest.raises(InputError, match="too long"):
+        render(of(ENDLESS))
+
+
+def test_without_its_keeper_a_worker_refuses_chats(render: renderer.TemplateRenderer) -> None:
+    render.close()
+    for _ in range(2):
+        with pytest.raises(InputError, match="no longer"):
+            render(of("x"))
