@@ -50,8 +50,12 @@ def _compile(graph: Graph, pipeline: Pipeline, *, with_targets: bool) -> fx.Grap
         nodes = tuple(node for node in preparing_nodes(graph) if node.id in needed)
     emit_nodes(emit, graph, shapes, nodes, values, Place("", samples))
     inputs = tuple(values[sources[name]] for name in entries)
-    targets = tuple(_target(emit, term, values) for term in pipeline.losses)
-    calls.output((inputs, targets) if with_targets else inputs)
+    if with_targets:
+        calls.output((inputs, tuple(_target(emit, term, values) for term in pipeline.losses)))
+    else:
+        calls.output(inputs)
+        # What would be done to labels, of which there are none here.
+        calls.eliminate_dead_code()
     return fx.GraphModule(root, calls, class_name="Preparation")
 
 

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from backend.catalogue.parameter import Parameters
 from backend.catalogue.record import Shape, tensor_shapes
 from backend.diagnostics import Diagnostic, error
-from backend.graph import Frozen, Graph, Lora, Node, Wiring, model_nodes
+from backend.graph import Body, Frozen, Graph, Lora, Node, Wiring, model_nodes, upstream
+from backend.onnx_node import TYPE as OPERATOR
+from backend.onnx_node import operator_nodes
 from backend.shapes import Shapes, parameters_of
 
 MAX_RANK = 1024
 MAX_ALPHA = 4096.0
+_NAMED = 4
 
 Matrix = tuple[int, int]
 """Features in and out of one matrix that is adapted."""
@@ -133,6 +136,23 @@ def check_tunings(wiring: Wiring) -> Iterator[Diagnostic]:
                 yield error(node.id, f"LoRA rank is {rank}, must be from 1 to {MAX_RANK}")
             case Lora(_, alpha) if not 0 < alpha <= MAX_ALPHA:
                 yield error(node.id, f"LoRA alpha is {alpha}, must be above 0 and at most {MAX_ALPHA:g}")
+
+
+def check_gradients(graph: Graph, shapes: Shapes) -> Iterator[Diagnostic]:
+    """Through an operator of an ONNX model no gradient passes, so nothing before it may need one."""
+    nodes = {node.id: node for node in model_nodes(graph)}
+    for node in nodes.values():
+        if not operator_nodes(Body((node,))):
+            continue
+        # What is inside a node beside an operator may stand before it.
+        inside = frozenset() if node.type == OPERATOR else frozenset({node.id})
+        before = (upstream(graph, [node.id]) - {node.id} | inside) & nodes.keys()
+        trained = [each for each in nodes if each in before and _count([nodes[each]], shapes).trainable]
+        if trained:
+            names = ", ".join(ascii(each[:60]) for each in trained[:_NAMED])
+            more = f" and {len(trained) - _NAMED} more" if len(trained) > _NAMED else ""
+            text = "no gradient passes through an operator of an ONNX model: freeze what is before it: "
+            yield error(node.id, f"{text}{names}{more}")
 
 
 def check_trainable(graph: Graph, shapes: Shapes) -> Iterator[Diagnostic]:

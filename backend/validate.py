@@ -37,7 +37,7 @@ from backend.errors import InsertBefore, SetParameter
 from backend.graph import Body, Graph, JsonValue, Link, Node, Wiring, cycle_members, upstream
 from backend.shapes import MAX_NESTING, Problem, Shapes, framed, infer_shapes, node_type, nodes_of_type
 from backend.training_checks import DataFacts, check_data, check_training, fix_scores
-from backend.tuning import check_trainable, check_tunings
+from backend.tuning import check_gradients, check_trainable, check_tunings
 
 __all__ = ["DataFacts", "Diagnostic", "Severity", "diagnose", "has_errors"]
 
@@ -65,7 +65,7 @@ def diagnose(
     if for_training:
         found += check_training(graph, shapes)
         if not has_errors(found):
-            found += check_trainable(graph, shapes)
+            found += [*check_trainable(graph, shapes), *check_gradients(graph, shapes)]
         if data is not None and not has_errors(found):
             found += check_data(graph, shapes, data)
     place: dict[str | None, int] = {node.id: index for index, node in enumerate(graph.nodes)}

@@ -44,8 +44,11 @@ def admit_graph(spec: JobSpec, body: bytes) -> Cost:
 
 
 def _check(graph: Graph, spec: JobSpec) -> None:
+    from backend.onnx_node import why_not_at_a_peer
     from backend.validate import Severity, diagnose
 
+    if reason := why_not_at_a_peer(graph):
+        raise RemoteFailureError("invalid", reason[:MAX_TEXT])
     errors = [entry for entry in diagnose(graph, spec.data) if entry.severity is Severity.ERROR]
     if errors:
         shown = "; ".join(str(entry) for entry in errors[:MAX_DIAGNOSTICS])

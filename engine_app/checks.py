@@ -23,6 +23,7 @@ class BackendChecks:
     def prepare(self, graph: bytes, data: Path, workspace: Path) -> Prepared:
         from backend.errors import BackendError
         from backend.estimate import estimate
+        from backend.onnx_node import why_not_at_a_peer
         from backend.readers import convert
         from backend.serialize import dump_graph, graph_hash
         from backend.tuning import is_tuned
@@ -35,6 +36,8 @@ class BackendChecks:
             errors = [item for item in diagnose(document, facts) if item.severity is Severity.ERROR]
             if errors:
                 raise JobRefusedError("the graph has errors:\n" + "\n".join(f"  {item}" for item in errors))
+            if not self._here and (reason := why_not_at_a_peer(document)):
+                raise JobRefusedError(reason)
             if is_tuned(document) and not self._here:
                 raise JobRefusedError(
                     "frozen nodes and adapters need the weights of a model, which a job cannot bring "

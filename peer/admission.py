@@ -9,6 +9,7 @@ from blake3 import blake3
 from backend.errors import BackendError
 from backend.estimate import estimate
 from backend.graph import Graph
+from backend.onnx_node import why_not_at_a_peer
 from backend.serialize import load_graph
 from backend.validate import Severity, diagnose
 from p2p.jobs import DataSummary, Delivery, FileRef
@@ -82,6 +83,8 @@ def judge_graph(graph: bytes, offer: OfferJob, flops_per_s: int, price_per_hour:
 
 
 def _check_graph(graph: Graph, data: DataSummary) -> None:
+    if reason := why_not_at_a_peer(graph):
+        raise JobError("graph", reason, retryable=False)
     errors = [item for item in diagnose(graph, data) if item.severity is Severity.ERROR]
     if errors:
         shown = "; ".join(f"{item.node_id}: {item.text}" for item in errors[:MAX_SHOWN])

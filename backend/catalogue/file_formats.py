@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from backend.catalogue.record import MODEL_CATEGORIES, Category
+from backend.onnx_node import TYPE as OPERATOR
 
 ALL_FORMATS = frozenset({"cyxmodel", "onnx", "safetensors", "gguf", "pytorch"})
 PREPARATIONS = frozenset({"Normalize", "OneHotEncode", "Tokenize"})
@@ -21,11 +22,14 @@ LANGUAGE_MODEL_TYPES = frozenset(
 _WITH_GRAPH = "in the graph, which is in the file's metadata"
 _SCRIPT = "in the training script that cyxwiz code --training writes"
 _NO_TRAINING = "an ONNX holds a model, and nothing of how it is trained"
+ONNX_ALONE = "an operator of ONNX, which only onnxruntime computes"
 _NO_DATA = "an ONNX holds a model, and nothing of the data that it was trained on"
 
 
 def formats_of(name: str, category: Category) -> frozenset[str]:
     """The formats that can hold a type of this name and category."""
+    if name == OPERATOR:
+        return frozenset({"cyxmodel", "onnx"})
     if category in MODEL_CATEGORIES or name in PREPARATIONS:
         return ALL_FORMATS
     return ALL_FORMATS - {"onnx"}
@@ -33,6 +37,8 @@ def formats_of(name: str, category: Category) -> frozenset[str]:
 
 def format_notes(name: str, category: Category) -> Mapping[str, str]:
     """By format: how it holds the type, or why it cannot."""
+    if name == OPERATOR:
+        return {"onnx": "as it was"} | dict.fromkeys(("safetensors", "gguf", "pytorch"), ONNX_ALONE)
     if category in MODEL_CATEGORIES:
         return {"gguf": _in_gguf(name)}
     notes = {"safetensors": _WITH_GRAPH, "gguf": _WITH_GRAPH, "pytorch": _SCRIPT}

@@ -38,6 +38,13 @@ class Fixed:
     tensor: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    nodes: Mapping[str, Node]
+    links: int
+    weights: Mapping[str, torch.Tensor]
+
+
 @dataclass(slots=True)
 class Building:
     """Nodes, links, and weights by the names that the compiler gives them."""
@@ -70,6 +77,16 @@ class Building:
     def set(self, node_id: str, name: str, value: JsonValue) -> None:
         node = self.nodes[node_id]
         self.nodes[node_id] = replace(node, parameters={**node.parameters, name: value})
+
+    def mark(self) -> Mark:
+        """How far it is, for ``back_to``."""
+        return Mark(dict(self.nodes), len(self.links), dict(self.weights))
+
+    def back_to(self, mark: Mark) -> None:
+        """Takes back all that was added and set since."""
+        self.nodes = dict(mark.nodes)
+        self.weights = dict(mark.weights)
+        del self.links[mark.links :]
 
     def graph(self, name: str) -> Graph:
         return Graph(name, tuple(self.nodes.values()), tuple(self.links))

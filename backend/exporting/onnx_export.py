@@ -18,7 +18,10 @@ from torch.nn import functional
 
 from backend.compiler import End
 from backend.errors import ExportError
+from backend.exporting.onnx_operators import StandIn, put_back
 from backend.formats.onnx_check import MAX_MODEL_BYTES, check_onnx
+from backend.onnx_node import OnnxNode
+from backend.runtime.onnx_operator import OnnxOperation
 
 _EXAMPLES = 2
 """Samples in the batch that is traced: a single one would be taken for a fixed size."""
@@ -34,7 +37,8 @@ def export_onnx(
     weights = sum(tensor.nbytes for tensor in module.state_dict().values())
     if weights > MAX_MODEL_BYTES:
         raise ExportError(f"weights of {weights} bytes, one ONNX file holds {MAX_MODEL_BYTES}")
-    program = _trace(_translatable(module), inputs, outputs)
+    translatable, operators = _translatable(module)
+    program = _trace(translatable, inputs, outputs)
     model = program.model
     model.producer_name, model.producer_version = "cyxwiz", None
     for graph in (model.graph, *model.functions.values()):
@@ -44,7 +48,9 @@ def export_onnx(
             node.doc_string = None
     model.metadata_props.clear()
     model.metadata_props.update(metadata)
-    data: bytes = program.model_proto.SerializeToString(deterministic=True)
+    proto = program.model_proto
+    put_back(proto, operators)
+    data: bytes = proto.SerializeToString(deterministic=True)
     check_onnx(data)
     return data
 
@@ -84,17 +90,22 @@ def _quiet() -> Iterator[None]:
 # -- what the exporter cannot translate ----------------------------------------------------------
 
 
-def _translatable(module: fx.GraphModule) -> fx.GraphModule:
-    """The module, or a copy of it in which calls without translation are replaced."""
-    if not any(_untranslatable(each) for each in module.modules()):
-        return module
+def _translatable(module: fx.GraphModule) -> tuple[fx.GraphModule, list[OnnxNode]]:
+    """The module, or a copy of it in which others stand for what has no translation, and the operators."""
+    operators: list[OnnxNode] = []
+    if not any(_untranslatable(each) or isinstance(each, OnnxOperation) for each in module.modules()):
+        return module, operators
     copied = copy.deepcopy(module)
-    for part in copied.modules():
+    for part in [*copied.modules()]:
         for node in _untranslatable(part):
             node.target = adaptive_average
+        for name, child in part.named_children():
+            if isinstance(child, OnnxOperation):
+                part.register_module(name, StandIn(child, len(operators)))
+                operators.append(child.node)
         if isinstance(part, fx.GraphModule):
             part.recompile()
-    return copied
+    return copied, operators
 
 
 def _untranslatable(module: torch.nn.Module) -> list[fx.Node]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from backend.parity import InputFacts, hash_inputs
 from backend.runtime.torch_runtime import Preparation, what_enters
 from backend.serialize import load_graph
 
+_BYTES = 256
 MAX_SAMPLES = 64
 """That parity is looked at on."""
 
@@ -127,9 +128,13 @@ def _from_data(source: Source, path: Path) -> tuple[Array, ...]:
 
 
 def _drawn(source: Source) -> tuple[Array, ...]:
-    """Numbers as training saw them: normally distributed once they are normalized."""
+    """Numbers as training saw them: normally distributed once they are normalized; bytes of texts."""
     found = []
+    takes_texts = any(node.type == "Tokenize" for node in source.compiled.graph.nodes)
     for number, end in enumerate(source.raw):
+        if takes_texts and source.is_prepared:
+            found.append(drawn(replace(end, ids=_BYTES), MAX_SAMPLES, number).astype(np.float32))
+            continue
         x = drawn(end, MAX_SAMPLES, number)
         scaling = source.preparation.scaling
         if scaling is not None and not end.ids:

@@ -9,6 +9,8 @@ from msgspec import Meta
 from backend.worker_message import FileName, WorkerMessage
 
 MAX_FILES = 1024
+UNKNOWN_IDS = 2
+"""How many ids an input of whole numbers has, as long as nothing says more."""
 
 
 class ImportModel(WorkerMessage, frozen=True):

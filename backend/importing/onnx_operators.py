@@ -16,16 +16,22 @@ from backend.code_import.modules import need
 from backend.formats.tensors import Array
 from backend.importing.onnx_read import Operation, Placer
 
+_SOFTMAX_OF_ONE_AXIS = 13
+"""The operator set from which on Softmax goes along one axis."""
+
 # -- dense and convolution -----------------------------------------------------------------------
 
 
 def _gemm(op: Operation) -> Ref:
     settings = op.settings
     need(not settings.get("transA"), "transA, supported is without")
-    need(settings.get("alpha", 1.0) == 1.0 == settings.get("beta", 1.0), "alpha or beta, supported is 1")
     need(len(op.flowing().shape) == 1, "an input of more than two axes")
     weight = op.constant(1) if settings.get("transB") else op.constant(1).T
-    return _dense(op, weight, op.optional(2))
+    bias = op.optional(2)
+    if bias is not None:
+        need(bias.ndim < 2 or len(bias) == 1, "a bias for each sample")
+        bias = bias * np.float32(settings.get("beta", 1.0))
+    return _dense(op, weight * np.float32(settings.get("alpha", 1.0)), bias)
 
 
 def _dense(op: Operation, weight: Array, bias: Array | None) -> Ref:
@@ -48,40 +54,72 @@ def _convolution(op: Operation) -> Ref:
     weight, bias = op.constant(1), op.optional(2)
     axes = weight.ndim - 2
     groups = op.settings.get("group", 1)
-    given = _geometry(op, weight.shape[2:]) | {"bias": bias is not None}
+    kernel = list(weight.shape[2:])
+    before, after = _both_sides(op, kernel, op.settings.get("dilations"))
+    given = _geometry(op, kernel) | {"bias": bias is not None, "padding": before}
+    entering = op.flowing()
+    if before != after:
+        entering = op.put("Pad", {"before": before, "after": after})
+        given["padding"] = [0] * axes
     weights = {"weight": _float(weight)} | ({"bias": _float(bias)} if bias is not None else {})
-    channels = op.flowing().shape[0]
+    channels = entering.shape[0]
     multiplier, rest = divmod(len(weight), channels)
     if axes == 2 and groups == channels > 1 and not rest:
-        return op.put("DepthwiseConv2D", {"multiplier": multiplier, **given}, weights=weights)
-    return op.put(f"Conv{axes}D", {"filters": len(weight), "groups": groups, **given}, weights=weights)
+        return op.put("DepthwiseConv2D", {"multiplier": multiplier, **given}, entering, weights=weights)
+    return op.put(
+        f"Conv{axes}D", {"filters": len(weight), "groups": groups, **given}, entering, weights=weights
+    )
 
 
 def _transposed(op: Operation) -> Ref:
     weight, bias = op.constant(1), op.optional(2)
     need(op.settings.get("group", 1) == 1, "groups of a transposed convolution, supported is 1")
     need("output_shape" not in op.settings, "output_shape, supported is output_padding")
-    given = _geometry(op, weight.shape[2:]) | {"filters": weight.shape[1], "bias": bias is not None}
+    need(
+        op.settings.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"),
+        "auto_pad of a transposed convolution",
+    )
+    given = _geometry(op, list(weight.shape[2:])) | {"filters": weight.shape[1], "bias": bias is not None}
+    given["padding"] = _padding(op)
     given["output_padding"] = list(op.settings.get("output_padding", [0] * (weight.ndim - 2)))
     weights = {"weight": _float(weight)} | ({"bias": _float(bias)} if bias is not None else {})
     return op.put(f"ConvTranspose{weight.ndim - 2}D", given, weights=weights)
 
 
-def _geometry(op: Operation, kernel: tuple[int, ...]) -> dict[str, Any]:
+def _geometry(op: Operation, kernel: list[int]) -> dict[str, Any]:
     axes = len(kernel)
     return {
-        "kernel_size": list(kernel),
+        "kernel_size": kernel,
         "stride": list(op.settings.get("strides", [1] * axes)),
-        "padding": _padding(op, axes),
         "dilation": list(op.settings.get("dilations", [1] * axes)),
     }
 
 
-def _padding(op: Operation, axes: int) -> list[int]:
-    need(op.settings.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"), "auto_pad, supported are numbers")
-    pads = list(op.settings.get("pads", [0] * 2 * axes))
-    need(pads[:axes] == pads[axes:], f"pads {pads} that differ on both sides")
-    return pads[:axes]
+def _padding(op: Operation) -> list[int]:
+    """Raises UnsupportedError for padding that differs on both sides."""
+    before, after = _both_sides(op, list(op.settings.get("kernel_shape", ())), op.settings.get("dilations"))
+    need(before == after, f"pads {before} and {after} that differ on both sides")
+    return before
+
+
+def _both_sides(op: Operation, kernel: list[int], dilations: Any) -> tuple[list[int], list[int]]:
+    """The padding in front and behind along each axis, worked out where it is automatic."""
+    shape = op.flowing().shape[1:]
+    automatic = op.settings.get("auto_pad", b"NOTSET")
+    if automatic in (b"NOTSET", b"VALID"):
+        pads = list(op.settings.get("pads", ())) if automatic == b"NOTSET" else []
+        pads = pads or [0] * 2 * len(shape)
+        need(min(pads) >= 0, f"pads {pads} below 0")
+        return pads[: len(shape)], pads[len(shape) :]
+    need(automatic in (b"SAME_UPPER", b"SAME_LOWER"), f"auto_pad {automatic!r}")
+    strides = op.settings.get("strides", [1] * len(shape))
+    totals = []
+    for size, wide, stride, dilation in zip(
+        shape, kernel, strides, dilations or [1] * len(shape), strict=True
+    ):
+        totals.append(max(0, (-(-size // stride) - 1) * stride + dilation * (wide - 1) + 1 - size))
+    small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return (small, large) if automatic == b"SAME_UPPER" else (large, small)
 
 
 # -- pooling -------------------------------------------------------------------------------------
@@ -92,7 +130,7 @@ def _window(name: str) -> Placer:
         kernel = list(op.settings["kernel_shape"])
         need(not op.settings.get("ceil_mode"), "ceil_mode, supported is without")
         need(set(op.settings.get("dilations", [1])) == {1}, "dilations of a pool, supported is 1")
-        padding = _padding(op, len(kernel))
+        padding = _padding(op)
         alike = name == "Max" or op.settings.get("count_include_pad") or not any(padding)
         need(bool(alike), "padding that is not counted, supported is count_include_pad")
         given = {"kernel_size": kernel, "stride": list(op.settings.get("strides", [1] * len(kernel)))}
@@ -119,7 +157,10 @@ def _reduce_mean(op: Operation) -> Ref:
     found = op.optional(1) if axes is None else np.array(axes)
     need(found is not None, "over all axes, the batch included")
     chosen = {int(axis) % (len(shape) + 1) for axis in found.reshape(-1)} if found is not None else set()
-    need(chosen == set(range(2, len(shape) + 1)), "over some axes, supported are all behind the channels")
+    need(
+        bool(chosen) and chosen == set(range(2, len(shape) + 1)),
+        "over some axes, supported are all behind the channels",
+    )
     if op.settings.get("keepdims", 1):
         return _one(_over_all_places("GlobalAvgPool")(op))
     return op.put("GlobalAvgPool", {})
@@ -130,18 +171,27 @@ def _reduce_mean(op: Operation) -> Ref:
 
 def _batch_norm(op: Operation) -> Ref:
     need(not op.settings.get("training_mode"), "training_mode, supported is without")
+    need(
+        bool(op.settings.get("spatial", 1)), "statistics for each place, supported are those for each channel"
+    )
     names = ("weight", "bias", "running_mean", "running_var")
     weights = {name: _float(op.constant(place + 1)) for place, name in enumerate(names)}
     weights["num_batches_tracked"] = np.array(0)
-    return op.put("BatchNorm", {"epsilon": float(op.settings.get("epsilon", 1e-5))}, weights=weights)
+    given = {
+        "epsilon": float(op.settings.get("epsilon", 1e-5)),
+        # ONNX says how much of the old statistics stays, torch how much of the new ones comes in.
+        "momentum": 1.0 - float(op.settings.get("momentum", 0.9)),
+    }
+    return op.put("BatchNorm", given, weights=weights)
 
 
 def _layer_norm(op: Operation) -> Ref:
     rank = len(op.flowing().shape) + 1
     axis = int(op.settings.get("axis", -1)) % rank
     need(axis > 0, "over the batch")
-    scale = op.constant(1)
-    bias = op.optional(2)
+    scale, bias = op.constant(1), op.optional(2)
+    wanted = op.flowing().shape[axis - 1 :]
+    need(scale.shape == wanted and (bias is None or bias.shape == wanted), "weights of another shape")
     weights = {"weight": _float(scale), "bias": _float(np.zeros_like(scale) if bias is None else bias)}
     given = {"axes": rank - axis, "epsilon": float(op.settings.get("epsilon", 1e-5))}
     return op.put("LayerNorm", given, weights=weights)
@@ -172,6 +222,12 @@ def _plain(type_name: str, **settings: tuple[str, float]) -> Placer:
     )
 
 
+def _selu(op: Operation) -> Ref:
+    usual = (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805))
+    need(all(abs(op.settings.get(key, value) - value) < 1e-6 for key, value in usual), "other alpha or gamma")
+    return op.put("SELU", {})
+
+
 def _gelu(op: Operation) -> Ref:
     return op.put("GELU", {"approximate": op.settings.get("approximate", b"none").decode()})
 
@@ -179,12 +235,25 @@ def _gelu(op: Operation) -> Ref:
 def _prelu(op: Operation) -> Ref:
     slope = op.constant(1)
     several = slope.size > 1
-    need(slope.size in (1, op.flowing().shape[0]), "slopes for something else than channels")
+    shape = op.flowing().shape
+    # Shapes are compared from their ends, so that channels are followed by the axes of places.
+    per_channel = slope.ndim <= len(shape) + 1 and slope.shape[-len(shape) :] == (
+        shape[0],
+        *(1,) * (len(shape) - 1),
+    )
+    need(not several or (per_channel and slope.size == shape[0]), "slopes for something else than channels")
     return op.put("PReLU", {"per_channel": several}, weights={"weight": _float(slope.reshape(-1))})
 
 
 def _along(type_name: str) -> Placer:
-    return lambda op: op.put(type_name, {"axis": _axis(op.settings.get("axis", -1), op.flowing())})
+    def place(op: Operation) -> Ref:
+        last = len(op.flowing().shape)
+        axis = int(op.settings.get("axis", -1 if op.opset >= _SOFTMAX_OF_ONE_AXIS else 1))
+        flat = op.opset < _SOFTMAX_OF_ONE_AXIS and axis not in (-1, last)
+        need(not flat, "over all axes from one on, as old operator sets have it")
+        return op.put(type_name, {"axis": _axis(axis, op.flowing())})
+
+    return place
 
 
 def _formula(expression: str) -> Placer:
@@ -194,7 +263,9 @@ def _formula(expression: str) -> Placer:
 def _clip(op: Operation) -> Ref:
     expression = "x1"
     for place, function in ((1, "max"), (2, "min")):
-        limit = op.optional(place)
+        # Operator sets before 11 have limits as attributes.
+        found = op.settings.get("min" if place == 1 else "max")
+        limit = op.optional(place) if found is None else np.array(found)
         if limit is not None and np.isfinite(limit).all():
             expression = f"{function}({expression}, {float(limit)!r})"
     return op.put("Lambda", {"expression": expression})
@@ -212,6 +283,7 @@ def _binary(sign: str, type_name: str = "") -> Placer:
             return op.put("Lambda", {"expression": f"x1 {sign} x2"}, left, right)
         flowing, other = (left, right) if isinstance(left, Ref) else (right, left)
         assert isinstance(flowing, Ref) and isinstance(other, np.ndarray)
+        need(other.ndim <= len(flowing.shape) + 1, "a constant of more axes")
         if other.size == 1:
             return _with_number(op, sign, flowing, float(other.reshape(())), first=flowing is left)
         if sign == "+" and _is_bias(op, flowing, other):
@@ -304,6 +376,8 @@ def _squeezing(type_name: str, sign: int) -> Placer:
         found = op.settings.get("axes")
         axes = op.constant(1).reshape(-1).tolist() if found is None else list(found)
         value = op.flowing()
+        if not axes:
+            return _same(op)
         rank = len(value.shape) + 1 + (len(axes) if sign > 0 else 0)
         for axis in sorted((int(axis) % rank for axis in axes), reverse=sign < 0):
             need(axis > 0, "of the batch")
@@ -320,8 +394,8 @@ def _split(op: Operation) -> tuple[Ref, ...]:
     sizes = op.optional(1) if found is None else np.array(found)
     extent = value.shape[axis]
     if sizes is None:
-        need(extent % op.outputs == 0, "into unequal parts without sizes")
-        sizes = np.full(op.outputs, extent // op.outputs)
+        need(extent % len(op.node.output) == 0, "into unequal parts without sizes")
+        sizes = np.full(len(op.node.output), extent // len(op.node.output))
     listed = [int(size) for size in sizes]
     first = op.put("Split", {"axis": axis, "sizes": listed})
     shapes = [(*value.shape[:axis], size, *value.shape[axis + 1 :]) for size in listed]
@@ -336,7 +410,9 @@ def _same(op: Operation) -> Ref:
 
 def _dropout(op: Operation) -> Ref:
     """At work a Dropout does nothing; it stays in the graph, for further training."""
-    rate = op.settings.get("ratio", op.optional(1) if len(op.inputs) > 1 else None)
+    training = op.optional(2)
+    need(training is None or not training.any(), "in training mode, supported is without")
+    rate = op.settings.get("ratio", op.optional(1))
     share = 0.5 if rate is None else float(np.asarray(rate).reshape(()))
     return op.put("Dropout", {"rate": share})
 
@@ -390,7 +466,7 @@ PLACERS: Mapping[str, Callable[[Operation], Ref | tuple[Ref, ...]]] = {
     "ReduceMean": _reduce_mean,
     "Relu": _plain("ReLU"),
     "Reshape": _reshape,
-    "Selu": _plain("SELU"),
+    "Selu": _selu,
     "Sigmoid": _plain("Sigmoid"),
     "Softmax": _along("Softmax"),
     "Softplus": _plain("Softplus"),

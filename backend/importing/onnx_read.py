@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,21 @@ from onnx import numpy_helper
 
 from backend.catalogue import CATALOGUE
 from backend.catalogue.parameter import completed, problem_of
-from backend.catalogue.record import MAX_ELEMENTS, TensorType
+from backend.catalogue.record import MAX_ELEMENTS, MAX_IDS, TensorType
 from backend.code_import.building import Building, Ref, Shape, UnsupportedError
 from backend.errors import ModelImportError, ShapeMismatchError
 from backend.formats.onnx_check import OnnxValue, check_onnx
+from backend.formats.onnx_schema import ELEMENT_TYPES
 from backend.formats.tensors import Array
 from backend.graph import Graph
+from backend.importing.foreign import Foreign, folded, keep
+from backend.importing.messages import UNKNOWN_IDS
+from backend.onnx_node import read_node
 
 _SHOWN_PROBLEMS = 8
+_OLDEST_OPSET = 7
+"""Before it, arithmetic said by attributes how shapes are brought together."""
+_MAX_PROBLEM = 600
 _MAX_BATCH = 1024
 Value = Ref | Array | None
 """What flows, a constant of the model, or an input that is left out."""
@@ -35,12 +42,11 @@ class Operation:
     """One ONNX node. ``weights_name``: what its weights are called, without their last part."""
 
     made: Building
-    kind: str
-    name: str
+    node: onnx.NodeProto
     inputs: tuple[Value, ...]
     settings: Mapping[str, Any]
+    opset: int
     weights_name: str
-    outputs: int
     only_reader: bool
     """Nothing but this node takes what its first flowing input gives."""
 
@@ -71,13 +77,13 @@ class Operation:
     ) -> Ref:
         """A node of this type, with its shapes worked out by the catalogue."""
         entering = inputs or (self.flowing(),)
-        wanted = self.weights_name or self.name or self.kind.lower()
+        wanted = self.weights_name or self.node.name or self.node.op_type.lower()
         state = {name: torch.from_numpy(np.array(w, order="C")) for name, w in (weights or {}).items()}
         record = CATALOGUE[type_name]
         for parameter in record.parameters:
             if parameter.name in given and (wrong := problem_of(parameter, given[parameter.name])):
                 raise UnsupportedError(wrong)
-        types = tuple(TensorType(ref.shape, 2 if ref.ids else 0) for ref in entering)
+        types = tuple(TensorType(ref.shape, UNKNOWN_IDS if ref.ids else 0) for ref in entering)
         try:
             leaving = record.rule(completed(record.parameters, given), types if record.inputs else ())
         except ShapeMismatchError as error:
@@ -89,15 +95,6 @@ class Operation:
 
 
 Placer = Callable[[Operation], "Ref | tuple[Ref, ...]"]
-
-
-@dataclass(slots=True)
-class _Reading:
-    """Values by name; ``lost`` are those that come from what has no counterpart."""
-
-    values: dict[str, Value] = field(default_factory=dict)
-    lost: set[str] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +120,20 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer]) -> Imported:
     """Raises ArchiveError for a hostile file, ModelImportError for nodes that have no counterpart."""
     facts = check_onnx(data)
     model = onnx.load_from_string(data)
-    made, reading = Building(), _Reading()
-    graph = model.graph
+    placing = _Placing(model, facts.opsets.get("", 0), placers)
+    made, graph = placing.made, model.graph
     for tensor in graph.initializer:
-        reading.values[tensor.name] = numpy_helper.to_array(tensor)
+        placing.values[tensor.name] = numpy_helper.to_array(tensor)
     doors = tuple([_door(made, entry) for entry in facts.inputs])
     for door in doors:
-        reading.values[door.name] = Ref(door.node_id, "output", door.shape, door.dtype != "float32")
-    readers = Counter(name for node in graph.node for name in node.input)
-    readers.update(value.name for value in graph.output)
+        placing.values[door.name] = Ref(door.node_id, "output", door.shape, door.dtype != "float32")
+        placing.kinds[door.name] = door.dtype
     for node in graph.node:
-        _place(node, made, reading, readers, placers)
-    if reading.problems:
-        raise ModelImportError(_refusal(reading.problems, len(graph.node)))
+        placing.place(node)
+    if placing.problems:
+        raise ModelImportError(_refusal(placing.problems, len(graph.node)))
     for value in graph.output:
-        found = reading.values.get(value.name)
+        found = placing.values.get(value.name)
         if not isinstance(found, Ref):
             raise ModelImportError(f"onnx: output {value.name!r} depends on no input")
         made.add(value.name, "Output", {}, (found,))
@@ -149,7 +145,7 @@ def _refusal(problems: list[str], nodes: int) -> str:
     shown = "; ".join(problems[:_SHOWN_PROBLEMS])
     more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
     counted = f"{len(problems)} of {nodes} nodes have no counterpart in a graph"
-    return f"onnx: {counted}: {shown}{more}. onnxruntime runs the file as it is"
+    return f"onnx: {counted}: {shown}{more}. cyxwiz serve runs the file as it is, if onnxruntime does"
 
 
 def _door(made: Building, entry: OnnxValue) -> Door:
@@ -162,64 +158,125 @@ def _door(made: Building, entry: OnnxValue) -> Door:
     batch = shape[0] if isinstance(shape[0], int) else None
     if batch is not None and not 1 <= batch <= _MAX_BATCH:
         raise ModelImportError(f"onnx: input {name!r} takes batches of {batch}, limit {_MAX_BATCH}")
-    given = {"shape": sample, "vocabulary": 0 if dtype == "float32" else 2}
+    given = {"shape": sample, "vocabulary": 0 if dtype == "float32" else UNKNOWN_IDS}
     return Door(made.add(name, "Input", given, ()), name, dtype, tuple(sample), batch)
 
 
-def _place(
-    node: onnx.NodeProto,
-    made: Building,
-    reading: _Reading,
-    readers: Counter[str],
-    placers: Mapping[str, Placer],
-) -> None:
-    """Adds the counterpart of a node; what cannot be is noted, and all that follows from it passed over."""
-    label = f"node {node.name or node.output[0]!r} ({node.op_type})"
-    if any(name in reading.lost for name in node.input):
-        reading.lost.update(node.output)
-        return
-    inputs = tuple(reading.values.get(name) if name else None for name in node.input)
-    if not any(isinstance(value, Ref) for value in inputs):
-        folded = _folded(node, inputs)
-        if folded is not None:
-            reading.values[node.output[0]] = folded
+class _Placing:
+    """Has one node after the other become nodes of the graph; notes what cannot be."""
+
+    def __init__(self, model: onnx.ModelProto, opset: int, placers: Mapping[str, Placer]) -> None:
+        self.made = Building()
+        self.values: dict[str, Value] = {}
+        self.kinds: dict[str, str] = {}
+        """Element types of what flows, where they are known for certain."""
+        self.problems: list[str] = []
+        self._lost: set[str] = set()
+        """What comes from nodes that have no counterpart."""
+        self._model = model
+        self._opset = opset
+        self._placers = placers
+        self._inferred: dict[str, str] | None = None
+        self._readers = Counter(name for node in model.graph.node for name in node.input)
+        self._readers.update(value.name for value in model.graph.output)
+
+    def place(self, node: onnx.NodeProto) -> None:
+        if any(name in self._lost for name in node.input):
+            self._lost.update(node.output)
             return
-    first = next((name for name in node.input if isinstance(reading.values.get(name), Ref)), "")
-    named = [name for name in node.input if isinstance(reading.values.get(name), np.ndarray) and "." in name]
-    operation = Operation(
-        made,
-        node.op_type,
-        node.name,
-        inputs,
-        {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute},
-        named[0].rpartition(".")[0] if named else "",
-        len(node.output),
-        readers[first] == 1,
-    )
-    try:
-        placer = placers.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        inputs = tuple(self.values.get(name) if name else None for name in node.input)
+        try:
+            if any(isinstance(value, Ref) for value in inputs):
+                self.values |= self._counterpart(node, inputs)
+            else:
+                self.values |= folded(Foreign(node, self._opset, inputs, ("",) * len(inputs)))
+        except UnsupportedError as error:
+            label = f"node {node.name or node.output[0]!r} ({node.op_type})"
+            self.problems.append(f"{label}: {error}"[:_MAX_PROBLEM])
+            self._lost.update(node.output)
+
+    def _counterpart(self, node: onnx.NodeProto, inputs: tuple[Value, ...]) -> dict[str, Ref]:
+        """The nodes of the graph that do the same, or one that stands for it. Raises UnsupportedError."""
+        before = self.made.mark()
+        try:
+            return self._translated(self._operation(node, inputs))
+        except UnsupportedError as error:
+            reason = str(error)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            # Of a file that does not keep to ONNX.
+            reason = f"settings or inputs that do not belong together: {error!r}"[:300]
+        self.made.back_to(before)
+        kinds = tuple(self._kind(name, value) for name, value in zip(node.input, inputs, strict=True))
+        try:
+            foreign = Foreign(node, self._opset, inputs, kinds)
+            kept = keep(foreign, self.made, _weights_name(node, inputs) or node.name or node.op_type.lower())
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{reason}; and kept as it is: {error}") from error
+        self._widen_ids(node, inputs)
+        types = read_node(self.made.nodes[next(iter(kept.values())).node_id].parameters).given
+        self.kinds |= {name: each.type for name, each in zip(kept, types, strict=True)}
+        return kept
+
+    def _widen_ids(self, node: onnx.NodeProto, inputs: tuple[Value, ...]) -> None:
+        """An operator does not say which ids it takes: as many as its table has rows, or any."""
+        rows = MAX_IDS
+        if node.op_type == "Gather" and isinstance(inputs[0], np.ndarray) and inputs[0].ndim:
+            rows = len(inputs[0])
+        for value in inputs:
+            if isinstance(value, Ref) and value.ids and self.made.nodes[value.node_id].type == "Input":
+                known = self.made.nodes[value.node_id].parameters.get("vocabulary")
+                if known == UNKNOWN_IDS:
+                    self.made.set(value.node_id, "vocabulary", rows)
+
+    def _translated(self, operation: Operation) -> dict[str, Ref]:
+        """Raises UnsupportedError, or what reading a malformed node raises."""
+        node = operation.node
+        placer = self._placers.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if placer is None:
             raise UnsupportedError("no node does that")
+        if self._opset < _OLDEST_OPSET:
+            raise UnsupportedError(
+                f"is of operator set {self._opset}, translated are those from {_OLDEST_OPSET} on"
+            )
         placed = placer(operation)
         found = placed if isinstance(placed, tuple) else (placed,)
         if any(node.output[len(found) :]):
             raise UnsupportedError(f"its output {node.output[len(found)]!r} is used")
-        reading.values |= dict(zip(node.output, found, strict=False))
-    except UnsupportedError as error:
-        reading.problems.append(f"{label}: {error}")
-        reading.lost.update(node.output)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        # Of a file that does not keep to ONNX.
-        reading.problems.append(f"{label}: settings or inputs that do not belong together: {error!r}"[:300])
-        reading.lost.update(node.output)
+        return dict(zip(node.output, found, strict=False))
+
+    def _operation(self, node: onnx.NodeProto, inputs: tuple[Value, ...]) -> Operation:
+        first = next((name for name in node.input if isinstance(self.values.get(name), Ref)), "")
+        return Operation(
+            self.made,
+            node,
+            inputs,
+            {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute},
+            self._opset,
+            _weights_name(node, inputs),
+            self._readers[first] == 1,
+        )
+
+    def _kind(self, name: str, value: Value) -> str:
+        if not isinstance(value, Ref):
+            return ""
+        if name in self.kinds:
+            return self.kinds[name]
+        if self._inferred is None:
+            self._inferred = _element_types(self._model)
+        return self._inferred.get(name, "int64" if value.ids else "float32")
 
 
-def _folded(node: onnx.NodeProto, inputs: tuple[Value, ...]) -> Array | None:
-    """The value of a node that depends on no input, for the few that exporters leave."""
-    settings = {each.name: each for each in node.attribute}
-    if node.op_type == "Constant" and "value" in settings:
-        return numpy_helper.to_array(settings["value"].t)
-    constants = [value for value in inputs if isinstance(value, np.ndarray)]
-    if node.op_type == "Identity" and constants:
-        return constants[0]
-    return None
+def _weights_name(node: onnx.NodeProto, inputs: tuple[Value, ...]) -> str:
+    """What the node's weights are called, without their last part."""
+    named = zip(node.input, inputs, strict=True)
+    return next((n.rpartition(".")[0] for n, each in named if isinstance(each, np.ndarray) and "." in n), "")
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, str]:
+    """Of all values, as far as onnx can tell."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:  # onnx raises errors of its own and of protobuf's
+        return {}
+    found = {value.name: ELEMENT_TYPES.get(value.type.tensor_type.elem_type) for value in graph.value_info}
+    return {name: each[0] for name, each in found.items() if each is not None}

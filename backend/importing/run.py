@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from blake3 import blake3
 
+from backend.catalogue.record import MAX_IDS
 from backend.checkpoint import restore_weights
 from backend.compiler import CompiledModel, End, compile_graph
 from backend.errors import ArchiveError, BackendError, ModelImportError
@@ -26,8 +28,9 @@ from backend.formats.model_folder import read_header
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensors import Array, first_not_finite
 from backend.graph import Graph
-from backend.importing.messages import ImportModel, ModelImported
+from backend.importing.messages import UNKNOWN_IDS, ImportModel, ModelImported
 from backend.importing.weights import fitted, load_weights
+from backend.onnx_node import operator_nodes
 from backend.parity import (
     FORMAT_VERSION,
     Certificate,
@@ -68,7 +71,11 @@ def import_model(
         case ModelFormat.ONNX:
             graph, weights, certificate = _from_onnx(paths[0], report)
             metadata = {}
+            kept = len(operator_nodes(graph))
             about = f"{len(graph.nodes)} nodes of an ONNX, which answer as it does"
+            about += (
+                f"; {kept} of them are operators that onnxruntime computes, not to be trained" if kept else ""
+            )
         case _:
             raise ArchiveError(f"{order.files[0]} is no ONNX, safetensors or GGUF")
     report(Stage("writing the model", 3, 3))
@@ -164,16 +171,27 @@ def _from_onnx(path: Path, report: Report) -> tuple[Graph, dict[str, Array], Cer
     return found.graph, weights, certificate
 
 
+def _few(end: End) -> End:
+    """Where any id is taken, nothing says which ones the model was made for but 0 and 1."""
+    return replace(end, ids=UNKNOWN_IDS) if end.ids == MAX_IDS else end
+
+
 def _compared(data: bytes, found: Imported, compiled: CompiledModel) -> Certificate:
     samples = next((door.batch for door in found.doors if door.batch is not None), _SAMPLES)
     ends = {end.name: end for end in compiled.inputs}
     # What is not used is asked for all the same.
     doors = [(door, ends.get(door.node_id, End(door.node_id, door.shape))) for door in found.doors]
-    drawn_for = {door.node_id: drawn(end, samples, number) for number, (door, end) in enumerate(doors)}
+    drawn_for = {door.node_id: drawn(_few(end), samples, number) for number, (door, end) in enumerate(doors)}
     inputs = {end.name: drawn_for[end.name] for end in compiled.inputs}
-    run, versions = open_onnx_bytes(data)
-    theirs = run({door.name: drawn_for[door.node_id].astype(door.dtype) for door in found.doors})
-    ours = answers_of(compiled.module, inputs)
+    try:
+        run, versions = open_onnx_bytes(data)
+        theirs = run({door.name: drawn_for[door.node_id].astype(door.dtype) for door in found.doors})
+    except Exception as error:  # ONNX Runtime's own classes share no public base
+        raise ModelImportError(f"onnx: onnxruntime does not run it: {str(error)[:300]}") from error
+    try:
+        ours = answers_of(compiled.module, inputs)
+    except (RuntimeError, IndexError, TypeError, BackendError) as error:
+        raise ModelImportError(f"onnx: its nodes make no graph that runs: {str(error)[:300]}") from error
     outputs = tuple(compare(*each) for each in zip(compiled.output_names, theirs, ours, strict=True))
     return Certificate(
         format_version=FORMAT_VERSION,

@@ -11,7 +11,9 @@ from torch import fx, nn
 
 from backend.catalogue.record import elements
 from backend.expression import Call, Expression, Number, Variable, parse
-from backend.layers.emitter import Builder, Emitter, Site
+from backend.layers.emitter import Builder, Emitter, Site, Values
+from backend.onnx_node import read_node
+from backend.runtime.onnx_operator import OnnxOperation
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "+": operator.add,
@@ -100,9 +102,18 @@ def _right_side(emit: Emitter, name: str, argument: Expression, inputs: tuple[fx
     return _arithmetic(emit, argument, inputs)
 
 
+def _onnx_operator(emit: Emitter, site: Site, inputs: tuple[fx.Node, ...]) -> fx.Node | Values:
+    node = read_node(site.parameters)
+    answer = emit.module(site.name, OnnxOperation(node), *inputs)
+    if len(node.given) == 1:
+        return answer
+    return tuple(emit.call(operator.getitem, answer, number) for number in range(len(node.given)))
+
+
 BUILDERS: dict[str, Builder] = {
     "Identity": _same,
     "Constant": _constant,
     "Parameter": _parameter,
     "Lambda": _lambda,
+    "OnnxOperator": _onnx_operator,
 }

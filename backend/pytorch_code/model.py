@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from backend.catalogue import CATALOGUE
+from backend.catalogue.file_formats import ONNX_ALONE
 from backend.catalogue.record import LabelsType, PortType, Shape, TensorType, tensor_shapes, variadic_names
+from backend.diagnostics import error
 from backend.errors import GraphInvalidError
 from backend.graph import Body, Graph, Link, Node, Wiring, model_nodes
+from backend.onnx_node import operator_nodes
 from backend.pytorch_code.excerpts import Excerpt, defined
 from backend.pytorch_code.layers import WRITERS
 from backend.pytorch_code.names import Names
@@ -39,6 +42,7 @@ def renamed_weights(graph: Graph) -> Mapping[str, str]:
 def write_model(graph: Graph, reserved: frozenset[str] = frozenset()) -> Sheet:
     """The classes of the model, the last of them ``MODEL_CLASS``. Raises GraphInvalidError."""
     errors = tuple(each for each in diagnose(graph, for_training=False) if each.severity is Severity.ERROR)
+    errors += tuple(error(node.id, f"{ONNX_ALONE}, and torch does not") for node in operator_nodes(graph))
     if errors:
         raise GraphInvalidError(errors)
     shapes = infer_shapes(graph)

@@ -47,7 +47,7 @@ class OnnxRuntime:
     """One session."""
 
     def __init__(self, data: bytes, device: str, options: RuntimeOptions) -> None:
-        self._session = _open_session(data, device, options.threads)
+        self._session = open_session(data, options.threads, device)
         self._terminator = Terminator(time.monotonic)
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
@@ -121,7 +121,8 @@ def load_onnx(path: Path, device: str, options: RuntimeOptions) -> OnnxRuntime:
         raise ArchiveError(f"ONNX Runtime cannot open the model: {str(error)[:500]}") from error
 
 
-def _open_session(data: bytes, device: str, threads: int) -> Any:
+def open_session(data: bytes, threads: int, device: str = "cpu") -> Any:
+    """Of a model that was checked or made here. Raises whatever ONNX Runtime does."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 1
     options.inter_op_num_threads = 1

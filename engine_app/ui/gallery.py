@@ -65,7 +65,7 @@ def _fields(look: Look) -> Card:
     card = _card(look, "Fields")
     card.add_widget(TextField(look, "Digits, convolutional"))
     card.add_widget(TextField(look, "seven", check=lambda text: "found 'seven', must be an integer"))
-    card.add_widget(SearchField(look, "Search 110 node types", _ignore))
+    card.add_widget(SearchField(look, "Search 111 node types", _ignore))
     card.add_widget(Stepper(look, 32, _ignore, check=lambda text: None))
     card.add_widget(RangeSlider(look, 0.25, 0, 1, _ignore))
     card.add_widget(Choice(look, "same", ("same", "valid"), _ignore))

@@ -10,6 +10,7 @@ from typing import Any
 from backend.catalogue import CATALOGUE
 from backend.catalogue.record import Shape, elements
 from backend.graph import Body, Graph, Link, Node, TrainingSettings
+from backend.onnx_node import OnnxNode, OnnxTensor, read_node
 
 IMAGE, SIGNAL, VOLUME, VECTOR, SEQUENCE = (4, 9, 8), (4, 9), (2, 5, 6, 7), (12,), (5, 8)
 MANY = (IMAGE, SIGNAL, VOLUME, VECTOR)
@@ -61,6 +62,12 @@ TWO_WAYS = Body(
 ALONE = Body((Node("c", "Constant"), Node("o", "Output")), (Link("c", "output", "o", "input"),))
 BLOCK = inner(Node("dense", "Dense", 1, {"units": 8}), Node("act", "Tanh"))
 NESTED = inner(Node("deep", "Repeat", 1, {"times": 2}, body=BLOCK), Node("norm", "LayerNorm"))
+
+
+def onnx_given(operator: str, shape: Shape, **attributes: Any) -> dict[str, Any]:
+    """Of an operator that keeps the shape of its one input."""
+    tensor = OnnxTensor("float32", shape)
+    return OnnxNode(operator, 20, attributes, (tensor,), (tensor,)).parameters
 
 
 def _cases() -> list[Case]:
@@ -231,6 +238,9 @@ def _cases() -> list[Case]:
         Case("Parameter", {"shape": [], "initial": "ones"}),
         Case("Lambda", {}, (IMAGE,)),
         Case("Lambda", {"expression": "x1 * sigmoid(x2) - max(x1, 2) / (x2 ^ 2 + 1)"}, (VECTOR,) * 2),
+        Case("OnnxOperator", onnx_given("Softsign", SEQUENCE), (SEQUENCE,)),
+        Case("OnnxOperator", onnx_given("MeanVarianceNormalization", IMAGE, axes=[1, 2, 3]), (IMAGE,)),
+        Case("OnnxOperator", onnx_given("Hardmax", VECTOR, axis=-1), (VECTOR,)),
         Case("Output", {}, (VECTOR,)),
         Case("Subgraph", {}, (SEQUENCE,), BLOCK),
         Case("Subgraph", {}, (VECTOR, VECTOR), TWO_WAYS),
@@ -345,6 +355,8 @@ def graph_of(case: Case, seed: int = 0) -> Graph:
 def output_names(case: Case) -> list[str]:
     if case.type == "Split":
         count = len(case.given["sizes"])
+    elif case.type == "OnnxOperator":
+        count = len(read_node(case.given).given)
     elif case.type == "Subgraph" and case.body is not None:
         count = sum(node.type == "Output" for node in case.body.nodes)
     else:

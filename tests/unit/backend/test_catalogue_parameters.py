@@ -22,8 +22,11 @@ from backend.pipeline import read_pipeline
 from backend.samples import LocalSamples
 from backend.serialize import dump_graph
 from backend.training import Trainer, TrainingConfig
-from tests.unit.backend.catalogue_cases import BLOCK, Case, graph_of, small_case, wrapped
+from tests.unit.backend.catalogue_cases import BLOCK, Case, graph_of, onnx_given, small_case, wrapped
 
+WHOLE = '{"type":"float32","shape":[3,4]}'
+NUMBER = '{"type":"float32","shape":[],"kind":"values","values":[%d]}'
+HALF = '{"type":"float32","shape":[3,2]}'
 OTHER: dict[str, dict[str, Any]] = {
     "*": {
         "units": 3,
@@ -87,6 +90,13 @@ OTHER: dict[str, dict[str, Any]] = {
     "Constant": {"shape": [1, 2], "values": [0.5, 7.0]},
     "Parameter": {"shape": [4], "initial": "ones", "deviation": 0.5},
     "Lambda": {"expression": "x1 + x2"},
+    "OnnxOperator": {
+        "operator": "LogSoftmax",
+        "opset": 12,
+        "attributes": '{"axis": 1}',
+        "inputs": f"[{WHOLE},{NUMBER % 3}]",
+        "outputs": f"[null,{HALF}]",
+    },
     "Repeat": {"times": 3},
     "SGD": {"momentum": 0.5},
     "RMSprop": {"alpha": 0.5, "epsilon": 0.1},
@@ -122,6 +132,17 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("GroupedQueryAttention", "heads"): {"kv_heads": 1},
     ("GroupedQueryAttention", "rope_base"): {"heads": 1, "kv_heads": 1},
     ("LlamaBlock", "rope_base"): {"heads": 1, "kv_heads": 1},
+    **{("OnnxOperator", name): onnx_given("Softmax", (3, 4)) for name in ("operator", "opset", "attributes")},
+    ("OnnxOperator", "inputs"): {
+        **onnx_given("Mod", (3, 4), fmod=1),
+        "inputs": f"[{WHOLE},{NUMBER % 1}]",
+    },
+    ("OnnxOperator", "outputs"): {
+        "operator": "Split",
+        "attributes": '{"axis": 2, "num_outputs": 2}',
+        "inputs": f"[{WHOLE}]",
+        "outputs": f"[{HALF},{HALF}]",
+    },
     ("Squeeze", "axis"): {"axis": 0},
     ("DataLoader", "drop_last"): {"batch_size": 7},
     ("Split", "axis"): {"sizes": [2, 2]},
@@ -140,6 +161,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
 }
 """What else must be set, before and after, for the parameter to have an effect."""
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "OnnxOperator": ((3, 4),),
     "Squeeze": ((1, 3, 1),),
     "Permute": ((3, 3),),
     "Softmax": ((3, 4),),

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from backend.serialize import graph_hash, load_graph
+from backend.serialize import dump_graph, graph_hash, load_graph
 from coordinator.admission import MAX_NODES, admit_graph
 from coordinator.job import Cost
 from p2p.errors import RemoteFailureError
+from tests.unit.backend.catalogue_cases import small_case, walk_graph
 
 DIGITS = Path(__file__).parents[3] / "scripts" / "examples" / "digits_cnn.json"
 
@@ -82,3 +83,10 @@ def test_a_graph_of_too_many_nodes_is_refused(make: Any) -> None:
         {"id": f"n{number}", "type": "ReLU", "version": 1, "parameters": {}} for number in range(extra)
     ]
     assert refusal(make, json.dumps(large).encode()) == f"graph of {MAX_NODES + 1} nodes, limit {MAX_NODES}"
+
+
+def test_a_graph_with_an_operator_of_an_onnx_model_is_refused(make: Any) -> None:
+    """It must not even be validated as one that a peer could train."""
+    graph = walk_graph(small_case("OnnxOperator"))
+    text = refusal(make, dump_graph(graph), graph_hash(graph))
+    assert text.startswith("node 'node' is an operator of an ONNX model, which peers do not train")

@@ -29,7 +29,7 @@ def answer(*arguments: str) -> str:
 def test_all_types_are_listed_with_what_a_program_needs() -> None:
     found = json.loads(answer("nodes", "--json"))
     assert [each["name"] for each in found] == list(CATALOGUE)
-    assert len(found) == 110
+    assert len(found) == 111
     for each in found:
         assert {"name", "category", "parameters", "formats"} <= each.keys()
 

@@ -1,0 +1,142 @@
+"""Operators that came from an ONNX model, put back into the ONNX that is written. Worker processes only.
+
+torch's exporter is shown a stand-in of each; in the file the original takes its place. One of another
+operator set than the file's is brought to that by onnx's own converter, where it can.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from backend.formats.onnx_write import one_node_model, pack
+from backend.onnx_node import OnnxNode, OnnxTensor, weight_place
+from backend.runtime.onnx_operator import OnnxOperation, torch_type
+
+_DOMAIN, _NUMBER = "cyxwiz.operator", "number"
+
+
+class OperatorSetError(Exception):
+    """An operator that the file's operator set does not have."""
+
+
+class StandIn(nn.Module):
+    """What torch's exporter makes a node of, with the constants of the original as its inputs."""
+
+    def __init__(self, original: OnnxOperation, number: int) -> None:
+        super().__init__()
+        self.node = original.node
+        self.number = number
+        held = dict(original.named_buffers(recurse=False))
+        for place, tensor in enumerate(self.node.inputs):
+            if tensor is not None and tensor.kind != "flows":
+                name = weight_place(place)
+                self.register_buffer(name, held[name] if tensor.kind == "weights" else _values(tensor))
+
+    def forward(self, *values: torch.Tensor) -> Any:
+        flowing = iter(values)
+        inputs = [
+            None if tensor is None else next(flowing) if tensor.kind == "flows" else self.get_buffer(name)
+            for name, tensor in ((weight_place(n), each) for n, each in enumerate(self.node.inputs))
+        ]
+        given = self.node.given
+        found = torch.onnx.ops.symbolic_multi_out(
+            f"{_DOMAIN}::{self.node.operator}",
+            inputs,
+            {_NUMBER: self.number},
+            dtypes=[torch_type(each) for each in given],
+            shapes=[(values[0].shape[0], *each.shape) for each in given],
+            version=1,
+        )
+        return found[0] if len(found) == 1 else tuple(found)
+
+
+def _values(tensor: OnnxTensor) -> torch.Tensor:
+    return torch.tensor(tensor.values, dtype=torch_type(tensor)).reshape(tensor.shape)
+
+
+def put_back(model: Any, operators: list[OnnxNode]) -> None:
+    """Replaces the stand-ins of an ``onnx.ModelProto``. Raises OperatorSetError."""
+    if not operators:
+        return
+    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    for node in [*model.graph.node]:
+        if node.domain == _DOMAIN:
+            (number,) = [each.i for each in node.attribute if each.name == _NUMBER]
+            _restore(model.graph, node, operators[number], opset)
+    kept = [each for each in model.opset_import if each.domain != _DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _restore(graph: Any, node: Any, operator: OnnxNode, opset: int) -> None:
+    """Raises OperatorSetError."""
+    original = _alone(operator)
+    if _since(operator.operator, operator.opset) != _since(operator.operator, opset):
+        original = _converted(original, operator, opset)
+    (found,) = [each for each in original.graph.node if each.op_type != "Constant"]
+    node.op_type, node.domain, node.overload = found.op_type, "", ""
+    del node.attribute[:]
+    node.attribute.extend(found.attribute)
+    outputs = iter(node.output)
+    node.output[:] = [next(outputs) if tensor is not None else "" for tensor in operator.outputs]
+    constants = _constants(original.graph)
+    for name in found.input[len(operator.inputs) :]:
+        # What was an attribute, and is an input of the newer operator.
+        tensor = constants[name]
+        tensor.name = f"{node.output[0]}.{name}"
+        graph.initializer.append(tensor)
+        node.input.append(tensor.name)
+
+
+def _constants(graph: Any) -> dict[str, Any]:
+    found = {each.name: each for each in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            found[node.output[0]] = node.attribute[0].t
+    return found
+
+
+def _since(operator: str, opset: int) -> int:
+    """The operator set in which it became what it is. Raises OperatorSetError."""
+    import onnx
+
+    try:
+        return int(onnx.defs.get_schema(operator, opset).since_version)
+    except onnx.defs.SchemaError as error:
+        raise OperatorSetError(f"operator {operator} is none of operator set {opset}") from error
+
+
+def _alone(operator: OnnxNode) -> Any:
+    import onnx
+
+    weights = {
+        place: pack(tensor.type, (0,) * tensor.elements)
+        for place, tensor in enumerate(operator.inputs)
+        if tensor is not None and tensor.kind == "weights"
+    }
+    return onnx.load_from_string(one_node_model(operator, weights))
+
+
+def _converted(model: Any, operator: OnnxNode, opset: int) -> Any:
+    """Raises OperatorSetError."""
+    import onnx
+
+    what = f"operator {operator.operator} of operator set {operator.opset}"
+    try:
+        found = onnx.version_converter.convert_version(model, opset)
+    except Exception as error:  # the converter raises whatever its adapters raise
+        raise OperatorSetError(f"{what}, and the file is of {opset}: {str(error)[:200]}") from error
+    before, after = model.graph.node[0], [each for each in found.graph.node if each.op_type != "Constant"]
+    kept = len(before.input)
+    if (
+        len(after) != 1
+        or list(after[0].input[:kept]) != list(before.input)
+        or not set(after[0].input[kept:]) <= _constants(found.graph).keys()
+    ):
+        raise OperatorSetError(
+            f"{what} has no counterpart of the same inputs in {opset}, of which the file is"
+        )
+    return found

@@ -1,0 +1,268 @@
+"""One operator of an ONNX model as the parameters of a node: read strictly, and within bounds. Pure.
+
+An ``OnnxOperator`` stands for an operator that no other type does. It says all that its operator
+is made of, so that onnxruntime can run it and an ONNX file get it back as it was: name, operator
+set, attributes, and for each input and output what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from backend.errors import ShapeMismatchError
+from backend.graph import Graph, Node, Wiring
+
+TYPE = "OnnxOperator"
+MAX_TEXT = 64 << 10
+MAX_VALUES = 64
+"""Numbers that an input may have in the document; more are kept with the weights."""
+_MAX_ENTRIES, _MAX_NUMBERS = 64, 4096
+_MAX_AXES, _MAX_ELEMENTS = 8, 1 << 32
+_LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38, "float16": 65504.0}
+_OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
+REFUSED_OPERATORS = frozenset({
+    "Bernoulli", "If", "Loop", "Multinomial", "Optional", "OptionalGetElement", "OptionalHasElement",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Scan", "SequenceAt",
+    "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
+    "SequenceMap",
+})  # fmt: skip
+"""What holds graphs, draws at random, or takes and gives something else than tensors."""
+
+DataType: TypeAlias = Literal[
+    "float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "bool"
+]
+Attribute: TypeAlias = "int | float | str | list[int] | list[float] | list[str] | EmptyList | AttributeTensor"
+
+
+class OnnxTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An input or output. Of what flows, ``shape`` is that of one sample, without the batch.
+
+    ``kind``: it ``flows``; its numbers are with the ``weights``; or they are ``values`` here.
+    """
+
+    type: DataType
+    shape: tuple[int, ...]
+    kind: Literal["flows", "weights", "values"] = "flows"
+    values: tuple[int | float, ...] = ()
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyList:
+    """An attribute that is a list without entries: ``of`` is ints, floats or strings."""
+
+    of: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeTensor:
+    type: str
+    shape: tuple[int, ...]
+    values: tuple[int | float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxNode:
+    """None among inputs and outputs is one that is left out."""
+
+    operator: str
+    opset: int
+    attributes: Mapping[str, Attribute]
+    inputs: tuple[OnnxTensor | None, ...]
+    outputs: tuple[OnnxTensor | None, ...]
+
+    @property
+    def flowing(self) -> tuple[OnnxTensor, ...]:
+        """What is linked to the node, in order."""
+        return tuple([each for each in self.inputs if each is not None and each.kind == "flows"])
+
+    @property
+    def given(self) -> tuple[OnnxTensor, ...]:
+        """What comes out of it, in order."""
+        return tuple([each for each in self.outputs if each is not None])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As a node of the document has them."""
+        return {
+            "operator": self.operator,
+            "opset": self.opset,
+            "attributes": dump_attributes(self.attributes),
+            "inputs": msgspec.json.encode(self.inputs).decode(),
+            "outputs": msgspec.json.encode(self.outputs).decode(),
+        }
+
+
+def weight_place(number: int) -> str:
+    """What the weights of this input are called in the node."""
+    return f"input{number}"
+
+
+def read_node(parameters: Mapping[str, Any]) -> OnnxNode:
+    """Raises ShapeMismatchError, which says which parameter is wrong."""
+    found = _read(*(parameters[name] for name in ("operator", "opset", "attributes", "inputs", "outputs")))
+    if isinstance(found, str):
+        raise ShapeMismatchError(found)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _read(operator: str, opset: int, attributes: str, inputs: str, outputs: str) -> OnnxNode | str:
+    """The node, or what is wrong with it: graphs are checked again at every edit."""
+    if not _OPERATOR.fullmatch(operator):
+        return f"operator {operator[:60]!a}, must be the name of an ONNX operator"
+    if operator in REFUSED_OPERATORS:
+        return f"operator {operator} holds graphs, draws at random or gives no tensor, which is not allowed"
+    try:
+        found = OnnxNode(
+            operator,
+            opset,
+            load_attributes(attributes),
+            _tensors("inputs", inputs),
+            _tensors("outputs", outputs),
+        )
+    except ShapeMismatchError as error:
+        return str(error)
+    if not found.flowing or not found.given:
+        return "an operator needs an input that flows and an output"
+    if any(each.kind != "flows" for each in found.given):
+        return "outputs: what an operator gives flows"
+    return found
+
+
+def _tensors(name: str, text: str) -> tuple[OnnxTensor | None, ...]:
+    """Raises ShapeMismatchError."""
+    try:
+        found = msgspec.json.decode(text, type=tuple[OnnxTensor | None, ...])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ShapeMismatchError(f"{name}: {error}") from error
+    if len(found) > _MAX_ENTRIES:
+        raise ShapeMismatchError(f"{name}: {len(found)}, limit {_MAX_ENTRIES}")
+    for number, each in enumerate(found):
+        if each is not None and (wrong := _problem(each)):
+            raise ShapeMismatchError(f"{name}: number {number} {wrong}")
+    return found
+
+
+def _problem(tensor: OnnxTensor) -> str:
+    if len(tensor.shape) > _MAX_AXES or min(tensor.shape, default=0) < 0 or tensor.elements > _MAX_ELEMENTS:
+        return (
+            f"is shaped {tensor.shape[:_MAX_AXES]}, allowed are {_MAX_AXES} axes and {_MAX_ELEMENTS} elements"
+        )
+    wanted = tensor.elements if tensor.kind == "values" else 0
+    if len(tensor.values) != wanted or wanted > MAX_VALUES:
+        return f"has {len(tensor.values)} values, must have {wanted} and at most {MAX_VALUES}"
+    return "" if _fits(tensor.type, tensor.values) else f"has values that are no {tensor.type}"
+
+
+def _fits(kind: str, values: tuple[int | float, ...]) -> bool:
+    if kind in _LARGEST:
+        return all(abs(value) <= _LARGEST[kind] for value in values)
+    if kind == "bool":
+        return all(isinstance(value, int) and value in (0, 1) for value in values)
+    bits, low = int(kind.lstrip("uint")), 0 if kind.startswith("u") else 1
+    bound = 1 << (bits - low)
+    return all(isinstance(value, int) and -bound * low <= value < bound for value in values)
+
+
+# -- attributes ----------------------------------------------------------------------------------
+
+
+def dump_attributes(attributes: Mapping[str, Attribute]) -> str:
+    plain: dict[str, Any] = {}
+    for name, value in attributes.items():
+        match value:
+            case EmptyList(of):
+                plain[name] = {"empty": of}
+            case AttributeTensor(kind, shape, values):
+                plain[name] = {"tensor": kind, "shape": list(shape), "values": list(values)}
+            case _:
+                plain[name] = value
+    return json.dumps(plain, allow_nan=False)
+
+
+def load_attributes(text: str) -> dict[str, Attribute]:
+    """Whole numbers are INT, numbers with a point FLOAT. Raises ShapeMismatchError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ShapeMismatchError(f"attributes: {error}") from error
+    if not isinstance(found, dict) or len(found) > _MAX_ENTRIES:
+        raise ShapeMismatchError(f"attributes must be a JSON object of at most {_MAX_ENTRIES} entries")
+    return {name: _attribute(name, value) for name, value in found.items()}
+
+
+def _attribute(name: str, value: Any) -> Attribute:
+    """Raises ShapeMismatchError."""
+    match value:
+        case bool() | None:
+            pass
+        case str():
+            return value
+        case int() | float() if _is_number(value):
+            return value
+        case [*entries] if entries and len(entries) <= _MAX_NUMBERS:
+            if len({type(each) for each in entries}) == 1 and all(
+                isinstance(each, str) or _is_number(each) for each in entries
+            ):
+                return entries
+        case {"empty": "ints" | "floats" | "strings" as of, **rest} if not rest:
+            return EmptyList(of)
+        case {"tensor": str(kind), "shape": [*shape], "values": [*values], **rest} if not rest:
+            tensor = _attribute_tensor(kind, shape, values)
+            if tensor is not None:
+                return tensor
+    raise ShapeMismatchError(
+        f"attribute {name[:60]!a} must be a number, a text, a list of one kind of these, or a tensor"
+    )
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -(1 << 63) <= value < 1 << 63 if isinstance(value, int) else abs(value) <= _LARGEST["float32"]
+
+
+def _attribute_tensor(kind: str, shape: list[Any], values: list[Any]) -> AttributeTensor | None:
+    sizes = all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape)
+    if kind not in DataType.__args__ or not sizes or len(shape) > _MAX_AXES:  # type: ignore[attr-defined]
+        return None
+    plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    fitting = len(values) == math.prod(shape) <= _MAX_NUMBERS and plain
+    if not fitting or not _fits(kind, tuple(values)):
+        return None
+    return AttributeTensor(kind, tuple(shape), tuple(values))
+
+
+# -- in graphs -----------------------------------------------------------------------------------
+
+
+def operator_nodes(wiring: Wiring) -> list[Node]:
+    """Those of a graph or body, at any depth."""
+    found = [node for node in wiring.nodes if node.type == TYPE]
+    for node in wiring.nodes:
+        if node.body is not None:
+            found += operator_nodes(node.body)
+    return found
+
+
+def why_not_at_a_peer(graph: Graph) -> str:
+    """Peers train what they can compute a gradient of, and know the cost of; empty for such a graph."""
+    found = operator_nodes(graph)
+    if not found:
+        return ""
+    return (
+        f"node {found[0].id[:60]!a} is an operator of an ONNX model, which peers do not train: "
+        "on this machine: cyxwiz train"
+    )

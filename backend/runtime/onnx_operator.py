@@ -1,0 +1,106 @@
+"""One ONNX operator as a torch module, computed by onnxruntime on the CPU; no gradient passes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from backend.errors import InputError
+from backend.formats.onnx_write import input_name, one_node_model
+from backend.formats.tensors import Array
+from backend.onnx_node import OnnxNode, OnnxTensor, weight_place
+
+
+class OnnxOperation(nn.Module):
+    """Takes a tensor for each input that flows, batch first, and gives one or a tuple of several."""
+
+    def __init__(self, node: OnnxNode) -> None:
+        super().__init__()
+        self.node = node
+        self._session: Any = None
+        self._session_of: tuple[object, ...] = ()
+        for number, tensor in enumerate(node.inputs):
+            if tensor is not None and tensor.kind == "weights":
+                values = torch.zeros(tensor.shape, dtype=torch_type(tensor))
+                self.register_buffer(weight_place(number), values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sessions cannot be copied; a copy opens its own."""
+        return {**self.__dict__, "_session": None, "_session_of": ()}
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Raises InputError where onnxruntime fails, or answers with something else than the node says."""
+        if values[0].is_meta:
+            found = tuple(_unfilled(tensor, len(values[0])) for tensor in self.node.given)
+            return found[0] if len(found) == 1 else found
+        found = tuple(
+            self._checked(answer, wanted, len(values[0]), values[0].device)
+            for answer, wanted in zip(self.run(values), self.node.given, strict=True)
+        )
+        return found[0] if len(found) == 1 else found
+
+    def run(self, values: Sequence[torch.Tensor]) -> list[Array]:
+        """What onnxruntime gives, whatever its shape. Raises InputError."""
+        given = {
+            input_name(number): value.detach().to("cpu", torch_type(tensor)).contiguous().numpy()
+            for (number, tensor), value in zip(self._flowing(), values, strict=True)
+        }
+        try:
+            answers = self._opened().run(None, given)
+        except Exception as error:  # ONNX Runtime's own classes share no public base
+            raise InputError(f"ONNX operator {self.node.operator}: {str(error)[:500]}") from error
+        if not all(isinstance(answer, np.ndarray) for answer in answers):
+            raise InputError(f"ONNX operator {self.node.operator} gives something that is no tensor")
+        return list(answers)
+
+    def _flowing(self) -> list[tuple[int, OnnxTensor]]:
+        return [
+            (number, tensor)
+            for number, tensor in enumerate(self.node.inputs)
+            if tensor is not None and tensor.kind == "flows"
+        ]
+
+    def _checked(self, answer: Array, wanted: OnnxTensor, batch: int, device: torch.device) -> torch.Tensor:
+        shape = (batch, *wanted.shape)
+        if answer.shape != shape or answer.dtype.name != wanted.type:
+            raise InputError(
+                f"ONNX operator {self.node.operator} gives {answer.dtype} {answer.shape}, it was taken over "
+                f"for {wanted.type} {shape}"
+            )
+        return torch.from_numpy(answer).to(device)
+
+    def _opened(self) -> Any:
+        """The session, opened again once weights were loaded into this module."""
+        weights = dict(self.named_buffers(recurse=False))
+        state = tuple((each.data_ptr(), each._version) for each in weights.values())
+        if self._session is None or state != self._session_of:
+            # Here and not above: most models need no onnxruntime.
+            from backend.runtime.onnx_runtime import open_session
+
+            held = {
+                number: _bytes(weights[weight_place(number)])
+                for number, tensor in enumerate(self.node.inputs)
+                if tensor is not None and tensor.kind == "weights"
+            }
+            self._session = open_session(one_node_model(self.node, held), torch.get_num_threads())
+            self._session_of = state
+        return self._session
+
+
+def _unfilled(tensor: OnnxTensor, batch: int) -> torch.Tensor:
+    """Where only shapes are asked for."""
+    return torch.empty((batch, *tensor.shape), dtype=torch_type(tensor), device="meta")
+
+
+def torch_type(tensor: OnnxTensor) -> torch.dtype:
+    found: torch.dtype = getattr(torch, tensor.type)
+    return found
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    values: Array = tensor.detach().cpu().contiguous().numpy()
+    return values.tobytes()
