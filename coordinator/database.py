@@ -6,6 +6,7 @@ things are stored, not what they mean; ``coordinator.store`` runs it off the eve
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,10 @@ class Database:
             ((token.jti, token.expires_at, _encode(token)) for token in write.tokens),
         )
         if write.tokens:
-            self.writes.execute("delete from tokens where expires_at <= ?", (write.at,))
+            # Whole seconds, as tokens expire: SQLite compares a whole number with a fraction in the x87
+            # registers, which code that runs in the same thread may leave unusable (a chain's programs do),
+            # and then takes the two for equal.
+            self.writes.execute("delete from tokens where expires_at <= ?", (math.floor(write.at),))
         self._many(
             "insert or replace into standings values (?, ?)",
             ((standing.peer_id, _encode(standing)) for standing in write.standings),

@@ -275,10 +275,6 @@ async def test_a_user_sees_and_touches_only_what_is_theirs(tmp_path: Path) -> No
     check_invariants(world)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="among thousands of tests, never alone, the token that was just issued is not in the database",
-)
 async def test_a_token_of_a_job_that_moved_on_is_taken_back_at_the_peer_before(tmp_path: Path) -> None:
     """Also when the coordinator died between the job's change and what follows for its tokens."""
     async with open_world(tmp_path) as world, world.engine("engine") as engine:
