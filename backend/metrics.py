@@ -94,12 +94,14 @@ class _Classes:
         )
         self._surprise = torch.zeros((), dtype=torch.float64, device=device)
         self._is_text = head.task is Task.TOKENS
-        self._counted = head.classes <= MAX_F1_CLASSES and not self._is_text
-        cells = head.classes**2 if self._counted else 0
+        # Yes and no are two, also where the labels of a dataset are all the same.
+        self._classes = max(2, head.classes) if head.task is Task.YES_OR_NO else head.classes
+        self._counted = self._classes <= MAX_F1_CLASSES and not self._is_text
+        cells = self._classes**2 if self._counted else 0
         self._confusion = torch.zeros(cells, dtype=torch.int64, device=device)
 
     def add(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
-        setting, classes = self._head.term.setting, self._head.classes
+        setting, classes = self._head.term.setting, self._classes
         if self._head.task is Task.YES_OR_NO:
             found = (prediction > threshold_of(setting)).flatten().long()
             labels = target.flatten().long()
@@ -118,7 +120,7 @@ class _Classes:
             self._confusion.add_(torch.bincount(labels * classes + found, minlength=classes**2))
 
     def read(self) -> dict[str, Any]:
-        places, classes = int(self._places.item()), self._head.classes
+        places, classes = int(self._places.item()), self._classes
         if not places:
             return {}
         found: dict[str, Any] = {"accuracy": self._right.item() / places}

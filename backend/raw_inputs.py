@@ -39,6 +39,7 @@ MAX_TEXT_CHARACTERS = 1 << 20
 MAX_IMAGE_BYTES = 64 << 20
 MISSING_TEXT = "(missing)"
 PAD = "<pad>"
+_MOST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def _one(form: ModelForm, given: InputForm, item: Any) -> tuple[Array, int]:
         case "series", _:
             return _window(given, item), 0
         case _:
-            return _numbers(item, given.shape), 0
+            return _ids(given, _numbers(item, given.shape)), 0
 
 
 # -- images --------------------------------------------------------------------------------------
@@ -127,9 +128,10 @@ def _text(form: ModelForm, given: InputForm, text: str) -> tuple[Array, int]:
 def _tokens(tokenizer: str, text: str) -> tuple[list[int], int]:
     if not tokenizer:
         raise InputError("the model has no tokenizer: send tokens as numbers")
+    from backend.readers.text import encode_all
+
     loaded = _load_tokenizer(tokenizer)
-    ids: list[int] = loaded.encode(text).ids
-    return ids, loaded.token_to_id(PAD) or 0
+    return encode_all(loaded, [text])[0], loaded.token_to_id(PAD) or 0
 
 
 @lru_cache(maxsize=4)
@@ -197,8 +199,8 @@ def _number(column: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"column {column!r} is {str(value)[:80]!r}, expected a number") from error
-    if not math.isfinite(number):
-        raise InputError(f"column {column!r} is {number}, expected a finite number")
+    if not abs(number) <= _MOST:
+        raise InputError(f"column {column!r} is {number}, expected a finite number that float32 can hold")
     return number
 
 
@@ -237,6 +239,12 @@ def _numbers(item: Any, shape: tuple[int, ...]) -> Array:
     return found
 
 
+def _ids(given: InputForm, found: Array) -> Array:
+    if given.ids and not ((found >= 0) & (found < given.ids) & (found == np.floor(found))).all():
+        raise InputError(f"holds what is no id, allowed are whole numbers from 0 to {given.ids - 1}")
+    return found
+
+
 def _as_numbers(item: Any) -> Array:
     try:
         found = np.asarray(item)
@@ -245,6 +253,6 @@ def _as_numbers(item: Any) -> Array:
         numbers: Array = found.astype(np.float64)
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"no array of numbers: {error}") from error
-    if not np.isfinite(numbers).all():
-        raise InputError("holds NaN or infinity")
+    if not (np.abs(numbers) <= _MOST).all():
+        raise InputError("holds NaN, infinity or a number that float32 cannot hold")
     return numbers

@@ -57,7 +57,10 @@ def rate_factor(schedules: tuple[Setting, ...], position: Position, plateaus: Pl
 
 
 def observe_loss(schedules: tuple[Setting, ...], plateaus: Plateaus, loss: float) -> Plateaus:
-    """After each epoch: counts those without a better loss, and lowers the factor when they are too many."""
+    """After each epoch: counts those without a better loss, and lowers the factor when they are too many.
+
+    ``loss`` may be NaN: such an epoch is no better one.
+    """
     given = {each.node_id: each.parameters for each in schedules}
     return {node_id: _observe(given[node_id], plateau, loss) for node_id, plateau in plateaus.items()}
 
@@ -96,13 +99,18 @@ def _number(value: object) -> float:
 
 def _observe(given: Mapping[str, Any], plateau: Plateau, loss: float) -> Plateau:
     cooling = max(0, plateau.cooldown - 1)
-    if plateau.best is None or loss < plateau.best * (1 - given["threshold"]):
+    if _is_better(loss, plateau.best, given["threshold"]):
         return replace(plateau, best=loss, bad_epochs=0, cooldown=cooling)
     bad_epochs = plateau.bad_epochs + 1 if plateau.cooldown == 0 else 0
     if bad_epochs <= given["patience"]:
         return replace(plateau, bad_epochs=bad_epochs, cooldown=cooling)
     factor = max(plateau.factor * given["factor"], given["minimum"])
     return replace(plateau, factor=factor, bad_epochs=0, cooldown=given["cooldown"])
+
+
+def _is_better(loss: float, best: float | None, threshold: float) -> bool:
+    """By more than the share ``threshold``; what is no number never is."""
+    return math.isfinite(loss) and (best is None or loss < best - threshold * abs(best))
 
 
 def _factor(schedule: Setting, at: Position, plateaus: Plateaus) -> float:

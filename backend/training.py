@@ -131,6 +131,8 @@ class Trainer:
         self._state_bytes = size.checkpoint_bytes
         self._control: Control = _Unhindered()
         self._base_rate: float | None = None
+        self._rate_changes: list[tuple[int, float]] = []
+        """Before which step, and to what, since the state that is remembered."""
         self._plateaus = first_plateaus(pipeline.schedules)
         self._watch = Watch()
         self._best: Mapping[str, Array] | None = None
@@ -221,6 +223,11 @@ class Trainer:
 
     def change_rate(self, rate: float) -> None:
         """From the next step on; what schedules there are go on multiplying it."""
+        self._rate_changes = [each for each in self._rate_changes if each[0] < self._step]
+        self._rate_changes.append((self._step, rate))
+        self._take_rate(rate)
+
+    def _take_rate(self, rate: float) -> None:
         self._base_rate = rate
         if not self._pipeline.schedules:
             self._stepper.set_rate(rate)
@@ -325,10 +332,11 @@ class Trainer:
             validation_accuracy=scores.accuracy,
             validation=scores.heads,
         )
-        watched = scores.loss if scores.loss is not None else metrics.loss
-        self._plateaus = observe_loss(self._pipeline.schedules, self._plateaus, watched)
+        watched = metrics.loss
         if self._schedule.validation:
             self._observe(scores.loss)
+            watched = scores.loss if scores.loss is not None else math.nan
+        self._plateaus = observe_loss(self._pipeline.schedules, self._plateaus, watched)
         self._history = [*_briefer(self._history), metrics][-MAX_HISTORY:]
         self._tally, self._reported = Tally(self._device), Sums()
         self._reported_at = self._config.now()
@@ -381,7 +389,7 @@ class Trainer:
         self._tally, self._reported = Tally(self._device, found.sums), found.sums
         self._base_rate = rate
         if rate is not None:
-            self.change_rate(rate)
+            self._take_rate(rate)
 
     def _state(self, segments_done: int) -> TrainingState:
         return TrainingState(
@@ -400,6 +408,7 @@ class Trainer:
         )
 
     def _remember(self) -> CyxModel | None:
+        self._rate_changes = []
         if self._state_bytes > MAX_REMEMBERED_BYTES:
             return None
         return self.checkpoint()
@@ -421,25 +430,32 @@ class Trainer:
 
     def _look_back(self, sound: CyxModel) -> Culprit | None:
         """Trains again from a sound state and looks at each step; remembers how it was before the bad one."""
-        found, last_good = None, self._step
-        for batch in self._again(sound, self._step + 1):
+        found, last_good, changes = None, self._step, list(self._rate_changes)
+        for batch in self._again(sound, self._step + 1, changes):
             last_good = self._step
             found = self._step_with_care(batch)
             if found is not None:
                 break
-        for batch in self._again(sound, last_good):
+        for batch in self._again(sound, last_good, changes):
             self._train_step(batch)
-        self._remembered = self.checkpoint()
+        self._change_rate_again(changes)
+        self._remembered = self._remember()
         return found
 
-    def _again(self, sound: CyxModel, until: int) -> Iterator[Batch]:
+    def _again(self, sound: CyxModel, until: int, changes: Sequence[tuple[int, float]]) -> Iterator[Batch]:
         """The batches from a sound state on, up to step ``until`` or the end of the epoch."""
         standing = put_back(sound, self._stepper, self._pipeline)
         self._stand_as(standing, sound.training.learning_rate)
         if self._step < until:
             for batch in self._data.training(self._step, self._schedule.epoch_end(self._step, until)):
                 self._control.before_step(self._step)
+                self._change_rate_again(changes)
                 yield batch
+
+    def _change_rate_again(self, changes: Sequence[tuple[int, float]]) -> None:
+        for step, rate in changes:
+            if step == self._step:
+                self._take_rate(rate)
 
     def _step_with_care(self, batch: Batch) -> Culprit | None:
         """One step; what is wrong with it, in which case it has not been made or not to its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from backend.catalogue.parameter import Parameter, Parameters, boolean, choice, integer, number
 from backend.catalogue.record import (
@@ -13,7 +14,9 @@ from backend.catalogue.record import (
     Numbers,
     Port,
     PortKind,
+    PortType,
     Shape,
+    TensorType,
     described,
     elements,
     layer,
@@ -303,7 +306,22 @@ def _type(
     )
 
 
-TYPES = (
+def _within_vocabulary(record: NodeType) -> NodeType:
+    """Refuses ids that it has no vector for."""
+
+    def rule(given: Parameters, types: tuple[PortType, ...]) -> tuple[PortType, ...]:
+        ids = max((value.ids for value in types if isinstance(value, TensorType)), default=0)
+        if ids > given["vocabulary"]:
+            raise ShapeMismatchError(
+                f"takes ids below {given['vocabulary']}, its vocabulary, got ids below {ids}",
+                SetParameter("vocabulary", ids),
+            )
+        return record.rule(given, types)
+
+    return replace(record, rule=rule)
+
+
+EMBEDDING = _within_vocabulary(
     _type(
         "Embedding",
         "A learned vector for each id, such as that of a token.",
@@ -318,7 +336,10 @@ TYPES = (
         "word vector",
         shape_rule="ids shaped (...) give (..., dimension)",
         numbers=Numbers.IDS,
-    ),
+    )
+)
+TYPES = (
+    EMBEDDING,
     _type(
         "PositionalEncoding",
         "Adds to each step a vector that says where it is.",

@@ -126,6 +126,17 @@ def _eight_bits(image: Any) -> Any:
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
+def _check_depth(image: Any, name: str) -> None:
+    """Pillow would cut at 0 and 255, and nobody knows what stands for white. Raises DatasetError."""
+    if image.mode in ("I", "F"):
+        pixels = np.asarray(image)
+        if not ((pixels >= 0) & (pixels <= 255) & (pixels == np.floor(pixels))).all():
+            raise DatasetError(
+                f"{name} has 32 bits to a pixel and values from {pixels.min():g} to {pixels.max():g}, "
+                "allowed are whole numbers from 0 to 255: save it with 8 or 16 bits"
+            )
+
+
 def _open(source: Path | BinaryIO, name: str = "") -> Any:
     """Raises DatasetError, also for an image that unpacks to a monstrous one."""
     from PIL import Image
@@ -139,6 +150,7 @@ def _open(source: Path | BinaryIO, name: str = "") -> Any:
             if image.width * image.height > MAX_PIXELS:
                 raise DatasetError(f"{name} has {image.width}x{image.height} pixels, limit {MAX_PIXELS}")
             image.load()
+            _check_depth(image, name)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning) as error:
         raise DatasetError(f"{name} is no image that can be read: {error}") from error
     except Image.DecompressionBombError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.catalogue.record import MAX_IDS
 from backend.errors import DatasetError
 from backend.facts import MAX_TOKENIZER_BYTES, DataNotes
 from backend.formats.tensors import Array
@@ -36,7 +37,7 @@ def open(path: Path, options: ReadOptions) -> TokenWindows:
     """Plain text for a language model: each sample predicts its next tokens. Raises DatasetError."""
     tokenizer = _tokenizer(options, _pieces(path))
     size = options.length + 1
-    encoded = [np.asarray(tokenizer.encode(piece).ids, np.int32) for piece in _pieces(path)]
+    encoded = [np.asarray(encode_all(tokenizer, [piece])[0], np.int32) for piece in _pieces(path)]
     tokens = np.concatenate([np.zeros(0, np.int32), *encoded])
     count = len(tokens) // size
     if not count:
@@ -89,7 +90,7 @@ class LabelledTexts:
     def blocks(self) -> Iterator[tuple[Array, Array]]:
         for batch, y in self.rows.batches((self.column,)):
             texts = [text or "" for text in texts_of(batch.column(self.column))]
-            ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+            ids = encode_all(self.tokenizer, texts)
             yield np.asarray(ids, np.int32).reshape(len(texts), -1), y
 
 
@@ -114,7 +115,11 @@ def _tokenizer(options: ReadOptions, texts: Iterator[str]) -> Any:
     except ImportError as error:
         raise DatasetError("text is read with tokenizers, which is not installed") from error
     if options.tokenizer is not None:
-        return load_tokenizer(_read(options.tokenizer))
+        given = load_tokenizer(_read(options.tokenizer))
+        # It may say to cut or fill what it is given: here that can be a whole piece of a file.
+        given.no_truncation()
+        given.no_padding()
+        return given
     if options.vocabulary < MIN_VOCABULARY:
         raise DatasetError(f"vocabulary of {options.vocabulary} tokens, at least {MIN_VOCABULARY} needed")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -138,6 +143,18 @@ def load_tokenizer(text: str) -> Any:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise DatasetError(f"not a tokenizer.json: {error}") from error
+
+
+def encode_all(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The tokens of each. Raises DatasetError where the tokenizer has none for what it finds."""
+    try:
+        found: list[list[int]] = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    except Exception as error:  # the library raises nothing narrower
+        raise DatasetError(f"the tokenizer cannot read the text: {error}") from error
+    highest = max((max(ids, default=0) for ids in found), default=0)
+    if highest >= MAX_IDS:
+        raise DatasetError(f"the tokenizer has a token {highest}, must be below {MAX_IDS}")
+    return found
 
 
 def _read(path: Path) -> str:

@@ -65,6 +65,9 @@ def _import(runtime: str, directory: Path) -> None:
                 import PIL.Image
                 import tokenizers
 
+                import backend.readers.images
+                import backend.readers.text
+
                 PIL.Image.init()
         case "onnx":
             import backend.runtime.onnx_runtime  # noqa: F401

@@ -87,7 +87,8 @@ def test_rows_of_a_table_enter_as_training_read_them(table: tuple[Path, ModelFor
         ({"size": 1, "colour": "red", "weight": 3}, "no column 'weight', there are size, colour"),
         ([1, 2], r"shaped \(2,\), allowed is \(4,\)"),
         ("text", "no array of numbers"),
-        ([1, 0, 0, math.inf], "NaN or infinity"),
+        ([1, 0, 0, math.inf], "NaN, infinity"),
+        ([1, 0, 0, 1e300], "a number that float32 cannot hold"),
     ],
 )
 def test_a_row_that_fits_no_training_row_is_refused(
@@ -154,6 +155,16 @@ def test_a_language_model_tells_the_next_token_of_each_text(tmp_path: Path) -> N
     first, second = to_answers(form, {"output": scores}, ready.lengths, top=1)
     assert (first["next"][0]["token"], second["next"][0]["token"]) == (40, 41)
     assert isinstance(first["next"][0]["text"], str)
+
+
+@pytest.mark.parametrize("ids", [[1, 2.5], [-1, 2], [1, 9]])
+def test_what_is_no_id_of_the_model_is_refused(ids: list[float]) -> None:
+    data = {"sample_shape": [2], "vocabulary": 9, "classes": 2}
+    layers = (("Embedding", {"vocabulary": 9}), ("Flatten", {}), ("Dense", {"units": 2}))
+    form = read_form(network(data, *layers), DataNotes())
+    with pytest.raises(InputError, match="whole numbers from 0 to 8"):
+        to_arrays(form, [ids])
+    assert to_arrays(form, [[1, 8]]).arrays["input"].tolist() == [[1, 8]]
 
 
 def test_numbers_yes_or_no_and_places_come_with_their_names() -> None:

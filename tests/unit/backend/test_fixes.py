@@ -105,6 +105,10 @@ MISTAKES: dict[str, tuple[Callable[[], Graph], str]] = {
     "order": (case("Permute", ((2, 3),), order=[0]), "set order to [0, 1]"),
     "sizes": (case("Split", ((7,),), sizes=[3, 3]), "set sizes to [3, 4]"),
     "groups": (case("Conv2D", ((6, 8, 8),), groups=4), "set groups to 2"),
+    "vocabulary": (
+        lambda: graph_of(Case("Embedding", {}, ((5,),), ids=300)),
+        "set vocabulary to 300",
+    ),
     "axis": (case("Softmax", ((6,),), axis=3), "set axis to -1"),
     "inside": (case("Repeat", ((5, 8),), inner(Node("d", "Dropout", 1, {"rate": 1}))), "set rate to 0.99"),
     "deep inside": (case("Subgraph", ((5, 8),), DEEP), "set heads to 2"),

@@ -91,6 +91,13 @@ def test_yes_or_no_is_judged_by_class_or_by_label() -> None:
     assert found.accuracy == pytest.approx(((scores > 0.5) == labels.bool()).double().mean().item())
 
 
+def test_yes_or_no_has_two_classes_also_where_a_dataset_has_one() -> None:
+    found = measured(
+        head("BCEWithLogits", Task.YES_OR_NO, 1), torch.tensor([1.0, -1.0]), torch.zeros(2).long()
+    )
+    assert (found.accuracy, found.confusion) == (0.5, ((1, 1), (0, 0)))
+
+
 def test_numbers_have_mae_and_r2_even_far_from_zero() -> None:
     target = torch.randn(60, 3) + 1e5
     prediction = target + 0.1 * torch.randn(60, 3)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tokenizers
 from PIL import Image
 
 from backend.datasets import load_dataset
@@ -419,3 +420,41 @@ def test_grey_images_of_sixteen_bits_keep_their_shades() -> None:
     shades = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4096
     Image.fromarray(shades).save(data, "PNG")
     assert (decode_pixels(data.getvalue(), (1, 4, 4))[0] == shades >> 8).all()
+
+
+@pytest.mark.parametrize("value", [300, -1, 0.5])
+def test_an_image_of_32_bits_whose_white_nobody_knows_is_refused(
+    tmp_path: Path, out: Path, value: float
+) -> None:
+    for name in ("dark", "light"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        pixels = np.full((3, 4), value, np.float32 if value == 0.5 else np.int32)
+        Image.fromarray(pixels).save(tmp_path / "set" / name / "1.tif")
+    with pytest.raises(DatasetError, match=r"1\.tif has 32 bits to a pixel and values from"):
+        convert(tmp_path / "set", out)
+
+
+def word_tokenizer(path: Path, *words: str) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="?")
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(path))
+    return tokenizer
+
+
+def test_a_given_tokenizer_that_cuts_and_fills_leaves_nothing_of_a_text_out(tmp_path: Path) -> None:
+    path, given = written(tmp_path / "a.txt", "one two three four " * 50), tmp_path / "t.json"
+    tokenizer = word_tokenizer(given, "one", "?")
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=600)
+    tokenizer.save(str(given))
+    source = open_source(path, ReadOptions(tokenizer=given, length=9))
+    assert source.recipe.samples == 20  # of 200 words, ten each
+
+
+def test_a_tokenizer_without_a_token_for_a_text_is_refused(tmp_path: Path) -> None:
+    path, given = written(tmp_path / "a.txt", "some text"), tmp_path / "t.json"
+    word_tokenizer(given, "one")
+    with pytest.raises(DatasetError, match="tokenizer cannot read the text"):
+        open_source(path, ReadOptions(tokenizer=given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,15 @@ def test_a_plateau_lowers_the_rate_as_torchs_does(cooldown: int) -> None:
         plateaus = load_plateaus((schedule,), save_plateaus(plateaus))
         factor = rate_factor((schedule,), Position(0, 1, 1), plateaus)
         assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
+
+
+def test_an_epoch_whose_loss_is_no_number_is_no_better_one() -> None:
+    schedule = setting("ReduceOnPlateau", factor=0.5, patience=0)
+    plateaus = first_plateaus((schedule,))
+    for loss, factor in ((math.nan, 0.5), (3.0, 0.5), (math.nan, 0.25), (2.0, 0.25)):
+        plateaus = observe_loss((schedule,), plateaus, loss)
+        assert rate_factor((schedule,), Position(0, 1, 1), plateaus) == factor
+    assert plateaus[schedule.node_id].best == 2.0
 
 
 @pytest.mark.parametrize("saved", [{}, {"node.factor": "x"}, {"other.factor": 1.0}])

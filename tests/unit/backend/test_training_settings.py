@@ -388,3 +388,21 @@ def test_after_a_loss_that_is_no_number_all_that_was_trained_before_is_there(tmp
     write_cyxmodel(tmp_path / "saved.cyxmodel", state)
     resumed = trainer_of(task, x=x, y=y, checkpoint=read_cyxmodel(tmp_path / "saved.cyxmodel"))
     assert resumed.step == 3
+
+
+def test_what_is_there_after_a_loss_that_is_no_number_was_trained_with_the_changed_rate() -> None:
+    task = breaking(formula("x * 2"))
+    x = RANDOM.randn(64, 3)
+    whole, broken = trainer_of(task, x=x, y=x), trainer_of(task, x=x, y=x)
+
+    def script(trainer: Trainer, last: Callable[[], object]) -> Script:
+        return Script(step1=lambda: trainer.change_rate(0.3), step3=last)
+
+    with pytest.raises(CutAt):
+        whole.run_segment(0, script(whole, cut), quiet)
+    with pytest.raises(TrainingDivergedError):
+        broken.run_segment(0, script(broken, lambda: broken.change_rate(1e39)), quiet)
+    state, expected = broken.last_good(), whole.checkpoint()
+    assert state is not None
+    assert state.training.step == 3
+    assert all(np.array_equal(state.weights[name], each) for name, each in expected.weights.items())
