@@ -10,6 +10,7 @@ from engine_app.app_cli import app, open_window_or_help
 from engine_app.code_cli import code, import_code
 from engine_app.data_cli import DATA, data
 from engine_app.export_cli import FILE_COMMANDS
+from engine_app.gateway_cli import gateway
 from engine_app.serve_cli import keys, serve
 from engine_app.train_cli import TRAINING_COMMANDS, config_of
 
@@ -75,6 +76,7 @@ def main(context: click.Context, data_dir: str | None) -> None:
 main.add_command(app)
 main.add_command(data)
 main.add_command(serve)
+main.add_command(gateway)
 main.add_command(keys)
 main.add_command(code)
 for command in (*TRAINING_COMMANDS, *FILE_COMMANDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -10,32 +11,54 @@ MODEL = click.Path(exists=True, path_type=Path, resolve_path=True)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
 
 
+_OPTIONS = (
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to answer on."),
+    click.option(
+        "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
+    ),
+    click.option("--name", "names", multiple=True, help="Of each model in turn; default: its file's name."),
+    click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0."),
+    click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Of a model."),
+    click.option(
+        "--tokenizer", type=FILE, help="tokenizer.json for models of texts; default: beside the model."
+    ),
+    click.option("--gpu-layers", default=0, show_default=True, help="Of a GGUF model on the GPU; -1: all."),
+    click.option("--context", default=0, type=click.IntRange(0, 1 << 20), help="Tokens of a GGUF model."),
+    click.option(
+        "--memory", default="4G", show_default=True, help="Of all models; more give way to each other."
+    ),
+    click.option(
+        "--batch", default=32, show_default=True, type=click.IntRange(1, 4096), help="Rows at a time."
+    ),
+    click.option(
+        "--batch-wait", default=0.0, show_default=True, help="Milliseconds that a row waits for others."
+    ),
+    click.option(
+        "--queue", default=256, show_default=True, type=click.IntRange(1, 65536), help="Waiting requests."
+    ),
+    click.option("--max-body", default="64M", show_default=True, help="Largest request."),
+    click.option(
+        "--timeout", default=60.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds."
+    ),
+    click.option(
+        "--allow-host", "hosts", multiple=True, help="Another name of this server, for Host headers."
+    ),
+    click.option("--require-key", is_flag=True, help="Ask for an API key on loopback too."),
+    click.option("--sandbox", default="auto", show_default=True, help="auto, landlock, bwrap or none."),
+    click.option("--json", "as_json", is_flag=True, help="News as JSON lines on stdout."),
+)
+
+
+def serving_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What every server of models takes."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to answer on.")
-@click.option(
-    "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
-)
-@click.option("--name", "names", multiple=True, help="Of each model in turn; default: its file's name.")
-@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Of a model.")
-@click.option("--tokenizer", type=FILE, help="tokenizer.json for models of texts; default: beside the model.")
-@click.option("--gpu-layers", default=0, show_default=True, help="Of a GGUF model on the GPU; -1: all.")
-@click.option("--context", default=0, type=click.IntRange(0, 1 << 20), help="Tokens of a GGUF model.")
-@click.option("--memory", default="4G", show_default=True, help="Of all models; more give way to each other.")
-@click.option("--batch", default=32, show_default=True, type=click.IntRange(1, 4096), help="Rows at a time.")
-@click.option(
-    "--batch-wait", default=0.0, show_default=True, help="Milliseconds that a row waits for others."
-)
-@click.option(
-    "--queue", default=256, show_default=True, type=click.IntRange(1, 65536), help="Waiting requests."
-)
-@click.option("--max-body", default="64M", show_default=True, help="Largest request.")
-@click.option("--timeout", default=60.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds.")
-@click.option("--allow-host", "hosts", multiple=True, help="Another name of this server, for Host headers.")
-@click.option("--require-key", is_flag=True, help="Ask for an API key on loopback too.")
-@click.option("--sandbox", default="auto", show_default=True, help="auto, landlock, bwrap or none.")
-@click.option("--json", "as_json", is_flag=True, help="News as JSON lines on stdout.")
+@serving_options
 @click.pass_context
 def serve(context: click.Context, /, models: tuple[Path, ...], **options: object) -> None:
     """Answer HTTP with MODELS: .cyxmodel, ONNX or GGUF, or a folder with one and its tokenizer.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from backend.serving.admission import Admission
+from backend.serving.failures import failure
 from backend.serving.http import HttpError, Reply, cyxwiz_error, json_reply
 from backend.serving.page_files import page_replies
 from backend.serving.route_table import openapi
@@ -62,8 +63,7 @@ class Application:
         except ClientGoneError:
             raise
         except Exception as error:
-            text = f"{type(error).__name__}: {str(error)[:300]}"
-            await self._refuse(exchange, HttpError(500, "internal", text), refuse)
+            await self._refuse(exchange, failure(error), refuse)
 
     async def _admitted(self, exchange: Exchange, route: Route, parameters: dict[str, str]) -> None:
         head = exchange.head

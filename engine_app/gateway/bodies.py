@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from backend.serving.http import HttpError, busy
 
+SMALL_BYTES = 64 << 10
+"""Bodies up to here are never refused for the sake of others: connections, which are counted, bound them."""
 _COME_BACK_S = 2.0
 
 
 class BodyBudget:
-    """Counts what is held; a request that would go beyond the limit is refused, not queued."""
+    """Counts what has come, not what is announced: else whoever announces much would keep others out."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -17,8 +19,7 @@ class BodyBudget:
     def take(self, size_bytes: int) -> None:
         """Raises HttpError 503."""
         if self.held_bytes + size_bytes > self._limit_bytes:
-            text = f"requests of {self.held_bytes} bytes are being answered, limit {self._limit_bytes}"
-            raise busy(text, _COME_BACK_S)
+            raise busy("the bodies of other requests take all the room for such", _COME_BACK_S)
         self.held_bytes += size_bytes
 
     def give_back(self, size_bytes: int) -> None:
@@ -26,8 +27,8 @@ class BodyBudget:
 
 
 class Share:
-    """What one request holds of the budget. ``declared`` is taken at once, so that it is refused before
-    it is sent; None if it is not known.
+    """What one request holds of the budget. ``declared``: how long its body is said to be, None if that is
+    not known.
 
     Raises HttpError 413, 503.
     """
@@ -38,13 +39,14 @@ class Share:
         self._taken = 0
         self._came = 0
         self._check(declared or 0)
-        self._take(declared or 0)
 
     def add(self, size_bytes: int) -> None:
         """So many more have come. Raises as the constructor."""
         self._came += size_bytes
         self._check(self._came)
-        self._take(self._came - self._taken)
+        if self._came > SMALL_BYTES:
+            self._budget.take(self._came - self._taken)
+            self._taken = self._came
 
     def close(self) -> None:
         self._budget.give_back(self._taken)
@@ -53,8 +55,3 @@ class Share:
     def _check(self, size_bytes: int) -> None:
         if size_bytes > self._limit_bytes:
             raise HttpError(413, "too_large", f"body of {size_bytes} bytes, limit {self._limit_bytes}")
-
-    def _take(self, size_bytes: int) -> None:
-        if size_bytes > 0:
-            self._budget.take(size_bytes)
-            self._taken += size_bytes

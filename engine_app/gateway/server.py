@@ -107,13 +107,8 @@ class GatewayServer:
             await trio.aclose_forcefully(stream)
 
 
-async def follow_keys(
-    gatekeeper: Gatekeeper, read: Callable[[], tuple[ApiKey, ...]], on_trouble: Callable[[Exception], None]
-) -> None:
-    """Reads the keys again now and then, so that one that was revoked stops working. Never returns."""
+async def follow_keys(gatekeeper: Gatekeeper, read: Callable[[], tuple[ApiKey, ...]]) -> None:
+    """Reads the keys now and then, so that one that was revoked stops working. Never returns."""
     while True:
+        gatekeeper.replace(await trio.to_thread.run_sync(read))
         await trio.sleep(KEYS_EVERY_S)
-        try:
-            gatekeeper.replace(await trio.to_thread.run_sync(read))
-        except Exception as error:
-            on_trouble(error)

@@ -139,12 +139,12 @@ def test_a_peer_sees_only_what_its_user_let_it(
     assert from_json(to_json(allowed)) == allowed
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.none() | st.integers(0, 200)), max_size=20))
+@given(st.lists(st.tuples(st.integers(0, 300_000), st.none() | st.integers(0, 300_000)), max_size=20))
 def test_a_body_budget_is_never_exceeded_and_all_comes_back(bodies: list[tuple[int, int | None]]) -> None:
-    budget, held = BodyBudget(100), []
+    budget, held = BodyBudget(500_000), []
     for size, declared in bodies:
         try:
-            share = Share(budget, 50, declared)
+            share = Share(budget, 250_000, declared)
         except HttpError:
             continue
         held.append(share)
@@ -153,7 +153,7 @@ def test_a_body_budget_is_never_exceeded_and_all_comes_back(bodies: list[tuple[i
         except HttpError:
             held.remove(share)
             share.close()
-        assert budget.held_bytes <= 100
+        assert budget.held_bytes <= 500_000
     for share in held:
         share.close()
     assert budget.held_bytes == 0

@@ -267,18 +267,20 @@ async def test_a_body_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPat
 
 async def test_bodies_are_bounded_each_and_together() -> None:
     head = b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\n"
-    config, bounds = AppConfig("1", body_bytes=1000), ServerBounds(bodies_bytes=1500)
+    config, bounds = AppConfig("1", body_bytes=200_000), ServerBounds(bodies_bytes=300_000)
     async with gateway(*replicas(1), config=config, bounds=bounds) as tested:
-        assert (await tested.ask("/v1/predict", b"x" * 1001)).status == 413
+        assert (await tested.ask("/v1/predict", b"x" * 200_001)).status == 413
         async with await tested.open() as stream:
-            await stream.send_all(head + b"transfer-encoding: chunked\r\n\r\n" + b"3e9\r\n" + b"x" * 1001)
+            await stream.send_all(
+                head + b"transfer-encoding: chunked\r\n\r\n" + b"30d41\r\n" + b"x" * 200_001
+            )
             assert b" 413 " in await stream.receive_some(1 << 16)
         async with await tested.open() as stream:
-            await stream.send_all(head + b"content-length: 1000\r\n\r\n")
-            await until(lambda: tested.app.load()[1] == 1000)
-            assert (await tested.ask("/v1/predict", b"x" * 600)).status == 503
+            await stream.send_all(head + b"content-length: 200000\r\n\r\n" + b"x" * 190_000)
+            await until(lambda: tested.app.load()[1] == 190_000)
+            assert (await tested.ask("/v1/predict", b"x" * 150_000)).status == 503
+            assert (await tested.ask("/v1/predict", b"{}")).status == 200, "a small one has room"
         await until(lambda: tested.app.load()[1] == 0)
-        assert (await tested.ask("/v1/predict", b"{}")).status == 200
 
 
 async def test_more_connections_than_allowed_are_turned_away() -> None:

@@ -1,0 +1,212 @@
+"""``cyxwiz gateway`` from its start to its end: who is behind it, what its user is told, how it stops."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import trio
+
+from backend.serving.admission import Admission
+from backend.serving.keys import Gatekeeper
+from backend.workers.model_server import bind
+from engine_app.config import Config, ConfigError, read_config
+from engine_app.entry import CommandError, report, run
+from engine_app.gateway.allowed import ANY, SEES, Allowed, to_json
+from engine_app.gateway.allowed_file import AllowedPeers, change_allowed, checked_peer, read_allowed
+from engine_app.gateway.application import AppConfig, Application
+from engine_app.gateway.endpoint import Endpoint, Place
+from engine_app.gateway.local import LocalModel
+from engine_app.gateway.pool import Member, Pool
+from engine_app.gateway.server import GatewayServer, ServerBounds, follow_keys
+from engine_app.key_file import Keys
+from engine_app.plain import plain
+from engine_app.serving import GRACE_S, ServeOrder, is_loopback, read_order
+from engine_app.show import print_json
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOrder:
+    """What ``cyxwiz gateway`` was told. ``serve``: what it shares with ``cyxwiz serve``."""
+
+    serve: ServeOrder
+    allowed: frozenset[str]
+    """Peers that are allowed while this gateway runs."""
+    connections: int
+
+
+def read_gateway_order(
+    models: tuple[Path, ...],
+    allowed: tuple[str, ...],
+    connections: int,
+    options: dict[str, Any],
+) -> GatewayOrder:
+    """Raises CommandError."""
+    serve = read_order(models, options)
+    if not models:
+        raise CommandError("nothing to answer for: name a model")
+    return GatewayOrder(serve, frozenset(map(checked_peer, allowed)), connections)
+
+
+def run_gateway(config: Config, order: GatewayOrder) -> None:
+    """Until Ctrl-C; a second one does not wait for requests in flight."""
+    gateway = _Gateway(config, order)
+    run(gateway.run, config)
+    if gateway.unanswered:
+        raise CommandError(f"stopped with {gateway.unanswered} requests unanswered")
+
+
+class _Gateway:
+    def __init__(self, config: Config, order: GatewayOrder) -> None:
+        self._config = config
+        self._order = order
+        self._tell = _News(order.serve.as_json)
+        self._allowed = AllowedPeers(config.data_dir, order.allowed)
+        self._pool = Pool(self._lets, random.random, self._tell.health)
+        self._server: GatewayServer | None = None
+        self.unanswered = 0
+
+    async def run(self) -> None:
+        serve, data_dir = self._order.serve, self._config.data_dir
+        needs_key = serve.require_key or not is_loopback(serve.host)
+        keys = Keys(data_dir, self._tell.trouble)
+        if needs_key and not keys():
+            raise CommandError(
+                f"answering on {serve.host} needs an API key: make one with `cyxwiz keys new NAME`"
+            )
+        workspace = data_dir / "serving"
+        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        listener = bind(serve.host, serve.port)
+        with TemporaryDirectory(dir=workspace) as directory, listener:
+            async with trio.open_nursery() as nursery:
+                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                    nursery.start_soon(self._stop_on_signal, signals, nursery.cancel_scope)
+                    await self._add_local_models(nursery, Path(directory))
+                    await self._serve(nursery, listener, keys if needs_key else None)
+                    nursery.cancel_scope.cancel()
+
+    async def _add_local_models(self, nursery: trio.Nursery, directory: Path) -> None:
+        """Started together; returns when all answer. A model that does not start ends the gateway."""
+        models = [
+            LocalModel(model, self._order.serve, directory / f"model-{number}", self._tell.death)
+            for number, model in enumerate(self._order.serve.models)
+        ]
+        for model in models:
+            nursery.start_soon(model.run)
+        for model in models:
+            await model.ready.wait()
+            self._tell.joined(model.place, model.line)
+            self._add(nursery, model.endpoint, model.place)
+
+    def _add(self, nursery: trio.Nursery, endpoint: Endpoint, place: Place) -> None:
+        nursery.start_soon(self._pool.watch, self._pool.add(endpoint, place))
+
+    async def _serve(self, nursery: trio.Nursery, listener: socket.socket, keys: Keys | None) -> None:
+        order = self._order
+        gatekeeper = Gatekeeper(keys() if keys is not None else ())
+        if keys is not None:
+            nursery.start_soon(follow_keys, gatekeeper, keys)
+        names = (*order.serve.hosts, order.serve.host)
+        if not is_loopback(order.serve.host):
+            names = (*names, socket.gethostname())
+        limits = order.serve.limits
+        config = AppConfig(version("cyxwiz"), keys is not None, limits.body_bytes, limits.timeout_s)
+        app = Application(self._pool, Admission(names, gatekeeper, keys is not None), config)
+        self._server = GatewayServer(listener, app, ServerBounds(order.connections, limits.bodies_bytes))
+        self._tell.ready(*listener.getsockname()[:2])
+        await self._server.run()
+        self.unanswered = self._server.unanswered
+
+    def _lets(self, place: Place) -> bool:
+        return place.peer_id is None or self._allowed.lets(place.peer_id, place.deployment)
+
+    async def _stop_on_signal(self, signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
+        stopping = False
+        async for _ in signals:
+            if stopping or self._server is None:
+                everything.cancel()
+                return
+            stopping = True
+            self._server.stop(GRACE_S)
+
+
+class _News:
+    """What the user is told while a gateway runs."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._joined: list[dict[str, Any]] = []
+
+    def joined(self, place: Place, line: str) -> None:
+        self._joined.append({"model": place.model, "peer": place.peer_id, "about": line})
+
+    def ready(self, host: str, port: int) -> None:
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if self._as_json:
+            print_json({"event": "ready", "url": url, "endpoints": self._joined})
+            return
+        print(f"{url}  (Ctrl-C stops)", flush=True)
+        for each in self._joined:
+            print(f"  {plain(each['about'])}", flush=True)
+
+    def health(self, member: Member) -> None:
+        what = "answers again" if member.health.is_up else "does not answer: it gets nothing until it does"
+        self._say({"event": "endpoint", "endpoint": member.endpoint.name, "is_up": member.health.is_up}, what)
+
+    def death(self, model: str, reason: str, pause_s: float) -> None:
+        news = {"event": "died", "endpoint": model, "reason": reason, "pause_s": pause_s}
+        self._say(news, f"its worker ended: {reason}; another one starts in {pause_s:g} s")
+
+    def trouble(self, problem: str) -> None:
+        self._say({"event": "keys", "endpoint": "keys", "reason": problem}, problem)
+
+    def _say(self, news: dict[str, Any], text: str) -> None:
+        if self._as_json:
+            print_json(news)
+        else:
+            print(f"{plain(str(news['endpoint']))}: {plain(text)}", flush=True)
+
+
+# -- who may see prompts -------------------------------------------------------------------------------
+
+
+def allow_peer(data_dir: str | None, peer: str) -> None:
+    _change(data_dir, lambda allowed: allowed.allowing(checked_peer(peer)))
+    print(f"allowed {peer}: {SEES}")
+
+
+def forbid_peer(data_dir: str | None, peer: str) -> None:
+    _change(data_dir, lambda allowed: allowed.forbidding(checked_peer(peer)))
+    print(f"forbidden {peer}: gateways send it nothing from now on")
+
+
+def list_allowed(data_dir: str | None, as_json: bool) -> None:
+    try:
+        allowed = read_allowed(read_config(data_dir).data_dir)
+    except (CommandError, ConfigError) as error:
+        report(error)
+    if as_json:
+        print_json(msgspec.json.decode(to_json(allowed)))
+        return
+    for peer in sorted(allowed.peers):
+        print(f"{plain(peer)}  allowed")
+    for peer in sorted(allowed.forbidden):
+        print(f"{plain(peer)}  forbidden")
+    for deployment, peers in allowed.deployments.items():
+        for peer in sorted(peers):
+            print(f"{'any peer' if peer == ANY else plain(peer)}  allowed for deployment {plain(deployment)}")
+
+
+def _change(data_dir: str | None, change: Callable[[Allowed], Allowed]) -> None:
+    try:
+        change_allowed(read_config(data_dir).data_dir, change)
+    except (CommandError, ConfigError, OSError) as error:
+        report(error)

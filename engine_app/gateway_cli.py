@@ -1,0 +1,93 @@
+"""``cyxwiz gateway``: one local port for models here and at peers, and who may see what is asked of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from engine_app.serve_cli import MODEL, serving_options
+
+_SEES = "The peer that serves a model sees everything that is asked of it, and what it answers."
+
+
+class _ModelsOrCommand(click.Group):
+    """``gateway MODEL...`` runs; ``gateway allow`` and its like are commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_ModelsOrCommand, epilog=_SEES)
+def gateway() -> None:
+    """Answer HTTP at one port for models here and at peers: `cyxwiz gateway MODEL...`.
+
+    Options of the gateway itself: `cyxwiz gateway run --help`.
+    """
+
+
+@gateway.command("run", epilog=_SEES)
+@click.argument("models", nargs=-1, type=MODEL)
+@click.option(
+    "--allow-prompts", "allowed", multiple=True, metavar="PEER", help="Let it see prompts during this run."
+)
+@click.option(
+    "--connections", default=512, show_default=True, type=click.IntRange(1, 65536), help="Clients at once."
+)
+@serving_options
+@click.pass_context
+def run_(
+    context: click.Context,
+    /,
+    models: tuple[Path, ...],
+    allowed: tuple[str, ...],
+    connections: int,
+    **options: object,
+) -> None:
+    """Answer for MODELS, each in a worker of its own, and for deployments at peers.
+
+    /v1/predict, the Open Inference Protocol (/v2), the OpenAI API, /metrics, /openapi.json and a page at /.
+    Requests go to whichever endpoint of a model is expected to answer first, and to another one where
+    nothing was answered. Beyond loopback every request needs a key: see `cyxwiz keys`.
+    """
+    from engine_app.config import ConfigError, read_config
+    from engine_app.entry import CommandError, report
+    from engine_app.gateway.running import read_gateway_order, run_gateway
+
+    try:
+        config = read_config(context.obj)
+        run_gateway(config, read_gateway_order(models, allowed, connections, options))
+    except (ConfigError, CommandError) as error:
+        report(error)
+
+
+@gateway.command(epilog=_SEES)
+@click.argument("peer")
+@click.pass_context
+def allow(context: click.Context, peer: str) -> None:
+    """Let PEER see what is asked of the models that it serves, in all gateways of this user."""
+    from engine_app.gateway.running import allow_peer
+
+    allow_peer(context.obj, peer)
+
+
+@gateway.command()
+@click.argument("peer")
+@click.pass_context
+def forbid(context: click.Context, peer: str) -> None:
+    """Send PEER nothing from now on, not even for what is deployed there; also in gateways that run."""
+    from engine_app.gateway.running import forbid_peer
+
+    forbid_peer(context.obj, peer)
+
+
+@gateway.command("allowed", epilog=_SEES)
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
+@click.pass_context
+def allowed_(context: click.Context, as_json: bool) -> None:
+    """List who may see what is asked, and who may not."""
+    from engine_app.gateway.running import list_allowed
+
+    list_allowed(context.obj, as_json)
