@@ -19,6 +19,7 @@ from backend.catalogue import CATALOGUE
 from backend.catalogue.parameter import completed, problem_of
 from backend.catalogue.record import MAX_ELEMENTS, MAX_IDS, TensorType
 from backend.code_import.building import Building, Ref, Shape, UnsupportedError
+from backend.code_import.modules import need
 from backend.errors import ModelImportError, ShapeMismatchError
 from backend.formats.onnx_check import OnnxValue, check_onnx
 from backend.formats.onnx_schema import ELEMENT_TYPES
@@ -95,6 +96,12 @@ class Operation:
 
 
 Placer = Callable[[Operation], "Ref | tuple[Ref, ...]"]
+
+
+def real_numbers(values: Array) -> Array:
+    """As weights. Raises UnsupportedError for whole numbers."""
+    need(values.dtype.kind == "f", f"weights are {values.dtype}, supported are real numbers")
+    return np.array(values, np.float32)
 
 
 @dataclass(frozen=True, slots=True)

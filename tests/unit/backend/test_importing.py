@@ -21,6 +21,7 @@ from backend.formats.cyxmodel import Normalization, read_cyxmodel
 from backend.formats.tensors import Array, pack_header, pack_tensors
 from backend.graph import Graph
 from backend.importing.messages import ImportModel
+from backend.importing.onnx_operators import PLACERS
 from backend.importing.run import import_model
 from backend.parity import Certificate
 from backend.runtime.base import load_model
@@ -182,6 +183,60 @@ OPERATORS: dict[str, tuple[bytes, str]] = {
     "softmax_of_old": (old("Softmax", 11), "OnnxOperator"),
     "softmax_of_old_along_the_last": (old("Softmax", 11, axis=3), "Softmax"),
     "mean_of_old": (old("ReduceMean", 11, axes=[2, 3]), "GlobalAvgPool"),
+    "abs": (one("Abs"), "Lambda"),
+    "sine": (one("Sin"), "Lambda"),
+    "cosine": (one("Cos"), "Lambda"),
+    "log": (
+        model([helper.make_node("Exp", ["x"], ["a"]), helper.make_node("Log", ["a"], ["y"])], {}),
+        "Lambda",
+    ),
+    "root": (
+        model([helper.make_node("Abs", ["x"], ["a"]), helper.make_node("Sqrt", ["a"], ["y"])], {}),
+        "Lambda",
+    ),
+    "softsign": (one("Softsign"), "Lambda"),
+    "power": (one("Pow", np.array([2.0], np.float32)), "Lambda"),
+    "power_of_several": (one("Pow", np.array([2, 1, 2, 3, 2, 2], np.float32)), "OnnxOperator"),
+    "maximum": (one("Max", np.array(0.2, np.float32), np.array(-3, np.float32)), "Lambda"),
+    "minimum_of_two": (
+        model([helper.make_node("Neg", ["x"], ["a"]), helper.make_node("Min", ["a", "x"], ["y"])], {}),
+        "Lambda",
+    ),
+    "hard_sigmoid": (one("HardSigmoid", alpha=0.4, beta=0.3), "Lambda"),
+    "hard_sigmoid_as_usual": (one("HardSigmoid"), "Lambda"),
+    "hard_swish": (one("HardSwish"), "Lambda"),
+    "cast_to_itself": (
+        model([helper.make_node("Cast", ["x"], ["a"], to=1), helper.make_node("Relu", ["a"], ["y"])], {}),
+        "ReLU",
+    ),
+    "slice": (one("Slice", ints(-2, 1), ints(100, 5), ints(1, -1), ints(1, 2)), "Slice"),
+    "slice_backwards": (one("Slice", ints(5), ints(0), ints(2), ints(-2)), "OnnxOperator"),
+    "pad": (one("Pad", ints(0, 1, 0, 2, 0, 0, 3, 0), np.array(0.5, np.float32)), "Pad"),
+    "pad_of_axes": (one("Pad", ints(1, 2, 2, 0), np.array(0, np.float32), ints(-1, 2)), "Pad"),
+    "pad_reflecting": (one("Pad", ints(0, 0, 1, 2, 0, 0, 2, 0), mode="reflect"), "Pad"),
+    "pad_repeating": (one("Pad", ints(0, 0, 1, 2, 0, 0, 2, 0), mode="edge"), "Pad"),
+    "pad_around": (one("Pad", ints(0, 0, 1, 2, 0, 0, 2, 0), mode="wrap"), "Pad"),
+    "pad_that_cuts": (one("Pad", ints(0, 0, -1, 0, 0, 0, 0, 0)), "OnnxOperator"),
+    "concatenate": (
+        model(
+            [helper.make_node("Neg", ["x"], ["a"]), helper.make_node("Concat", ["a", "x"], ["y"], axis=-1)],
+            {},
+        ),
+        "Concatenate",
+    ),
+    "split": (
+        model(
+            [helper.make_node("Split", ["x", "s"], ["y", "z"], axis=1)], {"s": ints(1, 3)}, outputs=("y", "z")
+        ),
+        "Split",
+    ),
+    "identity": (one("Identity"), "Input"),
+    "gather": (
+        model(
+            [helper.make_node("Gather", ["t", "x"], ["y"])], {"t": real(9, 4)}, ("n", 3), TensorProto.INT64
+        ),
+        "Embedding",
+    ),
     "fixed_batch": (one("Relu", shape=(3, 4)), "ReLU"),
 }
 
@@ -194,6 +249,13 @@ def test_an_operator_answers_as_onnxruntime_does(name: str, tmp_path: Path) -> N
     assert certificate is not None
     assert certificate.verdict in ("equal", "within tolerance")
     assert certificate.outputs[0].largest_value > 0
+
+
+def test_every_operator_that_becomes_nodes_is_tried() -> None:
+    tried = {
+        node.op_type for data, _ in OPERATORS.values() for node in onnx.load_from_string(data).graph.node
+    }
+    assert PLACERS.keys() <= tried
 
 
 def test_several_nodes_share_values_and_names(tmp_path: Path) -> None:

@@ -87,14 +87,13 @@ KEPT: dict[str, bytes] = {
         ],
         {"three": ints(3), "z": np.array(0.5, np.float32)},
     ),
-    "text, numbers and a tensor as attributes": model(
+    "texts and lists as attributes": model(
         [
-            helper.make_node("Pad", ["x", "p", "v"], ["a"], mode="constant"),
+            helper.make_node("MaxPool", ["x"], ["a"], kernel_shape=[2, 2], auto_pad="SAME_UPPER"),
             helper.make_node("QuantizeLinear", ["a", "s", "zero"], ["b"]),
             helper.make_node("DequantizeLinear", ["b", "s", "zero"], ["y"], axis=1),
         ],
-        {"p": ints(0, 0, 1, 0, 0, 0, 0, 2), "v": np.array(-1, np.float32), "s": np.array(0.1, np.float32)}
-        | {"zero": np.array(3, np.uint8)},
+        {"s": np.array(0.1, np.float32), "zero": np.array(3, np.uint8)},
     ),
     "double precision": model(
         [
