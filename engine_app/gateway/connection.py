@@ -69,8 +69,8 @@ class Exchange:
         fields = [(b"content-type", content_type.encode("latin-1")), *_COMMON_HEADERS, *headers]
         if length is not None:
             fields.append((b"content-length", b"%d" % length))
-        if not self._has_read:
-            # A body that nobody reads must not be taken for the next request.
+        # A body that nobody reads must not be taken for the next request.
+        if not self._has_read or self._connection.is_last:
             fields.append((b"connection", b"close"))
         self.has_begun = True
         self._connection.queue(h11.Response(status_code=status, headers=fields))

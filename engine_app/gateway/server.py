@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
+from backend.serving.failures import failure
 from backend.serving.keys import Gatekeeper
 from backend.serving.messages import ApiKey
 from engine_app.gateway.application import Application
@@ -90,6 +91,8 @@ class GatewayServer:
             with self._open[connection]:
                 await connection.run()
                 is_over = True
+        except Exception as error:
+            failure(error)  # one client's connection ends, not the gateway
         finally:
             del self._open[connection]
             self.unanswered += not is_over and not connection.is_idle
