@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
 from backend.serving.admission import Admission
@@ -19,10 +21,12 @@ from backend.serving.failures import failure
 from backend.serving.host import ModelHost
 from backend.serving.http import Call, Handler, Headers, HttpError, Reply, Stream, cyxwiz_error
 from backend.serving.route_table import RouteTable
+from backend.serving.shortcut import SCOPE_KEY, Shortcut
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"server", b"cyxwiz"))
 
 
@@ -67,6 +71,8 @@ class Application:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse: Callable[[HttpError], Reply] = cyxwiz_error
         close = False
+        # The long way knows that the answer to HEAD has no body.
+        shortcut: Shortcut | None = scope.get(SCOPE_KEY) if scope["method"] != "HEAD" else None
         try:
             now = time.monotonic()
             headers = dict(scope["headers"])
@@ -77,7 +83,11 @@ class Application:
             close = True  # an unread body must not be taken for the next request
             # What needs no body may need no key either.
             limit = SMALL_BYTES if route.method == "GET" else self._host.limits.body_bytes
-            body = await self._bodies.read(headers, receive, limit)
+            body = None if shortcut is None else shortcut.whole_body()
+            if body is None:
+                body = await self._bodies.read(headers, receive, limit)
+            else:
+                self._bodies.keep(body, limit)
             close = False
             try:
                 deadline = now + self._host.limits.timeout_s
@@ -96,8 +106,27 @@ class Application:
             answer = refuse(failure(error))
         if isinstance(answer, Stream):
             await _send_stream(answer, receive, send)
-        else:
+        elif (
+            shortcut is None or scope["method"] == "HEAD" or not _reply_at_once(answer, shortcut, close=close)
+        ):
             await _send_reply(answer, send, close=close)
+
+
+def _reply_at_once(reply: Reply, shortcut: Shortcut, *, close: bool) -> bool:
+    head = _head(reply.status, reply.content_type) + b"%d" % len(reply.body)
+    for name, value in reply.headers:
+        if b"\n" in value or b"\r" in value:
+            raise ValueError(f"header {name!r} of more than one line")
+        head += b"\r\n" + name + b": " + value
+    return shortcut.reply(head, reply.body, close=close)
+
+
+@lru_cache(maxsize=64)
+def _head(status: int, content_type: bytes) -> bytes:
+    """Up to the length of the body."""
+    lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}".encode(), b"content-type: " + content_type]
+    lines += [name + b": " + value for name, value in _COMMON_HEADERS]
+    return b"\r\n".join((*lines, b"content-length: "))
 
 
 async def _send_reply(reply: Reply, send: Send, *, close: bool) -> None:

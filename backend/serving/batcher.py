@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -84,6 +84,10 @@ class Batcher:
 
     def _ticket(self, question: _Question, deadline: float) -> Ticket:
         inputs = question.inputs
+        if self._shares and len(inputs) == 1:  # nearly all
+            ((name, array),) = inputs.items()
+            key: Hashable = (name, array.dtype.char, array.shape[1:])
+            return Ticket(key, len(array), time.monotonic(), deadline, question)
         rows = {len(array) for array in inputs.values()} if self._shares else set()
         if len(rows) != 1:
             return Ticket(object(), 1, time.monotonic(), deadline, question)

@@ -34,8 +34,14 @@ class Bodies:
         except TimeoutError:
             raise HttpError(408, "slow_body", f"the body took more than {TIMEOUT_S:g} s") from None
 
+    def keep(self, body: bytes, limit: int) -> None:
+        """Counts a body that came whole, as ``read`` does. Raises HttpError 413, 503."""
+        if len(body) > limit:
+            raise HttpError(413, "too_large", f"body of {len(body)} bytes, limit {limit}")
+        self._take(_counted(len(body)))
+
     def release(self, body: bytes) -> None:
-        """Once, of a body that ``read`` gave."""
+        """Once, of a body that ``read`` gave or ``keep`` took."""
         self.held_bytes -= _counted(len(body))
 
     async def _read_parts(self, receive: Receive, limit: int) -> bytes:

@@ -24,7 +24,7 @@ from backend.serving.batching import BatchLimits, QueueFullError
 from backend.serving.failures import failure
 from backend.serving.generation import Generations
 from backend.serving.http import HttpError, busy, invalid
-from backend.serving.messages import ServedModel, ServerLimits
+from backend.serving.messages import ServedModel, ServerLimits, TensorSpec
 from backend.serving.residency import Residency
 from backend.serving.stats import ModelReading, ModelStats
 
@@ -140,6 +140,12 @@ class ModelHost:
 
     def knows(self, name: str) -> bool:
         return name in self._entries
+
+    def only_input(self, name: str) -> TensorSpec | None:
+        """What a loaded model with a single input takes; None for any other."""
+        entry = self._entries.get(name)
+        inputs = entry.resident.runtime.inputs if entry is not None and entry.resident is not None else ()
+        return inputs[0] if len(inputs) == 1 else None
 
     def use(self, name: str, deadline: float) -> _Use:
         """A context: the model, loaded, and kept so meanwhile. Counts the request. Raises HttpError."""

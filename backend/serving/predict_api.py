@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import math
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,16 +14,17 @@ from backend.errors import ArchiveError, InputError
 from backend.formats.tensors import Array, pack_tensors, unpack_tensors
 from backend.serving.bodies import PredictBody
 from backend.serving.host import ModelHost, Resident
-from backend.serving.http import OCTETS, Call, Reply, decode_json, json_reply
+from backend.serving.http import OCTETS, Call, Headers, Reply, decode_json, json_reply
 from backend.serving.items import answer_items, form_of, is_raw, items_of
 from backend.serving.items import from_json as from_json_items
 from backend.serving.messages import TensorSpec
-from backend.serving.tensor_body import MAX_DIMENSIONS, dtype_name, unpack_body
-from backend.serving.tensors_in import all_fitted, from_json
+from backend.serving.tensor_body import KNOWN, MAX_DIMENSIONS, dtype_name, unpack_body
+from backend.serving.tensors_in import all_fitted, from_json, from_lists, lists_decoder
 
 NPY = b"application/x-npy"
 SAFETENSORS = b"application/vnd.safetensors"
 _NPY_MAGIC = b"\x93NUMPY"
+_SHAPED = frozenset({b"x-shape", b"x-dtype"})
 _MAX_NPY_HEADER = 1 << 16
 
 
@@ -39,13 +42,18 @@ class PredictApi:
             return await self._predict_binary(call, kind)
         if is_raw(kind):
             return await self._answer_items(call, _chosen(call), None)
-        body = decode_json(call.body, _PREDICT)
-        if body.items is not None:
-            return await self._answer_items(call, body.model or _chosen(call), body.items)
-        name = body.model or _chosen(call) or self._host.default
-        outputs = await self._host.predict(
-            name, lambda resident: _given(body.inputs, resident), call.deadline
-        )
+        name = _chosen(call) or self._host.default
+        array = _lists_of(call, self._host.only_input(name))
+        if array is not None:
+            outputs = await self._host.predict(name, lambda resident: array, call.deadline)
+        else:
+            body = decode_json(call.body, _PREDICT)
+            name = body.model or name
+            if body.items is not None:
+                return await self._answer_items(call, name, body.items)
+            outputs = await self._host.predict(
+                name, lambda resident: _given(body.inputs, resident), call.deadline
+            )
         accepted = call.headers.get(b"accept", b"")
         if accepted in (NPY, SAFETENSORS, OCTETS):
             return _binary_reply(outputs, accepted)
@@ -68,6 +76,8 @@ class PredictApi:
 
         def make(resident: Resident) -> dict[str, Array]:
             specs = resident.runtime.inputs
+            if kind == OCTETS and (array := _rows_of(call, _only(specs))) is not None:
+                return {specs[0].name: array}
             return all_fitted(_read_body(call, kind, specs), specs)
 
         return _binary_reply(await self._host.predict(name, make, call.deadline), kind)
@@ -126,6 +136,20 @@ def _chosen(call: Call) -> str | None:
     return None if name is None else name.decode("latin-1")
 
 
+def _lists_of(call: Call, spec: TensorSpec | None) -> dict[str, Array] | None:
+    """What a body of nothing but nested lists holds, read in one go, as deep as the model's one input is.
+
+    None for any other body, also a wrong one: the long way says what is wrong. No list outlives this call:
+    those of all requests that wait would be more than a processor's cache holds.
+    """
+    if spec is None:
+        return None
+    try:
+        return {spec.name: from_lists(lists_decoder(spec).decode(call.body).inputs, spec)}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError):
+        return None
+
+
 def _given(inputs: msgspec.Raw | msgspec.UnsetType, resident: Resident) -> dict[str, Array]:
     """Raises InputError."""
     specs = resident.runtime.inputs
@@ -164,6 +188,16 @@ def _read_body(call: Call, kind: bytes, specs: tuple[TensorSpec, ...]) -> dict[s
     dtype = call.headers.get(b"x-dtype", spec.dtype.encode()).decode("latin-1")
     shape = _shape(call.headers.get(b"x-shape"), spec, len(call.body), dtype)
     return unpack_body((TensorSpec(spec.name, dtype, shape),), call.body)
+
+
+def _rows_of(call: Call, spec: TensorSpec) -> Array | None:
+    """As many whole rows as the body has, in the dtype of the spec; None where headers say otherwise."""
+    row = math.prod(spec.shape[1:]) if spec.shape[:1] == (-1,) else 0
+    dtype = KNOWN[spec.dtype]
+    size = len(call.body)
+    if row <= 0 or not size or size % (row * dtype.itemsize) or _SHAPED.intersection(call.headers):
+        return None
+    return np.frombuffer(call.body, dtype).reshape(-1, *spec.shape[1:])
 
 
 def _shape(header: bytes | None, spec: TensorSpec, size: int, dtype: str) -> tuple[int, ...]:
@@ -224,9 +258,13 @@ def _binary_reply(outputs: dict[str, Array], kind: bytes) -> Reply:
     array = np.ascontiguousarray(array)
     if kind == NPY:
         return Reply(write_npy(array), NPY)
-    shape = ",".join(map(str, array.shape)).encode()
-    about = ((b"x-shape", shape), (b"x-dtype", dtype_name(array.dtype).encode()), (b"x-output", _safe(name)))
-    return Reply(array.tobytes(), OCTETS, headers=about)
+    return Reply(array.tobytes(), OCTETS, headers=_about(name, dtype_name(array.dtype), array.shape))
+
+
+@lru_cache(maxsize=256)
+def _about(name: str, dtype: str, shape: tuple[int, ...]) -> Headers:
+    joined = ",".join(map(str, shape)).encode()
+    return ((b"x-shape", joined), (b"x-dtype", dtype.encode()), (b"x-output", _safe(name)))
 
 
 def _safe(name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,8 +31,7 @@ class ModelStats:
         self.requests[outcome] += 1
         self.latency_sum_s += latency_s
         self._latencies.append(latency_s)
-        index = next((i for i, bound in enumerate(BUCKETS_S) if latency_s <= bound), len(BUCKETS_S))
-        self._buckets[index] += 1
+        self._buckets[bisect_left(BUCKETS_S, latency_s)] += 1
 
     def note_batch(self, rows: int) -> None:
         self.batches += 1

@@ -29,7 +29,7 @@ def unpack_body(specs: Sequence[TensorSpec], body: bytes | memoryview) -> dict[s
             raise InputError(f"input {spec.name[:80]!r} is given twice")
         size = _size_bytes(spec)
         part = body if size == len(body) else body[offset : offset + size]
-        arrays[spec.name] = np.frombuffer(part, _KNOWN[spec.dtype]).reshape(spec.shape)
+        arrays[spec.name] = np.frombuffer(part, KNOWN[spec.dtype]).reshape(spec.shape)
         offset += size
     return arrays
 
@@ -46,12 +46,12 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-_KNOWN = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
+KNOWN = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
 
 
 def _size_bytes(spec: TensorSpec) -> int:
     """Raises InputError."""
-    dtype = _KNOWN.get(spec.dtype)
+    dtype = KNOWN.get(spec.dtype)
     if dtype is None:
         raise InputError(f"input is {spec.dtype[:40]}, allowed are {', '.join(DTYPES)}")
     if len(spec.shape) > MAX_DIMENSIONS or min(spec.shape, default=1) < 1:

@@ -19,12 +19,17 @@ MAX_ITEMS = 1 << 28
 
 def from_json(raw: msgspec.Raw, spec: TensorSpec) -> Array:
     """Nested lists of numbers, as deep as the spec says."""
-    wanted = np.dtype(spec.dtype)
     try:
-        values = _decoder(len(spec.shape), wanted.kind).decode(raw)
-        array = np.asarray(values, wanted)
+        values = _decoder(len(spec.shape), np.dtype(spec.dtype).kind).decode(raw)
     except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"input {spec.name!r}: {error}") from error
+    return from_lists(values, spec)
+
+
+def from_lists(values: Any, spec: TensorSpec) -> Array:
+    """Of lists as deep as the spec says."""
+    try:
+        array = np.asarray(values, np.dtype(spec.dtype))
     except ValueError as error:
         raise InputError(f"input {spec.name!r}: rows of different lengths") from error
     except OverflowError as error:
@@ -32,13 +37,28 @@ def from_json(raw: msgspec.Raw, spec: TensorSpec) -> Array:
     return fitted(array, spec)
 
 
+def lists_decoder(spec: TensorSpec) -> msgspec.json.Decoder[Any]:
+    """Of a body that has the lists of this input as ``inputs``, and nothing else."""
+    return _body_decoder(len(spec.shape), np.dtype(spec.dtype).kind)
+
+
+@cache
+def _body_decoder(depth: int, kind: str) -> msgspec.json.Decoder[Any]:
+    fields = [("inputs", _nested(depth, kind))]
+    return msgspec.json.Decoder(msgspec.defstruct("Lists", fields, frozen=True, forbid_unknown_fields=True))
+
+
 @cache
 def _decoder(depth: int, kind: str) -> msgspec.json.Decoder[Any]:
-    """Of lists so deep, of numbers of numpy's ``kind``."""
+    return msgspec.json.Decoder(_nested(depth, kind))
+
+
+def _nested(depth: int, kind: str) -> Any:
+    """Lists so deep, of numbers of numpy's ``kind``."""
     nested: Any = {"f": float, "b": bool}.get(kind, int)
     for _ in range(depth):
         nested = list[nested]
-    return msgspec.json.Decoder(nested)
+    return nested
 
 
 def fitted(array: Array, spec: TensorSpec) -> Array:

@@ -99,3 +99,50 @@ def test_a_body_in_small_chunks_is_read() -> None:
         assert b" 200 " in await reader.readline()
 
     over_a_socket(work)
+
+
+def _request(value: int, *more: bytes) -> bytes:
+    body = b'{"inputs": [[%d, 0, 0]]}' % value
+    return b"\r\n".join((_HEAD + b"content-length: %d" % len(body), *more, b"", body))
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return head, await reader.readexactly(size)
+
+
+def test_requests_sent_at_once_are_answered_in_turn_until_one_asks_to_close() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        writer.write(_request(1) + _request(2) + _request(3, b"connection: close") + _request(4))
+        for value in (2, 4, 6):
+            head, body = await _answer(reader)
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"[[%d.0,0.0,0.0]]" % value in body
+            assert (b"connection: close" in head) == (value == 6)
+        assert await reader.read() == b""
+
+    over_a_socket(work)
+
+
+def test_an_answer_to_head_has_no_body() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        writer.write(b"HEAD /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" + _request(1))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
+        assert (await _answer(reader))[0].startswith(b"HTTP/1.1 200 ")
+
+    over_a_socket(work)
+
+
+def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.05)
+
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        writer.write(_request(1))
+        await _answer(reader)
+        assert await reader.read() == b""
+
+    over_a_socket(work)
