@@ -70,12 +70,11 @@ class Application:
         if route.scope is not None:
             self._admission.check_key(head.headers, route.scope, time.monotonic())
         body = await exchange.read_body(SMALL_BODY_BYTES if head.method == "GET" else self._config.body_bytes)
-        if route.action not in (Action.FORWARD, Action.EVERYWHERE):
+        if route.action is not Action.FORWARD:
             await exchange.reply(self._own_answer(route, head.path, parameters))
             return
         wanted = read_wanted(route, head.method, head.path, parameters, head.headers, body)
-        ask = self._forwarder.forward if route.action is Action.FORWARD else self._forwarder.everywhere
-        await exchange.while_client_stays(lambda: ask(wanted, exchange))
+        await exchange.while_client_stays(lambda: self._forwarder.forward(wanted, exchange))
 
     async def _refuse(
         self, exchange: Exchange, error: HttpError, refuse: Callable[[HttpError], Reply]
@@ -105,20 +104,29 @@ class Application:
             case Action.READY:
                 return _readiness({}, all(ready.values()))
             case Action.MODEL_READY:
-                return self._model_ready(parameters["model"], ready)
+                model = _known(parameters["model"], ready)
+                return _readiness({"name": model}, ready[model])
             case Action.INDEX:
                 return json_reply(union.repository_index(ready))
             case Action.MODELS:
                 return json_reply(union.openai_models(ready, self._created))
+            case Action.LOAD:
+                self._pool.restore(_known(parameters["model"], ready))
+                return json_reply({})
+            case Action.UNLOAD:
+                self._pool.withdraw(_known(parameters["model"], ready))
+                return json_reply({})
         raise AssertionError(f"{route.action} is answered by endpoints")
-
-    def _model_ready(self, model: str, ready: union.Ready) -> Reply:
-        if model not in ready:
-            raise HttpError(404, "not_found", f"no model {model[:80]!r} here")
-        return _readiness({"name": model}, ready[model])
 
     def _reading(self) -> GatewayReading:
         return GatewayReading(self._pool.readings(), self.refused, *self.load())
+
+
+def _known(model: str, ready: union.Ready) -> str:
+    """Raises HttpError 404."""
+    if model not in ready:
+        raise HttpError(404, "not_found", f"no model {model[:80]!r} here")
+    return model
 
 
 def _readiness(about: dict[str, str], is_ready: bool) -> Reply:

@@ -85,6 +85,8 @@ class Forwarder:
         if name not in ready:
             here = ", ".join(ready)[:200] or "none"
             raise HttpError(404, "not_found", f"no model {name[:80]!r} here, but {here}")
+        if self._pool.is_withdrawn(name):
+            raise HttpError(404, "not_found", f"model {name!r} has been unloaded")
         return name
 
     async def forward(self, wanted: Wanted, sink: Sink) -> None:
@@ -99,31 +101,14 @@ class Forwarder:
             tries = tries.and_then(outcome)
             if relay.has_begun or outcome is Outcome.ANSWERED:
                 return
-            if not goes_elsewhere(outcome, tries, repeatable=wanted.is_repeatable):
+            if not goes_elsewhere(outcome, tries):
                 break
             member.retried += 1
         raise _refusal(outcome, model, tries)
 
-    async def everywhere(self, wanted: Wanted, sink: Sink) -> None:
-        """To each endpoint of the model; the client gets the first answer that is none, or the last one.
-
-        Raises as ``forward``.
-        """
-        model = self.model_of(wanted)
-        members = self._pool.of(model)
-        for number, member in enumerate(members, start=1):
-            held = _Held()
-            relay = _Relay(wanted, held, self._timeout_s, lambda: False)
-            outcome = await relay.run(member, self._pool)
-            if outcome is not Outcome.ANSWERED:
-                raise _refusal(outcome, model, Tries(1))
-            if held.status >= 300 or number == len(members):
-                await held.give(sink)
-                return
-
     def _may_go_on(self, model: str, tried: set[str], tries: Tries) -> bool:
         """Whether an endpoint that has no room may be left for another one."""
-        goes = goes_elsewhere(Outcome.BUSY, tries.and_then(Outcome.BUSY), repeatable=True)
+        goes = goes_elsewhere(Outcome.BUSY, tries.and_then(Outcome.BUSY))
         return goes and self._pool.choose(model, tried) is not None
 
 
@@ -194,35 +179,6 @@ class _Relay:
         if self._is_stream:
             await self._sink.send(_BROKEN_OFF)
         await self._sink.end(whole=self._is_stream)
-
-
-class _Held:
-    """An answer that is kept until it is known which one the client gets."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self._content_type = ""
-        self._headers: Headers = ()
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    async def start(self, status: int, content_type: str, headers: Headers, length: int | None) -> None:
-        self.status, self._content_type, self._headers = status, content_type, headers
-
-    async def send(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > HELD_BYTES:
-            raise EndpointLostError(f"more than {HELD_BYTES} bytes about loading a model")
-        self._parts.append(data)
-
-    async def end(self, whole: bool) -> None:
-        """``give`` says the rest."""
-
-    async def give(self, sink: Sink) -> None:
-        body = b"".join(self._parts)
-        await sink.start(self.status, self._content_type, self._headers, len(body))
-        await sink.send(body)
-        await sink.end(whole=True)
 
 
 def _checked(answer: Answer) -> tuple[int, str]:

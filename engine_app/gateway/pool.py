@@ -94,6 +94,7 @@ class Pool:
         self._on_change = on_change
         self._members: dict[str, list[Member]] = {}
         self._choices = 0
+        self._withdrawn: set[str] = set()
 
     def add(self, endpoint: Endpoint, place: Place) -> Member:
         """Its health must be watched by ``watch``."""
@@ -121,8 +122,20 @@ class Pool:
         """By model, whether one of its endpoints answers."""
         found: dict[str, bool] = {}
         for member in self.members:
-            found[member.place.model] = found.get(member.place.model, False) or member.health.is_up
+            model = member.place.model
+            is_up = member.health.is_up and model not in self._withdrawn
+            found[model] = found.get(model, False) or is_up
         return found
+
+    def withdraw(self, model: str) -> None:
+        """Takes no more requests for it, until ``restore``."""
+        self._withdrawn.add(model)
+
+    def restore(self, model: str) -> None:
+        self._withdrawn.discard(model)
+
+    def is_withdrawn(self, model: str) -> bool:
+        return model in self._withdrawn
 
     def choose(self, model: str, tried: set[str]) -> Member | None:
         up = {each.endpoint.name: each for each in self.of(model) if each.health.is_up}

@@ -1,4 +1,7 @@
-"""Whether a request goes to another endpoint after the first one failed it. Pure."""
+"""Whether a request goes to another endpoint after the first one failed it. Pure.
+
+All that is passed on may be asked twice: a model computes and remembers nothing.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,9 @@ class Tries:
         return Tries(self.made + 1, self.lost + (outcome is Outcome.LOST))
 
 
-def goes_elsewhere(outcome: Outcome, tries: Tries, *, repeatable: bool) -> bool:
+def goes_elsewhere(outcome: Outcome, tries: Tries) -> bool:
     """``tries`` counts this one. To be asked only while the client has seen nothing of an answer."""
     if outcome in (Outcome.ANSWERED, Outcome.LATE) or tries.made >= MAX_TRIES:
         return False
     # Who says that it has no room has done nothing.
-    if outcome is Outcome.BUSY:
-        return True
-    return repeatable and tries.lost < MAX_LOST
+    return outcome is Outcome.BUSY or tries.lost < MAX_LOST

@@ -1,4 +1,4 @@
-"""What a request asks for: the paths of a gateway, the model that is meant, what may be asked twice. Pure.
+"""What a request asks for: the paths of a gateway, the model that is meant. Pure.
 
 Of a body only its "model" is looked at, and it is written again only where an endpoint calls its model
 by another name.
@@ -42,10 +42,10 @@ class Action(Enum):
     MODEL_READY = auto()
     INDEX = auto()
     MODELS = auto()
+    LOAD = auto()
+    UNLOAD = auto()
     FORWARD = auto()
-    """To one endpoint of the model."""
-    EVERYWHERE = auto()
-    """To each of them."""
+    """To an endpoint of the model."""
 
 
 class Names(Enum):
@@ -104,8 +104,8 @@ def _open_inference() -> tuple[Route, ...]:
         Route("GET", "/v2/health/ready", "Whether every model answers", Action.READY, None, error),
         *of_model,
         Route("POST", "/v2/repository/index", "The models and their states", Action.INDEX, refuse=error),
-        Route("POST", f"{repository}/load", "Load a model", Action.EVERYWHERE, "manage", error),
-        Route("POST", f"{repository}/unload", "Unload a model", Action.EVERYWHERE, "manage", error),
+        Route("POST", f"{repository}/load", "Answer for a model again", Action.LOAD, "manage", error),
+        Route("POST", f"{repository}/unload", "Answer no more for a model", Action.UNLOAD, "manage", error),
     )
 
 
@@ -145,8 +145,6 @@ class Wanted:
     asked: Asked
     model: str | None
     names: Names
-    is_repeatable: bool
-    """Asking twice does no more than asking once: all but what changes the state of a server."""
     name_is_in_body: bool = False
 
     def for_name(self, name: str) -> Asked:
@@ -169,17 +167,16 @@ def read_wanted(
     """Raises HttpError 400 for a body that is no JSON where it must be."""
     kind = headers.get(b"content-type", b"")
     asked = Asked(method, path, kind.decode("latin-1"), body, passed_on(tuple(headers.items()), ASKED_FIELDS))
-    repeatable = route.action is Action.FORWARD
     given = headers.get(MODEL_FIELD)
     field = None if given is None else given.decode("latin-1")
     if route.names is Names.PATH:
-        return Wanted(asked, parameters["model"], route.names, repeatable)
+        return Wanted(asked, parameters["model"], route.names)
     if route.names is Names.FIELD or (route.names is Names.BODY_OR_FIELD and not _is_json(kind)):
-        return Wanted(asked, field, route.names, repeatable)
+        return Wanted(asked, field, route.names)
     named = decode_json(body, _NAMED).model
     if named is None and route.names is Names.BODY:
         raise invalid('the body has no "model"')
-    return Wanted(asked, named or field, route.names, repeatable, named is not None)
+    return Wanted(asked, named or field, route.names, named is not None)
 
 
 def _is_json(content_type: bytes) -> bool:

@@ -214,13 +214,17 @@ async def test_all_models_are_listed_together() -> None:
         assert (await tested.ask("/")).body.startswith(b"<!doctype html>")
 
 
-async def test_to_load_a_model_goes_to_each_of_its_endpoints() -> None:
-    some = replicas(2)
-    async with gateway(*some) as tested:
+async def test_a_model_that_is_unloaded_gets_nothing_until_it_is_loaded_again() -> None:
+    (fake, place), *_ = replicas(1)
+    async with gateway((fake, place)) as tested:
+        assert (await tested.ask("/v2/repository/models/m/unload", {})).status == 200
+        assert "unloaded" in (await tested.ask(CHAT, PROMPT)).json["error"]["message"]
+        assert (await tested.ask("/v2/models/m/ready")).status == 503
+        assert (await tested.ask("/v2/repository/index", {})).json[0]["state"] == "UNAVAILABLE"
+        assert (await tested.ask("/v2/repository/models/n/unload", {})).status == 404
         assert (await tested.ask("/v2/repository/models/m/load", {})).status == 200
-        some[0][0].told = [Told((b'{"error":"no"}',), 507)]
-        assert (await tested.ask("/v2/repository/models/m/load", {})).status == 507
-    assert [len(fake.asked) for fake, _ in some] == [2, 1]
+        assert (await tested.ask(CHAT, PROMPT)).status == 200
+    assert len(fake.asked) == 1
 
 
 async def test_keys_their_scopes_and_limits_hold() -> None:
