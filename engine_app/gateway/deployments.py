@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from engine_app.gateway.endpoint import Place
+from engine_app.plain import model_name
 
 MIN_ID_CHARACTERS = 6
 """Of the beginning of an id, so that a name is not taken for one."""
@@ -50,7 +50,7 @@ class Choice:
 def places(deployments: Iterable[Deployment], choice: Choice, own_name: str | None = None) -> set[Place]:
     """Where requests may go. A deployment that moved to another peer is another place."""
     return {
-        Place(as_model_name(each.name), own_name or each.name, each.peer_id, each.id)
+        Place(model_name(each.name), own_name or each.name, each.peer_id, each.id)
         for each in deployments
         if each.is_running and choice.takes(each)
     }
@@ -60,8 +60,3 @@ def changes(known: Mapping[Place, T], wanted: set[Place]) -> tuple[list[Place], 
     """Places to add, and what has to go."""
     added = sorted(wanted - known.keys(), key=lambda place: (place.model, str(place.deployment)))
     return added, [member for place, member in known.items() if place not in wanted]
-
-
-def as_model_name(text: str) -> str:
-    """As it can stand in a path."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80] or "model"
