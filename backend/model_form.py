@@ -6,7 +6,10 @@ This is what a server needs to offer more than arrays: see ``backend.raw_inputs`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from backend.catalogue.record import TensorType
 from backend.errors import GraphInvalidError
@@ -67,6 +70,53 @@ class ModelForm:
             and self.outputs[0].holds in ("scores", "logarithms")
             and self.outputs[0].shape[:-1] == self.inputs[0].shape
         )
+
+
+_Ends = Sequence[tuple[str, tuple[int, ...], str]]
+FORM_KEY = "cyxwiz.form"
+"""In the metadata of a file that has no graph; the notes stand beside it."""
+_HELD = ("values", *SCORES.values())
+_MAX_FORM_CHARACTERS = 1 << 16
+
+
+def encode_form(form: ModelForm) -> str:
+    """Without the notes."""
+    return msgspec.json.encode(replace(form, notes=DataNotes())).decode()
+
+
+def decode_form(text: str, notes: DataNotes, inputs: _Ends, outputs: _Ends) -> ModelForm | None:
+    """What a stranger's file says of itself, if it fits what its model takes and gives: names, shapes with
+    the batch (-1 where any size will do) and data types. None otherwise."""
+    try:
+        form = msgspec.json.decode(text[:_MAX_FORM_CHARACTERS], type=ModelForm)
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    if len(form.inputs) != len(inputs) or len(form.outputs) != len(outputs) or not (inputs and outputs):
+        return None
+    taken = all(
+        shape[1:] == end.shape and end.ids >= 0 and dtype == ("int64" if end.ids else "float32")
+        for end, (_, shape, dtype) in zip(form.inputs, inputs, strict=True)
+    )
+    given = all(
+        len(shape) == 1 + len(end.shape)
+        and all(size in (-1, known) for size, known in zip(shape[1:], end.shape, strict=True))
+        and end.holds in _HELD
+        and -len(shape) < end.class_axis < len(shape)
+        and dtype.startswith("float")
+        for end, (_, shape, dtype) in zip(form.outputs, outputs, strict=True)
+    )
+    if not taken or not given or form.kind != ("text" if form.takes_bytes else notes.kind):
+        return None
+    if form.kind and (len(inputs) != 1 or (form.kind == "image" and len(form.inputs[0].shape) != 3)):
+        return None
+    return replace(
+        form,
+        notes=notes,
+        inputs=tuple(replace(end, name=name) for end, (name, _, _) in zip(form.inputs, inputs, strict=True)),
+        outputs=tuple(
+            replace(end, name=name) for end, (name, _, _) in zip(form.outputs, outputs, strict=True)
+        ),
+    )
 
 
 def read_form(graph: Graph, notes: DataNotes) -> ModelForm:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from backend.errors import BackendError, ExportError
+from backend.errors import BackendError, ExportError, GraphInvalidError
 from backend.exporting.blame import Probing, first_difference, root_cause, untranslatable
 from backend.exporting.gguf_export import tokenizer_metadata, write_language_model, write_tensors
 from backend.exporting.language_model import NotLanguageModel, read_language_model
@@ -35,6 +35,7 @@ from backend.exporting.source import Source, answers_of, choose_inputs, load_sou
 from backend.facts import encode_notes
 from backend.formats.cyxmodel import write_cyxmodel
 from backend.formats.gguf_header import GgufValue
+from backend.model_form import FORM_KEY, encode_form, read_form
 from backend.parity import (
     FORMAT_VERSION,
     Certificate,
@@ -172,8 +173,11 @@ def _as_onnx(source: Source, options: ExportOptions, directory: Path) -> Written
     path, raw = directory / "export.onnx", options.with_preprocessing and source.is_prepared
     module = served_module(source) if raw else source.compiled.module
     inputs = source.raw if raw else source.inputs
+    facts = facts_of(source, prepared=raw)
+    if raw or not source.is_prepared:
+        facts |= _form_of(source)
     try:
-        path.write_bytes(export_onnx(module, inputs, source.compiled.outputs, facts_of(source, prepared=raw)))
+        path.write_bytes(export_onnx(module, inputs, source.compiled.outputs, facts))
     except BackendError:
         raise
     except Exception as error:
@@ -250,3 +254,12 @@ def facts_of(source: Source, *, prepared: bool) -> dict[str, str]:
     if normalization is not None and not prepared:
         facts["cyxwiz.normalization"] = msgspec.json.encode(normalization).decode()
     return facts | {f"{PREFIX}{key}": text for key, text in encode_notes(source.model.notes).items()}
+
+
+def _form_of(source: Source) -> dict[str, str]:
+    """What a server needs to take images, texts and rows: of a file that takes samples as they are."""
+    try:
+        form = read_form(source.compiled.graph, source.model.notes)
+    except GraphInvalidError:
+        return {}
+    return {FORM_KEY: encode_form(form)}

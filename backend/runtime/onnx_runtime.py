@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from backend.errors import ArchiveError, DeadlineError, InputError
+from backend.errors import ArchiveError, DatasetError, DeadlineError, InputError
+from backend.facts import decode_notes
 from backend.formats.onnx_check import check_onnx
 from backend.formats.tensors import Array
+from backend.model_form import FORM_KEY, ModelForm, decode_form
 from backend.runtime.base import RuntimeFacts, in_order
 from backend.serving.messages import RuntimeOptions, TensorSpec
 
@@ -30,6 +32,8 @@ MAX_BYTES = 2 << 30
 _LOOK_EVERY_S = 0.05
 _TERMINATED = "terminate"
 _FATAL_ONLY = 4
+_OWN = "cyxwiz."
+"""Before the entries of our own exports in a file's metadata."""
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -51,6 +55,8 @@ class OnnxRuntime:
         self._terminator = Terminator(time.monotonic)
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
+        self.form = _form(self._session.get_modelmeta().custom_metadata_map, self.inputs, self.outputs)
+        """What may be sent instead of arrays, where whoever exported the model said so."""
         self._answers = [spec.name for spec in self.outputs]
         self.facts = RuntimeFacts(
             format="onnx",
@@ -147,6 +153,21 @@ def _spec(end: Any) -> TensorSpec:
         raise ArchiveError(f"{end.name[:80]!r} is {end.type}, served are {', '.join(_DTYPES.values())}")
     shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in end.shape or ())
     return TensorSpec(end.name, dtype, shape)
+
+
+def _form(
+    metadata: Mapping[str, str], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> ModelForm | None:
+    text = metadata.get(FORM_KEY)
+    if text is None:
+        return None
+    own = {key.removeprefix(_OWN): value for key, value in metadata.items() if key.startswith(_OWN)}
+    try:
+        notes = decode_notes(own)
+    except DatasetError:
+        return None
+    taken, given = ([(end.name, end.shape, end.dtype) for end in ends] for ends in (inputs, outputs))
+    return decode_form(text, notes, taken, given)
 
 
 def _cause(error: Exception) -> Exception:

@@ -60,21 +60,27 @@ def _import(runtime: str, directory: Path) -> None:
             from backend.workers.warmup import warm_up
 
             warm_up(directory)
-            # What images and texts need; a base install without them serves arrays.
-            with suppress(ImportError):
-                import PIL.Image
-                import tokenizers
-
-                import backend.readers.images
-                import backend.readers.text
-
-                PIL.Image.init()
+            _import_readers()
         case "onnx":
             import backend.runtime.onnx_runtime  # noqa: F401
+
+            _import_readers()
         case "llama":
             import llama_cpp  # noqa: F401
         case "tokenizers":
             import tokenizers  # noqa: F401
+
+
+def _import_readers() -> None:
+    """What images and texts need; a base install without them serves arrays."""
+    with suppress(ImportError):
+        import PIL.Image
+        import tokenizers  # noqa: F401
+
+        import backend.readers.images
+        import backend.readers.text  # noqa: F401
+
+        PIL.Image.init()
 
 
 class HttpWorker:

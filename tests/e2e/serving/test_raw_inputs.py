@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
     columns = ("age", "colour=red", "colour=blue")
     notes = DataNotes(class_names=NAMES, kind="table", input_names=columns)
     classifier(folder / "rows.cyxmodel", (3,), notes)
-    with serving(folder / "data", str(folder / "pets.cyxmodel"), str(folder / "rows.cyxmodel")) as running:
+    own, onnx = folder / "pets.cyxmodel", folder / "exported.onnx"
+    command = [sys.executable, "-m", "engine_app.cli", "--data-dir", str(folder / "data"), "export"]
+    command += [str(own), "--to", "onnx", "-o", str(onnx)]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    with serving(folder / "data", str(own), str(folder / "rows.cyxmodel"), str(onnx)) as running:
         yield running
 
 
@@ -91,6 +97,15 @@ def test_rows_of_a_csv_are_answered_row_by_row(server: Running) -> None:
     same, _ = server.ask("/v1/predict", {"items": items, "model": "rows"})
     assert len(answer["answers"]) == 2
     assert answer == same
+
+
+def test_an_exported_onnx_takes_the_same_and_answers_the_same(server: Running) -> None:
+    own, exported = (
+        server.ask("/v1/predict", picture(), content_type="image/png", x_model=model)[0]["answers"][0]
+        for model in ("pets", "exported")
+    )
+    assert own["name"] == exported["name"]
+    assert own["probability"] == pytest.approx(exported["probability"], abs=1e-5)
 
 
 def test_the_description_tells_what_may_be_sent(server: Running) -> None:
