@@ -7,6 +7,7 @@ stream, never the program.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from p2p.errors import (
     DeadlineError,
     LocalProtocolError,
     MessageInvalidError,
+    P2PError,
     RemoteFailureError,
     RemoteProtocolError,
     StreamClosedError,
@@ -32,7 +34,18 @@ from p2p.protocols import Failure, Request, Response
 C = TypeVar("C")
 A = TypeVar("A")
 
-CallHandler = Callable[[PeerId, C, bytes], Awaitable[A | tuple[A, bytes]]]
+Tell = Callable[[Any, bytes], Awaitable[None]]
+"""Sends one message of an answer, and its body; waits while the caller takes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer of several messages, all with the number of the call. What it raises is the last of them."""
+
+    run: Callable[[Tell], Awaitable[None]]
+
+
+CallHandler = Callable[[PeerId, C, bytes], Awaitable[A | tuple[A, bytes] | Streamed]]
 
 log = structlog.get_logger(__name__)
 
@@ -117,17 +130,32 @@ class _Session:
             except MessageInvalidError as error:
                 await self._send(_number_of(frame, error), Failure("invalid", str(error)[:4096]))
                 return
-            answer, body = await self._answer(request, frame.body)
-            await self._send(request.id, answer, body)
+            await self._answer(request, frame.body)
         finally:
             self._slots.release()
 
-    async def _answer(self, request: Request[Any], body: bytes) -> tuple[Any, bytes]:
+    async def _answer(self, request: Request[Any], body: bytes) -> None:
+        lost: P2PError | None = None
+
+        async def tell(answer: Any, body: bytes) -> None:
+            nonlocal lost
+            try:
+                await self._send(request.id, answer, body)
+            except (StreamResetError, DeadlineError) as error:
+                lost = error
+                raise
+
         try:
             result = await self._handler(self._channel.remote_peer_id, request.call, body)
+            if isinstance(result, Streamed):
+                await result.run(tell)
+                return
         except Exception as error:  # the boundary of the call's task
-            return self._failure(request, error), b""
-        return result if isinstance(result, tuple) else (result, b"")
+            if lost is not None:
+                raise lost from error
+            result = self._failure(request, error)
+        answer, rest = result if isinstance(result, tuple) else (result, b"")
+        await self._send(request.id, answer, rest)
 
     def _failure(self, request: Request[Any], error: Exception) -> Failure:
         refusal = _refusal_in(error)

@@ -44,6 +44,7 @@ from peer.deployments import Deployments, DeviceWorkers
 from peer.devices import Machine, OfferedDevice, select_devices
 from peer.direct import DirectLeases
 from peer.errors import ConfigError
+from peer.hosting import Hosting
 from peer.inference import InferenceService
 from peer.link import CoordinatorLink
 from peer.measure import measured_speed
@@ -222,6 +223,7 @@ class Daemon:
         deployments = Deployments(
             self._workers, lambda: self._idlest(table), self._artifacts.files.path, self._nursery
         )
+        hosting = Hosting(self._data_dir.path / "hosted", self._nursery, self._config.sandbox)
         services = Services(
             self._network,
             self._link,
@@ -234,6 +236,7 @@ class Daemon:
             self._now,
             terms,
             self._access,
+            hosting,
         )
         table = JobTable(services, self._nursery)
         await self._remembered_chain()
@@ -241,7 +244,7 @@ class Daemon:
         self._network.set_handler(JOB_PROTOCOL, JobStreams(services, table).handle)
         serve_transfers(self._network, self._artifacts.files, self._artifacts.may_fetch, self._now)
         inference = InferenceService(
-            self._network, self._access, self._store, self._artifacts, deployments, self._now
+            self._network, self._access, self._store, self._artifacts, deployments, hosting, self._now
         )
         inference.serve()
         return services, table, inference

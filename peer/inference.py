@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import get_args
+from functools import partial
 
 import trio
 
+from backend.errors import DeadlineError as LateError
 from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
-from backend.serving.messages import ModelLoaded, TensorSpec
+from backend.serving.messages import ModelLoaded
 from p2p.auth import SCOPE_INFER
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import PeerId
@@ -25,21 +27,24 @@ from p2p.protocols.inference import (
     PROTOCOL_ID,
     REQUESTS,
     RESPONSES,
+    Ask,
     Authorize,
     AuthorizeJob,
     DescribeModel,
-    Dtype,
     InferenceAnswer,
     InferenceCall,
     ModelDescription,
     Predict,
     Prediction,
+    PredictNamed,
+    StatusOf,
     TensorInfo,
 )
-from p2p.router import serve_calls
+from p2p.router import Streamed, Tell, serve_calls
 from peer.access import Access
 from peer.artifacts import Artifacts
 from peer.deployments import Deployments
+from peer.hosted_calls import HostedModels, answer_about_hosted, relay_ask, tensor_infos, wire_dtype
 from peer.store import Store
 
 MAX_CALLERS = 1024
@@ -51,10 +56,23 @@ ITEM_BYTES = {
     "float16": 2,
     "int64": 8,
     "int32": 4,
+    "int16": 2,
+    "int8": 1,
     "uint8": 1,
     "bool": 1,
 }
-_CODES = {"input": "invalid", "model": "invalid", "busy": "busy", "memory": "refused"}
+_CODES = {
+    "input": "invalid",
+    "invalid": "invalid",
+    "model": "invalid",
+    "busy": "busy",
+    "too_late": "busy",
+    "memory": "refused",
+    "refused": "refused",
+    "too_large": "refused",
+    "not_found": "not_found",
+}
+"""Of a worker's failures, and what they are called on the wire; others are internal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +92,7 @@ class InferenceService:
         store: Store,
         artifacts: Artifacts,
         deployments: Deployments,
+        hosting: HostedModels,
         now: Callable[[], float],
     ) -> None:
         self._network = network
@@ -81,6 +100,7 @@ class InferenceService:
         self._store = store
         self._artifacts = artifacts
         self._deployments = deployments
+        self._hosting = hosting
         self._now = now
         self._callers: OrderedDict[PeerId, dict[str, _Permission]] = OrderedDict()
         """Caller to the jobs it may use, each with the end of its token."""
@@ -90,8 +110,11 @@ class InferenceService:
 
     async def answer(
         self, caller: PeerId, call: InferenceCall, body: bytes
-    ) -> InferenceAnswer | tuple[InferenceAnswer, bytes]:
-        try:
+    ) -> InferenceAnswer | tuple[InferenceAnswer, bytes] | Streamed:
+        if isinstance(call, Ask):
+            self._check_job(caller, call.deployment)
+            return Streamed(partial(self._stream, call, body))
+        with _worded():
             match call:
                 case Authorize(token):
                     claims = self._access.check_token(caller, token, SCOPE_INFER)
@@ -104,12 +127,14 @@ class InferenceService:
                 case Predict():
                     self._check_allowed(caller, call.model)
                     return await self._predict(call, body)
-        except WorkerFailedError as error:
-            raise RemoteFailureError(_CODES.get(error.code, "internal"), error.text) from error
-        except WorkerDiedError as error:
-            raise RemoteFailureError("internal", f"the worker ended: {error}") from error
-        except (WorkerError, trio.TooSlowError) as error:
-            raise RemoteFailureError("busy", f"no worker: {error}") from error
+                case PredictNamed(deployment) | StatusOf(deployment):
+                    self._check_job(caller, deployment)
+                    return await answer_about_hosted(self._hosting, call, body)
+        raise AssertionError("a call of no known kind")
+
+    async def _stream(self, call: Ask, body: bytes, tell: Tell) -> None:
+        with _worded():
+            await relay_ask(self._hosting, call, body, tell)
 
     async def _authorize_owner(self, caller: PeerId, job_id: str) -> Done:
         """Only for direct jobs: of a paid one the coordinator's token alone opens the model."""
@@ -132,7 +157,8 @@ class InferenceService:
             self._callers.popitem(last=False)
         return Done()
 
-    def _check_allowed(self, caller: PeerId, model: str) -> None:
+    def _jobs_of(self, caller: PeerId) -> list[str]:
+        """That its tokens are for. Raises RemoteFailureError where there is none."""
         now = self._now()
         jobs = [
             job_id
@@ -143,6 +169,14 @@ class InferenceService:
             raise RemoteFailureError(
                 "unauthorized", "no valid token on this connection: send Authorize first"
             )
+        return jobs
+
+    def _check_job(self, caller: PeerId, job_id: str) -> None:
+        if job_id not in self._jobs_of(caller):
+            raise RemoteFailureError("unauthorized", f"the token is not for deployment {job_id}")
+
+    def _check_allowed(self, caller: PeerId, model: str) -> None:
+        jobs = self._jobs_of(caller)
         if any(self._artifacts.is_result_of(model, job_id, caller) for job_id in jobs):
             return
         if not self._artifacts.has_result(model):
@@ -162,7 +196,7 @@ class InferenceService:
             )
         predicted, output = await self._deployments.predict(call.model, call.dtype, call.shape, body)
         first = predicted.outputs[0]
-        dtype = _dtype(first.dtype)
+        dtype = wire_dtype(first.dtype)
         output = output[: math.prod(first.shape) * ITEM_BYTES[dtype]]
         if len(output) > LIMITS.body_bytes:
             raise RemoteFailureError(
@@ -171,17 +205,18 @@ class InferenceService:
         return Prediction(dtype, first.shape, predicted.duration_s), output
 
 
+@contextmanager
+def _worded() -> Iterator[None]:
+    """What a worker failed at, in the words of the wire."""
+    try:
+        yield
+    except WorkerFailedError as error:
+        raise RemoteFailureError(_CODES.get(error.code, "internal"), error.text) from error
+    except WorkerDiedError as error:
+        raise RemoteFailureError("internal", f"the worker ended: {error}") from error
+    except (WorkerError, LateError, trio.TooSlowError) as error:
+        raise RemoteFailureError("busy", f"no worker: {error}") from error
+
+
 def _tensors(loaded: ModelLoaded) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    return tuple(map(_tensor, loaded.inputs)), tuple(map(_tensor, loaded.outputs))
-
-
-def _tensor(spec: TensorSpec) -> TensorInfo:
-    return TensorInfo(spec.name, _dtype(spec.dtype), spec.shape)
-
-
-def _dtype(name: str) -> Dtype:
-    """A dtype that the protocol knows. Raises WorkerError."""
-    for known in get_args(Dtype):
-        if name == known:
-            return known  # type: ignore[no-any-return]
-    raise WorkerError(f"the worker answered with dtype {name!r}, allowed {', '.join(ITEM_BYTES)}")
+    return tensor_infos(loaded.inputs), tensor_infos(loaded.outputs)

@@ -12,6 +12,7 @@ from p2p.network import Network
 from peer.access import Access
 from peer.artifacts import Artifacts
 from peer.deployments import Deployments, DeviceWorkers
+from peer.hosting import Hosting
 from peer.link import CoordinatorLink
 from peer.money import Money
 from peer.plan import Patience
@@ -56,3 +57,4 @@ class Services:
     now: Callable[[], float]
     terms: Terms
     access: Access
+    hosting: Hosting

@@ -138,6 +138,10 @@ class ModelHost:
     def is_loaded(self, name: str) -> bool:
         return name in self._entries and self._entries[name].resident is not None
 
+    def resident(self, name: str) -> Resident | None:
+        """The model, if it is in memory now."""
+        return self._entries[name].resident
+
     def knows(self, name: str) -> bool:
         return name in self._entries
 

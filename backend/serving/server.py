@@ -1,4 +1,5 @@
-"""uvicorn in a worker's thread, on a socket that listens already. Bounds what uvicorn does not.
+"""A model's requests in a worker's thread: uvicorn on a socket that listens already, a channel, or both.
+Bounds what uvicorn does not.
 
 Nothing is logged: a body, a prompt or a key never reaches a file.
 """
@@ -25,6 +26,7 @@ from backend.serving.keys import Gatekeeper
 from backend.serving.messages import ApiKey, Serve, ServedModel
 from backend.serving.predict_api import abilities
 from backend.serving.routes import all_routes
+from backend.serving.served_calls import ServedCalls
 from backend.serving.shortcut import SCOPE_KEY
 
 MAX_HEAD_BYTES = 64 << 10
@@ -255,14 +257,17 @@ class _Server(uvicorn.Server):
 class ModelServer:
     """Made in the main thread, before the process is closed; ``run`` in a thread of its own."""
 
-    def __init__(self, listener: socket.socket, directory: Path) -> None:
+    def __init__(self, listener: socket.socket | None, calls: socket.socket | None, directory: Path) -> None:
         self._listener = listener
+        self._calls = calls
         self._directory = directory
         # The loop's wake-up sockets must exist before the sandbox denies them.
         self._loop = _new_loop()
         self._host: ModelHost | None = None
         self._gatekeeper = Gatekeeper(())
         self._server: uvicorn.Server | None = None
+        self._stopping: asyncio.Event | None = None
+        self._grace_s = 0.0
 
     def start(
         self,
@@ -290,6 +295,9 @@ class ModelServer:
 
     def stop(self, grace_s: float) -> None:
         def ask() -> None:
+            self._grace_s = grace_s
+            if self._stopping is not None:
+                self._stopping.set()
             if self._server is not None:
                 self._server.config.timeout_graceful_shutdown = max(1, round(grace_s))
                 self._server.should_exit = True
@@ -313,13 +321,28 @@ class ModelServer:
         admission = Admission(order.hosts, self._gatekeeper, order.needs_key)
         app = Application(host, admission)
         app.route(all_routes(host, app.refused, order.needs_key))
-        server = self._server = _Server(_config(app, order.limits.connections), lambda: on_ready(lines))
         sweeping = asyncio.ensure_future(_sweep(host))
+        stopping = self._stopping = asyncio.Event()
         try:
-            await server.serve(sockets=[self._listener])
+            calls = None if self._calls is None else await _open_calls(self._calls, app, host)
+            if self._listener is None:
+                on_ready(lines)
+                await stopping.wait()
+            else:
+                config = _config(app, order.limits.connections)
+                server = self._server = _Server(config, lambda: on_ready(lines))
+                await server.serve(sockets=[self._listener])
+            if calls is not None:
+                await calls.drain(self._grace_s)
         finally:
             sweeping.cancel()
-        return app.in_flight
+        return app.in_flight if calls is None else max(app.in_flight, calls.in_flight)
+
+
+async def _open_calls(end: socket.socket, app: Application, host: ModelHost) -> ServedCalls:
+    loop = asyncio.get_running_loop()
+    _, calls = await loop.create_unix_connection(lambda: ServedCalls(app, host), sock=end)
+    return calls
 
 
 async def _load_first(host: ModelHost) -> tuple[str, ...]:

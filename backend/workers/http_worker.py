@@ -33,7 +33,7 @@ def run_http_worker(options: argparse.Namespace, connection: Connection, directo
     # Before there is a second thread, or anything that it need not share.
     render_chat = start_renderer(SandboxMode(options.sandbox), directory) if "llama" in runtimes else render
     hide_io_uring(SandboxMode(options.sandbox))
-    server = ModelServer(socket.socket(fileno=options.listener), directory)
+    server = ModelServer(_socket(options.listener), _socket(options.calls), directory)
     for name in runtimes:
         _import(name, directory)
     memory = options.memory_bytes if options.device == "cpu" else None
@@ -42,7 +42,7 @@ def run_http_worker(options: argparse.Namespace, connection: Connection, directo
         directory,
         SandboxLimits(memory, options.file_bytes, OPEN_FILES),
         device_files(options.device),
-        options.listener,
+        options.listener or None,
     )
     if "torch" in runtimes:
         from backend.workers.warmup import choose_threads, warm_device
@@ -51,6 +51,10 @@ def run_http_worker(options: argparse.Namespace, connection: Connection, directo
         warm_device(options.device)
     connection.send(Ready(sandbox=active, runtime=", ".join(runtimes)))
     HttpWorker(connection, directory, server, render_chat).run()
+
+
+def _socket(descriptor: int) -> socket.socket | None:
+    return socket.socket(fileno=descriptor) if descriptor else None
 
 
 def _import(runtime: str, directory: Path) -> None:

@@ -57,7 +57,7 @@ def main() -> None:
     connection = Connection(socket.socket(fileno=options.descriptor))
     directory = Path(options.directory)
 
-    if options.listener:
+    if options.listener or options.calls:
         from backend.workers.http_worker import run_http_worker
 
         run_http_worker(options, connection, directory)
@@ -99,6 +99,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--file-bytes", type=int, required=True)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--listener", type=int, default=0, help="A listening socket: answer HTTP on it.")
+    parser.add_argument(
+        "--calls", type=int, default=0, help="A socket: answer the supervisor's requests on it."
+    )
     parser.add_argument("--runtimes", default="", help="Of a model server, such as torch,onnx,llama.")
     parser.add_argument("--parent", type=int, default=0)
     parser.add_argument("--rank", type=int, default=0)

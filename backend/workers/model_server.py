@@ -31,6 +31,7 @@ from backend.serving.messages import (
     StopServing,
 )
 from backend.serving.restarts import Restarts
+from backend.workers.model_calls import ModelCalls
 from backend.workers.supervisor import PoolConfig, Worker, open_pool
 
 log = structlog.get_logger(__name__)
@@ -96,12 +97,15 @@ class SupervisedServer:
     def __init__(
         self,
         plan: ServerPlan,
-        listener: socket.socket,
+        listener: socket.socket | None,
         keys: Callable[[], tuple[ApiKey, ...]],
         told: ServerListener,
+        calls: ModelCalls | None = None,
     ) -> None:
+        """It answers on ``listener``, and what is asked through ``calls``."""
         self._plan = plan
         self._listener = listener
+        self._calls = calls
         self._keys = keys
         self._told = told
         self._worker: Worker | None = None
@@ -119,7 +123,12 @@ class SupervisedServer:
         """Until ``stop``. Raises WorkerError if it could not even start once."""
         plan = self._plan
         pool_config = replace(
-            plan.pool, prewarmed=0, listener=self._listener, runtimes=_runtimes(plan.models), refill_delay_s=0
+            plan.pool,
+            prewarmed=0,
+            listener=self._listener,
+            has_calls=self._calls is not None,
+            runtimes=_runtimes(plan.models),
+            refill_delay_s=0,
         )
         async with open_pool(pool_config) as pool:
             while not self._stopping.is_set():
@@ -159,11 +168,14 @@ class SupervisedServer:
             assert isinstance(event, Serving)
             self._worker = worker
             self._restarts.has_served = True
-            self._told.on_ready(event.models)
             if self._stopping.is_set():  # since before there was somebody to tell
                 await self._ask_to_stop(worker)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow_keys, worker, keys)
+                if self._calls is not None and worker.calls is not None:
+                    await nursery.start(self._calls.run, worker)
+                self._told.on_ready(event.models)
+                if self._listener is not None:
+                    nursery.start_soon(self._follow_keys, worker, keys)
                 death = await self._until_stopped(worker)
                 nursery.cancel_scope.cancel()
             # Out of the nursery, which would wrap it in a group.

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,8 @@ class WorkerConfig:
     threads: int | None
     listener: socket.socket | None = None
     """Where the worker is a model server: what it answers on."""
+    has_calls: bool = False
+    """Whether it is a model server that answers its supervisor's requests."""
     runtimes: tuple[str, ...] = ()
     """Of a model server: what it imports before it closes."""
     rank: Rank | None = None
@@ -70,26 +72,35 @@ def choose_sandbox(wanted: SandboxMode) -> SandboxMode:
     raise WorkerError(f"sandbox {wanted.value}: this machine has neither landlock nor bubblewrap for it")
 
 
-def start_process(config: WorkerConfig, directory: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Starts a worker in ``directory`` and returns it with our end of the connection."""
-    ours, theirs = socket.socketpair()
-    try:
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process, and our ends of its connections."""
+
+    process: subprocess.Popen[bytes]
+    commands: socket.socket
+    calls: socket.socket | None
+
+
+def start_process(config: WorkerConfig, directory: Path) -> Started:
+    """Starts a worker in ``directory``. Raises OSError."""
+    with ExitStack() as ours, ExitStack() as theirs:
+        pairs = [socket.socketpair() for _ in range(1 + config.has_calls)]
+        for our_end, their_end in pairs:
+            ours.enter_context(our_end)
+            theirs.enter_context(their_end)
+        descriptors = [their_end.fileno() for _, their_end in pairs]
         process = subprocess.Popen(
-            _command_line(config, directory, theirs.fileno()),
+            _command_line(config, directory, *descriptors),
             cwd=directory,
             env=_environment(directory),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(), *_listener(config)),
+            pass_fds=(*descriptors, *_listener(config)),
             start_new_session=True,
         )
-    except OSError:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    return process, ours
+        ours.pop_all()
+    return Started(process, pairs[0][0], pairs[1][0] if config.has_calls else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +160,7 @@ def _directory_usage(directory: Path) -> tuple[int, int]:
     return count, total
 
 
-def _command_line(config: WorkerConfig, directory: Path, descriptor: int) -> list[str]:
+def _command_line(config: WorkerConfig, directory: Path, descriptor: int, calls: int = 0) -> list[str]:
     inside_bwrap = config.sandbox is SandboxMode.BWRAP
     # -P and -s: neither the working directory, which holds a stranger's files, nor the user's
     # packages may shadow a module.
@@ -159,7 +170,8 @@ def _command_line(config: WorkerConfig, directory: Path, descriptor: int) -> lis
     command += ["--memory-bytes", str(config.memory_bytes), "--file-bytes", str(config.file_bytes)]
     command += ["--threads", str(config.threads or 0)]
     for listener in _listener(config):
-        command += ["--listener", str(listener), "--runtimes", ",".join(config.runtimes)]
+        command += ["--listener", str(listener)]
+    command += ["--calls", str(calls), "--runtimes", ",".join(config.runtimes)]
     if config.rank is not None:
         command += ["--rank", str(config.rank.number), "--ranks", str(config.rank.count)]
         command += ["--meeting", str(config.rank.meeting)]

@@ -64,8 +64,11 @@ class PoolConfig:
     stall_s: float = 900
     """Longest single step of a training, or of a model that answers."""
     listener: socket.socket | None = None
-    """Of a model server, and so are the runtimes that it imports."""
+    """Of a model server, as are the next two."""
+    has_calls: bool = False
+    """Whether it also answers requests on a channel: see ``Worker.calls``."""
     runtimes: tuple[str, ...] = ()
+    """That it imports."""
 
 
 class Worker:
@@ -93,6 +96,8 @@ class Worker:
         self._acquired_at: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stream: trio.SocketStream | None = None
+        self.calls: socket.socket | None = None
+        """Our end of the channel for requests to a model server; closed with the worker."""
 
     @property
     def pid(self) -> int:
@@ -155,12 +160,13 @@ class Worker:
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Starts the process, calls ``on_ready`` when it is, and returns when it has been ended."""
         try:
-            self._process, ours = start_process(self._worker_config(), self.directory)
+            started = start_process(self._worker_config(), self.directory)
         except OSError as error:
             self._reason = f"could not be started: {error}"
             await self._clean_up()
             return
-        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        self._process, self.calls = started.process, started.calls
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(started.commands))
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -181,6 +187,7 @@ class Worker:
             device=config.device,
             threads=config.threads,
             listener=config.listener,
+            has_calls=config.has_calls,
             runtimes=config.runtimes,
             rank=self._rank,
         )
@@ -294,6 +301,9 @@ class Worker:
                 self._reason = self._describe_exit(code)
         if self._stream is not None:
             await trio.aclose_forcefully(self._stream)
+        if self.calls is not None:
+            trio.lowlevel.notify_closing(self.calls.fileno())
+            self.calls.close()
         await trio.to_thread.run_sync(shutil.rmtree, self.directory, True)
         self._ended.set()
         self._events_in.close()

@@ -65,6 +65,7 @@ from peer.control import PeerControl
 from peer.deployments import Deployments, DeviceWorkers, Workers
 from peer.devices import OfferedDevice
 from peer.direct import DirectLeases
+from peer.hosting import Hosting
 from peer.inference import InferenceService
 from peer.link import CoordinatorLink
 from peer.money import Money
@@ -471,6 +472,7 @@ class World:
                 return Money(CHAIN, self.chain, self.chain)
 
             access = Access(network.peer_id, link.coordinator_id, time.time, self.allowed)
+            hosting = Hosting(self.directory / "hosted", nursery)
             services = Services(
                 network,
                 link,
@@ -483,12 +485,13 @@ class World:
                 time.time,
                 self.terms,
                 access,
+                hosting,
             )
             table = JobTable(services, nursery)
             await table.recover()
             network.set_handler(job_wire.PROTOCOL_ID, JobStreams(services, table).handle)
             serve_transfers(network, artifacts.files, artifacts.may_fetch)
-            inference = InferenceService(network, access, store, artifacts, deployments, time.time)
+            inference = InferenceService(network, access, store, artifacts, deployments, hosting, time.time)
             inference.serve()
             device = OfferedDevice(DeviceKind.CPU, "scripted", 1 << 30, "cpu")
             offer = Offer((device,), 1 << 30, "0")

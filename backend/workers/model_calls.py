@@ -1,0 +1,449 @@
+"""Requests to a model in a worker, without any listening socket: the supervisor's end of their channel.
+
+What a worker sends is checked as if it came from another machine. Whoever leaves before its answer is whole
+takes its request back; what it leaves unread is never more than a window.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+import trio
+
+from backend.errors import DeadlineError, WorkerDiedError, WorkerError, WorkerFailedError
+from backend.serving.asked import Asked
+from backend.serving.call_frames import (
+    MAX_HEAD_BYTES,
+    WINDOW_BYTES,
+    AnswerHead,
+    AskHead,
+    CallFrame,
+    CallFrames,
+    FailedHead,
+    Kind,
+    ModelStatus,
+    PredictedHead,
+    PredictHead,
+    decode_head,
+    encode_frame,
+    encode_head,
+    encode_whole,
+    head_decoder,
+)
+from backend.serving.http import Headers
+from backend.serving.messages import TensorSpec
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger(__name__)
+
+_READ_BYTES = 256 << 10
+_UNSENT_BYTES = 1 << 20
+"""Beyond it the next part of a body waits, and small requests go first."""
+_TAKEN_BYTES = WINDOW_BYTES // 4
+_STATUS_PATIENCE_S = 10.0
+_PATIENCE_MORE_S = 5.0
+_ANSWER = head_decoder(AnswerHead)
+_PREDICTED = head_decoder(PredictedHead)
+_FAILED = head_decoder(FailedHead)
+_STATUS = head_decoder(ModelStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What all callers together may have under way."""
+
+    in_flight: int = 512
+    body_bytes: int = 64 << 20
+    bodies_bytes: int = 256 << 20
+    """Of requests and of predictions' answers."""
+    patience_s: float = 65.0
+    """For each part of an answer: longer than the worker itself gives a request."""
+
+
+_LIMITS = CallLimits()
+
+
+class CalledWorker(Protocol):
+    calls: socket.socket | None
+
+    def kill(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    outputs: tuple[TensorSpec, ...]
+    body: bytes
+    """One after the other, C order, little-endian."""
+    duration_s: float
+    """Inside the worker, its queue included."""
+
+
+class Answer:
+    """Iterating gives the body as it comes; raises WorkerError or DeadlineError where it breaks off."""
+
+    def __init__(self, call: _Call, head: AnswerHead, patience_s: float) -> None:
+        self.status = head.status
+        self.content_type = head.content_type
+        self.headers: Headers = head.headers
+        self._call = call
+        self._patience_s = patience_s
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is left of it."""
+        return self._call.is_over
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> bytes:
+        part = await self._call.next_part(self._patience_s)
+        if part is None:
+            raise StopAsyncIteration
+        return part
+
+    async def read(self) -> bytes:
+        """The rest of it. Raises as iterating does."""
+        return b"".join([part async for part in self])
+
+
+class ModelCalls:
+    """Outlives its workers: between two of them, requests are refused as busy."""
+
+    def __init__(self, limits: CallLimits = _LIMITS) -> None:
+        self.limits = limits
+        self._channel: _Channel | None = None
+        self._in_flight = 0
+        self._bodies_bytes = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    async def run(
+        self, worker: CalledWorker, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """For as long as ``worker`` lives; kills it if it breaks the protocol or closes its end."""
+        assert worker.calls is not None
+        channel = self._channel = _Channel(worker.calls)
+        task_status.started()
+        try:
+            await channel.run()
+        except WorkerError as error:
+            log.warning("model's worker broke the protocol", reason=str(error))
+        finally:
+            self._channel = None
+            channel.end()
+        worker.kill()
+
+    @asynccontextmanager
+    async def ask(self, asked: Asked) -> AsyncIterator[Answer]:
+        """Leaving the block early takes the request back in the worker.
+
+        Raises WorkerFailedError (code busy, refused, too_large, ...), WorkerDiedError, DeadlineError.
+        """
+        head = AskHead(asked.method, asked.path, asked.content_type, asked.headers, len(asked.body))
+        with self._call(Kind.ASK, len(asked.body)) as call:
+            await call.send(encode_head(head), asked.body, self.limits.patience_s)
+            answered = decode_head(_ANSWER, await call.head(self.limits.patience_s))
+            yield Answer(call, answered, self.limits.patience_s)
+
+    async def predict(
+        self, inputs: tuple[TensorSpec, ...], body: bytes, timeout_s: float = 60.0
+    ) -> Predicted:
+        """All outputs for all inputs, which lie one after the other in ``body``.
+
+        Where a model takes one input its name may be empty. Raises as ``ask``.
+        """
+        head = encode_head(PredictHead(inputs, len(body), timeout_s))
+        patience_s = timeout_s + _PATIENCE_MORE_S
+        with self._call(Kind.PREDICT, len(body)) as call:
+            await call.send(head, body, patience_s)
+            found = decode_head(_PREDICTED, await call.head(patience_s))
+            with self._counted(found.body_bytes):
+                answer = await call.rest(found.body_bytes, patience_s)
+            return Predicted(found.outputs, answer, found.duration_s)
+
+    async def status(self) -> ModelStatus:
+        """Raises as ``ask``."""
+        with self._call(Kind.STATUS, 0) as call:
+            call.channel.write(encode_frame(call.number, Kind.STATUS))
+            return decode_head(_STATUS, await call.head(_STATUS_PATIENCE_S))
+
+    @contextmanager
+    def _call(self, kind: Kind, body_bytes: int) -> Iterator[_Call]:
+        channel = self._channel
+        if channel is None:
+            raise WorkerFailedError("busy", "the model is being started: try again soon")
+        if self._in_flight >= self.limits.in_flight:
+            text = f"{self._in_flight} requests are under way, limit {self.limits.in_flight}"
+            raise WorkerFailedError("busy", text)
+        with self._counted(body_bytes):
+            self._in_flight += 1
+            call = channel.open(kind)
+            try:
+                yield call
+            finally:
+                self._in_flight -= 1
+                channel.close(call)
+
+    @contextmanager
+    def _counted(self, body_bytes: int) -> Iterator[None]:
+        limits = self.limits
+        if body_bytes > limits.body_bytes:
+            raise WorkerFailedError("too_large", f"body of {body_bytes} bytes, limit {limits.body_bytes}")
+        if self._bodies_bytes + body_bytes > limits.bodies_bytes:
+            raise WorkerFailedError("busy", f"bodies of {limits.bodies_bytes} bytes are under way already")
+        self._bodies_bytes += body_bytes
+        try:
+            yield
+        finally:
+            self._bodies_bytes -= body_bytes
+
+
+class _Call:
+    """One request, from this side."""
+
+    __slots__ = (
+        "_changed",
+        "_failure",
+        "_head",
+        "_is_ended",
+        "_kind",
+        "_parts",
+        "_taken",
+        "_unread",
+        "channel",
+        "number",
+    )
+
+    def __init__(self, channel: _Channel, number: int, kind: Kind) -> None:
+        self.channel = channel
+        self.number = number
+        self._kind = kind
+        self._head: bytes | None = None
+        self._parts: list[bytes] = []
+        self._unread = 0
+        self._taken = 0
+        self._is_ended = False
+        self._failure: WorkerError | None = None
+        self._changed = trio.Event()
+
+    @property
+    def is_ended(self) -> bool:
+        return self._is_ended
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_ended and self._failure is None and not self._parts
+
+    async def send(self, head: bytes, body: bytes, patience_s: float) -> None:
+        """Raises WorkerFailedError for a head that is too long, DeadlineError."""
+        if len(head) > MAX_HEAD_BYTES:
+            raise WorkerFailedError("too_large", f"head of {len(head)} bytes, limit {MAX_HEAD_BYTES}")
+        for frame in encode_whole(self.number, self._kind, head, body):
+            if not self.channel.has_room:
+                with _patience(patience_s):
+                    await self.channel.wait_for_room()
+            if self._is_ended:  # refused before it was whole
+                return
+            self.channel.write(frame)
+
+    async def head(self, patience_s: float) -> bytes:
+        """Of the answer. Raises WorkerFailedError, WorkerDiedError, DeadlineError."""
+        while self._head is None:
+            await self._change(patience_s)
+        return self._head
+
+    async def next_part(self, patience_s: float) -> bytes | None:
+        """All that is here, or the next that comes; None after the last one. Raises as ``head``."""
+        while not self._parts:
+            if self.is_over:
+                return None
+            await self._change(patience_s)
+        part = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._unread = 0
+        self._taken += len(part)
+        if self._taken >= _TAKEN_BYTES and not self._is_ended:
+            self.channel.write(encode_frame(self.number, Kind.TAKEN, encode_head(self._taken)))
+            self._taken = 0
+        return part
+
+    async def rest(self, size: int, patience_s: float) -> bytes:
+        """Raises as ``head``, and WorkerError if it is not of that size."""
+        parts, received = [], 0
+        while (part := await self.next_part(patience_s)) is not None:
+            parts.append(part)
+            received += len(part)
+            if received > size:
+                break
+        if received != size:
+            raise WorkerError(f"answer of {received} bytes, announced {size}")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def take(self, frame: CallFrame) -> None:
+        """Raises WorkerError for what the worker may not send."""
+        if self._is_ended:
+            raise WorkerError(f"frame {frame.kind.name} after the end of an answer")
+        match frame.kind:
+            case Kind.BEGIN if self._head is None:
+                self._head = frame.head
+            case Kind.PART if self._head is not None:
+                pass
+            case Kind.FAILED:
+                failed = decode_head(_FAILED, frame.head)
+                self.fail(WorkerFailedError(failed.code, failed.text))
+                return
+            case kind:
+                raise WorkerError(f"frame {kind.name} in this place")
+        if frame.data:
+            self._parts.append(frame.data)
+            self._unread += len(frame.data)
+            if self._unread > WINDOW_BYTES:
+                raise WorkerError(f"{self._unread} bytes sent beyond a window of {WINDOW_BYTES}")
+        self._is_ended = frame.is_last
+        self._changed.set()
+
+    def fail(self, error: WorkerError) -> None:
+        if not self._is_ended:
+            self._failure = error
+            self._is_ended = True
+            self._changed.set()
+
+    async def _change(self, patience_s: float) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._changed.is_set():
+            self._changed = trio.Event()
+        with _patience(patience_s):
+            await self._changed.wait()
+        if self._failure is not None:
+            raise self._failure
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise DeadlineError(f"the model's worker said nothing for {seconds:g} s")
+
+
+class _Channel:
+    """The requests to one worker. Small frames leave at once, without a task in between."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._end = end
+        self._frames = CallFrames()
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, _Call] = {}
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._unsent_bytes = 0
+        self._more = trio.Event()
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._is_lost = False
+
+    @property
+    def has_room(self) -> bool:
+        return self._unsent_bytes < _UNSENT_BYTES
+
+    async def wait_for_room(self) -> None:
+        while not self.has_room and not self._is_lost:
+            await self._waiting.park()
+
+    def open(self, kind: Kind) -> _Call:
+        number = next(self._numbers) & 0xFFFFFFFF
+        call = self._calls[number] = _Call(self, number, kind)
+        if self._is_lost:
+            call.fail(WorkerDiedError("the model's worker has ended"))
+        return call
+
+    def close(self, call: _Call) -> None:
+        self._calls.pop(call.number, None)
+        if not call.is_ended:
+            self.write(encode_frame(call.number, Kind.CANCEL))
+
+    def write(self, frame: bytes) -> None:
+        if self._is_lost:
+            return
+        rest: bytes | memoryview = frame
+        if not self._unsent:
+            try:
+                sent = self._end.send(frame)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # the reader sees the end too
+            if sent == len(frame):
+                return
+            rest = memoryview(frame)[sent:]
+        self._unsent.append(rest)
+        self._unsent_bytes += len(rest)
+        self._more.set()
+
+    async def run(self) -> None:
+        """Until the worker's end is closed. Raises WorkerError."""
+        failure: WorkerError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_rest)
+            try:
+                await self._read()
+            except WorkerError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    def end(self) -> None:
+        self._is_lost = True
+        self._waiting.unpark_all()
+        for call in self._calls.values():
+            call.fail(WorkerDiedError("the model's worker ended before its answer was whole"))
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._end.fileno())
+                data = self._end.recv(_READ_BYTES)
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            for frame in self._frames.receive(data):
+                call = self._calls.get(frame.number)
+                if call is not None:  # else its caller has left
+                    call.take(frame)
+
+    async def _write_rest(self) -> None:
+        while True:
+            await self._more.wait()
+            while self._unsent:
+                try:
+                    await trio.lowlevel.wait_writable(self._end.fileno())
+                    self._sent(self._end.send(self._unsent[0]))
+                except BlockingIOError:
+                    continue
+                except (OSError, trio.ClosedResourceError):
+                    return
+            self._more = trio.Event()
+
+    def _sent(self, count: int) -> None:
+        first = self._unsent.popleft()
+        if count < len(first):
+            self._unsent.appendleft(memoryview(first)[count:])
+        self._unsent_bytes -= count
+        if self.has_room:
+            self._waiting.unpark_all()

@@ -1,0 +1,94 @@
+"""Hosted models in real sandboxed workers: asked through a channel, restarted, no trouble to neighbours."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+
+from backend.errors import WorkerDiedError, WorkerFailedError
+from backend.serving.asked import Asked
+from backend.serving.messages import TensorSpec
+from backend.workers.hosted import HostedState
+from backend.workers.model_server import ServerListener
+from p2p.errors import RemoteFailureError
+from peer.hosting import Hosting
+from tests.e2e.serving.servers import linear_onnx
+
+pytestmark = pytest.mark.e2e
+JOB, OTHER = "ab" * 32, "cd" * 32
+ROW = json.dumps({"inputs": [[1, 2, 3]]}).encode()
+LOGITS = [[16.0, 22.0]]
+
+
+@asynccontextmanager
+async def open_hosting(directory: Path) -> AsyncIterator[Hosting]:
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            yield Hosting(directory / "hosted", nursery)
+            nursery.cancel_scope.cancel()
+
+
+async def ask(hosting: Hosting, job: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    method = "POST" if body else "GET"
+    async with hosting.calls(job).ask(Asked(method, path, "application/json", body)) as answer:
+        return answer.status, await answer.read()
+
+
+async def test_a_hosted_model_answers_requests_and_tensors_and_its_neighbour_outlives_it(
+    tmp_path: Path,
+) -> None:
+    weights = linear_onnx(tmp_path / "m.onnx")
+    deaths: list[str] = []
+    ready = trio.Event()
+    told = ServerListener(lambda lines: ready.set(), lambda reason, pause_s: deaths.append(reason))
+    async with open_hosting(tmp_path) as hosting:
+        async with trio.open_nursery() as starting:
+            for job in (JOB, OTHER):
+                starting.start_soon(lambda job: hosting.start(job, tmp_path / "m.onnx", told=told), job)
+        status, body = await ask(hosting, JOB, "/v1/predict", ROW)
+        assert (status, json.loads(body)["outputs"]["logits"]) == (200, LOGITS)
+        rows = np.arange(300_000, dtype="<f4").reshape(-1, 3)
+        given = (TensorSpec("", "float32", rows.shape),)
+        predicted = await hosting.calls(JOB).predict(given, rows.tobytes())
+        logits = next(spec for spec in predicted.outputs if spec.name == "logits")
+        assert (logits, logits.shape) == (predicted.outputs[0], (100_000, 2))
+        found = np.frombuffer(predicted.body, "<f4")[:200_000].reshape(logits.shape)
+        assert np.allclose(found, rows @ weights)
+        told = await hosting.status(JOB)
+        assert told.state is HostedState.READY
+        assert told.model is not None and told.model.requests == 3  # the first loaded it
+        for path in ("/v2/repository/models/model/unload", "/openapi.json", "/"):
+            with pytest.raises(WorkerFailedError, match="allowed are"):
+                await ask(hosting, JOB, path, b"{}")
+        ready = trio.Event()
+        os.kill(worker_pid(tmp_path, JOB), signal.SIGKILL)
+        with pytest.raises((WorkerDiedError, WorkerFailedError)):
+            await ask(hosting, JOB, "/v1/predict", ROW)
+        assert (await ask(hosting, OTHER, "/v1/predict", ROW))[0] == 200
+        await ready.wait()
+        assert (await ask(hosting, JOB, "/v1/predict", ROW))[0] == 200
+        assert "SIGKILL" in deaths[0]
+        await hosting.stop(JOB, 1)
+        assert hosting.jobs == (OTHER,)
+        with pytest.raises(RemoteFailureError, match="no deployment"):
+            hosting.calls(JOB)
+
+
+def worker_pid(directory: Path, job: str) -> int:
+    marker = f"hosted/{job[:16]}"
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if str(directory / marker) in line:
+            return int(entry.name)
+    raise AssertionError("no such worker")
