@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import signal
 
 import pytest
@@ -16,6 +17,8 @@ import trio.testing
 
 TEST_DEADLINE_S = 120
 
+# Tests open files in onnxruntime as users do, without our modules around it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from backend.formats.onnx_check import MAX_MODEL_BYTES, check_onnx
 from backend.onnx_node import OnnxNode
 from backend.runtime.onnx_operator import OnnxOperation
 
+_DOOR, _END = "cyxwiz_input_", "cyxwiz_output_"
+"""What the exporter is told to call the ends: it takes no care that a name of ours is free inside."""
 _EXAMPLES = 2
 """Samples in the batch that is traced: a single one would be taken for a fixed size."""
 
@@ -50,6 +53,8 @@ def export_onnx(
     model.metadata_props.update(metadata)
     proto = program.model_proto
     put_back(proto, operators)
+    doors = {f"{_DOOR}{number}": end.name for number, end in enumerate(inputs)}
+    _rename(proto.graph, doors | {f"{_END}{number}": end.name for number, end in enumerate(outputs)})
     data: bytes = proto.SerializeToString(deterministic=True)
     check_onnx(data)
     return data
@@ -63,8 +68,8 @@ def _trace(module: fx.GraphModule, inputs: tuple[End, ...], outputs: tuple[End, 
             tuple(_example(end) for end in inputs),
             dynamo=True,
             dynamic_shapes=tuple({0: batch} for _ in inputs),
-            input_names=[end.name for end in inputs],
-            output_names=[end.name for end in outputs],
+            input_names=[f"{_DOOR}{number}" for number in range(len(inputs))],
+            output_names=[f"{_END}{number}" for number in range(len(outputs))],
             verbose=False,
         )
 
@@ -85,6 +90,21 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def _rename(graph: Any, ends: Mapping[str, str]) -> None:
+    """Gives the ends of an ``onnx.GraphProto`` their own names; inner values of that name get another."""
+    inner = {name for node in graph.node for name in node.output} | {each.name for each in graph.initializer}
+    taken = inner | set(ends.values())
+    names = dict(ends)
+    for name in sorted(inner & set(ends.values())):
+        names[name] = next(new for n in count(2) if (new := f"{name}_{n}") not in taken)
+        taken.add(names[name])
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for each in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        each.name = names.get(each.name, each.name)
 
 
 # -- what the exporter cannot translate ----------------------------------------------------------

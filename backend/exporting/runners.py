@@ -48,16 +48,22 @@ def open_onnx(path: Path) -> tuple[Runner, dict[str, str]]:
 
 
 def open_onnx_bytes(data: bytes) -> tuple[Runner, dict[str, str]]:
-    """Through onnxruntime on the CPU; inputs and outputs by name."""
+    """Through onnxruntime on the CPU; inputs and outputs by name. Raises ExportError, as running does."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own classes share no public base
+        raise ExportError(f"onnxruntime does not open it: {str(error)[:500]}") from error
 
     def run(inputs: Inputs) -> Outputs:
-        return tuple(session.run(None, dict(inputs)))
+        try:
+            return tuple(session.run(None, dict(inputs)))
+        except Exception as error:  # ONNX Runtime's own classes share no public base
+            raise ExportError(f"onnxruntime does not run it: {str(error)[:500]}") from error
 
     return run, {"onnxruntime": onnxruntime.__version__, "torch": str(torch.__version__)}
 

@@ -14,7 +14,7 @@ from blake3 import blake3
 from backend.catalogue.record import MAX_IDS
 from backend.checkpoint import restore_weights
 from backend.compiler import CompiledModel, End, compile_graph
-from backend.errors import ArchiveError, BackendError, ModelImportError
+from backend.errors import ArchiveError, BackendError, ExportError, ModelImportError
 from backend.exporting.export import PREFIX
 from backend.exporting.gguf_export import unpack_tensors
 from backend.exporting.language_model import NotLanguageModel, read_language_model
@@ -186,8 +186,8 @@ def _compared(data: bytes, found: Imported, compiled: CompiledModel) -> Certific
     try:
         run, versions = open_onnx_bytes(data)
         theirs = run({door.name: drawn_for[door.node_id].astype(door.dtype) for door in found.doors})
-    except Exception as error:  # ONNX Runtime's own classes share no public base
-        raise ModelImportError(f"onnx: onnxruntime does not run it: {str(error)[:300]}") from error
+    except ExportError as error:
+        raise ModelImportError(f"onnx: {error}") from error
     try:
         ours = answers_of(compiled.module, inputs)
     except (RuntimeError, IndexError, TypeError, BackendError) as error:

@@ -66,6 +66,15 @@ def test_a_hostile_gguf_is_refused(name: str, tmp_path: Path) -> None:
         read_gguf_header(tmp_path / "m")
 
 
+def test_49_bytes_that_never_end_are_refused_at_once(tmp_path: Path) -> None:
+    """gguf's own reader takes an array of 2^62 numbers at its word, and never returns."""
+    data, reason = GGUF_REFUSED["endless_array"]
+    assert len(data) == 49
+    (tmp_path / "m").write_bytes(data)
+    with pytest.raises(ArchiveError, match=reason):
+        read_gguf_header(tmp_path / "m")
+
+
 def test_a_gguf_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "m"
     path.write_bytes(GGUF_GOOD["values"])

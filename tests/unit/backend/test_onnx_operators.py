@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from backend.compiler import compile_graph
-from backend.errors import ExportError, InputError, ShapeMismatchError
+from backend.errors import ExportError, InputError, ModelImportError, ShapeMismatchError
 from backend.exporting.export import export_model
 from backend.exporting.messages import Export, ExportOptions
 from backend.formats.cyxmodel import read_cyxmodel
@@ -32,6 +32,7 @@ from backend.runtime.base import load_model
 from backend.serialize import load_graph
 from backend.validate import diagnose, has_errors
 from tests.unit.backend.catalogue_cases import graph_of, inner, small_case, walk_graph
+from tests.unit.backend.model_files import save
 from tests.unit.backend.test_importing import imported, ints, model, one, real
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -160,6 +161,22 @@ def test_ids_that_only_operators_read_reach_a_table(tmp_path: Path) -> None:
     runtime = load_model(tmp_path / "imported.cyxmodel", "cpu")
     (answer,) = runtime.run({runtime.inputs[0].name: np.array([[0, 49, 7]])}).values()
     assert np.array_equal(answer, table[[[0, 49, 7]]].astype(np.float32))
+
+
+def test_a_constant_of_too_many_numbers_is_never_made(tmp_path: Path) -> None:
+    """A file of some 70 bytes can ask for 10^11 floats."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["many"], ["a"], name="greedy"),
+        helper.make_node("Add", ["x", "a"], ["y"]),
+    ]
+    with pytest.raises(ModelImportError, match=r"'greedy' .* a constant of 4e\+11 bytes, limit"):
+        imported(tmp_path, model(nodes, {"many": ints(10**11)}))
+
+
+def test_an_operator_that_gives_too_many_numbers_is_not_tried(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Expand", ["x", "many"], ["y"])]
+    with pytest.raises(ModelImportError, match=r"gives 1.*e\+12 bytes, limit"):
+        imported(tmp_path, model(nodes, {"many": ints(1, 10**11, 1)}, ("n", 1, 1)))
 
 
 # -- training ----------------------------------------------------------------------------------------
@@ -300,3 +317,26 @@ def test_imported_graphs_can_be_read_again(tmp_path: Path) -> None:
     graph, _ = imported(tmp_path, KEPT["weights"])
     assert load_graph(read_cyxmodel(tmp_path / "imported.cyxmodel").graph) == graph
     assert list(weights_of(tmp_path / "imported.cyxmodel")) == ["op.input1"]
+
+
+@pytest.mark.slow
+def test_ends_may_be_called_as_torch_calls_what_is_inside(tmp_path: Path) -> None:
+    nodes = (
+        Node("relu", "Input", 1, {"shape": [3]}),
+        Node("node", "ReLU"),
+        Node("half", "Lambda", 1, {"expression": "x1 / (1 + abs(x1))"}),
+        Node("div", "Output"),
+        Node("abs_1", "Output"),
+        Node("again", "Output"),
+    )
+    links = (
+        Link("relu", "output", "node", "input"),
+        Link("node", "output", "half", "inputs"),
+        Link("half", "output", "div", "input"),
+        Link("node", "output", "abs_1", "input"),
+        Link("half", "output", "again", "input"),
+    )
+    save(tmp_path / "imported.cyxmodel", Graph("g", nodes, links))
+    found = exported(tmp_path).graph
+    assert [each.name for each in found.input] == ["relu"]
+    assert [each.name for each in found.output] == ["div", "abs_1", "again"]
