@@ -66,7 +66,8 @@ def _index(path: Path) -> dict[str, str]:
     if len(files) > MAX_FILES:
         raise ArchiveError(f"{path.name} names {len(files)} files, limit {MAX_FILES}")
     for name in files:
-        if name != Path(name).name or name.startswith(".") or not name.endswith(".safetensors"):
+        plain = name == Path(name).name and name.isprintable() and not name.startswith(".")
+        if not plain or not name.endswith(".safetensors"):
             raise ArchiveError(f"{path.name} names {name[:80]!r}, allowed are .safetensors beside it")
     return listed
 

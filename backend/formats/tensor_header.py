@@ -18,6 +18,7 @@ from backend.errors import ArchiveError
 LENGTH = struct.Struct("<Q")
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 65_536
+_MAX_EXTENT = 1 << 48
 MAX_RANK = 8
 MAX_NAME_LENGTH = 512
 ITEM_BYTES = {
@@ -106,6 +107,9 @@ def _tensor(name: str, entry: object, types: Mapping[str, int]) -> TensorInfo:
         raise ArchiveError(f"tensor {name!r}: shape {shape!r}, allowed are {MAX_RANK} counts at most")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise ArchiveError(f"tensor {name!r}: data_offsets {offsets!r}, not two counts")
+    if math.prod(max(1, size) for size in shape) >= _MAX_EXTENT:
+        # Of no values there may be a shape that numpy cannot have.
+        raise ArchiveError(f"tensor {name!r}: shape {shape!r}, allowed are below {_MAX_EXTENT} places")
     begin, end = offsets
     needed = math.prod(shape) * types[dtype]
     if end - begin != needed:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from backend.catalogue import CATALOGUE
@@ -30,6 +31,8 @@ from backend.importing.messages import UNKNOWN_IDS
 from backend.onnx_node import read_node
 
 _SHOWN_PROBLEMS = 8
+_MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, OverflowError)
+"""What reading a file that does not keep to ONNX may raise."""
 _OLDEST_OPSET = 7
 """Before it, arithmetic said by attributes how shapes are brought together."""
 _MAX_PROBLEM = 600
@@ -126,11 +129,11 @@ class Imported:
 def read_onnx(data: bytes, placers: Mapping[str, Placer]) -> Imported:
     """Raises ArchiveError for a hostile file, ModelImportError for nodes that have no counterpart."""
     facts = check_onnx(data)
-    model = onnx.load_from_string(data)
+    model = _parsed(data)
     placing = _Placing(model, facts.opsets.get("", 0), placers)
     made, graph = placing.made, model.graph
     for tensor in graph.initializer:
-        placing.values[tensor.name] = numpy_helper.to_array(tensor)
+        placing.values[tensor.name] = _array(tensor)
     doors = tuple([_door(made, entry) for entry in facts.inputs])
     for door in doors:
         placing.values[door.name] = Ref(door.node_id, "output", door.shape, door.dtype != "float32")
@@ -146,6 +149,23 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer]) -> Imported:
         made.add(value.name, "Output", {}, (found,))
     weights = {name: tensor.contiguous().numpy() for name, tensor in made.weights.items()}
     return Imported(made.graph(facts.name or "imported"), weights, doors)
+
+
+def _parsed(data: bytes) -> onnx.ModelProto:
+    try:
+        return onnx.load_from_string(data)
+    except DecodeError as error:
+        raise ModelImportError(f"onnx: cannot be read: {error}") from error
+
+
+def _array(tensor: onnx.TensorProto) -> Array:
+    """Whatever is wrong with it, numpy and onnx say it with errors of any kind."""
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:
+        raise ModelImportError(
+            f"onnx: tensor {tensor.name[:80]!r} cannot be read: {error!r}"[:300]
+        ) from error
 
 
 def _refusal(problems: list[str], nodes: int) -> str:
@@ -197,8 +217,9 @@ class _Placing:
                 self.values |= self._counterpart(node, inputs)
             else:
                 self.values |= folded(Foreign(node, self._opset, inputs, ("",) * len(inputs)))
-        except UnsupportedError as error:
-            label = f"node {node.name or node.output[0]!r} ({node.op_type})"
+        except (UnsupportedError, *_MALFORMED) as error:
+            named = node.name or "".join(node.output[:1])
+            label = f"node {named!r} ({node.op_type})"
             self.problems.append(f"{label}: {error}"[:_MAX_PROBLEM])
             self._lost.update(node.output)
 
@@ -209,15 +230,14 @@ class _Placing:
             return self._translated(self._operation(node, inputs))
         except UnsupportedError as error:
             reason = str(error)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
-            # Of a file that does not keep to ONNX.
+        except _MALFORMED as error:
             reason = f"settings or inputs that do not belong together: {error!r}"[:300]
         self.made.back_to(before)
         kinds = tuple(self._kind(name, value) for name, value in zip(node.input, inputs, strict=True))
         try:
             foreign = Foreign(node, self._opset, inputs, kinds)
             kept = keep(foreign, self.made, _weights_name(node, inputs) or node.name or node.op_type.lower())
-        except UnsupportedError as error:
+        except (UnsupportedError, *_MALFORMED) as error:
             raise UnsupportedError(f"{reason}; and kept as it is: {error}") from error
         self._widen_ids(node, inputs)
         types = read_node(self.made.nodes[next(iter(kept.values())).node_id].parameters).given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import tokenize
 import zipfile
@@ -20,6 +21,7 @@ from backend.readers.source import ArraySource, ReadOptions, Recipe, Task
 SUFFIXES = (".npz", ".npy", ".safetensors")
 MAX_UNPACKED_BYTES = 16 << 30
 """Of an .npz, which is read into memory."""
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _UNREADABLE = (
     OSError, ValueError, EOFError, RuntimeError, SyntaxError, MemoryError, struct.error,
     zipfile.BadZipFile, zlib.error, tokenize.TokenError,
@@ -56,6 +58,8 @@ def _load(path: Path, options: ReadOptions) -> tuple[Any, Any]:
                 found = ", ".join(sorted(arrays)[:20]) or "none"
                 raise DatasetError(f"{path.name}: found arrays {found}, needed are x and y")
             _check_unpacked(path, arrays)
+            for name in ("x", "y"):
+                _check_claim(name, arrays)
             return arrays["x"], arrays["y"]
     if options.labels is None:
         raise DatasetError(f"{path.name} holds one array; name the .npy of its labels too (--labels)")
@@ -70,6 +74,19 @@ def _check_unpacked(path: Path, arrays: Any) -> None:
             f"{path.name} unpacks to {size} bytes, limit {MAX_UNPACKED_BYTES}: "
             "save x and y as .npy, which are read where they lie"
         )
+
+
+def _check_claim(name: str, arrays: Any) -> None:
+    """NumPy makes room for what a header claims before it looks for it. Raises ValueError."""
+    member = arrays.zip.getinfo(f"{name}.npy" if f"{name}.npy" in arrays.zip.namelist() else name)
+    with arrays.zip.open(member) as file:
+        read_header = _HEADERS.get(np.lib.format.read_magic(file))
+        if read_header is None:
+            raise ValueError(f"{name} is of a version of .npy that holds no plain numbers")
+        shape, _, dtype = read_header(file)
+        claimed = file.tell() + math.prod(shape) * dtype.itemsize
+    if claimed != member.file_size and not dtype.hasobject:
+        raise ValueError(f"{name} of shape {shape} takes {claimed} bytes, there are {member.file_size}")
 
 
 def array_source(x: Array, y: Array, task: Task = Task.AUTO) -> ArraySource:

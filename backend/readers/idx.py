@@ -7,10 +7,12 @@ dimensions, each of them as u32, then the values.
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -54,25 +56,48 @@ def open_fashion_mnist(options: ReadOptions) -> ArraySource:
 
 
 def read_idx(path: Path) -> Array:
-    """Raises DatasetError."""
+    """Raises DatasetError. Reads and unpacks no more than the header says there is."""
     try:
-        data = _read(path)
+        with _opened(path) as file:
+            shape, dtype = _header(path, file)
+            needed = math.prod(shape) * dtype.itemsize
+            # Of no values there may be a shape that numpy cannot have.
+            if math.prod(max(1, size) for size in shape) * dtype.itemsize > MAX_BYTES:
+                raise DatasetError(
+                    f"{path.name} of shape {shape} holds {needed} bytes, over {MAX_BYTES}, the limit"
+                )
+            data = _read(file, needed + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path.name} cannot be read: {error}") from error
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _TYPES or not 1 <= data[3] <= MAX_RANK:
-        raise DatasetError(f"{path.name} begins with {data[:4].hex(' ')}, which is no IDX file")
-    rank = data[3]
-    begin = 4 + 4 * rank
-    if len(data) < begin:
-        raise DatasetError(f"{path.name}: {len(data)} bytes, its header alone needs {begin}")
-    shape = struct.unpack_from(f">{rank}I", data, 4)
-    dtype = np.dtype(_TYPES[data[2]])
-    needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if len(data) - begin != needed:
-        raise DatasetError(
-            f"{path.name}: {len(data) - begin} bytes of values, its shape {shape} needs {needed}"
-        )
-    return np.frombuffer(data, dtype, offset=begin).reshape(shape)
+    if len(data) != needed:
+        found = "more" if len(data) > needed else len(data)
+        raise DatasetError(f"{path.name}: {found} bytes of values, its shape {shape} needs {needed}")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the values, which begin where the file now is."""
+    head = file.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES or not 1 <= head[3] <= MAX_RANK:
+        raise DatasetError(f"{path.name} begins with {head.hex(' ')}, which is no IDX file")
+    sizes = file.read(4 * head[3])
+    if len(sizes) < 4 * head[3]:
+        raise DatasetError(f"{path.name}: {4 + len(sizes)} bytes, its header alone needs {4 + 4 * head[3]}")
+    return struct.unpack(f">{head[3]}I", sizes), np.dtype(_TYPES[head[2]])
+
+
+def _opened(path: Path) -> BinaryIO:
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path)) if packed else path.open("rb")
+
+
+def _read(file: BinaryIO, limit: int) -> bytes:
+    parts, size = [], 0
+    while size < limit and (part := file.read(min(_READ_BYTES, limit - size))):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 def _source(pairs: list[tuple[Path, Path]], task: Task, notes: DataNotes) -> ArraySource:
@@ -104,17 +129,3 @@ def _existing(path: Path) -> Path:
         hint = ": apt-get install dataset-fashion-mnist" if path.parent == FASHION_DIRECTORY else ""
         raise DatasetError(f"neither {path} nor {packed.name} exists{hint}")
     return path if path.exists() else packed
-
-
-def _read(path: Path) -> bytes:
-    """At most MAX_BYTES, unpacked: a small file may claim to hold a very large one."""
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-    parts, size = [], 0
-    with gzip.open(path) if packed else path.open("rb") as file:
-        while part := file.read(_READ_BYTES):
-            size += len(part)
-            if size > MAX_BYTES:
-                raise DatasetError(f"{path.name} holds over {MAX_BYTES} bytes, the limit")
-            parts.append(part)
-    return b"".join(parts)

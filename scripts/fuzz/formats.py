@@ -1,9 +1,10 @@
 """Feeds damaged model files to the readers of headers until the time is up; prints what breaks them.
 
 ``scripts/fuzz/formats.py [--seconds 60] [--seed N]``. A round takes a file of tests/corpus, cuts,
-changes and repeats parts of it, and reads it. Nothing may be raised but ArchiveError, and of what
-is accepted the promises must hold: tensors inside the file, no data in other files. A round that
-takes longer than 20 s ends the fuzzer with the place where it hangs.
+changes and repeats parts of it, and reads it. Nothing may be raised but ArchiveError and DatasetError,
+and of what is accepted the promises must hold: tensors inside the file, no data in other files. A
+round that takes longer than 20 s ends the fuzzer with the place where it hangs; one for which Python
+holds more than 64 MB ends it too.
 """
 
 from __future__ import annotations
@@ -14,23 +15,31 @@ import io
 import random
 import struct
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
-from fuzz.hostile_models import CORPUS
+from fuzz.hostile_models import CORPUS, SAFETENSORS_GOOD
 from google.protobuf.message import DecodeError, Message
 
-from backend.errors import ArchiveError
+from backend.errors import ArchiveError, DatasetError
 from backend.formats.cyxmodel import inspect_cyxmodel
 from backend.formats.gguf_header import read_gguf_header
+from backend.formats.model_folder import read_model_folder
 from backend.formats.onnx_check import check_onnx
 from backend.formats.sniff import sniff
 from backend.formats.tensor_header import read_tensor_header
+from backend.formats.tensors import unpack_tensors
+from backend.readers import arrays
+from backend.readers.idx import MAX_BYTES as MAX_IDX_BYTES
+from backend.readers.idx import read_idx
+from backend.readers.source import ReadOptions
 
 _HANGS_AFTER_S = 20
+_MOST_BYTES = 64 << 20
 _NUMBERS = (0, 1, 2, 7, 8, 9, 127, 128, 255, 2**16, 2**31, 2**32 - 1, 2**61, 2**63, 2**64 - 1)
 
 
@@ -88,6 +97,8 @@ def read_gguf(data: bytes, path: Path) -> None:
 
 def read_safetensors(data: bytes, path: Path) -> None:
     header = read_tensor_header(io.BytesIO(data), len(data))
+    found = unpack_tensors(data)
+    assert found.keys() == header.tensors.keys()
     assert sum(info.end - info.begin for info in header.tensors.values()) + header.data_at == len(data)
 
 
@@ -96,12 +107,39 @@ def read_model(data: bytes, path: Path) -> None:
     assert found.training.step <= found.training.total_steps
 
 
+def read_folder(data: bytes, path: Path) -> None:
+    """The data is a folder's index; the one file of weights that it may name is there."""
+    folder = path.with_name("folder")
+    folder.mkdir(exist_ok=True)
+    (folder / "model-00001-of-00001.safetensors").write_bytes(SAFETENSORS_GOOD["plain"])
+    (folder / "model.safetensors.index.json").write_bytes(data)
+    found = read_model_folder(folder)
+    assert all(file.parent == folder for file in found.headers)
+
+
+def read_images(data: bytes, path: Path) -> None:
+    found = read_idx(path)
+    assert found.nbytes <= MAX_IDX_BYTES
+
+
+def read_arrays(data: bytes, path: Path) -> None:
+    named = path.with_name("arrays.npz")
+    named.write_bytes(data)
+    found = arrays.open(named, ReadOptions())
+    assert found.recipe.samples > 0
+
+
 READERS: dict[str, Callable[[bytes, Path], None]] = {
     "onnx": read_onnx,
     "gguf": read_gguf,
     "safetensors": read_safetensors,
     "cyxmodel": read_model,
+    "folder": read_folder,
+    "idx": read_images,
+    "npz": read_arrays,
 }
+ERRORS = (ArchiveError, DatasetError)
+"""What a reader may raise."""
 
 
 def files() -> list[tuple[str, bytes]]:
@@ -109,14 +147,20 @@ def files() -> list[tuple[str, bytes]]:
 
 
 def play(seed: int, corpus: list[tuple[str, bytes]], path: Path) -> None:
-    """One round; the same for the same seed and corpus. Writes to ``path``."""
+    """One round; the same for the same seed and corpus. Writes to ``path`` and beside it."""
     source = random.Random(seed)
     kind, data = source.choice(corpus)
     data = changed(source, data)
     path.write_bytes(data)
     sniff(path)
-    with suppress(ArchiveError):
-        READERS[kind](data, path)
+    tracemalloc.start()
+    try:
+        with suppress(*ERRORS):
+            READERS[kind](data, path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < _MOST_BYTES, f"{most} bytes held for a file of {len(data)}"
 
 
 def main() -> None:

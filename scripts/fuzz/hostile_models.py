@@ -6,8 +6,11 @@ so that it can write what those would never write.
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import struct
+import zipfile
 from pathlib import Path
 
 CORPUS = Path(__file__).resolve().parents[2] / "tests" / "corpus"
@@ -324,6 +327,7 @@ SAFETENSORS_GOOD: dict[str, bytes] = {
 }
 SAFETENSORS_REFUSED: dict[str, tuple[bytes, str]] = {
     "lying_length": (struct.pack("<Q", 2**50) + b"{}", "header of"),
+    "huge_nothing": (safetensors({"w": _entry("F32", [0, 2**40, 2**40], 0, 0)}), "places"),
     "lying_shape": (safetensors({"w": _entry("F32", [2**40], 0, 4 * 2**40)}), "tensors take"),
     "overlap": (
         safetensors({"a": _entry("F32", [4], 0, 16), "b": _entry("F32", [4], 0, 16)}, bytes(16)),
@@ -336,8 +340,106 @@ SAFETENSORS_REFUSED: dict[str, tuple[bytes, str]] = {
     "pickle": (safetensors({"w": {"dtype": "pickle", "shape": [1], "data_offsets": [0, 1]}}, b"x"), "dtype"),
 }
 
-GOOD = {"onnx": ONNX_GOOD, "gguf": GGUF_GOOD, "safetensors": SAFETENSORS_GOOD}
-REFUSED = {"onnx": ONNX_REFUSED, "gguf": GGUF_REFUSED, "safetensors": SAFETENSORS_REFUSED}
+# -- folders -------------------------------------------------------------------------------------
+
+
+def index(**weight_map: object) -> bytes:
+    return json.dumps({"metadata": {"total_size": 8}, "weight_map": weight_map}).encode()
+
+
+FOLDER_GOOD: dict[str, bytes] = {
+    "index": index(w="model-00001-of-00001.safetensors"),
+}
+FOLDER_REFUSED: dict[str, tuple[bytes, str]] = {
+    "no_map": (b"{}", "no weight_map"),
+    "list": (b"[]", "no JSON object"),
+    "numbers": (index(w=7), "no weight_map of texts"),
+    "climbing": (index(w="../model.safetensors"), "allowed are .safetensors beside it"),
+    "absolute": (index(w="/etc/passwd.safetensors"), "allowed are .safetensors beside it"),
+    "hidden": (index(w=".model.safetensors"), "allowed are .safetensors beside it"),
+    "pickle": (index(w="pytorch_model.bin"), "allowed are .safetensors beside it"),
+    "zero": (index(w="a\0b.safetensors"), "allowed are"),
+    "missing_file": (index(w="other.safetensors"), "cannot be read"),
+    "missing_tensor": (index(v="model-00001-of-00001.safetensors"), "does not say what the files hold"),
+    "deep": (b'{"a":' * 100_000, "cannot be read"),
+    "long_number": (b'{"a":' + b"9" * 5000 + b"}", "cannot be read"),
+}
+
+# -- data: IDX, .npy and .npz --------------------------------------------------------------------
+
+
+def idx(shape: tuple[int, ...], data: bytes, kind: int = 8, rank: int | None = None) -> bytes:
+    sizes = struct.pack(f">{len(shape)}I", *shape)
+    return bytes((0, 0, kind, len(shape) if rank is None else rank)) + sizes + data
+
+
+def npy(shape: tuple[int, ...], data: bytes, kind: str = "<f4", header: str = "") -> bytes:
+    text = header or repr({"descr": kind, "fortran_order": False, "shape": shape})
+    written = text.encode() + b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(written)) + written + data
+
+
+def npz(x: bytes, y: bytes | None = None, kind: int = zipfile.ZIP_STORED) -> bytes:
+    """Byte for byte the same whenever it is made."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", kind) as archive:
+        for name, data in (("x.npy", x), ("y.npy", y if y is not None else npy((2,), bytes(16), "<i8"))):
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, kind)
+    return out.getvalue()
+
+
+GZIPPED = gzip.compress(idx((2, 2), bytes(4)), mtime=0)
+IDX_GOOD: dict[str, bytes] = {
+    "images": idx((2, 3, 3), bytes(range(18))),
+    "labels": idx((5,), bytes(5)),
+    "floats": idx((2, 1), bytes(8), 13),
+    "packed": GZIPPED,
+    "nothing": idx((0,), b""),
+}
+IDX_REFUSED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "no IDX file"),
+    "other": (b"\0\0\x08", "no IDX file"),
+    "type": (idx((1,), bytes(1), 10), "no IDX file"),
+    "rank": (idx((1,) * 5, bytes(1)), "no IDX file"),
+    "cut_sizes": (idx((1,), b"", rank=3), "its header alone needs 16"),
+    "too_short": (idx((2, 3, 3), bytes(17)), "needs 18"),
+    "too_long": (idx((2, 3, 3), bytes(19)), "needs 18"),
+    "huge": (idx((2**32 - 1,) * 4, bytes(4)), "the limit"),
+    "huge_nothing": (idx((2**32 - 1, 2**32 - 1, 0, 128), b""), "the limit"),
+    "cut_gzip": (GZIPPED[:-9], "cannot be read"),
+    "no_gzip": (b"\x1f\x8b nothing", "cannot be read"),
+    "bomb": (gzip.compress(idx((2, 2), bytes(1 << 20)), mtime=0), "needs 4"),
+}
+NPZ_GOOD: dict[str, bytes] = {
+    "plain": npz(npy((2, 3), bytes(24))),
+    "packed": npz(npy((2, 3), bytes(24)), kind=zipfile.ZIP_DEFLATED),
+}
+NPZ_REFUSED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "cannot be read"),
+    "huge_shape": (npz(npy((2**50, 3), bytes(24))), "cannot be read"),
+    "overflowing_shape": (npz(npy((2**62, 2**62), bytes(24))), "cannot be read"),
+    "objects": (npz(npy((2, 3), b"cos\nsystem\n.", "|O")), "cannot be read"),
+    "code": (npz(npy((), b"", header="__import__('os').abort()")), "cannot be read"),
+    "deep": (npz(npy((), b"", header="[" * 9000)), "cannot be read"),
+    "text": (npz(npy((2, 3), bytes(24), "<U1")), "allowed are numbers"),
+}
+
+GOOD = {
+    "onnx": ONNX_GOOD,
+    "gguf": GGUF_GOOD,
+    "safetensors": SAFETENSORS_GOOD,
+    "folder": FOLDER_GOOD,
+    "idx": IDX_GOOD,
+    "npz": NPZ_GOOD,
+}
+REFUSED = {
+    "onnx": ONNX_REFUSED,
+    "gguf": GGUF_REFUSED,
+    "safetensors": SAFETENSORS_REFUSED,
+    "folder": FOLDER_REFUSED,
+    "idx": IDX_REFUSED,
+    "npz": NPZ_REFUSED,
+}
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
-from fuzz.formats import READERS, files, play
+from fuzz.formats import ERRORS, READERS, files, play
 from fuzz.hostile_models import CORPUS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,12 +25,13 @@ def test_damaged_files_break_no_reader(start: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", sorted(CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}"
 )
-def test_the_corpus_is_judged_as_it_is_named(path: Path) -> None:
+def test_the_corpus_is_judged_as_it_is_named(path: Path, tmp_path: Path) -> None:
     read = READERS[path.parent.name]
+    path = Path(copyfile(path, tmp_path / path.name))
     if path.name.startswith("good-"):
         read(path.read_bytes(), path)
     else:
-        with pytest.raises(ArchiveError):
+        with pytest.raises(ERRORS):
             read(path.read_bytes(), path)
 
 
