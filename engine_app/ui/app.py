@@ -21,18 +21,23 @@ from engine_app.ui import files, tour
 from engine_app.ui.context import Actions, Context
 from engine_app.ui.desk import Desk
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
+from engine_app.ui.exporter import Exporter
 from engine_app.ui.frame import TopBar, framed
 from engine_app.ui.keeper import Keeper
 from engine_app.ui.keys import shortcut
 from engine_app.ui.loop import Tasks
 from engine_app.ui.network import Network
 from engine_app.ui.panels.build import BuildPage, show_problems
+from engine_app.ui.panels.deploy import DeployPage
+from engine_app.ui.panels.export import open_export
 from engine_app.ui.panels.jobs import JobsPage
 from engine_app.ui.panels.pick_file import FilePicker, ask_path
+from engine_app.ui.panels.serve import open_serve
 from engine_app.ui.panels.settings import SettingsPage, shortcut_sheet
 from engine_app.ui.panels.train import TrainPage
 from engine_app.ui.panels.wallet import WalletPage
 from engine_app.ui.purse import Purse
+from engine_app.ui.servers import Servers
 from engine_app.ui.settings import Settings, load_settings, save_settings
 from engine_app.ui.theme import PALETTES, Look
 from engine_app.ui.trainer import Trainer
@@ -56,6 +61,8 @@ class EngineApp(App):
     trainer: Trainer
     network: Network
     purse: Purse
+    exporter: Exporter
+    servers: Servers
     """Made by ``begin``, before the first frame."""
 
     def __init__(self, opening: Opening) -> None:
@@ -81,6 +88,8 @@ class EngineApp(App):
         self.trainer = Trainer(self._opening.config, tasks)
         self.network = Network(self._opening.config, tasks)
         self.purse = Purse(self.network, tasks)
+        self.exporter = Exporter(self._opening.config, tasks)
+        self.servers = Servers(self._opening.config, tasks)
         self._keeper = Keeper(self._opening.config.data_dir, self.desk, lambda: self.path)
         tasks.start(self._keeper.run)
         if self.network.address:
@@ -136,6 +145,10 @@ class EngineApp(App):
             text = "`cyxwiz trainings` shows it afterwards; it goes on from what is saved."
             self.host.ask("Close while it trains?", text, "Close", self.stop, danger=True)
             return True
+        if self.servers.running:
+            text = "Nobody is answered from then on."
+            self.host.ask("Close while models are deployed?", text, "Close", self.stop, danger=True)
+            return True
         if not self.desk.is_changed:
             return False
         text = f"{self.desk.graph.name} has changes."
@@ -160,6 +173,8 @@ class EngineApp(App):
             settings=lambda: self.settings,
             show_shortcuts=self._show_shortcuts,
             start_tour=self._start_tour,
+            export=self._show_export,
+            deploy=lambda model: open_serve(self.context, self.servers, model),
         )
         return Context(self.host.look, self.host, self.desk, self._tasks, self._opening.config, actions)
 
@@ -192,6 +207,8 @@ class EngineApp(App):
                 return TrainPage(context, self.trainer, self._is_wide)
             case "jobs":
                 return JobsPage(context, self.network, self.trainer, self._is_wide)
+            case "deploy":
+                return DeployPage(context, self.servers, self._is_wide)
             case "wallet":
                 return WalletPage(context, self.purse)
             case "settings":
@@ -285,6 +302,11 @@ class EngineApp(App):
             self.host.ask("Open another graph?", text, "Open", action, danger=True)
         else:
             action()
+
+    def _show_export(self, model: Path | None) -> None:
+        if model is not None:
+            self.exporter.choose(model)
+        open_export(self.context, self.exporter, self.trainer.source)
 
     # -- keys and help -------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine_app.config import Config
@@ -29,6 +30,9 @@ class Actions:
     settings: Callable[[], Settings]
     show_shortcuts: Callable[[], None]
     start_tour: Callable[[], None]
+    export: Callable[[Path | None], None]
+    """A model; None: it is chosen there. So with the next."""
+    deploy: Callable[[Path | None], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ PAGES = (
     ("build", "Build", "build"),
     ("train", "Train", "train"),
     ("jobs", "Jobs", "jobs"),
+    ("deploy", "Deploy", "deploy"),
     ("wallet", "Wallet", "wallet"),
     ("settings", "Settings", "settings"),
 )

@@ -15,8 +15,10 @@ from engine_app.ui.examples import DIGITS, DIGITS_DATA
 from engine_app.ui.gallery import build_gallery
 from engine_app.ui.loop import run_app
 from engine_app.ui.panels.build import BuildPage, show_problems
+from engine_app.ui.panels.serve import open_serve
 from engine_app.ui.pictures import frames, resize, take_picture
 from engine_app.ui.runs import Run
+from engine_app.ui.self_check_models import THREE, shown_export, shown_servers
 from engine_app.ui.theme import QUICK_S
 
 DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
@@ -65,6 +67,8 @@ class _Walk:
             window.desk.open(DIGITS)
             await self._train(name)
             await self._take(f"{name}-jobs", lambda: window.show_page("jobs"))
+            await self._deploy(name)
+            await self._export(name)
             await self._take(f"{name}-wallet", lambda: window.show_page("wallet"))
             await self._take(f"{name}-settings", lambda: window.show_page("settings"))
         await resize(*DESKTOP)
@@ -119,6 +123,37 @@ class _Walk:
             )
         window.trainer.run = run
         await self._take(f"{name}-train", lambda: window.show_page("train"))
+
+    async def _deploy(self, name: str) -> None:
+        """Of models that are made up."""
+        window = self._window
+        window.servers.all = []
+        await self._take(f"{name}-deploy-empty", lambda: window.show_page("deploy"))
+        await self._take(f"{name}-serve", lambda: open_serve(window.context, window.servers, None))
+        window.host.close()
+        window.servers.all = shown_servers(window.context.config.data_dir)
+        page = window.content
+        page.refresh()
+        await self._until(lambda: page.try_it is not None and page.try_it.pad is not None)
+        page.try_it.pad.draw(THREE)
+        await self._take(f"{name}-deploy", lambda: None)
+        page.choose("here-2")
+        await self._until(lambda: page.try_it.conversation is not None)
+        page.try_it.tryout.chat("How is a peer paid?")
+        await self._take(f"{name}-chat", lambda: None)
+
+    async def _export(self, name: str) -> None:
+        window = self._window
+        window.exporter.model, window.exporter.graph = Path("digits.cyxmodel"), DIGITS
+        await self._take(f"{name}-export", lambda: window.context.act.export(None))
+        window.host.close()
+        window.exporter.done = shown_export(Path.cwd())
+        window.context.act.export(None)
+        await frames(2)
+        sheet = window.host.children[0]
+        await self._take(f"{name}-certificate", sheet.to_end)
+        window.host.close()
+        window.exporter.done = None
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():

@@ -26,8 +26,11 @@ class FilePicker(Panel):
         picked: Callable[[Path], Any],
         recent: Sequence[Path] = (),
         start: Path | None = None,
+        folders: bool = False,
     ) -> None:
+        """``folders``: a folder may be picked too."""
         super().__init__(context.look)
+        self._folders = folders
         self._context = context
         self._endings = endings
         self._picked = picked
@@ -59,6 +62,9 @@ class FilePicker(Panel):
             self._heading(path.name.upper() or "/")
         if path.parent != path:
             self._list.add_widget(ListRow(look, "Up", "", partial(self._go, path.parent), icon="up"))
+        if self._folders:
+            take = partial(self._picked, path)
+            self._list.add_widget(ListRow(look, "Take this folder", path.name, take, icon="check"))
         for each in folder.folders:
             self._list.add_widget(ListRow(look, each.name, "", partial(self._go, each), icon="open"))
         for each in folder.files:
@@ -89,7 +95,7 @@ def ask_path(context: Context, title: str, path: Path, yes: str, action: Callabl
     """Where to write; ``action`` gets it, once the user agreed to replace what is there."""
     look, host = context.look, context.host
     column = Column(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
-    field = TextField(look, str(path), check=_folder_problem)
+    field = TextField(look, str(path), check=folder_problem)
     column.add_widget(field)
 
     def agreed() -> None:
@@ -110,7 +116,7 @@ def ask_path(context: Context, title: str, path: Path, yes: str, action: Callabl
     host.open(title, column)
 
 
-def _folder_problem(text: str) -> str | None:
+def folder_problem(text: str) -> str | None:
     path = Path(text).expanduser()
     if not path.name:
         return "the name of the file is missing"

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kivy.clock import Clock
-from kivy.graphics import Color, Rectangle
 from kivy.uix.boxlayout import BoxLayout
-from kivy.uix.widget import Widget
 
 from engine_app.ui import theme
 from engine_app.ui.context import Context
@@ -21,10 +19,10 @@ from engine_app.ui.panels.data import DataCard, source_name
 from engine_app.ui.panels.inspector import whole_problem
 from engine_app.ui.panels.pick_file import ask_path
 from engine_app.ui.runs import Run, SavedRun, run_of
-from engine_app.ui.theme import Look
 from engine_app.ui.trainer import Trainer
 from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
+from engine_app.ui.widgets.facts import ProgressLine
 from engine_app.ui.widgets.fields import Stepper, doubled
 from engine_app.ui.widgets.scroll import Scroll
 
@@ -39,26 +37,6 @@ FIGURES = (
     ("learning_rate", "learning rate"),
     ("samples_per_s", "samples/s"),
 )
-
-
-class ProgressLine(Widget):
-    def __init__(self, look: Look) -> None:
-        super().__init__(size_hint_y=None, height=look.px(theme.STEP))
-        with self.canvas:
-            Color(*look.palette.pressed)
-            self._track = Rectangle()
-            Color(*look.palette.accent)
-            self._done = Rectangle()
-        self.share = 0.0
-        self.bind(pos=self._draw, size=self._draw)
-
-    def show(self, share: float) -> None:
-        self.share = min(max(share, 0.0), 1.0)
-        self._draw()
-
-    def _draw(self, *_: Any) -> None:
-        self._track.pos, self._track.size = self.pos, self.size
-        self._done.pos, self._done.size = self.pos, (self.width * self.share, self.height)
 
 
 class TrainPage(BoxLayout):
@@ -238,6 +216,9 @@ class TrainPage(BoxLayout):
         told = f"{Path(run.output).name}, in the models of this Engine's data folder"
         card.add_widget(Text(look, told, theme.SMALL, look.palette.muted))
         row = Row(look)
+        model, act = Path(run.output), self._context.act
+        row.add_widget(PushButton(look, "Deploy", partial(act.deploy, model), Kind.PRIMARY, "deploy"))
+        row.add_widget(PushButton(look, "Export", partial(act.export, model), icon="export"))
         row.add_widget(PushButton(look, "Save a copy", partial(self._ask_copy, run), icon="download"))
         row.add_widget(Gap(look))
         card.add_widget(row)

@@ -29,20 +29,23 @@ class _Input(TextInput):
     can_focus = True
     has_focus = BooleanProperty(False)
 
-    def __init__(self, look: Look, text: str, hint: str, secret: bool, **options: Any) -> None:
+    def __init__(
+        self, look: Look, text: str, hint: str, secret: bool, lines: int = 1, **options: Any
+    ) -> None:
         palette = look.palette
         side = look.px(theme.MEDIUM)
         high = look.px(theme.TOUCH)
         size = look.px(theme.BODY.size)
+        above = (high - size * 1.172) / 2
         super().__init__(
             text=text,
             hint_text=hint,
-            multiline=False,
+            multiline=lines > 1,
             password=secret,
             size_hint_y=None,
-            height=high,
+            height=high + (lines - 1) * look.px(theme.BODY.line),
             font_size=size,
-            padding=[side, (high - size * 1.172) / 2, side, 0],
+            padding=[side, above, side, 0],
             background_color=(0, 0, 0, 0),
             foreground_color=palette.text,
             hint_text_color=palette.muted,
@@ -79,6 +82,7 @@ class TextField(Column):
         hint: str = "",
         secret: bool = False,
         live: bool = False,
+        lines: int = 1,
         **options: Any,
     ) -> None:
         options.setdefault("pos_hint", {"top": 1})
@@ -88,7 +92,7 @@ class TextField(Column):
         self._check = check
         self._taken = text
         self._live = live
-        self.input = _Input(look, text, hint, secret)
+        self.input = _Input(look, text, hint, secret, lines)
         self._edge = paint_field(look, self.input)
         self._problem = Text(look, "", theme.SMALL, look.palette.danger, padding=(0, look.px(theme.HALF)))
         self.add_widget(self.input)

@@ -70,6 +70,11 @@ class Sheet(FloatLayout):
         self.add_widget(self.box)
         self.bind(size=lambda *_: self._arrange(), pos=lambda *_: self._arrange())
 
+    def to_end(self) -> None:
+        """Scrolls to the last line."""
+        if self._scroll is not None:
+            self._scroll.scroll_by(self._body.height)
+
     def _arrange(self) -> None:
         if self.width < 2:
             return

@@ -1,0 +1,114 @@
+"""Models that the self-check shows: their answers and certificates are made up, nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from backend.exporting.messages import Exported
+from backend.parity import Certificate, InputFacts, OutputParity
+from backend.serving.asked import Asked
+from backend.serving.http import Headers
+from engine_app.exporting import Order
+from engine_app.gateway.endpoint import EndpointStatus
+from engine_app.ui.exporter import Done
+from engine_app.ui.readings import Reading
+from engine_app.ui.servers import LocalServer, ServeWish
+
+DIGITS_MODEL = {
+    "name": "digits",
+    "format": "cyxmodel",
+    "inputs": [{"name": "input", "dtype": "float32", "shape": [-1, 1, 8, 8]}],
+    "can": ["predict"],
+    "takes": {"kind": "image", "white": 16.0},
+}
+CHAT_MODEL = {"name": "smollm2", "format": "gguf", "can": ["complete", "chat"]}
+SHARES = (0.934, 0.031, 0.018, 0.009, 0.004)
+SAID = (
+    "A peer trains your graph one segment at a time. ",
+    "You sign a voucher for each segment that checks out, so neither side risks more than one.",
+)
+THREE = (
+    ((0.3, 0.8), (0.5, 0.88), (0.66, 0.8), (0.66, 0.66), (0.5, 0.54)),
+    ((0.5, 0.54), (0.68, 0.46), (0.7, 0.28), (0.5, 0.14), (0.3, 0.22)),
+)
+"""Strokes of a digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    chunks: tuple[bytes, ...]
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Headers = ()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self.chunks:
+            yield chunk
+
+
+class ShownModel:
+    """Stands where a model server does."""
+
+    name = "shown"
+
+    def __init__(self, about: Mapping[str, object]) -> None:
+        self._about = about
+
+    @asynccontextmanager
+    async def ask(self, asked: Asked) -> AsyncIterator[_Answer]:
+        if asked.path == "/v1/model":
+            yield _Answer((msgspec.json.encode(self._about),))
+        elif asked.path.startswith("/v1/chat"):
+            deltas = [{"choices": [{"delta": {"content": text}}]} for text in SAID]
+            yield _Answer(tuple(b"data: " + msgspec.json.encode(each) + b"\n\n" for each in deltas))
+        else:
+            top = [
+                {"class": n, "name": str(n), "probability": p}
+                for n, p in zip((3, 8, 5, 9, 2), SHARES, strict=True)
+            ]
+            yield _Answer((msgspec.json.encode({"answers": [{"top": top}]}),))
+
+    async def status(self) -> EndpointStatus:
+        return EndpointStatus(True)
+
+
+def shown_servers(folder: Path) -> list[LocalServer]:
+    digits = LocalServer("here-1", "digits", ServeWish(folder / "digits.cyxmodel"), state="ready")
+    digits.url = "http://127.0.0.1:8080"
+    digits.about = ("digits: cyxmodel on cpu, 1 × 8 × 8, 5,354 parameters",)
+    digits.reading = Reading(1284, 3, 0, 0.42, 1.9)
+    digits.model = ShownModel(DIGITS_MODEL)
+    chat = LocalServer("here-2", "smollm2", ServeWish(folder / "smollm2.gguf", "0.0.0.0"), state="ready")
+    chat.url, chat.needs_key, chat.restarts = "http://studio:8081", True, 1
+    chat.about = ("smollm2: gguf on cpu, context of 2048 tokens",)
+    chat.reading = Reading(37, 0, 2, 812.0, 2350.0, 41.7, 9120)
+    chat.model = ShownModel(CHAT_MODEL)
+    return [digits, chat]
+
+
+def shown_export(folder: Path) -> Done:
+    order = Order(folder / "digits.cyxmodel", "onnx", folder / "digits.onnx")
+    parity = OutputParity("output", (256, 10), 9.5e-07, 8.1e-08, 14.2, 1.0)
+    certificate = Certificate(
+        format_version=1,
+        format="onnx",
+        about="an ONNX of opset 20, with any size of batch",
+        runtime="ONNX Runtime",
+        versions={"onnxruntime": "1.31.0", "onnx": "1.20.0"},
+        model_blake3="5c1d" * 16,
+        file_blake3="af0e" * 16,
+        inputs=InputFacts("bundled:digits", 256, "77aa" * 16),
+        batches=(1, 3, 252),
+        outputs=(parity,),
+        max_difference=9.5e-07,
+        mean_difference=8.1e-08,
+        argmax_agreement=1.0,
+        tolerance=1e-4,
+        verdict="within tolerance",
+    )
+    return Done(order, Exported("out.onnx", certificate.about), certificate)
