@@ -44,8 +44,8 @@ class _Commands(click.Group):
     """Takes --data-dir before and after the name of a command."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        if not isinstance(cmd, click.Group):
-            cmd.params.append(
+        for each in cmd.commands.values() if isinstance(cmd, click.Group) else (cmd,):
+            each.params.append(
                 click.Option(
                     ["--data-dir"], metavar="DIR", expose_value=False, callback=_data_dir, hidden=True
                 )

@@ -19,16 +19,26 @@ class _ModelsOrCommand(click.Group):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[OPTIONS] [MODEL]..."]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Those of a gateway that runs, and then the commands beside it."""
+        click.Command.format_options(self.commands["run"], ctx, formatter)
+        self.format_commands(ctx, formatter)
+
 
 @click.group(cls=_ModelsOrCommand, epilog=_SEES)
 def gateway() -> None:
-    """Answer HTTP at one port for models here and at peers: `cyxwiz gateway MODEL...`.
+    """Answer HTTP at one port for MODELs, each in a worker of its own.
 
-    Options of the gateway itself: `cyxwiz gateway run --help`.
+    /v1/predict, the Open Inference Protocol (/v2), the OpenAI API, /metrics, /openapi.json and a page at /.
+    Requests go to whichever endpoint of a model is expected to answer first, and to another one where
+    nothing was answered. Beyond loopback every request needs a key: see `cyxwiz keys`.
     """
 
 
-@gateway.command("run", epilog=_SEES)
+@gateway.command("run", hidden=True)
 @click.argument("models", nargs=-1, type=MODEL)
 @click.option(
     "--allow-prompts", "allowed", multiple=True, metavar="PEER", help="Let it see prompts during this run."
@@ -46,12 +56,7 @@ def run_(
     connections: int,
     **options: object,
 ) -> None:
-    """Answer for MODELS, each in a worker of its own, and for deployments at peers.
-
-    /v1/predict, the Open Inference Protocol (/v2), the OpenAI API, /metrics, /openapi.json and a page at /.
-    Requests go to whichever endpoint of a model is expected to answer first, and to another one where
-    nothing was answered. Beyond loopback every request needs a key: see `cyxwiz keys`.
-    """
+    """What `cyxwiz gateway MODEL...` does."""
     from engine_app.config import ConfigError, read_config
     from engine_app.entry import CommandError, report
     from engine_app.gateway.running import read_gateway_order, run_gateway

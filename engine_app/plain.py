@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 
 def plain(text: str, *, lines: bool = False) -> str:
     """With escapes for whatever a terminal would act on; line ends stay where ``lines`` says so."""
@@ -12,8 +10,3 @@ def plain(text: str, *, lines: bool = False) -> str:
         char if char.isprintable() or char in kept else char.encode("unicode_escape").decode()
         for char in text
     )
-
-
-def model_name(text: str) -> str:
-    """As it can stand in a path."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80] or "model"

@@ -35,6 +35,8 @@ class AppConfig:
     """Of one request."""
     timeout_s: float = 60.0
     """For each part of an answer to come."""
+    wait_s: float = 10.0
+    """For an endpoint, where none answers."""
 
 
 class Application:
@@ -42,7 +44,7 @@ class Application:
         self._pool = pool
         self._admission = admission
         self._config = config
-        self._forwarder = Forwarder(pool, config.timeout_s)
+        self._forwarder = Forwarder(pool, config.timeout_s, config.wait_s)
         self._created = int(time.time())
         self._pages = page_replies()
         self._document = Reply(msgspec.json.encode(openapi(ROUTES, "CyxWiz gateway", config.version)))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from engine_app.gateway.endpoint import Place
-from engine_app.plain import model_name
 
 MIN_ID_CHARACTERS = 6
 """Of the beginning of an id, so that a name is not taken for one."""
@@ -16,7 +15,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A model that a peer serves for this user. Deployments of one ``name`` are replicas."""
+    """A model that a peer serves for this user. Deployments of one ``name``, which can stand in a path, are
+    replicas."""
 
     id: str
     name: str
@@ -50,7 +50,7 @@ class Choice:
 def places(deployments: Iterable[Deployment], choice: Choice, own_name: str | None = None) -> set[Place]:
     """Where requests may go. A deployment that moved to another peer is another place."""
     return {
-        Place(model_name(each.name), own_name or each.name, each.peer_id, each.id)
+        Place(each.name, own_name or each.name, each.peer_id, each.id)
         for each in deployments
         if each.is_running and choice.takes(each)
     }

@@ -39,7 +39,10 @@ class Endpoint(Protocol):
     def name(self) -> str: ...
 
     def ask(self, asked: Asked) -> AbstractAsyncContextManager[Answer]:
-        """Leaving the block early takes the request back. Raises EndpointLostError."""
+        """Leaving the block early takes the request back.
+
+        Raises EndpointLostError, EndpointBusyError, HttpError for what it refuses.
+        """
 
     async def status(self) -> EndpointStatus:
         """Raises EndpointLostError. Sends nothing that a user wrote."""

@@ -2,6 +2,7 @@
 
 GatewayError
 ├── EndpointLostError    an endpoint cannot be reached, or went away before its answer was whole
+├── EndpointBusyError    an endpoint has no room for a request, and has done nothing of it
 └── ClientGoneError      the client left, or takes nothing of its answer
 """
 
@@ -14,6 +15,10 @@ class GatewayError(Exception):
 
 class EndpointLostError(GatewayError):
     """The endpoint's fault, or the network's; the same request may succeed at another one."""
+
+
+class EndpointBusyError(GatewayError):
+    """The same request may find room at another endpoint, or later."""
 
 
 class ClientGoneError(GatewayError):

@@ -16,7 +16,7 @@ import trio
 from backend.serving.asked import ANSWERED_FIELDS, passed_on
 from backend.serving.http import Headers, HttpError, busy
 from engine_app.gateway.endpoint import Answer
-from engine_app.gateway.errors import EndpointLostError
+from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.gateway.pool import Member, Pool, Use
 from engine_app.gateway.retry import BUSY, Outcome, Tries, goes_elsewhere
 from engine_app.gateway.wanted import Wanted
@@ -72,9 +72,13 @@ class _Patience:
 
 
 class Forwarder:
-    def __init__(self, pool: Pool, timeout_s: float) -> None:
+    """``timeout_s``: for each part of an answer to come. ``wait_s``: for an endpoint, where none answers:
+    as long as a worker that ended takes to be replaced."""
+
+    def __init__(self, pool: Pool, timeout_s: float, wait_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
+        self._wait_s = wait_s
 
     def model_of(self, wanted: Wanted) -> str:
         """Raises HttpError 404."""
@@ -94,6 +98,8 @@ class Forwarder:
         model = self.model_of(wanted)
         tried: set[str] = set()
         tries, outcome = Tries(), Outcome.LOST
+        with trio.move_on_after(self._wait_s):
+            await self._pool.wait_until_up(model)
         while (member := self._pool.choose(model, tried)) is not None:
             tried.add(member.endpoint.name)
             relay = _Relay(wanted, sink, self._timeout_s, partial(self._may_go_on, model, tried, tries))
@@ -125,13 +131,19 @@ class _Relay:
         """The client has seen something of the answer."""
 
     async def run(self, member: Member, pool: Pool) -> Outcome:
-        """Raises ClientGoneError."""
+        """Raises HttpError for what the endpoint refuses, ClientGoneError."""
         asked = self._wanted.for_name(member.place.own_name)
         with pool.use(member) as use:
             with trio.CancelScope(deadline=trio.current_time() + self._timeout_s) as scope:
                 try:
                     async with member.endpoint.ask(asked) as answer:
                         return await self._pass_on(answer, use, _Patience(scope, self._timeout_s))
+                except HttpError as refusal:
+                    use.answered(refusal.status)
+                    raise
+                except EndpointBusyError:
+                    use.busy()
+                    outcome = Outcome.BUSY
                 except EndpointLostError:
                     use.lost()
                     outcome = Outcome.LOST
@@ -200,4 +212,6 @@ def _refusal(outcome: Outcome, model: str, tries: Tries) -> HttpError:
         return HttpError(504, "too_late", f"model {model!r} did not answer within its time")
     if not tries.made:
         return busy(f"no endpoint of model {model!r} answers now", _COME_BACK_S)
+    if outcome is Outcome.BUSY:
+        return busy(f"no endpoint of model {model!r} has room now", _COME_BACK_S)
     return HttpError(502, "endpoint_lost", f"the endpoint of model {model!r} went away: nothing was answered")

@@ -2,57 +2,97 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import trio
 
-from backend.serving.keys import make_key
-from backend.workers.model_server import ModelFile, ServerListener, SupervisedServer, bind
-from engine_app.gateway.endpoint import Place
-from engine_app.gateway.http_endpoint import HttpEndpoint, Server
+from backend.errors import BackendError, WorkerFailedError
+from backend.serving.asked import Asked
+from backend.serving.http import HttpError
+from backend.workers.hosted import HostedModel
+from backend.workers.model_calls import Answer
+from backend.workers.model_server import ModelFile, ServerListener
+from engine_app.gateway.endpoint import EndpointStatus, Place
+from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.serving import ServeOrder, plan_of
 
-_LOOPBACK = "127.0.0.1"
-_SCOPES = ("predict", "manage")
+_REFUSALS = {"invalid": 400, "refused": 403, "not_found": 404, "too_large": 413, "memory": 507}
+"""What a worker's channel refuses before the model's own server sees it; anything else is its failure."""
 
 
 class LocalModel:
-    """``run`` in a nursery; ``ready`` is set once it answers. ``on_death``: why its worker ended, and in
-    how many seconds another one takes over."""
+    """An endpoint. ``run`` in a nursery; ``ready`` is set once it answers.
+
+    ``on_change``: whether it answers now, and a line about it or about why it does not.
+    """
 
     def __init__(
         self,
         model: ModelFile,
         order: ServeOrder,
         directory: Path,
-        on_death: Callable[[str, str, float], None],
+        on_change: Callable[[LocalModel, bool, str], None],
     ) -> None:
-        # Other users of this machine could reach its port: only this process has its key.
-        key, kept = make_key("gateway", _SCOPES, 0, (secrets.token_hex(4), secrets.token_urlsafe(32)), "")
-        self._listener = bind(_LOOPBACK, 0)
-        told = ServerListener(on_ready=self._answers, on_death=partial(on_death, model.name))
-        plan = plan_of(replace(order, models=(model,), host=_LOOPBACK), directory, True)
-        self._server = SupervisedServer(plan, self._listener, lambda: (kept,), told)
+        told = ServerListener(on_ready=self._ready, on_death=self._died)
+        self._hosted = HostedModel(plan_of(replace(order, models=(model,)), directory, False), told)
+        self._on_change = on_change
+        self._name = f"{model.name}@here"
         self.place = Place(model.name, model.name)
-        self.endpoint = HttpEndpoint(
-            f"{model.name}@here", Server(_LOOPBACK, self._listener.getsockname()[1], key)
-        )
         self.ready = trio.Event()
-        self.line = ""
-        """What it is, once it is ready."""
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     async def run(self) -> None:
-        """Until ``stop``. Raises WorkerError if it could not even start once."""
-        try:
-            await self._server.run()
-        finally:
-            self._listener.close()
-            await self.endpoint.aclose()
+        """Raises WorkerError if it could not even start once."""
+        await self._hosted.run()
 
-    def _answers(self, lines: tuple[str, ...]) -> None:
-        self.line = ", ".join(lines)
+    @asynccontextmanager
+    async def ask(self, asked: Asked) -> AsyncIterator[_LocalAnswer]:
+        try:
+            async with self._hosted.calls.ask(asked) as answer:
+                yield _LocalAnswer(answer)
+        except BackendError as error:
+            raise _worded(error) from error
+
+    async def status(self) -> EndpointStatus:
+        try:
+            return EndpointStatus(True, (await self._hosted.status()).queue_depth)
+        except BackendError as error:
+            raise EndpointLostError(str(error)) from error
+
+    def _ready(self, lines: tuple[str, ...]) -> None:
         self.ready.set()
+        self._on_change(self, True, ", ".join(lines))
+
+    def _died(self, reason: str, pause_s: float) -> None:
+        self._on_change(self, False, f"its worker ended: {reason}; another one starts in {pause_s:g} s")
+
+
+class _LocalAnswer:
+    def __init__(self, answer: Answer) -> None:
+        self.status = answer.status
+        self.content_type = answer.content_type
+        self.headers = answer.headers
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._answer:
+                yield part
+        except BackendError as error:
+            raise EndpointLostError(str(error)) from error
+
+
+def _worded(error: BackendError) -> Exception:
+    """As the gateway understands it."""
+    if isinstance(error, WorkerFailedError):
+        if error.code == "busy":
+            return EndpointBusyError(str(error))
+        if error.code in _REFUSALS:
+            return HttpError(_REFUSALS[error.code], error.code, str(error))
+    return EndpointLostError(str(error))

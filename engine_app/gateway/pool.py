@@ -32,8 +32,6 @@ class Member:
     health: Health = WELL
     stats: ModelStats = field(default_factory=ModelStats)
     retried: int = 0
-    changed: trio.Event = field(default_factory=trio.Event)
-    """Set when its health changes, so that who watches it looks at the right time."""
 
 
 class Use:
@@ -95,6 +93,8 @@ class Pool:
         self._members: dict[str, list[Member]] = {}
         self._choices = 0
         self._withdrawn: set[str] = set()
+        self._changed = trio.Event()
+        """Set when the health of any changes."""
 
     def add(self, endpoint: Endpoint, place: Place) -> Member:
         """Its health must be watched by ``watch``."""
@@ -142,6 +142,10 @@ class Pool:
         best = choose((each.load for each in up.values()), tried, trio.current_time())
         return None if best is None else up[best.name]
 
+    async def wait_until_up(self, model: str) -> None:
+        while not any(each.health.is_up for each in self.of(model)):
+            await self._changed.wait()
+
     @contextmanager
     def use(self, member: Member) -> Iterator[Use]:
         self._choices += 1
@@ -163,8 +167,8 @@ class Pool:
         was_up, member.health = member.health.is_up, health
         if was_up != health.is_up:
             log.info("endpoint changed", endpoint=member.endpoint.name, is_up=health.is_up)
-            member.changed.set()
-            member.changed = trio.Event()
+            self._changed.set()
+            self._changed = trio.Event()
             self._on_change(member)
 
     def readings(self) -> list[EndpointReading]:
@@ -186,10 +190,16 @@ class Pool:
         while True:
             if self._is_allowed(member.place):
                 await self._look(member)
-            health = member.health
-            pause_s = LOOK_EVERY_S if health.is_up else max(0.0, health.look_at - trio.current_time())
-            with trio.move_on_after(pause_s):
-                await member.changed.wait()
+            await self._until_due(member, trio.current_time() + LOOK_EVERY_S)
+
+    async def _until_due(self, member: Member, next_look: float) -> None:
+        """Until ``next_look``, or while it is down until it may be back."""
+        while True:
+            due = next_look if member.health.is_up else member.health.look_at
+            if trio.current_time() >= due:
+                return
+            with trio.move_on_at(due):
+                await self._changed.wait()
 
     async def _look(self, member: Member) -> None:
         try:

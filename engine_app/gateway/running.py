@@ -23,7 +23,8 @@ from engine_app.entry import CommandError, report, run
 from engine_app.gateway.allowed import ANY, SEES, Allowed, to_json
 from engine_app.gateway.allowed_file import AllowedPeers, change_allowed, checked_peer, read_allowed
 from engine_app.gateway.application import AppConfig, Application
-from engine_app.gateway.endpoint import Endpoint, Place
+from engine_app.gateway.endpoint import Place
+from engine_app.gateway.health import WELL
 from engine_app.gateway.local import LocalModel
 from engine_app.gateway.pool import Member, Pool
 from engine_app.gateway.server import GatewayServer, ServerBounds, follow_keys
@@ -71,6 +72,7 @@ class _Gateway:
         self._tell = _News(order.serve.as_json)
         self._allowed = AllowedPeers(config.data_dir, order.allowed)
         self._pool = Pool(self._lets, random.random, self._tell.health)
+        self._locals: dict[LocalModel, Member] = {}
         self._server: GatewayServer | None = None
         self.unanswered = 0
 
@@ -96,18 +98,26 @@ class _Gateway:
     async def _add_local_models(self, nursery: trio.Nursery, directory: Path) -> None:
         """Started together; returns when all answer. A model that does not start ends the gateway."""
         models = [
-            LocalModel(model, self._order.serve, directory / f"model-{number}", self._tell.death)
+            LocalModel(model, self._order.serve, directory / f"model-{number}", self._changed)
             for number, model in enumerate(self._order.serve.models)
         ]
         for model in models:
+            self._locals[model] = self._pool.add(model, model.place)
             nursery.start_soon(model.run)
         for model in models:
             await model.ready.wait()
-            self._tell.joined(model.place, model.line)
-            self._add(nursery, model.endpoint, model.place)
+            nursery.start_soon(self._pool.watch, self._locals[model])
 
-    def _add(self, nursery: trio.Nursery, endpoint: Endpoint, place: Place) -> None:
-        nursery.start_soon(self._pool.watch, self._pool.add(endpoint, place))
+    def _changed(self, model: LocalModel, is_up: bool, text: str) -> None:
+        """A worker began or ended: known at once, without asking it."""
+        member = self._locals[model]
+        if is_up and self._server is None:
+            self._tell.joined(model.place, text)
+        elif is_up:
+            self._pool.set_health(member, WELL)
+        else:
+            self._tell.death(model.place.model, text)
+            self._pool.note_loss(member)
 
     async def _serve(self, nursery: trio.Nursery, listener: socket.socket, keys: Keys | None) -> None:
         order = self._order
@@ -161,9 +171,8 @@ class _News:
         what = "answers again" if member.health.is_up else "does not answer: it gets nothing until it does"
         self._say({"event": "endpoint", "endpoint": member.endpoint.name, "is_up": member.health.is_up}, what)
 
-    def death(self, model: str, reason: str, pause_s: float) -> None:
-        news = {"event": "died", "endpoint": model, "reason": reason, "pause_s": pause_s}
-        self._say(news, f"its worker ended: {reason}; another one starts in {pause_s:g} s")
+    def death(self, model: str, text: str) -> None:
+        self._say({"event": "died", "endpoint": model, "reason": text}, text)
 
     def trouble(self, problem: str) -> None:
         self._say({"event": "keys", "endpoint": "keys", "reason": problem}, problem)

@@ -49,10 +49,11 @@ class Told:
 
 @dataclass
 class Fake:
-    """Answers as ``told`` says, in turn, the last one again and again; None: it is not there."""
+    """Answers as ``told`` says, in turn, the last one again and again; None: it is not there. An error is
+    raised in place of an answer."""
 
     name: str
-    told: list[Told | None] = field(default_factory=lambda: [Told()])
+    told: list[Told | Exception | None] = field(default_factory=lambda: [Told()])
     asked: list[Asked] = field(default_factory=list)
     queue_depth: int = 0
     cancelled: trio.Event = field(default_factory=trio.Event)
@@ -66,6 +67,8 @@ class Fake:
         await trio.lowlevel.checkpoint()
         if told is None:
             raise EndpointLostError("not there")
+        if isinstance(told, Exception):
+            raise told
         try:
             yield told
         except trio.Cancelled:
@@ -95,6 +98,8 @@ class Got:
 @dataclass
 class Tested:
     """``forbidden``: peers that may see nothing, as of now."""
+
+    __test__ = False  # no class of tests
 
     server: GatewayServer
     app: Application
@@ -155,7 +160,9 @@ async def gateway(
     forbidden: set[str] = set()
     pool = Pool(lambda place: place.peer_id not in forbidden, lambda: 0.5, lambda member: None)
     app = Application(
-        pool, Admission((), Gatekeeper(keys), needs_key), config or AppConfig("1", needs_key=needs_key)
+        pool,
+        Admission((), Gatekeeper(keys), needs_key),
+        config or AppConfig("1", needs_key=needs_key, wait_s=0),
     )
     members = [pool.add(endpoint, place) for endpoint, place in endpoints]
     listener = bind("127.0.0.1", 0)

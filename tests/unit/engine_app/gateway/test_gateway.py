@@ -6,10 +6,13 @@ import h11
 import pytest
 import trio
 
+from backend.serving.http import HttpError
 from backend.serving.keys import make_key
 from engine_app.gateway import connection
 from engine_app.gateway.application import AppConfig
 from engine_app.gateway.endpoint import Place
+from engine_app.gateway.errors import EndpointBusyError
+from engine_app.gateway.health import WELL
 from engine_app.gateway.server import ServerBounds
 from tests.unit.engine_app.gateway.gateways import CHAT, Fake, Told, gateway, receive, replicas, talk, until
 
@@ -109,6 +112,20 @@ async def test_the_last_one_that_is_full_says_so_itself() -> None:
     assert (got.status, got.headers["retry-after"], got.json) == (503, "7", {"error": "full"})
 
 
+async def test_who_has_no_room_is_left_and_who_refuses_is_believed() -> None:
+    (full, place), (picky, _) = replicas(2)
+    full.told = [EndpointBusyError("full")]
+    picky.told = [HttpError(413, "too_large", "body of 9 bytes, limit 8")]
+    async with gateway((full, place), (picky, place)) as tested:
+        got = await tested.ask(CHAT, PROMPT)
+        assert (got.status, got.json["error"]["code"]) == (413, "too_large")
+        picky.told = [EndpointBusyError("full")]
+        got = await tested.ask(CHAT, PROMPT)
+        assert (got.status, got.headers["retry-after"]) == (503, "2")
+        outcomes = [dict(member.stats.requests) for member in tested.pool.members]
+    assert outcomes == [{"busy": 2}, {"refused": 1, "busy": 1}]
+
+
 async def test_a_stream_that_fails_before_its_first_part_begins_elsewhere_and_later_says_so() -> None:
     (first, place), (second, _) = replicas(2)
     first.told = [Told((), content_type=EVENTS, breaks=True)]
@@ -187,6 +204,19 @@ async def test_a_dead_endpoint_is_taken_out_and_comes_back() -> None:
         fake.told, fake.is_there = [Told()], True
         await until(lambda: tested.pool.members[0].health.is_up)
         assert (await tested.ask(CHAT, PROMPT)).status == 200
+
+
+async def test_a_request_waits_for_an_endpoint_that_is_being_replaced() -> None:
+    (fake, place), *_ = replicas(1)
+    async with gateway((fake, place), config=AppConfig("1", wait_s=60)) as tested:
+        (member,) = tested.pool.members
+        tested.pool.note_loss(member)
+        async with await tested.open() as stream:
+            await stream.send_all(b"GET /v1/model HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            await until(lambda: tested.app.load()[0] == 1)
+            assert fake.asked == []
+            tested.pool.set_health(member, WELL)
+            assert b" 200 " in await stream.receive_some(1 << 16)
 
 
 async def test_a_peer_that_is_not_allowed_sees_nothing_from_that_moment() -> None:
