@@ -76,6 +76,8 @@ class Token:
 class TextGenerator(Protocol):
     """A runtime that goes on with text; one generation at a time."""
 
+    facts: RuntimeFacts
+
     def tokenize(self, prompt: str) -> list[int]:
         """Raises InputError for more than the context holds."""
 
@@ -84,6 +86,19 @@ class TextGenerator(Protocol):
 
     def generate(self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]) -> Iterator[Token]:
         """Ends at the model's end of text, at ``max_tokens``, a full context, or when ``stopped``."""
+
+
+class TextEmbedder(Protocol):
+    """Texts to rows for a model, and its answers to embeddings."""
+
+    def encode(self, text: str) -> tuple[dict[str, Array], int]:
+        """One row, and how many tokens it holds. Raises InputError."""
+
+    def from_ids(self, ids: list[int]) -> tuple[dict[str, Array], int]:
+        """Raises InputError."""
+
+    def pool(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Array:
+        """The embedding of one row, float32, of length one."""
 
 
 _DEFAULTS = RuntimeOptions()

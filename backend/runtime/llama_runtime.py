@@ -16,6 +16,7 @@ from backend.formats.gguf_header import GgufHeader, read_gguf_header
 from backend.formats.tensors import Array
 from backend.runtime.base import RuntimeFacts, Sampling, Token
 from backend.runtime.chat_template import MAX_PROMPT_CHARACTERS, Conversation, Render
+from backend.runtime.llama_embedder import LlamaEmbedder, makes_embeddings
 from backend.serving.messages import RuntimeOptions, TensorSpec
 
 DEFAULT_CONTEXT = 4096
@@ -120,10 +121,14 @@ class LlamaRuntime:
         return tokens
 
 
-def load_gguf(path: Path, device: str, options: RuntimeOptions, render: Render) -> LlamaRuntime:
+def load_gguf(
+    path: Path, device: str, options: RuntimeOptions, render: Render
+) -> LlamaRuntime | LlamaEmbedder:
     """Raises ArchiveError."""
     header = read_gguf_header(path)
     try:
+        if makes_embeddings(header):
+            return LlamaEmbedder(path, header, options)
         return LlamaRuntime(path, header, options, render)
     except ImportError as error:
         raise ArchiveError("GGUF needs llama-cpp-python: pip install 'cyxwiz[llm]'") from error

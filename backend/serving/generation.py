@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 
-from backend.errors import DeadlineError
+from backend.errors import DeadlineError, InputError
 from backend.runtime.base import Sampling, TextGenerator, Token
 from backend.serving.batching import QueueFullError
 from backend.serving.stats import ModelStats
@@ -36,6 +36,15 @@ class Generations:
         self._limit = limit
         self._stats = stats
         self._turn = asyncio.Lock()
+
+    def checked(self, prompt: list[int]) -> list[int]:
+        """Token ids that a caller gave. Raises InputError."""
+        most = self.generator.facts.vocabulary or 0
+        if not 0 < len(prompt) < self.context or not all(0 <= each < most for each in prompt):
+            raise InputError(
+                f"prompt of {len(prompt)} tokens, allowed are 1 to {self.context - 1} of numbers below {most}"
+            )
+        return prompt
 
     async def run(self, prompt: list[int], sampling: Sampling, deadline: float) -> AsyncGenerator[Token]:
         """Closing it ends the generation. Raises QueueFullError, DeadlineError if its turn never comes."""

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from backend.errors import BackendError, DeadlineError, InputError
-from backend.runtime.base import Runtime, TextGenerator
+from backend.runtime.base import Runtime, TextEmbedder, TextGenerator
 from backend.runtime.text_encoder import TextEncoder
 from backend.serving.batcher import Arrays, Batcher
 from backend.serving.batching import BatchLimits, QueueFullError
@@ -48,7 +48,7 @@ class Resident:
         """Of images, texts and templates, so that a large one holds up neither the loop nor the model."""
         batches = BatchLimits(limits.batch_items, limits.waiting, limits.window_s)
         self.batcher = Batcher(runtime, batches, stats, self.thread)
-        self.encoder: TextEncoder | None = None
+        self.encoder: TextEmbedder | None = None
         self.generations: Generations | None = None
         if isinstance(runtime, TextGenerator):
             context = runtime.facts.context_tokens or 0
@@ -235,11 +235,11 @@ class ModelHost:
         entry.resident = resident
         return resident
 
-    def _open(self, model: ServedModel) -> tuple[Runtime, TextEncoder | None, list[float]]:
+    def _open(self, model: ServedModel) -> tuple[Runtime, TextEmbedder | None, list[float]]:
         """In the loading thread."""
         runtime = self._load(model)
-        encoder = None
-        if model.tokenizer is not None:
+        encoder: TextEmbedder | None = getattr(runtime, "encoder", None)
+        if model.tokenizer is not None and encoder is None:
             encoder = TextEncoder(self._directory / model.tokenizer, runtime)
         return runtime, encoder, _warm(runtime)
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from backend.formats.tensors import Array
-from backend.runtime.text_encoder import TextEncoder
+from backend.runtime.base import TextEmbedder
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import Call, HttpError, Reply, decode_json, invalid, json_reply
 from backend.serving.openai_wire import EmbeddingsBody, inputs_of
@@ -46,7 +46,7 @@ class OpenAiApi:
         inputs = inputs_of(body)
         async with self._host.use(body.model, call.deadline) as resident:
             if resident.encoder is None:
-                raise invalid(f"model {body.model!r} makes no embeddings: it was served without a tokenizer")
+                raise invalid(f"model {body.model!r} makes no embeddings: {_why_none(resident)}")
             encoded = await _encoded(resident, resident.encoder, inputs, call.deadline)
             results: list[Array] = []
             for first in range(0, len(encoded), _AT_ONCE):
@@ -67,8 +67,14 @@ class OpenAiApi:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "cyxwiz"}
 
 
+def _why_none(resident: Resident) -> str:
+    if resident.generations is not None:
+        return "it generates text; a GGUF with pooling does"
+    return "it was served without a tokenizer"
+
+
 async def _encoded(
-    resident: Resident, encoder: TextEncoder, inputs: list[str | list[int]], deadline: float
+    resident: Resident, encoder: TextEmbedder, inputs: list[str | list[int]], deadline: float
 ) -> list[tuple[dict[str, Array], int]]:
     """Rows for the model, and how many tokens each holds. Raises InputError, TimeoutError."""
 

@@ -14,10 +14,18 @@ import msgspec
 from backend.errors import BackendError
 from backend.runtime.base import Sampling, Token
 from backend.serving.batching import QueueFullError
+from backend.serving.failures import failure
 from backend.serving.generation import Generations
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import Call, HttpError, Reply, Stream, decode_json, invalid, json_reply
-from backend.serving.openai_wire import ChatBody, CompletionBody, GenerationBody, plain_messages, usage
+from backend.serving.openai_wire import (
+    ChatBody,
+    CompletionBody,
+    GenerationBody,
+    plain_messages,
+    prompt_of,
+    usage,
+)
 from backend.serving.text_stream import TextStream
 
 _CHAT = msgspec.json.Decoder(ChatBody)
@@ -146,14 +154,21 @@ async def _events(
                     yield _event(order, _choice(order, piece, offset))
                 offset += len(piece.text)
         except (BackendError, QueueFullError) as error:
-            failure = {"error": {"message": str(error), "type": "server_error", "code": "generation"}}
-            yield b"data: " + msgspec.json.encode(failure) + b"\n\n"
+            yield _failed(str(error))
+            return
+        except Exception as error:
+            yield _failed(failure(error).text)
             return
         options = order.body.stream_options
         if options is not None and options.include_usage:
             last = order.envelope([], streamed=True) | {"usage": usage(len(order.prompt), count)}
             yield b"data: " + msgspec.json.encode(last) + b"\n\n"
         yield _DONE
+
+
+def _failed(text: str) -> bytes:
+    error = {"error": {"message": text, "type": "server_error", "code": "generation"}}
+    return b"data: " + msgspec.json.encode(error) + b"\n\n"
 
 
 async def _with(begun: _Piece, pieces: AsyncGenerator[_Piece]) -> AsyncGenerator[_Piece]:
@@ -234,7 +249,8 @@ def _prompt(generations: Generations, body: GenerationBody) -> list[int]:
     if isinstance(body, ChatBody):
         return generations.generator.tokenize_chat(plain_messages(body.messages))
     assert isinstance(body, CompletionBody)
-    return generations.generator.tokenize(body.prompt if isinstance(body.prompt, str) else body.prompt[0])
+    prompt = prompt_of(body)
+    return generations.generator.tokenize(prompt) if isinstance(prompt, str) else generations.checked(prompt)
 
 
 def _sampling(body: GenerationBody, max_tokens: int, top_logprobs: int | None) -> Sampling:

@@ -11,8 +11,17 @@ from backend.serving.http import invalid
 
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
-MAX_INPUTS = 256
+MAX_INPUTS = 2048
 
+_UNSUPPORTED = (
+    "tools",
+    "functions",
+    "suffix",
+    "logit_bias",
+    "audio",
+    "web_search_options",
+    "reasoning_effort",
+)
 Text = Annotated[str, Meta(max_length=1 << 20)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -29,7 +38,7 @@ class TextPart(msgspec.Struct, frozen=True):
 
 class ChatMessage(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Meta(max_length=256)]
+    content: Text | Annotated[list[TextPart], Meta(max_length=256)] | None = None
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -54,15 +63,22 @@ class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
     best_of: int | None = None
     suffix: str | None = None
     response_format: dict[str, Any] | None = None
+    logit_bias: dict[str, float] | None = None
+    functions: list[Any] | None = None
+    modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
 
     def check(self) -> None:
-        """Raises HttpError for what this server cannot do."""
+        """Raises HttpError for what this server cannot do and what would mislead if it were ignored."""
         if self.n not in (None, 1) or self.best_of not in (None, 1):
             raise invalid("one answer a request: n and best_of may be 1 only")
-        if self.tools:
-            raise invalid("tools are not supported")
-        if self.suffix:
-            raise invalid("suffix is not supported")
+        for name in _UNSUPPORTED:
+            if getattr(self, name):
+                raise invalid(f"{name} is not supported")
+        if self.modalities not in (None, [], ["text"]):
+            raise invalid("modalities may be text only")
         if self.response_format is not None and self.response_format.get("type") != "text":
             raise invalid("response_format may be text only")
 
@@ -79,7 +95,8 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
 
 
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):
-    prompt: Text | Annotated[list[Text], Meta(min_length=1, max_length=1)]
+    prompt: Text | Annotated[list[Any], Meta(min_length=1, max_length=1 << 20)]
+    """A text or its token ids, or a list of a single one of them."""
     logprobs: Logprobs | None = None
     echo: bool | None = None
 
@@ -90,6 +107,16 @@ class EmbeddingsBody(msgspec.Struct, frozen=True):
     """A text or its token ids, or a list of either."""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
+
+
+def prompt_of(body: CompletionBody) -> str | list[int]:
+    """Raises HttpError."""
+    given = body.prompt
+    if not isinstance(given, str) and len(given) == 1 and isinstance(given[0], str | list):
+        given = given[0]
+    if isinstance(given, str) or (given and all(type(each) is int for each in given)):
+        return given
+    raise invalid("prompt may be one text or the ids of its tokens")
 
 
 def inputs_of(body: EmbeddingsBody) -> list[str | list[int]]:
@@ -110,14 +137,14 @@ def inputs_of(body: EmbeddingsBody) -> list[str | list[int]]:
 
 
 def plain_messages(messages: list[ChatMessage]) -> list[dict[str, str]]:
-    """Content as one text each, which chat templates take."""
-    return [
-        {"role": message.role, "content": text_of(message.content)}  # templates know no more
-        for message in messages
-    ]
+    """Content as one text each; templates know no more. Raises HttpError."""
+    return [{"role": message.role, "content": _text_of(message)} for message in messages]
 
 
-def text_of(content: str | list[TextPart]) -> str:
+def _text_of(message: ChatMessage) -> str:
+    content = message.content
+    if content is None:
+        raise invalid(f"a message of {message.role} has no content, and calls of tools are not supported")
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import re
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import openai
 import pytest
 import real_models
 
+from backend.errors import ArchiveError
+from backend.runtime.base import load_model
 from tests.e2e.serving.servers import Running, serving, worker_pids
+from tests.e2e.serving.tiny_bert import write_bert
 
 pytestmark = pytest.mark.e2e
 QUESTION: Any = [{"role": "user", "content": "Name a colour."}]
@@ -199,3 +204,43 @@ def test_embeddings_are_those_of_onnxruntime_and_the_tokenizer(minilm: Running) 
     )
     # Its int8 steps depend on what a row is padded with.
     assert found @ (mean / np.linalg.norm(mean)) > 0.99
+
+
+def test_embeddings_of_a_gguf_are_those_of_llama_cpp(tmp_path: Path) -> None:
+    if importlib.util.find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed: scripts/llama_cpp compiles it")
+    import llama_cpp
+
+    write_bert(tmp_path / "bert.gguf", pooling=1)
+    texts = ["a cat sits", "the dogs runs fast", "car"]
+    path = str(tmp_path / "bert.gguf")
+    theirs = llama_cpp.Llama(path, embedding=True, n_ctx=64, n_threads=1, verbose=False)
+    expected = np.array(theirs.embed(texts, normalize=True))
+    tokens = [theirs.tokenize(text.encode()) for text in texts]
+    with serving(tmp_path / "data", path) as server:
+        asked = client(server).embeddings
+        for given in (texts, tokens):
+            for encoding in ("base64", "float"):
+                answer = asked.create(model="bert", input=given, encoding_format=encoding)  # type: ignore
+                found = [each.embedding for each in answer.data]
+                if encoding == "base64":
+                    found = [np.frombuffer(base64.b64decode(str(each)), "<f4") for each in found]
+                assert np.allclose(np.array(found), expected, atol=1e-5)
+                assert answer.usage.prompt_tokens == sum(map(len, tokens))
+        for wrong, says in (("cat " * 80, "allowed are 1 to 64"), ([3, 99], "up to 13"), ("", "characters")):
+            with pytest.raises(openai.BadRequestError, match=says):
+                asked.create(model="bert", input=wrong)  # type: ignore[arg-type]
+        with pytest.raises(openai.BadRequestError, match="does not generate"):
+            client(server).completions.create(model="bert", prompt="cat")
+        about, _ = server.ask("/v1/model")
+        assert about["can"] == ["predict", "embed"]
+        inputs = {"input_ids": [[2, 7, 99]], "lengths": [3]}
+        with pytest.raises(HTTPError) as refused:
+            server.ask("/v1/predict", {"inputs": inputs})
+        assert refused.value.code == 400
+
+
+def test_a_gguf_that_ranks_is_refused(tmp_path: Path) -> None:
+    write_bert(tmp_path / "m", pooling=4)
+    with pytest.raises(ArchiveError, match="ranks texts"):
+        load_model(tmp_path / "m", "cpu")

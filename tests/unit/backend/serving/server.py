@@ -54,7 +54,7 @@ class Counter:
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    facts = RuntimeFacts("fake", "fake 1", ("cpu",), 1000, context_tokens=50)
+    facts = RuntimeFacts("fake", "fake 1", ("cpu",), 1000, context_tokens=50, vocabulary=256)
     has_chat = True
 
     def __init__(self, free: int = 50) -> None:
