@@ -6,7 +6,6 @@ The way back runs the file, in a worker of its own; what comes out is checked li
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +23,7 @@ from backend.validate import Severity, diagnose
 from backend.workers.supervisor import PoolConfig, open_pool
 from engine_app.document.lowering import load_lowered
 from engine_app.entry import CommandError, report
-from engine_app.local_training import install
+from engine_app.placing import placing
 from p2p.datadir import write_atomic
 from p2p.logs import configure_logging
 
@@ -52,9 +51,11 @@ def read_code(
     """Ends with a line about every part of the source that has no place in a graph."""
     configure_logging("warning")
     try:
-        if (size := source.stat().st_size) > MAX_SOURCE_BYTES:
-            raise CommandError(f"{source.name}: {size} bytes, limit {MAX_SOURCE_BYTES}")
-        graph = trio.run(_import, source, inputs, name, weights)
+        with source.open("rb") as file:
+            code = file.read(MAX_SOURCE_BYTES + 1)
+        if len(code) > MAX_SOURCE_BYTES:
+            raise CommandError(f"{source.name}: over {MAX_SOURCE_BYTES} bytes, which is the limit")
+        graph = trio.run(_import, code, inputs, name, weights)
         write_atomic(output, dump_graph(graph), 0o644)
     except trio.TooSlowError:
         report(CommandError(f"{source.name}: no graph after {IMPORT_S:g} s"))
@@ -65,9 +66,7 @@ def read_code(
     print(f"{output}: {len(graph.nodes)} nodes, {len(graph.links)} links")
 
 
-async def _import(
-    source: Path, inputs: tuple[tuple[int, ...], ...], name: str, weights: Path | None
-) -> Graph:
+async def _import(code: bytes, inputs: tuple[tuple[int, ...], ...], name: str, weights: Path | None) -> Graph:
     with TemporaryDirectory() as directory, trio.fail_after(IMPORT_S):
         config = PoolConfig(
             directory=Path(directory),
@@ -78,7 +77,7 @@ async def _import(
         )
         async with open_pool(config) as pool:
             worker = await pool.acquire()
-            shutil.copyfile(source, worker.directory / _SOURCE)
+            (worker.directory / _SOURCE).write_bytes(code)
             await worker.send(ImportCode(_SOURCE, name, inputs))
             while True:
                 event, body = await worker.receive()
@@ -88,8 +87,8 @@ async def _import(
                         if weights is not None:
                             _take_weights(worker.path(file), graph, weights)
                         return graph
-                    case Failed(code, text):
-                        raise WorkerFailedError(code, text)
+                    case Failed(kind, text):
+                        raise WorkerFailedError(kind, text)
                     case _:
                         pass
 
@@ -105,12 +104,17 @@ def _checked(body: bytes) -> Graph:
 
 def _take_weights(found: Path, graph: Graph, target: Path) -> None:
     """Raises BackendError unless there are as many numbers as the graph has."""
-    with found.open("rb") as file:
-        header = read_tensor_header(file, found.stat().st_size)
+    with placing(found, target) as copy:
+        _check_weights(copy, graph)
+
+
+def _check_weights(copy: Path, graph: Graph) -> None:
+    """Raises BackendError."""
+    with copy.open("rb") as file:
+        header = read_tensor_header(file, copy.stat().st_size)
     shapes = infer_shapes(graph)
     counts = [shapes.nodes[node.id].counts for node in model_nodes(graph)]
     wanted = sum(count.parameters + count.buffers for count in counts)
     numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
     if numbers != wanted:
         raise CodeError(f"the module has {numbers} numbers in its state, the graph {wanted}")
-    install(found, target)

@@ -5,9 +5,8 @@ A certificate is written beside it. Ctrl-C ends the worker, and leaves nothing.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,17 +15,20 @@ from typing import Any, TypeAlias
 
 import msgspec
 import trio
+from blake3 import blake3
 
-from backend.errors import WorkerFailedError
+from backend.errors import ArchiveError, WorkerFailedError
 from backend.exporting.messages import Export, Exported, ExportOptions, Stage
 from backend.parity import Certificate
 from backend.reports import Failed
 from backend.workers.supervisor import PoolConfig, Worker, open_pool
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES, install
+from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES
+from engine_app.placing import copy_regular, placing
 from engine_app.plain import plain
 from engine_app.show import Story, open_story, print_json
+from p2p.datadir import write_atomic
 
 OnStage: TypeAlias = Callable[[Stage], None]
 MODEL_FILE, DATA_FILE = "model.cyxmodel", "data.safetensors"
@@ -102,7 +104,7 @@ async def _export(
     worker: Worker, order: Order, options: ExportOptions, on_stage: OnStage
 ) -> tuple[Exported, Certificate]:
     """Raises WorkerError, DatasetError."""
-    await trio.to_thread.run_sync(shutil.copyfile, order.model, worker.directory / MODEL_FILE)
+    await trio.to_thread.run_sync(copy_regular, order.model, worker.directory / MODEL_FILE)
     if order.data is not None:
         await trio.to_thread.run_sync(_convert, order.data, worker.directory / DATA_FILE)
     await worker.send(Export(MODEL_FILE, options, DATA_FILE if order.data is not None else None))
@@ -124,13 +126,24 @@ def _convert(data: Path, target: Path) -> None:
 
 
 def _put_in_place(worker: Worker, order: Order, exported: Exported, certificate: Certificate) -> None:
-    if exported.weights is not None:
-        install(worker.path(exported.weights), order.weights_path)
-    install(worker.path(exported.file), order.output)
+    """All files or, up to the renaming at the end, none. Raises ArchiveError, WorkerError, OSError."""
     text = msgspec.json.format(msgspec.json.encode(certificate), indent=2)
-    written = worker.directory / f"certificate-{os.getpid()}.json"
-    written.write_bytes(text + b"\n")
-    install(written, order.certificate_path)
+    with ExitStack() as files:
+        copy = files.enter_context(placing(worker.path(exported.file), order.output))
+        _check_copy(copy, certificate)
+        if exported.weights is not None:
+            files.enter_context(placing(worker.path(exported.weights), order.weights_path))
+        write_atomic(order.certificate_path, text + b"\n", 0o644)
+
+
+def _check_copy(copy: Path, certificate: Certificate) -> None:
+    """That the certificate is about this file, byte for byte. Raises ArchiveError."""
+    hasher = blake3()
+    with copy.open("rb") as file:
+        while piece := file.read(1 << 20):
+            hasher.update(piece)
+    if hasher.hexdigest() != certificate.file_blake3:
+        raise ArchiveError("the file is not the one that was run and compared")
 
 
 def _close(order: Order, exported: Exported, certificate: Certificate, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from backend.exporting.messages import Stage
 from backend.formats.cyxmodel import inspect_cyxmodel
 from backend.formats.model_folder import is_model_folder, read_model_folder
 from backend.formats.sniff import ModelFormat, sniff
+from backend.graph import Graph
 from backend.importing.messages import ImportModel, ModelImported
 from backend.inspection import summary_of
 from backend.parity import Certificate
@@ -26,9 +26,10 @@ from backend.workers.supervisor import Worker, open_pool
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
 from engine_app.exporting import OnStage, pool_for, tell_stage
-from engine_app.local_training import install
+from engine_app.placing import copy_regular, placing
 from engine_app.plain import plain
 from engine_app.show import open_story, print_json
+from p2p.datadir import write_atomic
 
 _GRAPH_FILE, _ONE_FILE = "graph.json", "model.bin"
 
@@ -70,8 +71,7 @@ async def import_model(
             worker = await pool.acquire()
             imported, certificate = await _import(worker, files, graph, on_stage)
             found = worker.path(imported.file)
-            summary = summary_of(load_graph(inspect_cyxmodel(found).graph))
-            await trio.to_thread.run_sync(_put_in_place, found, output)
+            summary = summary_of(await trio.to_thread.run_sync(_put_in_place, found, output, Path(name)))
     return Import(imported.about, summary.nodes, summary.parameters, certificate)
 
 
@@ -94,7 +94,7 @@ async def _import(
     """Raises WorkerError."""
     copies = files | ({_GRAPH_FILE: graph} if graph is not None else {})
     for name, path in copies.items():
-        await trio.to_thread.run_sync(shutil.copyfile, path, worker.directory / name)
+        await trio.to_thread.run_sync(copy_regular, path, worker.directory / name)
     await worker.send(ImportModel(tuple(files), _GRAPH_FILE if graph is not None else None))
     while True:
         event, body = await worker.receive()
@@ -107,12 +107,17 @@ async def _import(
                 raise WorkerFailedError(code, text)
 
 
-def _put_in_place(found: Path, output: Path) -> None:
-    if output.suffix == ".json":
-        graph = inspect_cyxmodel(found).graph
-        found = found.with_name("graph-alone.json")
-        found.write_bytes(graph)
-    install(found, output)
+def _put_in_place(found: Path, output: Path, workspace: Path) -> Graph:
+    """Raises ArchiveError, GraphFormatError, OSError."""
+    if output.suffix != ".json":
+        with placing(found, output) as copy:
+            return load_graph(inspect_cyxmodel(copy).graph)
+    copy = workspace / "taken.cyxmodel"
+    copy_regular(found, copy, follow=False)
+    text = inspect_cyxmodel(copy).graph
+    graph = load_graph(text)
+    write_atomic(output, text, 0o644)
+    return graph
 
 
 def _close(answer: dict[str, Any], as_json: bool) -> None:

@@ -7,7 +7,6 @@ data, order, then its newest checkpoint. The trained .cyxmodel is written whole 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
 import sys
@@ -52,11 +51,12 @@ from engine_app.attended import attended, wait_for_turn
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
+from engine_app.placing import install
 from engine_app.scores import print_scores
 from engine_app.show import Story, open_story, print_json
 from engine_app.tensorboard import EventFile, scalars_of
 from engine_app.training_queue import ORDER, Place, TrainingLine
-from p2p.datadir import sync_directory, write_atomic
+from p2p.datadir import write_atomic
 from p2p.errors import RemoteFailureError
 from p2p.session.checks import Prepared
 
@@ -521,16 +521,3 @@ def _rate(found: object) -> float:
         allowed = f"a number from 0 to {MAX_LEARNING_RATE:g}"
         raise RemoteFailureError("refused", f"learning rate {str(found)[:40]!r}, must be {allowed}")
     return rate
-
-
-def install(source: Path, target: Path) -> None:
-    """Copies beside the target first: it is replaced as a whole or stays as it was."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.copyfile(source, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        sync_directory(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)

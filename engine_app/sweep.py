@@ -28,7 +28,8 @@ from engine_app.attended import attended, wait_for_turn
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.local_training import GRAPH, MEMORY_BYTES, RUNTIME_BYTES, find_interrupted, install
+from engine_app.local_training import GRAPH, MEMORY_BYTES, RUNTIME_BYTES, find_interrupted
+from engine_app.placing import install
 from engine_app.show import Story, open_story, print_json, print_table
 from engine_app.sweep_space import read_dimensions, with_values
 from engine_app.training_queue import ORDER, Place, TrainingLine

@@ -17,7 +17,8 @@ from backend.graph import Graph
 from engine_app.config import Config
 from engine_app.document.files import save_graph
 from engine_app.entry import CommandError
-from engine_app.local_training import LocalTraining, Wish, begin, install
+from engine_app.local_training import LocalTraining, Wish, begin
+from engine_app.placing import install
 from engine_app.show import Story
 from engine_app.training_queue import TrainingLine
 from engine_app.ui.runs import Run, RunFiles, SavedRun
