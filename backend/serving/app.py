@@ -56,6 +56,11 @@ class Application:
         self.refused: Counter[str] = Counter()
         self.in_flight = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Of large bodies that are read or answered now."""
+        return self._bodies.held_bytes
+
     def route(self, routes: tuple[Route, ...]) -> None:
         self._routes.add(routes)
 

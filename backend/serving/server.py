@@ -329,7 +329,7 @@ class ModelServer:
                 on_ready(lines)
                 await stopping.wait()
             else:
-                config = _config(app, order.limits.connections)
+                config = server_config(app, order.limits.connections)
                 server = self._server = _Server(config, lambda: on_ready(lines))
                 await server.serve(sockets=[self._listener])
             if calls is not None:
@@ -369,7 +369,8 @@ async def _sweep(host: ModelHost) -> None:
         host.sweep(time.monotonic())
 
 
-def _config(app: Application, connections: int) -> uvicorn.Config:
+def server_config(app: Application, connections: int) -> uvicorn.Config:
+    """For as many connections; the sockets are given to the server apart."""
     return uvicorn.Config(
         app,
         http=BoundedProtocol,

@@ -68,6 +68,19 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
             "the_corpus_is_judged_as_it_is_named",
         ),
     },
+    "every endpoint of a model server, fed with damage": {
+        "property/backend/test_endpoint_fuzz.py": (
+            "damaged_requests_break_no_endpoint",
+            "the_corpus_is_answered_as_it_is_named",
+        ),
+    },
+    "chat templates that loop, count, grow or nest without end": {
+        "e2e/backend/test_renderer.py": (
+            "a_hostile_template_is_refused_and_others_go_on",
+            "a_template_that_had_to_be_ended_is_not_tried_again",
+        ),
+        "e2e/serving/test_text_models.py": ("a_template_without_end_stops_nobody_but_its_own_model",),
+    },
     "JWT: other algorithms, other connections, long lives, what was taken back": {
         "unit/p2p/test_auth.py": (
             "algorithm_none_is_refused",

@@ -41,7 +41,7 @@ def over_a_socket(work: Callable[[Client, Endless], Awaitable[None]]) -> None:
         tested, endless = Server({"m": Single()}, ServerLimits()), Endless()
         tested.app.route((Route("GET", "/endless", endless.answer, "Never ends", None),))
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            running = server._Server(server._config(tested.app, 16), lambda: None)
+            running = server._Server(server.server_config(tested.app, 16), lambda: None)
             serving = asyncio.ensure_future(running.serve(sockets=[listener]))
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             try:
