@@ -28,9 +28,10 @@ from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.checks import Prepared
 from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
-from p2p.session.inference import ModelClient, Tensor
+from p2p.session.inference import JobCaller, ModelClient, Tensor
 from p2p.session.job import WITH_PEER, Direct, Job
 from p2p.session.live import LiveJob
+from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.neighbours import Neighbour, find_neighbours
 from p2p.session.news import News
 from p2p.session.runner import JobRunner
@@ -60,7 +61,8 @@ class JobEngine:
         self._lives: dict[str, LiveJob] = {}
         self._sweeper = Sweeper(engine)
         self._running: set[str] = set()
-        self._models: dict[tuple[str, str], ModelClient] = {}
+        self._callers: dict[tuple[str, str], JobCaller] = {}
+        """By peer and job."""
 
     async def start(self) -> None:
         """Loads what earlier sessions left; serves files; asks back what nobody counts."""
@@ -328,13 +330,34 @@ class JobEngine:
         return await (await self._model_client(peer, model)).predict(model, tensor)
 
     async def _model_client(self, peer: str, model: str) -> ModelClient:
-        if (peer, model) not in self._models:
-            job = next((job for job in self.jobs() if job.result and job.result.blake3 == model), None)
-            if job is None:
-                raise JobUnknownError(f"no job here made model {model[:16]}: only its owner may call it")
-            client = ModelClient(self.engine, PeerId(peer), job, self._nursery)
-            self._models[peer, model] = client
-        return self._models[peer, model]
+        job = next((job for job in self.jobs() if job.result and job.result.blake3 == model), None)
+        if job is None:
+            raise JobUnknownError(f"no job here made model {model[:16]}: only its owner may call it")
+        return ModelClient(self._caller(peer, job.job_id))
+
+    def _caller(self, peer: str, job_id: str) -> JobCaller:
+        caller = self._callers.get((peer, job_id))
+        if caller is None:
+            live = self._lives[job_id]
+            caller = JobCaller(self.engine, PeerId(peer), lambda: live.job, self._nursery)
+            self._callers[peer, job_id] = caller
+        return caller
+
+    def deployment(self, name: str) -> ModelAtPeer:
+        """The model of a deployment, wherever it is; by its id or the unique beginning of one.
+
+        Raises JobUnknownError; each call raises JobEndedError once it is over.
+        """
+        job_id = self._live(name).job.job_id
+        return ModelAtPeer(job_id, lambda: self._deployment_caller(job_id))
+
+    def _deployment_caller(self, job_id: str) -> JobCaller:
+        live = self._lives.get(job_id)
+        if live is None or live.job.is_over:
+            raise JobEndedError(f"deployment {job_id[:8]} is over")
+        if live.job.peer_id is None:
+            raise JobEndedError(f"deployment {job_id[:8]} has no peer yet")
+        return self._caller(live.job.peer_id, job_id)
 
 
 def direct_terms(peer: str) -> Direct:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 import trio
@@ -31,12 +33,14 @@ from p2p.protocols.inference import (
     Prediction,
 )
 from p2p.records import open_record
+from p2p.session.asking import AskStreams
 from p2p.session.coordinator_link import LOST
 from p2p.session.job import Job
 from p2p.session.neighbours import reach
 from p2p.session.steps import Engine
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 PREDICT_TIMEOUT_S = 60.0
 SCOPE = "infer"
@@ -52,56 +56,61 @@ class Tensor:
     data: bytes
 
 
-class ModelClient:
-    """One model's peer; ``job`` is the one that made the model and gives the right to call it."""
+ITEM_BYTES = {
+    "float32": 4,
+    "float64": 8,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+
+
+def size_of(dtype: str, shape: tuple[int, ...]) -> int:
+    """In bytes."""
+    return math.prod(shape) * ITEM_BYTES[dtype]
+
+
+class JobCaller:
+    """Whoever has the right to a job's models, at one peer: connected, authorized, and both again."""
 
     def __init__(
-        self,
-        engine: Engine,
-        peer_id: PeerId,
-        job: Job,
-        nursery: trio.Nursery,
+        self, engine: Engine, peer_id: PeerId, find_job: Callable[[], Job], nursery: trio.Nursery
     ) -> None:
+        self.peer_id = peer_id
+        self.streams = AskStreams(engine.network, peer_id)
         self._engine = engine
-        self._job = job
-        self._job_id = job.job_id
-        self._is_direct = job.direct is not None
+        self._find_job = find_job
+        self._job_id = find_job().job_id
         self._client: CallClient[InferenceCall, InferenceAnswer] = CallClient(
             engine.network, peer_id, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, (), nursery
         )
         self._authorized_until = 0.0
         self._authorizing = trio.Lock()
 
-    async def describe(self, model: str) -> ModelDescription:
-        """Raises as ``predict``."""
-        answer, _ = await self._call(DescribeModel(model))
-        if not isinstance(answer, ModelDescription):
-            raise RemoteProtocolError(f"peer answered {type(answer).__name__} to DescribeModel")
-        return answer
-
-    async def predict(self, model: str, tensor: Tensor) -> Tensor:
+    async def call(self, call: InferenceCall, body: bytes = b"") -> tuple[InferenceAnswer, bytes]:
         """Raises RemoteFailureError when the peer refuses, ConnectionFailedError, DeadlineError."""
-        call = Predict(model, tensor.dtype, tensor.shape)  # type: ignore[arg-type]
-        answer, body = await self._call(call, tensor.data)
-        if not isinstance(answer, Prediction):
-            raise RemoteProtocolError(f"peer answered {type(answer).__name__} to Predict")
-        return Tensor(answer.dtype, answer.shape, body)
+        return await self.repeat(lambda: self._client.call(call, body, PREDICT_TIMEOUT_S))
 
-    async def _call(self, call: InferenceCall, body: bytes = b"") -> tuple[InferenceAnswer, bytes]:
-        """Asks again over new connections, and once with a new token: a prediction may be repeated."""
+    async def repeat(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Again over new connections, and once with a new token: asking a model may be repeated."""
         backoff = Backoff(self._engine.draw)
         gives_up_at = trio.current_time() + self._engine.limits.inference_patience_s
         refused = False
         while True:
             try:
                 await self._connect()
-                await self._authorize()
-                return await self._client.call(call, body, PREDICT_TIMEOUT_S)
+                if self._engine.now() >= self._authorized_until:
+                    await self._authorize()
+                return await attempt()
             except LOST as error:
                 self._authorized_until = 0.0
                 if trio.current_time() >= gives_up_at:
                     raise
-                log.info("call goes out again", call=type(call).__name__, reason=str(error))
+                log.info("call goes out again", peer_id=self.peer_id, reason=str(error))
                 await trio.sleep(backoff.pause_s())
             except RemoteFailureError as error:
                 if error.code != "unauthorized" or refused:
@@ -112,15 +121,15 @@ class ModelClient:
 
     async def _connect(self) -> None:
         """The peer may have moved since it was last reached."""
-        if not self._engine.network.is_connected(self._client.peer_id):
-            peer_id = self._client.peer_id
-            self._client.addresses = await reachable_addresses(self._engine, peer_id, self._job)
+        if not self._engine.network.is_connected(self.peer_id):
+            job = self._find_job()
+            self._client.addresses = await reachable_addresses(self._engine, self.peer_id, job)
 
     async def _authorize(self) -> None:
         async with self._authorizing:
             if self._engine.now() < self._authorized_until:
                 return
-            if self._is_direct:
+            if self._find_job().direct is not None:
                 call: InferenceCall = AuthorizeJob(self._job_id)
                 until = self._engine.now() + DIRECT_LIFETIME_S
             else:
@@ -130,6 +139,28 @@ class ModelClient:
             if not isinstance(answer, Done):
                 raise RemoteProtocolError(f"peer answered {type(answer).__name__} to {type(call).__name__}")
             self._authorized_until = until - 60.0
+
+
+class ModelClient:
+    """The trained model of a job, at the peer that trained it."""
+
+    def __init__(self, caller: JobCaller) -> None:
+        self._caller = caller
+
+    async def describe(self, model: str) -> ModelDescription:
+        """Raises as ``predict``."""
+        answer, _ = await self._caller.call(DescribeModel(model))
+        if not isinstance(answer, ModelDescription):
+            raise RemoteProtocolError(f"peer answered {type(answer).__name__} to DescribeModel")
+        return answer
+
+    async def predict(self, model: str, tensor: Tensor) -> Tensor:
+        """Raises RemoteFailureError when the peer refuses, ConnectionFailedError, DeadlineError."""
+        call = Predict(model, tensor.dtype, tensor.shape)  # type: ignore[arg-type]
+        answer, body = await self._caller.call(call, tensor.data)
+        if not isinstance(answer, Prediction):
+            raise RemoteProtocolError(f"peer answered {type(answer).__name__} to Predict")
+        return Tensor(answer.dtype, answer.shape, body)
 
 
 async def reachable_addresses(engine: Engine, peer_id: PeerId, job: Job) -> Sequence[str]:
