@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
@@ -35,11 +34,9 @@ class Served:
     def kill(self) -> None:
         self.was_killed = True
 
-    def in_loop(self, function: Callable[[], Any]) -> None:
-        self._loop.call_soon_threadsafe(function)
-
     def cut(self) -> None:
-        self.in_loop(self._closing.set)
+        with suppress(RuntimeError):  # it has been cut before
+            self._loop.call_soon_threadsafe(self._closing.set)
 
     def start(self) -> None:
         self._thread.start()
