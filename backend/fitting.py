@@ -115,12 +115,24 @@ def _dataset(data: Data, classes: int) -> Dataset:
             file = Path(folder) / "data.safetensors"
             convert(data, file)
             return load_dataset(file)
-    x, y = (np.ascontiguousarray(each) for each in data)
+    x, y = (_numbers(each) for each in data)
     if len(x) != len(y) or not len(x):
         raise DatasetError(f"{len(x)} samples and {len(y)} labels, must be as many and at least one")
+    if classes and not np.array_equal(y, np.floor(y)):
+        raise DatasetError(f"labels are {y.dtype}, classes are whole numbers")
     x = x if x.dtype == np.uint8 else x.astype(np.float32)
     y = y.astype(np.int64 if classes else np.float32)
     if classes and not 0 <= int(y.min()) <= int(y.max()) < classes:
         raise DatasetError(f"labels from {y.min()} to {y.max()}, the graph has classes 0 to {classes - 1}")
     stored = int(y.max()) + 1 if classes and y.ndim == 1 else 0
     return Dataset(x, y, DataFacts(len(x), x.shape[1:], str(x.dtype), stored, y.shape[1:]))
+
+
+def _numbers(given: Array) -> Array:
+    """Raises DatasetError for anything else, and for what float32 cannot hold."""
+    found: Array = np.ascontiguousarray(given)
+    if found.dtype.kind not in "fiub":
+        raise DatasetError(f"{found.dtype} is no array of numbers")
+    if found.dtype.kind == "f" and not (np.abs(found) <= np.finfo(np.float32).max).all():
+        raise DatasetError("holds NaN, infinity or a number that float32 cannot hold")
+    return found

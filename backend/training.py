@@ -223,7 +223,8 @@ class Trainer:
 
     def change_rate(self, rate: float) -> None:
         """From the next step on; what schedules there are go on multiplying it."""
-        self._rate_changes = [each for each in self._rate_changes if each[0] < self._step]
+        if self._rate_changes and self._rate_changes[-1][0] == self._step:
+            self._rate_changes.pop()
         self._rate_changes.append((self._step, rate))
         self._take_rate(rate)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,8 @@ def sweep(config: Config, wish: SweepWish, as_json: bool) -> None:
     async def main() -> None:
         if not wish.output.parent.is_dir():
             raise CommandError(f"no folder {wish.output.parent} to write {wish.output.name} to")
+        if model_beside(wish.output) in (wish.output, wish.data):
+            raise CommandError(f"{wish.output.name} is for the graph: the model is written beside it")
         with (
             open_story(as_json) as story,
             TrainingLine(config.data_dir).open(KIND, wish.graph.name, wish.at_once) as place,
@@ -180,8 +183,23 @@ def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-class _TrialFailedError(Exception):
+class TrialFailedError(Exception):
     """A trial that cannot be trained; others may be."""
+
+
+def final_value(graph: Graph, epochs: Sequence[Metrics], metric: str) -> float:
+    """Of the weights that are kept: those of the last epoch, or of that with the best loss.
+
+    Raises TrialFailedError where that is no number.
+    """
+    kept = epochs[-1:]
+    if graph.training.keep == "best":
+        kept = [each for each in epochs if each.validation_loss is not None]
+        kept = sorted(kept, key=lambda each: each.validation_loss or 0.0)[:1]
+    value: float | None = getattr(kept[0], metric) if kept else None
+    if value is None:
+        raise TrialFailedError(f"it came to no {metric}")
+    return value
 
 
 class Sweep:
@@ -196,7 +214,6 @@ class Sweep:
         self._dimensions = read_dimensions(self._graph, order.vary)
         seed, maximize = self._graph.training.seed, order.metric == "validation_accuracy"
         self._study = Study(place.directory, self._dimensions, seed, maximize=maximize)
-        self._maximize = maximize
         self._scope = trio.CancelScope()
         self._waits_for: list[str] = []
         self._is_discarded = False
@@ -221,7 +238,9 @@ class Sweep:
 
     async def _use_budget(self) -> None:
         order = self._order
-        seconds = order.minutes * 60 if order.minutes is not None else math.inf
+        seconds = math.inf
+        if order.minutes is not None:
+            seconds = max(0.0, order.minutes * 60 - self._study.spent_s)
         config = PoolConfig(
             directory=self._place.directory / "workers",
             prewarmed=0,
@@ -242,7 +261,7 @@ class Sweep:
             graph = with_values(self._graph, self._dimensions, drawn)
             worker = await self._worker_of(pool)
             value, finished = await self._train(worker, graph, trial)
-        except (_TrialFailedError, WorkerFailedError, WorkerDiedError) as error:
+        except (TrialFailedError, WorkerFailedError, WorkerDiedError) as error:
             self._study.fail(trial, str(error)[:200])
             self._tell(number, f"failed: {error}", drawn)
             return
@@ -278,35 +297,28 @@ class Sweep:
         """The metric and the model; (None, None) for a trial that is not worth finishing."""
         found = diagnose(graph, self._facts)
         if has_errors(found):
-            raise _TrialFailedError(str(next(each for each in found)))
+            raise TrialFailedError(str(next(each for each in found)))
         await worker.send(
             Train(DATA_FILE, None, 1, 0, 1, self._order.device, may_stop=True), dump_graph(graph)
         )
-        values: list[float] = []
+        points: list[Metrics] = []
         while True:
             event, _ = await worker.receive()
             match event:
                 case Progress(metrics):
                     self._show(metrics)
+                    if not metrics.validation:
+                        continue  # within an epoch
+                    points.append(metrics)
                     value = getattr(metrics, self._order.metric)
-                    if value is not None:
-                        values.append(value)
-                        if self._study.report(trial, len(values), value):
-                            await worker.send(Cancel())
+                    if value is not None and self._study.report(trial, len(points), value):
+                        await worker.send(Cancel())
                 case Failed(code, text):
                     raise WorkerFailedError(code, text)
                 case Cancelled():
                     return None, None
                 case Finished():
-                    return self._final(graph, values), event
-
-    def _final(self, graph: Graph, values: list[float]) -> float:
-        """Of the weights that are kept: those of the last epoch, or of the best."""
-        if not values:
-            raise _TrialFailedError(f"it came to no {self._order.metric}")
-        if graph.training.keep == "last":
-            return values[-1]
-        return max(values) if self._maximize else min(values)
+                    return final_value(graph, points, self._order.metric), event
 
     def _show(self, metrics: Metrics) -> None:
         text = f"trial {self._study.done + 1} of {self._order.trials}  loss {metrics.loss:.4f}"

@@ -67,6 +67,14 @@ class Study:
         """Trials that are over."""
         return sum(trial.state.is_finished() and not _was_cut(trial) for trial in self._trials())
 
+    @property
+    def spent_s(self) -> float:
+        """Seconds of the trials that are over, also before a restart."""
+        spans = (
+            trial.duration for trial in self._trials() if trial.state.is_finished() and not _was_cut(trial)
+        )
+        return sum((span.total_seconds() for span in spans if span is not None), 0.0)
+
     def go_on(self) -> None:
         """Trials that a crash or the user cut short are made again."""
         for trial in self._trials():

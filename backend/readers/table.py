@@ -28,6 +28,7 @@ MAX_AUTO_CLASSES = 100
 """Different whole numbers that are taken for classes unless the user says otherwise."""
 MAX_CLASS_TEXTS = 10_000
 MISSING_TEXT = "(missing)"
+_MOST = float(np.finfo(np.float32).max)
 
 
 @dataclass(slots=True)
@@ -101,13 +102,15 @@ class _Input:
     @classmethod
     def of(cls, column: Column) -> _Input:
         if column.is_number:
+            _check_range(column)
             return cls(column.name, column.mean)
         if len(column.texts) > MAX_CATEGORIES:
             raise DatasetError(
                 f"column {column.name!r} holds over {MAX_CATEGORIES} different texts such as "
                 f"{column.first_text[:60]!r}: leave it out with --drop {column.name}, or read it with --text"
             )
-        texts = sorted(column.texts) + ([MISSING_TEXT] if column.missing else [])
+        is_new = column.missing and MISSING_TEXT not in column.texts
+        texts = sorted(column.texts) + ([MISSING_TEXT] if is_new else [])
         return cls(column.name, 0.0, tuple(texts))
 
     @property
@@ -141,6 +144,7 @@ class _Target:
         names = tuple(column.name for column in columns)
         column = columns[0]
         for each in columns:
+            _check_range(each)
             if not each.is_number and len(each.texts) > MAX_CLASS_TEXTS:
                 raise DatasetError(f"target {each.name!r} holds over {MAX_CLASS_TEXTS} different texts")
         if len(columns) > 1 and task is not Task.REGRESSION:
@@ -266,6 +270,15 @@ def _learn(column: Column, values: Any) -> Array:
 
         column.texts |= {text for text in texts_of(pyarrow.compute.unique(values)) if text is not None}
     return missing
+
+
+def _check_range(column: Column) -> None:
+    """Raises DatasetError for numbers that would become infinite."""
+    if not column.is_number or column.rows == column.missing:
+        return
+    for value in (column.low, column.high):
+        if abs(value) > _MOST:
+            raise DatasetError(f"column {column.name!r} holds {value:g}, numbers go up to {_MOST:g}")
 
 
 def _check_names(names: list[str], options: ReadOptions) -> None:

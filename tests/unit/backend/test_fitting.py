@@ -12,7 +12,7 @@ import pytest
 
 from backend.errors import DatasetError, GraphInvalidError
 from backend.fitting import fit
-from backend.formats.tensors import pack_tensors
+from backend.formats.tensors import Array, pack_tensors
 from backend.graph import Graph
 from backend.reports import Metrics
 from tests.unit.backend.test_training_settings import NOISE, overfitting, trained
@@ -82,3 +82,17 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert "epoch 0: loss" in done.stdout
     assert "test accuracy 0.9" in done.stdout
     assert (tmp_path / "fitted.cyxmodel").exists()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "why"),
+    [
+        (X, Y + 0.5, "classes are whole numbers"),
+        (np.where(X[0, 0] == X, np.nan, X), Y, "holds NaN"),
+        (X.astype(np.float64) * 1e300, Y, "that float32 cannot hold"),
+        (X.astype(str), Y, "no array of numbers"),
+    ],
+)
+def test_arrays_that_would_be_read_wrong_are_refused(x: Array, y: Array, why: str) -> None:
+    with pytest.raises(DatasetError, match=why):
+        fit(short(), (x, y))

@@ -458,3 +458,17 @@ def test_a_tokenizer_without_a_token_for_a_text_is_refused(tmp_path: Path) -> No
     word_tokenizer(given, "one")
     with pytest.raises(DatasetError, match="tokenizer cannot read the text"):
         open_source(path, ReadOptions(tokenizer=given))
+
+
+@pytest.mark.parametrize("value", ["1e300", "inf"])
+def test_a_number_that_would_become_infinite_is_refused_with_its_column(
+    tmp_path: Path, out: Path, value: str
+) -> None:
+    with pytest.raises(DatasetError, match=f"column 'size' holds {value.replace('e', 'e[+]')}"):
+        convert(written(tmp_path / "a.csv", f"size,y\n{value},0\n1,1\n"), out)
+
+
+def test_a_text_that_reads_like_a_missing_one_is_the_same_input(tmp_path: Path, out: Path) -> None:
+    path = written(tmp_path / "a.csv", "a,y\nx,0\n(missing),1\n,1\n")
+    convert(path, out, ReadOptions(missing=Missing.FILL))
+    assert load_dataset(out).x.tolist() == [[0, 1], [1, 0], [1, 0]]

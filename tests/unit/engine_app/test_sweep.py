@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backend.reports import HeadMetrics, Metrics
 from backend.validate import diagnose
+from engine_app.config import Config
+from engine_app.sweep import SweepWish, TrialFailedError, final_value, sweep
 from engine_app.sweep_space import Dimension, SweepSpaceError, read_dimensions, with_values
 from engine_app.sweep_study import Study
 from tests.unit.backend.make_samples import small_graph
@@ -129,3 +133,40 @@ def test_a_trial_that_fails_says_why_and_counts(tmp_path: Path) -> None:
     study.fail(trial, "diverged: the loss is nan")
     [row] = study.rows()
     assert (row.state, row.why, study.done, study.best()) == ("failed", "diverged: the loss is nan", 1, None)
+
+
+def point(loss: float | None, accuracy: float | None) -> Metrics:
+    heads = (HeadMetrics("loss", "output", loss, accuracy),)
+    return Metrics(1, 9, 0, 1.0, validation_loss=loss, validation_accuracy=accuracy, validation=heads)
+
+
+def test_a_trial_is_judged_by_the_weights_that_it_keeps() -> None:
+    last = replace(GRAPH, training=replace(GRAPH.training, keep="last"))
+    best = replace(GRAPH, training=replace(GRAPH.training, keep="best"))
+    points = [point(0.5, 0.7), point(0.2, 0.6), point(0.4, 0.9)]
+    assert final_value(last, points, "validation_accuracy") == 0.9
+    assert final_value(best, points, "validation_accuracy") == 0.6
+    assert final_value(best, points, "validation_loss") == 0.2
+    assert final_value(best, [*points, point(None, None)], "validation_loss") == 0.2
+    for nothing in ([*points, point(None, None)], []):
+        with pytest.raises(TrialFailedError, match="no validation_loss"):
+            final_value(last, nothing, "validation_loss")
+
+
+def test_what_a_sweep_has_spent_counts_also_after_a_restart(tmp_path: Path) -> None:
+    first = Study(tmp_path, DIMENSIONS, 7, maximize=False)
+    assert first.spent_s == 0.0
+    run_trials(first, 2)
+    again = Study(tmp_path, DIMENSIONS, 7, maximize=False)
+    assert again.spent_s == first.spent_s > 0.0
+
+
+def test_the_graph_is_not_written_where_its_model_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = SweepWish(
+        Path("graph.json"), tmp_path / "data", tmp_path / "best.cyxmodel", (), "", 1, None, "cpu", False
+    )
+    with pytest.raises(SystemExit):
+        sweep(Config(tmp_path, None, None, "error"), wish, as_json=False)
+    assert "best.cyxmodel is for the graph" in capsys.readouterr().err
