@@ -23,6 +23,7 @@ from backend.layers import BUILDERS, Emitter, Site
 from backend.layers.emitter import Inner, Values
 from backend.lora import Tuned, tune
 from backend.pipeline import read_loss, read_optimizer
+from backend.rewrites import pool_before_relu
 from backend.shapes import Shapes, framed, infer_shapes, nodes_of_type, ordered_inputs, parameters_of
 from backend.validate import Severity, diagnose
 
@@ -99,7 +100,7 @@ def compile_graph(graph: Graph, *, for_training: bool = False) -> CompiledModel:
     shapes = infer_shapes(graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(graph.training.seed)
-        module, tunings = _build(graph, shapes)
+        module, tunings = _build(graph, shapes, for_training=for_training)
     if for_training:
         tune(module, tunings, graph.training.seed)
     inputs, outputs = ends_of(graph, shapes)
@@ -117,13 +118,15 @@ def ends_of(graph: Graph, shapes: Shapes) -> tuple[tuple[End, ...], tuple[End, .
     return found[0], found[1]
 
 
-def _build(graph: Graph, shapes: Shapes) -> tuple[fx.GraphModule, list[Tuned]]:
+def _build(graph: Graph, shapes: Shapes, *, for_training: bool) -> tuple[fx.GraphModule, list[Tuned]]:
     root, calls = nn.Module(), fx.Graph()
     inputs, _ = ends_of(graph, shapes)
     doors = {end.name: calls.placeholder(_argument_name(number)) for number, end in enumerate(inputs)}
     emit = Emitter(root, calls)
     answers = _emit(emit, graph, shapes, "", doors, next(iter(doors.values())))
     calls.output(answers[0] if len(answers) == 1 else answers)
+    if for_training:
+        pool_before_relu(calls)
     return fx.GraphModule(root, calls, class_name="CompiledGraph"), emit.tunings
 
 

@@ -315,3 +315,27 @@ def test_weights_do_not_depend_on_what_is_left_out() -> None:
     weights = compile_graph(replace(spare, links=(link, *graph.links))).module.state_dict()
     assert set(weights) == {"d.weight", "d.bias"}
     assert torch.equal(weights["d.weight"], compile_graph(graph).module.state_dict()["d.weight"])
+
+
+def test_a_pooling_goes_before_a_relu_that_nobody_else_reads_and_changes_no_bit() -> None:
+    layers = (("conv", "Conv2D", {"filters": 4}), ("act", "ReLU", {}), ("pool", "MaxPool2D", {}))
+    graph = chain(*layers, shape=(1, 9, 9))
+    swapped, plain = (compile_graph(graph, for_training=training).module for training in (True, False))
+    code = swapped.code
+    assert code.index("max_pool2d") < code.index("relu_")
+    assert plain.code.index("relu_") < plain.code.index("max_pool2d")
+    x = torch.randn(5, 1, 9, 9)
+    x[0] = 0.25  # ties
+    found = []
+    for module in (swapped, plain):
+        answer = module(x)
+        (answer * torch.linspace(-1, 1, answer.numel()).reshape(answer.shape)).sum().backward()
+        found.append((answer, *(weight.grad for weight in module.parameters())))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    skip = replace(
+        graph,
+        nodes=(*graph.nodes, Node("more", "Output")),
+        links=(*graph.links, Link("act", "output", "more", "input")),
+    )
+    code = compile_graph(skip, for_training=True).module.code
+    assert code.index("relu_") < code.index("max_pool2d")
