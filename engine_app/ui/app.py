@@ -23,6 +23,7 @@ from engine_app.ui.desk import Desk
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
 from engine_app.ui.exporter import Exporter
 from engine_app.ui.frame import TopBar, framed
+from engine_app.ui.importer import Importer
 from engine_app.ui.keeper import Keeper
 from engine_app.ui.keys import shortcut
 from engine_app.ui.loop import Tasks
@@ -30,6 +31,7 @@ from engine_app.ui.network import Network
 from engine_app.ui.panels.build import BuildPage, show_problems
 from engine_app.ui.panels.deploy import DeployPage
 from engine_app.ui.panels.export import open_export
+from engine_app.ui.panels.graph_files import open_import, open_menu
 from engine_app.ui.panels.jobs import JobsPage
 from engine_app.ui.panels.pick_file import FilePicker, ask_path
 from engine_app.ui.panels.serve import open_serve
@@ -62,6 +64,7 @@ class EngineApp(App):
     network: Network
     purse: Purse
     exporter: Exporter
+    importer: Importer
     servers: Servers
     """Made by ``begin``, before the first frame."""
 
@@ -89,6 +92,7 @@ class EngineApp(App):
         self.network = Network(self._opening.config, tasks)
         self.purse = Purse(self.network, tasks)
         self.exporter = Exporter(self._opening.config, tasks)
+        self.importer = Importer(self._opening.config, tasks)
         self.servers = Servers(self._opening.config, tasks)
         self._keeper = Keeper(self._opening.config.data_dir, self.desk, lambda: self.path)
         tasks.start(self._keeper.run)
@@ -173,6 +177,7 @@ class EngineApp(App):
             settings=lambda: self.settings,
             show_shortcuts=self._show_shortcuts,
             start_tour=self._start_tour,
+            show_files=lambda: open_menu(self.context),
             export=self._show_export,
             deploy=lambda model: open_serve(self.context, self.servers, model),
         )
@@ -240,6 +245,25 @@ class EngineApp(App):
     # -- files ---------------------------------------------------------------------------------
 
     def open_file(self, path: Path) -> None:
+        """A graph, or a model of any program; data becomes what is trained on."""
+
+        async def open_it() -> None:
+            match await files.kind_of(path):
+                case "graph":
+                    self._unless_changed(lambda: self._open_graph(path))
+                case "model":
+                    open_import(self.context, self.importer, path, self.open_file)
+                case "data":
+                    self.trainer.choose(str(path))
+                    self.show_page("train")
+                case _:
+                    allowed = ", ".join(files.OPENED)
+                    text = f"{plain(path.name)} cannot be opened: allowed are {allowed} and data"
+                    self.host.toast(text, bad=True)
+
+        self.context.start(open_it)
+
+    def _open_graph(self, path: Path) -> None:
         async def open_it() -> None:
             opened = await files.read_graph(path)
             self.path = path if path.suffix == ".json" else None
@@ -249,7 +273,7 @@ class EngineApp(App):
             if opened.notes:
                 self.host.toast("; ".join(opened.notes))
 
-        self._unless_changed(lambda: self.context.start(open_it))
+        self.context.start(open_it)
 
     def open_example(self) -> None:
         def open_it() -> None:
@@ -290,8 +314,8 @@ class EngineApp(App):
 
         recent = [Path(each) for each in self.settings.recent if Path(each).is_file()]
         start = self.path.parent if self.path is not None else None
-        picker = FilePicker(self.context, files.GRAPH_ENDINGS, picked, recent, start)
-        self.host.open("Open a graph", picker, fills=True, side=not self._is_wide, wide=560)
+        picker = FilePicker(self.context, files.OPENED, picked, recent, start)
+        self.host.open("Open a graph or a model", picker, fills=True, side=not self._is_wide, wide=560)
 
     def _dropped(self, _window: Any, name: bytes, *_: Any) -> None:
         self.open_file(Path(name.decode(errors="surrogateescape")))

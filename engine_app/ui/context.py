@@ -30,6 +30,7 @@ class Actions:
     settings: Callable[[], Settings]
     show_shortcuts: Callable[[], None]
     start_tour: Callable[[], None]
+    show_files: Callable[[], None]
     export: Callable[[Path | None], None]
     """A model; None: it is chosen there. So with the next."""
     deploy: Callable[[Path | None], None]

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import trio
 
+from backend.errors import DatasetError
+from backend.facts import read_data_header
 from backend.graph import Graph
 from engine_app.document.files import Opened, open_graph, save_graph
 from engine_app.entry import CommandError
 
 MAX_SHOWN = 500
 GRAPH_ENDINGS = (".json", ".cyxmodel")
+MODEL_ENDINGS = (".onnx", ".safetensors", ".gguf")
+"""Of other programs."""
+OPENED = (*GRAPH_ENDINGS, *MODEL_ENDINGS)
+DATA_ENDINGS = (".csv", ".tsv", ".parquet", ".npz", ".npy", ".txt", ".jsonl", ".gz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,26 @@ class Folder:
     files: tuple[Path, ...]
     left_out: int
     """Entries beyond the limit."""
+
+
+async def kind_of(path: Path) -> str:
+    """graph, model, data, or nothing that is known: by the name, and for .safetensors by what is in it."""
+    return await trio.to_thread.run_sync(_kind_of, path)
+
+
+def _kind_of(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if path.is_dir() or (suffix == ".safetensors" and _is_dataset(path)):
+        return "data"
+    known = ((GRAPH_ENDINGS, "graph"), (MODEL_ENDINGS, "model"), (DATA_ENDINGS, "data"))
+    return next((kind for endings, kind in known if suffix in endings), "")
+
+
+def _is_dataset(path: Path) -> bool:
+    try:
+        return read_data_header(path).tensors.keys() == {"x", "y"}
+    except DatasetError:
+        return False
 
 
 async def read_graph(path: Path) -> Opened:

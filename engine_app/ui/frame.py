@@ -86,9 +86,10 @@ class TopBar(BoxLayout):
         paint(self, look.palette.surface)
         self._context = context
         self._is_wide = is_wide
-        self.add_widget(IconButton(look, "open", "Open a graph", act.ask_open))
+        self.add_widget(IconButton(look, "open", "Open a graph or a model", act.ask_open))
         self._save = IconButton(look, "save", "Save the graph", act.save)
         self.add_widget(self._save)
+        self.add_widget(IconButton(look, "more", "More files: pictures, models", act.show_files))
         self._name = Text(look, "", theme.STRONG, lines=1, pos_hint={"center_y": 0.5})
         self._name.padding = (look.px(theme.STEP), 0)
         self.add_widget(self._name)

@@ -15,6 +15,7 @@ from engine_app.ui.examples import DIGITS, DIGITS_DATA
 from engine_app.ui.gallery import build_gallery
 from engine_app.ui.loop import run_app
 from engine_app.ui.panels.build import BuildPage, show_problems
+from engine_app.ui.panels.graph_files import open_picture
 from engine_app.ui.panels.serve import open_serve
 from engine_app.ui.pictures import frames, resize, take_picture
 from engine_app.ui.runs import Run
@@ -98,6 +99,10 @@ class _Walk:
         if isinstance(page, BuildPage):
             await self._take(f"{name}-add-node", page.show_palette)
             window.host.close()
+        await self._take(f"{name}-files", lambda: window.context.act.show_files())
+        window.host.close()
+        await self._take(f"{name}-picture", lambda: open_picture(window.context))
+        window.host.close()
         if name == "tablet":
             window.desk.select("dropout")
             await self._take(f"{name}-inspector", lambda: page.tap("dropout"))

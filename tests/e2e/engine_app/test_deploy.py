@@ -212,3 +212,68 @@ async def test_a_node_that_a_format_cannot_hold_is_named_and_a_tap_selects_it(
         assert window.page == "build"
         assert window.desk.selected == "soft"
         assert not window.host.is_asking
+
+
+async def test_the_graph_is_saved_as_a_picture_of_both_kinds(open_window: Open, tmp_path: Path) -> None:
+    from kivy.core.image import Image
+
+    from engine_app.ui.panels.graph_files import PictureSheet, open_picture
+
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.desk.select("conv1")
+        open_picture(window.context)
+        sheet = next(each for each in window.host.walk() if isinstance(each, PictureSheet))
+        sheet.target.input.text = str(tmp_path / "graph.png")
+        await driver.frames(8)
+        await driver.tap(button(sheet, "Save"))
+        await driver.until(lambda: window.host.message.startswith("Saved graph.png"))
+        image = Image.load(str(tmp_path / "graph.png"))
+        assert image.width > 2000 and image.height > 800
+        assert window.desk.selected == "conv1"
+        open_picture(window.context)
+        sheet = next(each for each in window.host.walk() if isinstance(each, PictureSheet))
+        sheet.target.input.text = str(tmp_path / "graph.png")
+        sheet.choose("svg")
+        await driver.frames(8)
+        await driver.tap(button(sheet, "Save"))
+        await driver.until(lambda: window.host.message == "Saved graph.svg")
+        assert (await trio.Path(tmp_path / "graph.svg").read_text()).startswith("<svg")
+
+
+async def test_files_dropped_on_the_window_open_as_what_they_are(open_window: Open, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    made = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "rectified",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, str(tmp_path / "relu.onnx"))
+    (tmp_path / "rows.csv").write_text("a,b\n1,0\n2,1\n3,0\n")
+    (tmp_path / "strange.xyz").write_text("?")
+    (tmp_path / "broken.onnx").write_text("?")
+    async with open_window() as (window, driver):
+
+        def drop(name: str) -> None:
+            from kivy.core.window import Window
+
+            Window.dispatch("on_drop_file", str(tmp_path / name).encode(), 100, 100)
+
+        drop("rows.csv")
+        await driver.until(lambda: window.page == "train" and window.trainer.preview is not None)
+        drop("strange.xyz")
+        await driver.until(lambda: "strange.xyz cannot be opened" in window.host.message)
+        drop("relu.onnx")
+        await slowly(driver, lambda: any(node.type == "ReLU" for node in window.desk.graph.nodes))
+        assert window.page == "build"
+        assert window.settings.recent[0].endswith("relu.cyxmodel")
+        await driver.until(lambda: not window.host.is_asking)
+        drop("broken.onnx")
+        await driver.until(lambda: bool(window.importer.problem))
+        await driver.frames(8)
+        await driver.tap(button(window.host.children[0], "Deploy it instead"))
+        await driver.until(lambda: any("broken.onnx is unknown" in text for text in texts(window.host)))

@@ -1,0 +1,81 @@
+"""Models of other programs on their way into the window: in a worker, with progress, taken back at will."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from backend.errors import BackendError
+from backend.exporting.messages import Stage
+from engine_app.config import Config
+from engine_app.entry import CommandError
+from engine_app.importing import Import, import_model
+from engine_app.serving import model_name
+
+if TYPE_CHECKING:
+    from engine_app.ui.loop import Tasks
+
+Listener = Callable[[], None]
+
+
+class Importer:
+    """At most one import at a time. Listeners are told of every change, and ask for what they need."""
+
+    def __init__(self, config: Config, tasks: Tasks) -> None:
+        self._config = config
+        self._tasks = tasks
+        self._listeners: list[Listener] = []
+        self._scope: trio.CancelScope | None = None
+        self.source: Path | None = None
+        self.stage: Stage | None = None
+        self.is_busy = False
+        self.problem = ""
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def start(self, source: Path, done: Callable[[Path, Import], None]) -> None:
+        """``done`` gets the .cyxmodel that came of it. Nothing while one runs."""
+        if not self.is_busy:
+            self.source, self.stage, self.is_busy, self.problem = source, None, True, ""
+            self._tell()
+            self._scope = self._tasks.start(partial(self._import, source, done))
+
+    async def _import(self, source: Path, done: Callable[[Path, Import], None]) -> None:
+        found: tuple[Path, Import] | None = None
+        try:
+            target = await trio.to_thread.run_sync(self._target, source)
+            found = target, await import_model(self._config, source, target, None, self._on_stage)
+        except (BackendError, CommandError, OSError) as error:
+            self.problem = str(error)
+        finally:
+            self.is_busy, self.stage, self._scope = False, None, None
+            self._tell()
+        if found is not None:
+            done(*found)
+
+    def _target(self, source: Path) -> Path:
+        """A name that nothing has yet. Raises OSError."""
+        folder = self._config.data_dir / "models"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = model_name(source.stem)
+        names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
+        return next(path for each in names if not (path := folder / f"{each}.cyxmodel").exists())
+
+    def _on_stage(self, stage: Stage) -> None:
+        self.stage = stage
+        self._tell()
+
+    def cancel(self) -> None:
+        """Leaves nothing."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
