@@ -377,6 +377,7 @@ def server_config(app: Application, connections: int) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="critical",  # uvicorn tells what was raised, which may quote a body
         access_log=False,
         server_header=False,
         date_header=False,
