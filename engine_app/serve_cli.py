@@ -63,16 +63,23 @@ def serving_options(command: Callable[..., None]) -> Callable[..., None]:
 def serve(context: click.Context, /, models: tuple[Path, ...], **options: object) -> None:
     """Answer HTTP with MODELS: .cyxmodel, ONNX or GGUF, or a folder with one and its tokenizer.
 
+    Each has a worker of its own, so that none notices what another does; only models that do not fit into
+    --memory together share one, in which they give way to each other.
+
     /v1/predict, the Open Inference Protocol (/v2), the OpenAI API for models of text, /metrics, and a
     page at / to try it by hand. Beyond loopback every request needs a key: see `cyxwiz keys`.
     """
     from engine_app.config import ConfigError, read_config
     from engine_app.entry import CommandError, report
-    from engine_app.serving import read_order, serve_models
+    from engine_app.gateway.running import GatewayOrder, run_gateway
+    from engine_app.serving import read_order, serve_models, share_a_worker
 
     try:
-        config = read_config(context.obj)
-        serve_models(config, read_order(models, options))
+        config, order = read_config(context.obj), read_order(models, options)
+        if share_a_worker(order):
+            serve_models(config, order)
+        else:
+            run_gateway(config, GatewayOrder(order, frozenset(), order.limits.connections))
     except (ConfigError, CommandError) as error:
         report(error)
 

@@ -39,6 +39,8 @@ _SERVED = (ModelFormat.CYXMODEL, ModelFormat.ONNX, ModelFormat.GGUF)
 _TOKENIZER = "tokenizer.json"
 _BODIES = 4
 """As many of the largest size may be here at a time."""
+_LOADED = 2
+"""As much as its file is what a model may hold, once it is loaded."""
 _HANG_S = 20.0
 _STALL_GRACE_S = 10.0
 
@@ -83,6 +85,12 @@ def read_order(paths: tuple[Path, ...], options: dict[str, Any]) -> ServeOrder:
     )
     rest = (options["require_key"], options["sandbox"], options["device"], options["as_json"])
     return ServeOrder(tuple(models), options["host"], options["port"], limits, options["hosts"], *rest)
+
+
+def share_a_worker(order: ServeOrder) -> bool:
+    """A single model has its worker anyway; several have one each, unless they must take turns in memory."""
+    size_bytes = sum(model.path.stat().st_size for model in order.models)
+    return len(order.models) == 1 or _LOADED * size_bytes > order.limits.memory_bytes
 
 
 def serve_models(config: Config, order: ServeOrder) -> None:

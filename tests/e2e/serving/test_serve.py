@@ -163,6 +163,31 @@ def test_a_crash_is_told_and_mended_and_neighbours_notice_nothing(tmp_path: Path
         assert worker_pids(linear) == [before]
 
 
+def test_several_models_have_a_worker_each_and_notice_nothing_of_the_other(tmp_path: Path) -> None:
+    for name in "ab":
+        linear_onnx(tmp_path / f"{name}.onnx")
+    with serving(tmp_path / "data", str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")) as server:
+        victim, other = worker_pids(server)
+        os.kill(victim, signal.SIGKILL)
+        died = server.next_news("died")
+        assert "SIGKILL" in died["reason"]
+        neighbour = "b" if died["endpoint"] == "a" else "a"
+        for name in (neighbour, died["endpoint"]):
+            assert server.ask("/v1/predict", ROW, x_model=name)[0]["outputs"]["logits"] == LOGITS
+        assert other in worker_pids(server)
+        assert victim not in worker_pids(server)
+
+
+def test_models_that_do_not_fit_together_take_turns_in_one_worker(tmp_path: Path) -> None:
+    for name in "ab":
+        linear_onnx(tmp_path / f"{name}.onnx")
+    models = str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
+    with serving(tmp_path / "data", *models, "--memory", "500") as server:
+        assert len(worker_pids(server)) == 1
+        for name in "abab":
+            assert server.ask("/v1/predict", ROW, x_model=name)[0]["outputs"]["logits"] == LOGITS
+
+
 def test_a_loop_without_end_is_stopped_at_its_deadline_and_the_model_goes_on(tmp_path: Path) -> None:
     endless_onnx(tmp_path / "endless.onnx")
     with serving(tmp_path / "data", str(tmp_path / "endless.onnx"), "--timeout", "1") as server:

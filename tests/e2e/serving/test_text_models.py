@@ -159,12 +159,12 @@ def test_a_template_without_end_stops_nobody_but_its_own_model(tmp_path: Path) -
     endless = b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     (tmp_path / "evil.gguf").write_bytes(data.replace(template, endless.ljust(len(template))))
     with serving(tmp_path / "data", str(tmp_path / "evil.gguf"), str(good), "--context", "256") as server:
-        (before,) = worker_pids(server)
+        before = worker_pids(server)
         asked = client(server).chat.completions
         with pytest.raises(openai.BadRequestError, match="too long or too much memory"):
             asked.create(model="evil", messages=QUESTION)
         assert asked.create(model=GGUF, messages=QUESTION, max_tokens=3).choices[0].message.content
-        assert worker_pids(server) == [before]
+        assert worker_pids(server) == before
 
 
 def test_an_unknown_model_is_not_found(smollm: Running) -> None:
