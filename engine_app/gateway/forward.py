@@ -98,8 +98,9 @@ class Forwarder:
         model = self.model_of(wanted)
         tried: set[str] = set()
         tries, outcome = Tries(), Outcome.LOST
-        with trio.move_on_after(self._wait_s):
-            await self._pool.wait_until_up(model)
+        if not self._pool.is_up(model):
+            with trio.move_on_after(self._wait_s):
+                await self._pool.wait_until_up(model)
         while (member := self._pool.choose(model, tried)) is not None:
             tried.add(member.endpoint.name)
             relay = _Relay(wanted, sink, self._timeout_s, partial(self._may_go_on, model, tried, tries))

@@ -142,8 +142,11 @@ class Pool:
         best = choose((each.load for each in up.values()), tried, trio.current_time())
         return None if best is None else up[best.name]
 
+    def is_up(self, model: str) -> bool:
+        return any(each.health.is_up for each in self.of(model))
+
     async def wait_until_up(self, model: str) -> None:
-        while not any(each.health.is_up for each in self.of(model)):
+        while not self.is_up(model):
             await self._changed.wait()
 
     @contextmanager
