@@ -135,10 +135,11 @@ class _Relay:
         """Raises HttpError for what the endpoint refuses, ClientGoneError."""
         asked = self._wanted.for_name(member.place.own_name)
         with pool.use(member) as use:
-            with trio.CancelScope(deadline=trio.current_time() + self._timeout_s) as scope:
+            use.scope.deadline = trio.current_time() + self._timeout_s
+            with use.scope:
                 try:
                     async with member.endpoint.ask(asked) as answer:
-                        return await self._pass_on(answer, use, _Patience(scope, self._timeout_s))
+                        return await self._pass_on(answer, use, _Patience(use.scope, self._timeout_s))
                 except HttpError as refusal:
                     use.answered(refusal.status)
                     raise
@@ -148,7 +149,9 @@ class _Relay:
                 except EndpointLostError:
                     use.lost()
                     outcome = Outcome.LOST
-            if scope.cancelled_caught:
+            if use.is_given_up:
+                outcome = Outcome.LOST
+            elif use.scope.cancelled_caught:
                 use.late()
                 outcome = Outcome.LATE
         if self.has_begun:
@@ -163,6 +166,8 @@ class _Relay:
         self._is_stream = content_type == EVENTS
         parts = aiter(answer)
         held, is_whole = await self._hold(parts, patience)
+        if use.is_given_up:
+            raise EndpointLostError("its endpoint was gone when its answer came")
         use.answered(status)
         self.has_begun = True
         headers = _clean(answer.headers) + (_NOT_STORED if self._is_stream else ())

@@ -32,13 +32,16 @@ class Member:
     health: Health = WELL
     stats: ModelStats = field(default_factory=ModelStats)
     retried: int = 0
+    uses: set[Use] = field(default_factory=set)
 
 
 class Use:
-    """One request's use of an endpoint; exactly one of its methods is called."""
+    """One request's use of an endpoint, until ``scope`` is left; what becomes of it is noted once."""
 
     def __init__(self, member: Member, pool: Pool) -> None:
         self.member = member
+        self.scope = trio.CancelScope()
+        self.is_given_up = False
         self._pool = pool
         self._began_at = trio.current_time()
         self._noted = False
@@ -60,6 +63,13 @@ class Use:
     def late(self) -> None:
         self._note("late", None)
         self._pool.note_late(self.member)
+
+    def give_up(self) -> None:
+        """Its endpoint is gone; unless an answer has begun, another one shall give it."""
+        if not self._noted:
+            self.is_given_up = True
+            self._note("lost", None)
+            self.scope.cancel()
 
     def end(self) -> None:
         """Whatever happened to it."""
@@ -154,10 +164,12 @@ class Pool:
         self._choices += 1
         member.load = begun(member.load, self._choices)
         use = Use(member, self)
+        member.uses.add(use)
         try:
             yield use
         finally:
             use.end()
+            member.uses.discard(use)
             member.load = ended(member.load)
 
     def note_loss(self, member: Member) -> None:
@@ -173,6 +185,9 @@ class Pool:
             self._changed.set()
             self._changed = trio.Event()
             self._on_change(member)
+            if not health.is_up and self.is_up(member.place.model):
+                for use in tuple(member.uses):
+                    use.give_up()
 
     def readings(self) -> list[EndpointReading]:
         return [

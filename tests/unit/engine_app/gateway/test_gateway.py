@@ -219,6 +219,18 @@ async def test_a_request_waits_for_an_endpoint_that_is_being_replaced() -> None:
             assert b" 200 " in await stream.receive_some(1 << 16)
 
 
+async def test_what_waits_at_an_endpoint_that_is_gone_goes_to_another_one() -> None:
+    (silent, place), (well, _) = replicas(2)
+    silent.told = [Told(hold=trio.Event())]
+    async with gateway((silent, place), (well, place)) as tested, await tested.open() as stream:
+        await stream.send_all(b"GET /v1/model HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        await until(lambda: bool(silent.asked))
+        tested.pool.note_loss(tested.pool.members[0])
+        assert b" 200 " in await stream.receive_some(1 << 16)
+        assert silent.cancelled.is_set()
+        assert tested.pool.members[0].stats.requests["lost"] == 1
+
+
 async def test_a_peer_that_is_not_allowed_sees_nothing_from_that_moment() -> None:
     (far, _), (here, place) = replicas(2)
     far.told = [None]
