@@ -343,20 +343,23 @@ class JobEngine:
             self._callers[peer, job_id] = caller
         return caller
 
-    def deployment(self, name: str) -> ModelAtPeer:
+    def deployment(self, name: str, peer: str | None = None) -> ModelAtPeer:
         """The model of a deployment, wherever it is; by its id or the unique beginning of one.
 
-        Raises JobUnknownError; each call raises JobEndedError once it is over.
+        With ``peer`` only there: nothing is ever sent to another one that it may move to.
+        Raises JobUnknownError; each call raises JobEndedError once it is over, or not there any more.
         """
         job_id = self._live(name).job.job_id
-        return ModelAtPeer(job_id, lambda: self._deployment_caller(job_id))
+        return ModelAtPeer(job_id, lambda: self._deployment_caller(job_id, peer))
 
-    def _deployment_caller(self, job_id: str) -> JobCaller:
+    def _deployment_caller(self, job_id: str, peer: str | None) -> JobCaller:
         live = self._lives.get(job_id)
         if live is None or live.job.is_over:
             raise JobEndedError(f"deployment {job_id[:8]} is over")
         if live.job.peer_id is None:
             raise JobEndedError(f"deployment {job_id[:8]} has no peer yet")
+        if peer is not None and live.job.peer_id != peer:
+            raise JobEndedError(f"deployment {job_id[:8]} is at another peer now")
         return self._caller(live.job.peer_id, job_id)
 
 
