@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from engine_app.app_cli import app, open_window_or_help
+from engine_app.chat_cli import chat
 from engine_app.code_cli import code, import_code
 from engine_app.data_cli import DATA, data
 from engine_app.export_cli import FILE_COMMANDS
@@ -78,6 +79,7 @@ main.add_command(data)
 main.add_command(serve)
 main.add_command(gateway)
 main.add_command(keys)
+main.add_command(chat)
 main.add_command(code)
 for command in (*TRAINING_COMMANDS, *FILE_COMMANDS):
     main.add_command(command)
@@ -315,26 +317,40 @@ def fetch(
 
 
 @main.command()
-@click.option("--peer", required=True, metavar="PEER", help="The peer that trained the model.")
-@click.option("--model", required=True, metavar="HASH", help="BLAKE3 of the model, as follow shows it.")
-@click.option("--input", "source", required=True, type=FILE, help="A .npy, first dimension the batch.")
-@click.option("-o", "--output", type=NEW_FILE, help="A .npy; default: print.")
+@click.argument("deployment", required=False)
+@click.option("--peer", metavar="PEER", help="In place of DEPLOYMENT: the peer that trained the model,")
+@click.option("--model", metavar="HASH", help="and the model's BLAKE3, as follow shows it.")
+@click.option(
+    "--input",
+    "source",
+    required=True,
+    type=FILE,
+    help="A .npy, first dimension the batch; a .npz of a deployment's named inputs.",
+)
+@click.option("-o", "--output", type=NEW_FILE, help="A .npz of all outputs, or a .npy with --model.")
 @coordinator_option
 @as_json
 @click.pass_context
 def infer(
     context: click.Context,
-    peer: str,
-    model: str,
+    deployment: str | None,
+    peer: str | None,
+    model: str | None,
     source: Path,
     output: Path | None,
     coordinator: str | None,
     as_json: bool,
 ) -> None:
-    """Call a trained model on the peer that holds it."""
-    from engine_app import jobs
+    """Ask the model of DEPLOYMENT, or one that a job has trained, for its outputs."""
+    from engine_app import asking
 
-    jobs.infer(config_of(context, coordinator), jobs.Question(peer, model, source, output), as_json)
+    config = config_of(context, coordinator)
+    if deployment is not None and peer is None and model is None:
+        asking.infer(config, deployment, source, output, as_json)
+    elif deployment is None and peer is not None and model is not None:
+        asking.infer_trained(config, asking.Question(peer, model, source, output), as_json)
+    else:
+        raise click.UsageError("either a DEPLOYMENT, or --peer and --model")
 
 
 # -- wallet ------------------------------------------------------------------------------------

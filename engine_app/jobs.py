@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from engine_app.config import Config
@@ -48,14 +47,6 @@ class Order:
             return parse_tokens(self.budget or "")
         except ValueError as error:
             report(CommandError(f"budget {error}"))
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    peer: str
-    model: str
-    source: Path
-    target: Path | None
 
 
 def _with_session(
@@ -252,36 +243,3 @@ def _print_estimate(answer: dict[str, Any]) -> None:
         print("no peer fits now")
     for refused in answer["rejected"]:
         print(f"not {refused['peer_id']}: {plain(refused['reason'])}")
-
-
-def infer(config: Config, question: Question, as_json: bool) -> None:
-    async def use(session: Session) -> None:
-        with TemporaryDirectory() as directory:
-            target = question.target or Path(directory) / "output.npy"
-            answer = await session.ask(
-                "infer",
-                peer=question.peer,
-                model=question.model,
-                source=str(question.source),
-                target=str(target),
-            )
-            _show_output(answer, target, question.target is None, as_json)
-
-    _with_session(config, use)
-
-
-def _show_output(answer: dict[str, Any], target: Path, inline: bool, as_json: bool) -> None:
-    import numpy
-
-    if not inline:
-        if as_json:
-            print_json(answer)
-        else:
-            print(f"{target}  {answer['dtype']} {tuple(answer['shape'])} in {answer['duration_s']:.3f} s")
-        return
-    values = numpy.load(target, allow_pickle=False)
-    if as_json:
-        shown = {name: value for name, value in answer.items() if name != "output"}
-        print_json({**shown, "values": values.tolist()})
-    else:
-        print(numpy.array2string(values, precision=4, threshold=200))

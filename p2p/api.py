@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,9 +39,12 @@ from p2p.jobs import DataPart, Delivery, Requirements
 from p2p.logs import configure_logging
 from p2p.pricing import parse_tokens
 from p2p.protocols.coordinator import ChainInfo, Estimate
+from p2p.protocols.inference import DeploymentStatus
 from p2p.rates import Rates
 from p2p.session.arrays import to_array, to_tensor
+from p2p.session.asking import Answer, Asked, AskedLike
 from p2p.session.blocking import TrioThread
+from p2p.session.chat import ChatOptions
 from p2p.session.checks import Checks, Prepared
 from p2p.session.control import Control, neighbour_summary, summary
 from p2p.session.coordinator_link import (
@@ -53,6 +56,7 @@ from p2p.session.coordinator_link import (
 )
 from p2p.session.engine import DEFAULT_PRIVATE, DEFAULT_SEGMENTS, JobEngine, run_engine
 from p2p.session.errors import SetupError
+from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News
 from p2p.session.own_data import OwnData
 from p2p.session.owner import DataOwner
@@ -62,7 +66,7 @@ from p2p.session.steps import Limits
 from p2p.session.store import open_store
 from p2p.session.treasury import Balance, ChainTreasury, NoTreasury, Treasury
 
-__all__ = ["AsyncEngine", "Engine", "Limits", "News", "ask_chain", "open_engine", "tokens"]
+__all__ = ["Asked", "AsyncEngine", "Engine", "Limits", "News", "ask_chain", "open_engine", "tokens"]
 
 DEFAULT_DATA_DIR = "~/.cyxwiz/engine"
 DEFAULT_CHECKS = "engine_app.checks:BackendChecks"
@@ -73,6 +77,8 @@ SOFTWARE = "cyxwiz"
 
 log = structlog.get_logger(__name__)
 tokens = parse_tokens
+Messages = Iterable[Mapping[str, str]]
+"""Of a conversation, each with ``role`` (system, user, assistant) and ``content``."""
 
 
 class AsyncEngine:
@@ -148,6 +154,31 @@ class AsyncEngine:
     async def infer(self, peer: str, model: str, x: Any) -> Any:
         """``x`` and the answer are numpy arrays, the first dimension the batch."""
         return to_array(await self._jobs.predict(peer, model, to_tensor(x)))
+
+    def model(self, deployment: str) -> ModelAtPeer:
+        """A deployed model, by the deployment's id or the beginning of it. Raises JobUnknownError."""
+        return self._jobs.deployment(deployment)
+
+    async def predict(self, deployment: str, inputs: Any) -> dict[str, Any]:
+        """All outputs by name, numpy arrays. ``inputs``: arrays by name, or the one that the model takes."""
+        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        found = await self.model(deployment).predict({name: to_tensor(x) for name, x in named.items()})
+        return {name: to_array(tensor) for name, tensor in found.items()}
+
+    def chat(self, deployment: str, messages: Messages, **options: Any) -> AsyncGenerator[str]:
+        """The answer's text as it comes; ``options`` are those of ``p2p.session.chat.ChatOptions``.
+
+        Close it (``contextlib.aclosing``) to stop the model early.
+        """
+        return self.model(deployment).chat(messages, ChatOptions(**options))
+
+    def ask(self, deployment: str, asked: AskedLike) -> AbstractAsyncContextManager[Answer]:
+        """An HTTP request to the model, such as ``Asked("GET", "/v1/model")``, its answer as it comes."""
+        return self.model(deployment).ask(asked)
+
+    async def model_status(self, deployment: str) -> DeploymentStatus:
+        """What the model takes, gives and can, and how it is."""
+        return await self.model(deployment).status()
 
     def job(self, job: str) -> dict[str, Any]:
         """What is known of a job, by its id or the beginning of it; see ``p2p.session.control.summary``."""
@@ -374,6 +405,27 @@ class Engine:
 
     def infer(self, peer: str, model: str, x: Any) -> Any:
         return self._thread.call(lambda: self._engine.infer(peer, model, x))
+
+    def predict(self, deployment: str, inputs: Any) -> dict[str, Any]:
+        """As ``AsyncEngine.predict``."""
+        return self._thread.call(lambda: self._engine.predict(deployment, inputs))
+
+    def chat(self, deployment: str, messages: Messages, **options: Any) -> Iterator[str]:
+        """The answer's text as it comes; dropping the iterator stops the model."""
+        return self._thread.iterate(lambda: self._engine.chat(deployment, messages, **options))
+
+    def ask(self, deployment: str, asked: AskedLike) -> tuple[int, str, bytes]:
+        """Status, content type and body of the whole answer."""
+
+        async def whole() -> tuple[int, str, bytes]:
+            async with self._engine.ask(deployment, asked) as answer:
+                return answer.status, answer.content_type, await answer.read()
+
+        return self._thread.call(whole)
+
+    def model_status(self, deployment: str) -> DeploymentStatus:
+        """As ``AsyncEngine.model_status``."""
+        return self._thread.call(lambda: self._engine.model_status(deployment))
 
     def neighbours(self) -> list[dict[str, Any]]:
         """As ``AsyncEngine.neighbours``."""

@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,9 +171,10 @@ async def _answers(result: Any) -> AsyncGenerator[Any, None]:
                 yield answer
         return
     answer = await result
-    if isinstance(answer, AsyncIterator):
-        async for item in answer:
-            yield item
+    if isinstance(answer, AsyncGenerator):
+        async with contextlib.aclosing(answer):
+            async for item in answer:
+                yield item
         return
     yield answer
 

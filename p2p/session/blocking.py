@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, TypeVar
 
 import trio
@@ -16,6 +16,16 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _QUEUED = 256
+
+
+@asynccontextmanager
+async def _closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """A generator that is left early ends at once, not when it is collected."""
+    try:
+        yield items
+    finally:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
 
 
 class TrioThread(Generic[R]):
@@ -53,8 +63,9 @@ class TrioThread(Generic[R]):
         async def pump() -> None:
             async with send:
                 try:
-                    async for item in function():
-                        await send.send(item)
+                    async with _closing(function()) as items:
+                        async for item in items:
+                            await send.send(item)
                 except trio.BrokenResourceError:
                     pass
                 except Exception as error:  # the boundary of the task: handed to the caller

@@ -6,7 +6,8 @@ both ways do the same. Paths are absolute: the caller may stand elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from p2p.identifiers import PeerId
 from p2p.jobs import DataPart, Delivery, JobMetrics, JobState, Requirements
 from p2p.protocols.coordinator import FindPeers, PeerRecord, Peers, PeerSummary
 from p2p.records import open_record
-from p2p.session.arrays import predict_file
+from p2p.session.arrays import predict_deployed, predict_file
+from p2p.session.chat import ChatOptions, Chatted
 from p2p.session.engine import DEFAULT_PRIVATE, DEFAULT_SEGMENTS, JobEngine
 from p2p.session.errors import JobUnknownError, SessionError
 from p2p.session.job import Job
@@ -31,7 +33,7 @@ class Control:
 
     def __init__(self, engine: JobEngine) -> None:
         self._engine = engine
-        self._methods: dict[str, Callable[..., AsyncIterator[Any]]] = {
+        self._methods: dict[str, Callable[..., AsyncGenerator[Any]]] = {
             "jobs": self._jobs,
             "peers": self._peers,
             "estimate": self._estimate,
@@ -43,28 +45,32 @@ class Control:
             "cancel": self._cancel,
             "fetch": self._fetch,
             "infer": self._infer,
+            "deployment_status": self._deployment_status,
+            "predict": self._predict,
+            "chat": self._chat,
         }
 
-    async def __call__(self, method: str, parameters: dict[str, Any]) -> AsyncIterator[Any]:
+    async def __call__(self, method: str, parameters: dict[str, Any]) -> AsyncGenerator[Any]:
         """Raises RemoteFailureError, so that it reaches the other side of a socket as itself."""
         known = self._methods.get(method)
         if known is None:
             raise RemoteFailureError("invalid", f"no method {method!r}")
         return self._named(known(**parameters))
 
-    async def _named(self, answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _named(self, answers: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
         try:
-            async for answer in answers:
-                yield answer
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield answer
         except RemoteFailureError:
             raise
         except (P2PError, OSError) as error:
             raise RemoteFailureError(_code(error), str(error)) from error
 
-    async def _jobs(self) -> AsyncIterator[Any]:
+    async def _jobs(self) -> AsyncGenerator[Any]:
         yield [summary(job) for job in self._engine.jobs()]
 
-    async def _estimate(self, graph: str, data: str, segments: int = DEFAULT_SEGMENTS) -> AsyncIterator[Any]:
+    async def _estimate(self, graph: str, data: str, segments: int = DEFAULT_SEGMENTS) -> AsyncGenerator[Any]:
         document = Path(graph).read_bytes()  # noqa: ASYNC240 - a small local file
         prepared, answer = await self._engine.estimate(document, Path(data), segments=segments)
         fields: dict[str, Any] = msgspec.to_builtins(answer)
@@ -79,7 +85,7 @@ class Control:
         peer: str | None = None,
         stream: bool = False,
         private: Sequence[str] = DEFAULT_PRIVATE,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         job_id = await self._engine.submit(
             Path(graph),
             Path(data),
@@ -91,7 +97,7 @@ class Control:
         )
         yield summary(self._engine.job(job_id))
 
-    async def _peers(self, lan: bool = False) -> AsyncIterator[Any]:
+    async def _peers(self, lan: bool = False) -> AsyncGenerator[Any]:
         """Of the own network, or those that the coordinator knows."""
         if lan:
             yield [neighbour_summary(peer) for peer in await self._engine.neighbours()]
@@ -100,7 +106,7 @@ class Control:
         answer = await parts.coordinator.ask(FindPeers(Requirements()), Peers)
         yield [registered_summary(peer, parts.now()) for peer in answer.peers]
 
-    async def _follow(self, job: str, after: int = 0, until_training: bool = False) -> AsyncIterator[Any]:
+    async def _follow(self, job: str, after: int = 0, until_training: bool = False) -> AsyncGenerator[Any]:
         """The story, then the job's summary. ``until_training`` ends it at the first trained batch."""
         async for news in self._engine.follow(job, after):
             yield news.to_json()
@@ -109,24 +115,52 @@ class Control:
                 break
         yield summary(self._engine.job(job))
 
-    async def _pause(self, job: str) -> AsyncIterator[Any]:
+    async def _pause(self, job: str) -> AsyncGenerator[Any]:
         yield summary(await self._engine.pause(job))
 
-    async def _resume(self, job: str) -> AsyncIterator[Any]:
+    async def _resume(self, job: str) -> AsyncGenerator[Any]:
         yield summary(await self._engine.resume(job))
 
-    async def _set_rate(self, job: str, rate: float) -> AsyncIterator[Any]:
+    async def _set_rate(self, job: str, rate: float) -> AsyncGenerator[Any]:
         yield summary(await self._engine.set_rate(job, float(rate)))
 
-    async def _cancel(self, job: str) -> AsyncIterator[Any]:
+    async def _cancel(self, job: str) -> AsyncGenerator[Any]:
         yield summary(await self._engine.cancel(job))
 
-    async def _fetch(self, job: str, target: str | None = None) -> AsyncIterator[Any]:
+    async def _fetch(self, job: str, target: str | None = None) -> AsyncGenerator[Any]:
         path = await self._engine.fetch(job, Path(target) if target else None)
         yield {**summary(self._engine.job(job)), "path": str(path)}
 
-    async def _infer(self, peer: str, model: str, source: str, target: str) -> AsyncIterator[Any]:
+    async def _infer(self, peer: str, model: str, source: str, target: str) -> AsyncGenerator[Any]:
         yield await predict_file(self._engine, peer, model, Path(source), Path(target))
+
+    async def _deployment_status(self, deployment: str) -> AsyncGenerator[Any]:
+        yield msgspec.to_builtins(await self._engine.deployment(deployment).status())
+
+    async def _predict(self, deployment: str, source: str, target: str) -> AsyncGenerator[Any]:
+        yield await predict_deployed(self._engine.deployment(deployment), Path(source), Path(target))
+
+    async def _chat(
+        self,
+        deployment: str,
+        messages: list[dict[str, str]],
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> AsyncGenerator[Any]:
+        """Pieces of text as they come, then what is known of the whole."""
+        options = ChatOptions(max_tokens=max_tokens, temperature=temperature, seed=seed)
+        ends: list[Chatted] = []
+        answer = self._engine.deployment(deployment).chat(messages, options, ends.append)
+        async with aclosing(answer):
+            async for piece in answer:
+                yield {"kind": "piece", "text": piece}
+        (end,) = ends
+        yield {
+            "finish_reason": end.finish_reason,
+            "prompt_tokens": end.prompt_tokens,
+            "tokens": end.tokens,
+        }
 
 
 def summary(job: Job) -> dict[str, Any]:

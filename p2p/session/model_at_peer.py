@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol, TypeVar
 
@@ -87,7 +87,7 @@ class ModelAtPeer:
         messages: Iterable[Mapping[str, str]],
         options: ChatOptions = _AS_IT_IS,
         told: Callable[[Chatted], None] = lambda chatted: None,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str]:
         """The answer's text as it comes; close it to stop the model. ``told``: once it is over.
 
         Raises as ``status``, and RemoteFailureError for what the model refuses.
@@ -108,7 +108,7 @@ class ModelAtPeer:
 
     async def say(self, messages: Iterable[Mapping[str, str]], options: ChatOptions = _AS_IT_IS) -> str:
         """The whole answer. Raises as ``chat``."""
-        async with aclosing(self.chat(messages, options)) as pieces:  # type: ignore[type-var]
+        async with aclosing(self.chat(messages, options)) as pieces:
             return "".join([piece async for piece in pieces])
 
 
