@@ -235,7 +235,9 @@ class GraphCanvas(Widget):
             return True
         touch.grab(self)
         kind = _BUTTONS.get(button, Button.PRIMARY)
-        self._take(self._gestures.down(touch.uid, *self._place(touch), Clock.get_time(), _modifiers(), kind))
+        # Where it began: in a slow frame Kivy has moved the touch on before it tells of it.
+        began = float(touch.ox - self.x), float((self.y + self.height) - touch.oy)
+        self._take(self._gestures.down(touch.uid, *began, Clock.get_time(), _modifiers(), kind))
         return True
 
     def on_touch_move(self, touch: Any) -> bool:

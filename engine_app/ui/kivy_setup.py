@@ -35,6 +35,7 @@ def prepare_kivy(options: WindowOptions) -> None:
         KIVY_LOG_MODE="PYTHON",
         KIVY_EVENTLOOP="trio",
         SDL_TOUCH_MOUSE_EVENTS="0",  # or SDL adds a mouse to every finger
+        SDL_VIDEO_X11_WMCLASS="cyxwiz",  # what desktops know its windows by
     )
     from kivy.config import Config
 

@@ -19,6 +19,9 @@ from engine_app.ui.widgets.icons import Icon
 from engine_app.ui.widgets.press import Pressable, nothing
 
 ESCAPE = 27
+LOCKS = {"capslock", "numlock"}
+EDITING = {ord(key): ord(key) for key in "acxvzr"} | {ord("y"): ord("r")}
+"""What a field does with Control and a key; Kivy calls redo R."""
 Check = Callable[[str], str | None]
 """Why a text will not do; None if it will."""
 
@@ -55,10 +58,22 @@ class _Input(TextInput):
             text_validate_unfocus=True,
             **options,
         )
-        self.bind(has_focus=self._follow)
+        self.bind(has_focus=self._follow, focus=self._tell)
 
     def _follow(self, *_: Any) -> None:
         self.focus = self.has_focus
+
+    def _tell(self, *_: Any) -> None:
+        host = host_of(self) if self.focus else None
+        if host is not None:
+            host.ring.take(self)
+
+    def edit(self, code: int, modifiers: list[str]) -> bool:
+        """Copies, pastes, undoes; False for another key. Kivy itself asks for a text with the key."""
+        if set(modifiers) - LOCKS not in ({"ctrl"}, {"meta"}) or code not in EDITING:
+            return False
+        self._handle_shortcut(EDITING[code])
+        return True
 
     def keyboard_on_key_down(self, window: Any, keycode: Any, text: Any, modifiers: Any) -> bool:
         if keycode[0] == TAB:

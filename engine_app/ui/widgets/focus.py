@@ -53,8 +53,19 @@ class FocusRing:
             self._current = None
         return self._current
 
+    @property
+    def writing(self) -> Any:
+        """The field that letters go to; None for none."""
+        current = self.current
+        return current if getattr(current, "focus", False) else None
+
     def clear(self) -> None:
         self._give(None)
+
+    def take(self, widget: Any) -> None:
+        """A touch gave it the focus."""
+        if widget is not self.current:
+            self._give(widget)
 
     def move(self, root: Any, step: int) -> None:
         found = focusable(root)

@@ -20,11 +20,11 @@ from engine_app.ui import theme
 from engine_app.ui.theme import Look
 from engine_app.ui.widgets.box import Column, Gap, Panel, Row, Text, paint
 from engine_app.ui.widgets.buttons import IconButton, Kind, ListRow, PushButton
-from engine_app.ui.widgets.focus import FocusRing
+from engine_app.ui.widgets.focus import TAB, FocusRing
 from engine_app.ui.widgets.press import is_main
 from engine_app.ui.widgets.scroll import Scroll
 
-ESCAPE = 27
+ESCAPE, F1, F12 = 27, 282, 293
 WIDE_FROM = 1000.0
 """Windows at least so many dp wide have their panels at the side."""
 
@@ -321,10 +321,22 @@ class Host(FloatLayout):
         return bool(root is not None and self.ring.key(root, code, modifiers)) or bool(self._sheets)
 
 
+def is_written(code: int, modifiers: list[str]) -> bool:
+    """Whether a field that has the focus keeps the key from shortcuts: letters, arrows, Enter."""
+    is_letter = not {"ctrl", "meta"} & set(modifiers)
+    return is_letter and code not in (TAB, ESCAPE) and not F1 <= code <= F12
+
+
 def bind_keys(host: Host, shortcuts: Callable[[int, str, list[str]], bool]) -> Callable[[], None]:
     """Leads the window's keys to the host, then to its shortcuts; gives the function that ends it."""
 
     def on_key_down(_window: Any, code: int, _scan: int, text: str | None, modifiers: list[str]) -> bool:
+        writing = host.ring.writing
+        if writing is not None:
+            if writing.edit(code, modifiers):
+                return True
+            if is_written(code, modifiers):
+                return False
         return host.on_key(code, modifiers) or shortcuts(code, text or "", modifiers)
 
     Window.bind(on_key_down=on_key_down)

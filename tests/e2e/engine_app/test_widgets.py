@@ -144,3 +144,31 @@ async def test_a_long_press_tells_what_a_button_is_for_and_does_not_press_it(sho
         await driver.frames()
         assert host._tip is None
         assert pressed == []
+
+
+async def test_a_field_keeps_its_letters_from_shortcuts(show: Any) -> None:
+    from engine_app.ui.theme import Look
+    from engine_app.ui.widgets.fields import TextField
+    from engine_app.ui.widgets.overlays import bind_keys
+
+    field = TextField(Look(), "dense")
+    host = host_with(field)
+    seen: list[tuple[Any, ...]] = []
+
+    def shortcuts(code: int, _text: str, modifiers: list[str]) -> bool:
+        seen.append((code, *modifiers))
+        return True
+
+    stop = bind_keys(host, shortcuts)
+    async with show(host) as driver:
+        await driver.tap(field.input)
+        assert host.ring.writing is field.input
+        driver.key(ord("x"), "x")
+        driver.key(ord("a"), None, ("ctrl", "numlock"))
+        driver.write("conv")
+        await driver.frames()
+        assert field.text == "conv"
+        driver.key(ord("s"), None, ("ctrl",))
+        driver.key(283)
+        assert seen == [(ord("s"), "ctrl"), (283,)]
+    stop()
