@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from backend.catalogue import CATALOGUE
-from backend.graph import Node, Wiring
+from backend.facts import DataFacts
+from backend.graph import JsonValue, Node, Wiring
 from engine_app.document.clipboard import OFFSET, Pasted, copied, free_frame_id, pasted
-from engine_app.document.edits import AddNodes, Batch, Collapse, Connect, Edit, MoveNodes, SetFrame, SetMode
+from engine_app.document.edits import (
+    AddNodes,
+    Batch,
+    Collapse,
+    Connect,
+    Edit,
+    MoveNodes,
+    SetFrame,
+    SetMode,
+    SetParameter,
+)
 from engine_app.document.errors import EditError
 from engine_app.document.layout import arranged
 from engine_app.document.linking import best_input, best_output
@@ -45,6 +56,40 @@ def new_node(
         connect = _connection(wiring, node, link)
         edit = Batch((edit, connect)) if connect else edit
     return edit, node.id
+
+
+def fitted_to(wiring: Wiring, data: DataFacts) -> Edit:
+    """The dataset's node, and an only Input, as the data is; what the layers make of it is said elsewhere."""
+    sources = [node for node in wiring.nodes if node.type == "DatasetInput"]
+    if len(sources) != 1:
+        raise EditError(f"the graph has {len(sources)} DatasetInput nodes, must have 1 to take data")
+    wanted: dict[str, JsonValue] = {
+        "sample_shape": list(data.sample_shape),
+        "target_shape": list(data.target_shape),
+        "classes": data.classes,
+    }
+    edits = _set_parameters(sources[0], wanted)
+    inputs = [node for node in wiring.nodes if node.type == "Input"]
+    if len(inputs) == 1:
+        edits += _set_parameters(inputs[0], {"shape": list(data.sample_shape)})
+    if not edits:
+        raise EditError("the graph takes this data as it is")
+    return Batch(edits)
+
+
+def _set_parameters(node: Node, wanted: Mapping[str, JsonValue]) -> tuple[Edit, ...]:
+    """Where they differ from what the node has, or has by default."""
+    record = CATALOGUE[node.type]
+    has = {each.name: node.parameters.get(each.name, each.default) for each in record.parameters}
+    return tuple(
+        SetParameter(node.id, name, value)
+        for name, value in wanted.items()
+        if name in has and _plain(has[name]) != _plain(value)
+    )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple | list) else value
 
 
 def _connection(wiring: Wiring, node: Node, link: tuple[str, str, bool]) -> Connect | None:

@@ -95,9 +95,15 @@ class EngineApp(App):
         self.importer = Importer(self._opening.config, tasks)
         self.servers = Servers(self._opening.config, tasks)
         self._keeper = Keeper(self._opening.config.data_dir, self.desk, lambda: self.path)
+        self.trainer.listen(self._expect_data)
         tasks.start(self._keeper.run)
         if self.network.address:
             self.network.connect()
+
+    def _expect_data(self) -> None:
+        if not self.trainer.is_reading:
+            preview = self.trainer.preview
+            self.desk.expect(preview.facts if preview is not None else None)
 
     def build(self) -> Host:
         self._ends.append(bind_keys(self.host, self._shortcut))

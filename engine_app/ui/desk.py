@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from backend.catalogue.record import TensorType
 from backend.diagnostics import Diagnostic, Fix, ends_of
+from backend.facts import DataFacts
 from backend.graph import Graph, JsonValue, Link, Node, Wiring, topological_order
 from engine_app.document import editing
 from engine_app.document.analysis import Analysis, analyse
@@ -44,6 +45,7 @@ class Desk:
         self._state = Editing(graph, saved=graph)
         self._listeners: list[Listener] = []
         self._analysis: Analysis | None = None
+        self._data: DataFacts | None = None
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -64,7 +66,7 @@ class Desk:
     def analysis(self) -> Analysis:
         """Worked out once for each graph, when somebody asks."""
         if self._analysis is None:
-            self._analysis = analyse(self._state.graph)
+            self._analysis = analyse(self._state.graph, self._data)
         return self._analysis
 
     @property
@@ -112,6 +114,12 @@ class Desk:
         order = topological_order(self.wiring)
         return [*order.nodes, *(node for node in self.wiring.nodes if node.id in order.stuck)]
 
+    def expect(self, data: DataFacts | None) -> None:
+        """What the graph is to be trained with: what does not fit it is among the problems."""
+        if data != self._data:
+            self._data, self._analysis = data, None
+            self._tell()
+
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Gives the function that ends it."""
         self._listeners.append(listener)
@@ -139,6 +147,9 @@ class Desk:
         if state.graph is not self._state.graph:
             self._analysis = None
         self._state = state
+        self._tell()
+
+    def _tell(self) -> None:
         for listener in tuple(self._listeners):
             listener()
 

@@ -13,6 +13,7 @@ import trio
 from msgspec import to_builtins
 
 from backend.errors import BackendError
+from backend.facts import DataFacts
 from backend.graph import Graph
 from engine_app.config import Config
 from engine_app.document.files import save_graph
@@ -40,6 +41,17 @@ class Preview:
     samples: Any
     """numpy, (n, ...)."""
     targets: Any
+
+    @property
+    def facts(self) -> DataFacts | None:
+        """What a graph has to fit; None where the number of classes is not counted, as of a text."""
+        classes = len(self.description.classes)
+        if not classes and self.targets.dtype.kind == "i":
+            return None
+        shapes = self.samples.shape[1:], self.targets.shape[1:]
+        return DataFacts(
+            self.description.samples, shapes[0], self.samples.dtype.name, classes, target_shape=shapes[1]
+        )
 
 
 class _Told:

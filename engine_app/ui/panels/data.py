@@ -13,6 +13,9 @@ from kivy.uix.widget import Widget
 
 from backend.readers.bundled import SETS
 from backend.readers.table_of_readers import BUNDLED
+from engine_app.document import commands
+from engine_app.document.edits import Edit
+from engine_app.document.errors import EditError
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.panels.pick_file import FilePicker
@@ -32,15 +35,17 @@ class DataCard(Card):
         self._context = context
         self._trainer = trainer
         self._shown: Any = None
-        self._stop = trainer.listen(self.refresh)
+        self._stops = [trainer.listen(self.refresh), context.desk.listen(self.refresh)]
         self.refresh()
 
     def close(self) -> None:
-        self._stop()
+        for stop in self._stops:
+            stop()
 
     def refresh(self) -> None:
         trainer = self._trainer
-        found = (trainer.source, trainer.is_reading, trainer.problem, trainer.preview)
+        fit = self._fit()
+        found = (trainer.source, trainer.is_reading, trainer.problem, trainer.preview, fit)
         if found == self._shown:
             return
         self._shown = found
@@ -61,8 +66,30 @@ class DataCard(Card):
             self.add_widget(Text(look, "Reading it...", theme.SMALL, look.palette.muted))
         if trainer.problem:
             self.add_widget(Text(look, trainer.problem, theme.SMALL, look.palette.danger))
+        if fit is not None:
+            text = "Set the graph to this data"
+            self.add_widget(
+                PushButton(
+                    look,
+                    text,
+                    partial(self._context.desk.do, fit),
+                    Kind.PRIMARY,
+                    "build",
+                    size_hint=(1, None),
+                )
+            )
         if trainer.preview is not None:
             self._show(trainer.preview)
+
+    def _fit(self) -> Edit | None:
+        """What makes the graph take the data; None where it does, or cannot."""
+        preview, desk = self._trainer.preview, self._context.desk
+        if preview is None or preview.facts is None or desk.state.inside:
+            return None
+        try:
+            return commands.fitted_to(desk.graph, preview.facts)
+        except EditError:
+            return None
 
     def _choose(self) -> None:
         look, host = self._context.look, self._context.host
