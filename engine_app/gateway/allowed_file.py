@@ -69,11 +69,9 @@ class AllowedPeers:
         self.trouble: str | None = None
         """What is wrong with the file."""
 
-    def lets(self, peer_id: str, deployment: str | None) -> bool:
+    def lets(self, peer_id: str, is_given: bool) -> bool:
         self._follow()
-        if self.trouble is not None or peer_id in self._allowed.forbidden:
-            return False
-        return peer_id in self._also or self._allowed.lets(peer_id, deployment)
+        return self.trouble is None and self._allowed.lets(peer_id, is_given or peer_id in self._also)
 
     def _follow(self) -> None:
         try:

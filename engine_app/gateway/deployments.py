@@ -22,6 +22,8 @@ class Deployment:
     name: str
     peer_id: str
     is_running: bool
+    given_to: frozenset[str] = frozenset()
+    """The peers that the user chose for it, or saw it begin at. Where it moves later on is not among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,10 @@ class Choice:
         )
 
 
-def places(deployments: Iterable[Deployment], choice: Choice, own_name: str | None = None) -> set[Place]:
+def places(deployments: Iterable[Deployment], choice: Choice) -> set[Place]:
     """Where requests may go. A deployment that moved to another peer is another place."""
     return {
-        Place(each.name, own_name or each.name, each.peer_id, each.id)
+        Place(each.name, each.name, each.peer_id, each.id, each.peer_id in each.given_to)
         for each in deployments
         if each.is_running and choice.takes(each)
     }

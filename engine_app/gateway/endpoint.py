@@ -59,3 +59,5 @@ class Place:
     peer_id: str | None = None
     """Who sees what is sent; None for a worker on this machine."""
     deployment: str | None = None
+    is_given: bool = False
+    """The user deployed it at that peer, who may see what it is asked unless that was forbidden since."""

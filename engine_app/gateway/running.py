@@ -20,7 +20,7 @@ from backend.serving.keys import Gatekeeper
 from backend.workers.model_server import bind
 from engine_app.config import Config, ConfigError, read_config
 from engine_app.entry import CommandError, report, run
-from engine_app.gateway.allowed import ANY, SEES, Allowed, to_json
+from engine_app.gateway.allowed import SEES, Allowed, to_json
 from engine_app.gateway.allowed_file import AllowedPeers, change_allowed, checked_peer, read_allowed
 from engine_app.gateway.application import AppConfig, Application
 from engine_app.gateway.endpoint import Place
@@ -136,7 +136,7 @@ class _Gateway:
         self.unanswered = self._server.unanswered
 
     def _lets(self, place: Place) -> bool:
-        return place.peer_id is None or self._allowed.lets(place.peer_id, place.deployment)
+        return place.peer_id is None or self._allowed.lets(place.peer_id, place.is_given)
 
     async def _stop_on_signal(self, signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
         stopping = False
@@ -209,9 +209,6 @@ def list_allowed(data_dir: str | None, as_json: bool) -> None:
         print(f"{plain(peer)}  allowed")
     for peer in sorted(allowed.forbidden):
         print(f"{plain(peer)}  forbidden")
-    for deployment, peers in allowed.deployments.items():
-        for peer in sorted(peers):
-            print(f"{'any peer' if peer == ANY else plain(peer)}  allowed for deployment {plain(deployment)}")
 
 
 def _change(data_dir: str | None, change: Callable[[Allowed], Allowed]) -> None:
