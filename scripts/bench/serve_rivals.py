@@ -1,11 +1,13 @@
-"""The alternatives that serve.py measures: the same ONNX model behind FastAPI and behind grpc.aio.
+"""The alternatives that serve.py and remote_infer.py measure: the same ONNX model behind FastAPI and behind
+grpc.aio, the same GGUF model behind llama.cpp's own server.
 
-``python serve_rivals.py fastapi|grpc MODEL PORT``. Written as their own documentation does it.
+``python serve_rivals.py fastapi|grpc|llama MODEL PORT``. Written as their own documentation does it.
 """
 # No postponed annotations: FastAPI reads those of a function in a function.
 
 import asyncio
 import os
+import signal
 import sys
 from typing import Any
 
@@ -58,9 +60,24 @@ async def serve_grpc(model: Model, port: int) -> None:
     await server.wait_for_termination()
 
 
+def serve_llama(path: str, port: int) -> None:
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path, parameters.port = path, port
+    parameters.n_ctx, parameters.n_parallel = 4096, 1
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(parameters)
+    signal.sigwait([signal.SIGTERM])
+    del server
+
+
 if __name__ == "__main__":
     what, path, port = sys.argv[1:]
-    if what == "fastapi":
+    if what == "llama":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        serve_llama(path, int(port))
+    elif what == "fastapi":
         serve_fastapi(Model(path), int(port))
     else:
         asyncio.run(serve_grpc(Model(path), int(port)))
