@@ -26,7 +26,6 @@ class BackendChecks:
         from backend.onnx_node import why_not_at_a_peer
         from backend.readers import convert
         from backend.serialize import dump_graph, graph_hash
-        from backend.tuning import is_tuned
         from backend.validate import Severity, diagnose
         from engine_app.document.lowering import load_lowered
 
@@ -38,11 +37,6 @@ class BackendChecks:
                 raise JobRefusedError("the graph has errors:\n" + "\n".join(f"  {item}" for item in errors))
             if not self._here and (reason := why_not_at_a_peer(document)):
                 raise JobRefusedError(reason)
-            if is_tuned(document) and not self._here:
-                raise JobRefusedError(
-                    "frozen nodes and adapters need the weights of a model, which a job cannot bring "
-                    "to a peer; on this machine: cyxwiz train --from MODEL"
-                )
             size = estimate(document, facts.samples, facts.sample_shape)
         except OSError as error:
             raise JobRefusedError(f"{data}: {error.strerror}") from error
@@ -62,6 +56,21 @@ class BackendChecks:
             parameters=size.parameters,
             steps=size.steps,
         )
+
+    def check_start(self, graph: bytes, start: Path | None) -> None:
+        from backend.errors import ArchiveError
+        from backend.formats.cyxmodel import inspect_cyxmodel
+        from backend.serialize import load_graph
+        from backend.tuning import is_tuned
+
+        if start is None:
+            if is_tuned(load_graph(graph)):
+                raise JobRefusedError("frozen nodes and adapters need the weights of a model: --from MODEL")
+            return
+        try:
+            inspect_cyxmodel(start)
+        except (ArchiveError, OSError) as error:
+            raise JobRefusedError(f"{start.name} is no .cyxmodel to begin from: {error}") from error
 
     def check_model(self, path: Path, expected: ExpectedModel) -> None:
         from backend.errors import ArchiveError

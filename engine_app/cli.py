@@ -13,7 +13,7 @@ from engine_app.data_cli import DATA, data
 from engine_app.export_cli import FILE_COMMANDS
 from engine_app.gateway_cli import gateway
 from engine_app.serve_cli import keys, serve
-from engine_app.train_cli import TRAINING_COMMANDS, config_of
+from engine_app.train_cli import TRAINING_COMMANDS, config_of, partial_option, start_option
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
@@ -178,7 +178,8 @@ def estimate(
     help="With --stream, what never leaves and is evaluated here: test (default), validation, both with a "
     "comma, or none.",
 )
-@click.option("--from", "start", hidden=True)
+@start_option
+@partial_option
 @click.option("--follow", is_flag=True, help="Stay until the job is over.")
 @upload_option
 @download_option
@@ -196,7 +197,8 @@ def submit(
     segments: int,
     stream: bool,
     private: str | None,
-    start: str | None,
+    start: Path | None,
+    partial: bool,
     follow: bool,
     as_json: bool,
     **limits: str | None,
@@ -210,12 +212,12 @@ def submit(
 
     if (budget is None) == (lan is None):
         raise click.UsageError("either --budget, for a paid job, or --lan, for an unpaid one")
-    if start is not None:
-        raise click.UsageError("a job cannot bring weights to a peer; on this machine: cyxwiz train --from")
+    if partial and start is None:
+        raise click.UsageError("--partial needs --from")
     if private is not None and not stream:
         raise click.UsageError("--private needs --stream: a data file that is sent is sent as a whole")
     parts = private_parts(private if private is not None else "test")
-    order = jobs.Order(graph, data, budget, segments, lan, stream, parts)
+    order = jobs.Order(graph, data, budget, segments, lan, stream, parts, start, partial)
     jobs.submit(config_of(context, coordinator, **limits), order, follow=follow, as_json=as_json)
 
 

@@ -38,6 +38,9 @@ class Order:
     """On the own network, unpaid: an id, an address, or any."""
     stream: bool = False
     private: tuple[str, ...] = ("test",)
+    start: Path | None = None
+    """A model with whose weights it begins."""
+    start_partly: bool = False
 
     def units(self) -> int:
         """Of the budget, 0 for an unpaid job. Ends the command if it is no amount."""
@@ -77,6 +80,8 @@ def submit(config: Config, order: Order, *, follow: bool, as_json: bool) -> None
                 peer=order.peer,
                 stream=order.stream,
                 private=list(order.private),
+                start=str(order.start) if order.start is not None else None,
+                start_partly=order.start_partly,
             )
             terms = "unpaid" if order.peer else f"budget {format_tokens(budget)}"
             story.line(f"job {job['job_id']} submitted, {terms}")

@@ -101,12 +101,15 @@ class AsyncEngine:
         peer: str | None = None,
         stream: bool = False,
         private: Sequence[str] = DEFAULT_PRIVATE,
+        start: Path | None = None,
+        start_partly: bool = False,
     ) -> JobId:
         """``graph`` is a document or its file, ``data`` a .safetensors, .npz or .csv, ``budget`` in units.
 
         With ``peer`` (an id, an address, or ``any``) a peer of the own network does it, unpaid.
         With ``stream`` the data stays here and the peer gets rows of it as it trains, but never one of
-        the ``private`` parts, which are evaluated here.
+        the ``private`` parts, which are evaluated here. The training begins with the weights of the
+        .cyxmodel ``start``, with ``start_partly`` with those that fit.
         Raises JobRefusedError, SetupError, RemoteFailureError.
         """
         return await self._jobs.submit(
@@ -118,6 +121,8 @@ class AsyncEngine:
             peer=peer,
             delivery=Delivery.STREAM if stream else Delivery.FILE,
             private=tuple(map(DataPart, private)),
+            start=start,
+            start_partly=start_partly,
         )
 
     async def neighbours(self) -> list[dict[str, Any]]:

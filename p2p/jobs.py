@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from p2p.codec import Part
 from p2p.identifiers import Amount, Count, Hash, JobIdField, Label, PeerIdField, Wallet
@@ -113,6 +113,14 @@ class Requirements(Part, frozen=True):
     deny: Annotated[tuple[PeerIdField, ...], Meta(max_length=256)] = ()
 
 
+class StartWeights(Part, frozen=True):
+    """Of a .cyxmodel, by the nodes of the graph."""
+
+    file: FileRef
+    partly: bool
+    """What fits is taken, and the rest begins afresh."""
+
+
 class JobSpec(Part, frozen=True):
     """What a user wants done. The graph travels beside it, as the body of the message."""
 
@@ -124,6 +132,22 @@ class JobSpec(Part, frozen=True):
     user_wallet: Wallet
     segments: Annotated[int, Meta(ge=1, le=MAX_SEGMENTS)]
     requirements: Requirements = Requirements()
+    weights: StartWeights | UnsetType = UNSET
+    """What the training begins with; without it a message has the bytes that it always had."""
+
+    @property
+    def start(self) -> FileRef | None:
+        """The model with whose weights the training begins."""
+        return None if self.weights is UNSET else self.weights.file
+
+    @property
+    def start_partly(self) -> bool:
+        return self.weights is not UNSET and self.weights.partly
+
+    @property
+    def brought(self) -> tuple[FileRef, ...]:
+        """The user's files: data, and weights to begin with."""
+        return (self.data.file, *([self.start] if self.start is not None else ()))
 
 
 class JobMetrics(Part, frozen=True, omit_defaults=True):

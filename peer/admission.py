@@ -57,7 +57,8 @@ def _check_samples(data: DataSummary) -> None:
 
 def check_checkpoint(offer: OfferJob, checkpoint: FileRef | None) -> None:
     """Raises JobError."""
-    if (checkpoint is not None) != (offer.first_segment > 0):
+    is_right = checkpoint is not None if offer.first_segment > 0 else checkpoint == offer.job.start
+    if not is_right:
         found = "none" if checkpoint is None else "one"
         text = f"checkpoint: found {found} for first segment {offer.first_segment}"
         raise JobError("checkpoint", text, retryable=False)

@@ -219,9 +219,12 @@ _TOLD = frozenset(JobMetrics.__struct_fields__)
 
 def _train(job: Job, device: str, stream: SampleStream | None) -> Train:
     first = job.offer.first_segment
+    weights = None if job.checkpoint is None else CHECKPOINT_FILE
     return Train(
         dataset=DATA_FILE if stream is None else None,
-        checkpoint=None if job.checkpoint is None else CHECKPOINT_FILE,
+        checkpoint=weights if first else None,
+        start=None if first else weights,
+        start_partly=job.offer.job.start_partly,
         segments=job.segments,
         first_segment=first,
         allowed_segments=first,

@@ -53,12 +53,18 @@ class ExpectedModel:
 
 
 class Checks(Protocol):
-    """Both are called off the event loop and may take as long as reading the files takes."""
+    """All are called off the event loop and may take as long as reading the files takes."""
 
     def prepare(self, graph: bytes, data: Path, workspace: Path) -> Prepared:
         """``workspace`` is an empty directory for the converted data.
 
         Raises JobRefusedError for a graph with errors or data that does not fit it.
+        """
+
+    def check_start(self, graph: bytes, start: Path | None) -> None:
+        """``start``: the model with whose weights the graph begins.
+
+        Raises JobRefusedError for a file that is no model, or for None where the graph needs one.
         """
 
     def check_model(self, path: Path, expected: ExpectedModel) -> None:

@@ -85,6 +85,8 @@ class Control:
         peer: str | None = None,
         stream: bool = False,
         private: Sequence[str] = DEFAULT_PRIVATE,
+        start: str | None = None,
+        start_partly: bool = False,
     ) -> AsyncGenerator[Any]:
         job_id = await self._engine.submit(
             Path(graph),
@@ -94,6 +96,8 @@ class Control:
             peer=peer,
             delivery=Delivery.STREAM if stream else Delivery.FILE,
             private=tuple(map(DataPart, private)),
+            start=Path(start) if start is not None else None,
+            start_partly=start_partly,
         )
         yield summary(self._engine.job(job_id))
 

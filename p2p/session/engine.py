@@ -20,7 +20,7 @@ from p2p.errors import LocalProtocolError, RemoteProtocolError
 from p2p.files import serve_transfers
 from p2p.identifiers import NO_WALLET, JobId, PeerId, Units
 from p2p.identity import public_key_of
-from p2p.jobs import DataPart, DataSummary, Delivery, JobSpec, Requirements
+from p2p.jobs import DataPart, DataSummary, Delivery, JobSpec, Requirements, StartWeights
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import Estimate, EstimateJob
 from p2p.protocols.job import MAX_LEARNING_RATE
@@ -133,6 +133,8 @@ class JobEngine:
         peer: str | None = None,
         delivery: Delivery = Delivery.FILE,
         private: Sequence[DataPart] = (DataPart.TEST,),
+        start: Path | None = None,
+        start_partly: bool = False,
     ) -> JobId:
         """Returns once the coordinator has the job; this Engine now works on it.
 
@@ -140,7 +142,8 @@ class JobEngine:
         With ``peer`` it is done unpaid by that peer of the own network, without any coordinator: an
         id, an address with /p2p/ at the end, or ``any``; then it returns once the peer has it.
         With delivery STREAM the data stays here, rows of it go to the peer that trains, and
-        ``private`` parts to nobody.
+        ``private`` parts to nobody. The training begins with the weights of the .cyxmodel ``start``, or
+        with those that fit (``start_partly``).
         Raises JobRefusedError when one of these does not do, SetupError without a wallet.
         """
         terms = None if peer is None else direct_terms(peer)
@@ -151,6 +154,7 @@ class JobEngine:
         document = graph if isinstance(graph, bytes) else await self.engine.run_blocking(_read, graph)
         with self._workspace_directory() as workspace:
             prepared = await self._prepare(document, data, workspace)
+            await self.engine.run_blocking(self.engine.checks.check_start, prepared.graph, start)
             wallet = NO_WALLET if terms is not None else await self._check_wallet(budget)
             needs = requirements or Requirements()
             kept: tuple[DataPart, ...] = ()
@@ -158,8 +162,12 @@ class JobEngine:
                 kept = await self.engine.data.check(prepared, tuple(dict.fromkeys(private)))
             spec = await self._spec(prepared, Units(budget), segments, needs, wallet)
             summary = msgspec.structs.replace(spec.data, delivery=delivery, private=kept)
+            if start is not None:
+                weights = StartWeights(await self.engine.files.add(start), start_partly)
+                spec = msgspec.structs.replace(spec, weights=weights)
             spec = msgspec.structs.replace(spec, data=summary)
-            self.engine.files.pin(spec.data.file.blake3, spec.job_id)
+            for file in spec.brought:
+                self.engine.files.pin(file.blake3, spec.job_id)
         job = Job(
             spec=spec,
             name=prepared.name,
@@ -180,7 +188,8 @@ class JobEngine:
         if live.failure is not None and not live.job.accepted:
             await self.engine.store.remove(live.job.job_id)
             del self._lives[live.job.job_id]
-            self.engine.files.unpin(live.job.spec.data.file.blake3, live.job.job_id)
+            for file in live.job.spec.brought:
+                self.engine.files.unpin(file.blake3, live.job.job_id)
             raise live.failure
 
     async def _prepare(self, graph: bytes, data: Path, workspace: Path) -> Prepared:

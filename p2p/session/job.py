@@ -206,6 +206,13 @@ class Job(Part, frozen=True):
         model = self.result.blake3 if self.result is not None else None
         return {item.part: item for item in self.evaluations if item.model == model and not item.failure}
 
+    def begins_from(self, segment: int) -> FileRef | None:
+        """What brings the weights that ``segment`` begins with: a checkpoint, or first the user's model."""
+        if segment == 0:
+            return self.spec.start
+        found = self.checkpoint_before(segment)
+        return found.file if found is not None else None
+
     def checkpoint_before(self, segment: int) -> Checkpoint | None:
         """The one from which ``segment`` goes on."""
         return next((c for c in self.checkpoints if c.segment == segment - 1), None)

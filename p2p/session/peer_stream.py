@@ -162,15 +162,15 @@ class PeerTalk:
 
     async def _open(self, channel: Channel[FromEngine, FromPeer], token: str) -> None:
         job, first = self._live.job, self._hold.first_segment
-        start = job.checkpoint_before(first)
+        start = job.begins_from(first)
         call = OpenJob(
             token=token,
             job=job.spec,
             lease=self._hold.lease,
             first_segment=first,
-            checkpoint=start.file if start is not None and first > 0 else None,
+            checkpoint=start,
             after=self._heard,
-            sources=await self._sources(start.file if start is not None and first > 0 else None),
+            sources=await self._sources(start),
         )
         await channel.send(call, await self._engine.store.graph(job.job_id))
         answer, _ = await channel.receive(ANSWER_TIMEOUT_S)

@@ -142,11 +142,11 @@ def peer_to_talk_to(job: Job) -> Lease | None:
 
 
 def files_for(job: Job, peer_id: str) -> frozenset[Hash]:
-    """Manifests of the files that this peer may fetch for the job: its data, and where to go on from."""
+    """Manifests of the files that this peer may fetch for the job: its data, and where to begin from."""
     if job.lease is None or job.lease.peer_id != peer_id or job.state not in WITH_PEER:
         return frozenset()
-    start = job.checkpoint_before(job.lease.first_segment)
-    files = [start.file] if start is not None else []
+    start = job.begins_from(job.lease.first_segment)
+    files = [start] if start is not None else []
     if job.spec.data.delivery is Delivery.FILE:
         files.append(job.spec.data.file)
     return frozenset(file.manifest for file in files)
@@ -170,7 +170,8 @@ def own_files(job: Job) -> frozenset[Hash]:
     files = [checkpoint.file for checkpoint in job.checkpoints]
     if job.spec.data.delivery is Delivery.FILE:
         files.append(job.spec.data.file)
-    return frozenset(file.blake3 for file in (*files, *([job.result] if job.result else ())))
+    files += [file for file in (job.spec.start, job.result) if file is not None]
+    return frozenset(file.blake3 for file in files)
 
 
 def why_no_rows(job: Job, peer_id: str, lease: LeaseRef) -> tuple[str, str] | None:

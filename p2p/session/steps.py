@@ -372,7 +372,8 @@ def release_old(engine: Engine, job: Job, done: int) -> None:
 def release_all(engine: Engine, job: Job) -> None:
     """Of a job that is over the model stays; its data, and what led to the model, may give way."""
     result = job.result.blake3 if job.result is not None else None
-    engine.files.unpin(job.spec.data.file.blake3, job.job_id)
+    for file in job.spec.brought:
+        engine.files.unpin(file.blake3, job.job_id)
     for checkpoint in job.checkpoints:
         if checkpoint.file.blake3 != result:
             engine.files.unpin(checkpoint.file.blake3, job.job_id)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from local_network import LocalNetwork, command, loopback_environment
 
+from backend.formats.cyxmodel import read_cyxmodel
 from p2p.mdns import GROUP
 
 pytestmark = [pytest.mark.e2e]
@@ -117,6 +118,36 @@ def test_a_job_survives_its_engines_death(
     summary = lan.follow("follow", job_id).finish()
     assert summary["state"] == "completed"
     assert infer(lan, peer_id, summary["result"]["blake3"], tmp_path).shape == (2, 3)
+
+
+@pytest.mark.slow
+def test_a_model_is_fine_tuned_at_a_peer(
+    lan: LocalNetwork, graph: Path, stripes: Path, tmp_path: Path
+) -> None:
+    document = json.loads(graph.read_text())
+    document["training"]["epochs"] = 1
+    graph.write_text(json.dumps(document))
+    base, tuned = tmp_path / "base.cyxmodel", tmp_path / "tuned.cyxmodel"
+    lan.engine("train", str(graph), "--data", str(stripes), "-o", str(base))
+    frozen, adapted = (
+        next(node for node in document["nodes"] if node["type"] == kind) for kind in ("Conv2D", "Dense")
+    )
+    frozen["training"], adapted["training"] = "frozen", {"lora": {"rank": 1, "alpha": 4.0}}
+    graph.write_text(json.dumps(document))
+    engine_id = lan.engine("id").strip()
+    peer_id = lan.start_lan_peer("peer", "--gpus", "none", "--allow", engine_id)["peer_id"]
+    submit = ("submit", str(graph), "--data", str(stripes), "--lan", peer_id)
+    assert "--from MODEL" in lan.try_engine(*submit).stderr
+    summary = lan.follow(*submit, "--from", str(base), "--follow").finish()
+    assert summary["state"] == "completed"
+    lan.engine("fetch", summary["job_id"], "-o", str(tuned))
+    before, after = read_cyxmodel(base).weights, read_cyxmodel(tuned).weights
+    assert before.keys() == after.keys()  # the adapters are merged
+    frozen_weight, adapted_weight = f"{frozen['id']}.weight", f"{adapted['id']}.weight"
+    assert np.array_equal(before[frozen_weight], after[frozen_weight])
+    sizes = np.linalg.svd(after[adapted_weight] - before[adapted_weight], compute_uv=False)
+    assert sizes[0] > 1e-3
+    assert sizes[1] < 1e-3 * sizes[0]  # a change of rank 1
 
 
 @pytest.mark.slow

@@ -59,6 +59,9 @@ class Checks:
             30,
         )
 
+    def check_start(self, graph: bytes, start: Path | None) -> None:
+        pass
+
     def check_model(self, path: Path, expected: ExpectedModel) -> None:
         wanted = f"weights after segment {expected.segments_done - 1}".encode()
         if not path.read_bytes().startswith(wanted):

@@ -171,6 +171,9 @@ class ScriptedChecks:
             steps=STEPS,
         )
 
+    def check_start(self, graph: bytes, start: Path | None) -> None:
+        pass
+
     def check_model(self, path: Path, expected: ExpectedModel) -> None:
         try:
             found = json.loads(path.read_bytes())["segments_done"]

@@ -7,6 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from backend.fitting import fit
+from backend.formats.cyxmodel import write_cyxmodel
 from backend.graph import Frozen
 from backend.serialize import dump_graph
 from engine_app.checks import BackendChecks
@@ -54,22 +56,27 @@ def test_no_part_at_all_is_refused() -> None:
         private_parts("")
 
 
-def test_a_job_does_not_begin_from_a_model(words: list[str]) -> None:
-    done = CliRunner().invoke(main, [*words, "--from", "base.cyxmodel"])
+def test_a_part_of_no_model_is_refused(words: list[str]) -> None:
+    done = CliRunner().invoke(main, [*words, "--partial"])
     assert done.exit_code == 2
-    assert "cyxwiz train --from" in done.output
+    assert "--partial needs --from" in done.output
 
 
-def test_a_job_with_frozen_nodes_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+def test_a_job_with_frozen_nodes_begins_from_a_model(tmp_path: Path) -> None:
     graph = small_graph()
     nodes = tuple(replace(node, tuning=Frozen()) if node.id == "dense" else node for node in graph.nodes)
     document = dump_graph(replace(graph, nodes=nodes))
-    data = write_samples(tmp_path / "data.safetensors")
-    for name in ("job", "here"):
-        (tmp_path / name).mkdir()
-    with pytest.raises(JobRefusedError, match="need the weights of a model"):
-        BackendChecks().prepare(document, data, tmp_path / "job")
-    assert BackendChecks(here=True).prepare(document, data, tmp_path / "here").parameters > 0
+    checks = BackendChecks()
+    with pytest.raises(JobRefusedError, match="need the weights of a model: --from MODEL"):
+        checks.check_start(document, None)
+    other = tmp_path / "base.cyxmodel"
+    other.write_bytes(b"PK no model")
+    with pytest.raises(JobRefusedError, match=r"base\.cyxmodel is no \.cyxmodel to begin from"):
+        checks.check_start(document, other)
+    fitted = fit(graph, write_samples(tmp_path / "data.safetensors"))
+    write_cyxmodel(other, fitted.model)
+    checks.check_start(document, other)
+    checks.check_start(dump_graph(graph), None)
 
 
 def test_what_a_peer_does_otherwise_than_the_graph_says_is_told(tmp_path: Path) -> None:

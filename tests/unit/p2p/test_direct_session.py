@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from p2p.identifiers import NO_WALLET, PeerId
-from p2p.jobs import DataSummary, DeviceKind, FileRef, JobMetrics, JobSpec, JobState
+from p2p.jobs import DataSummary, DeviceKind, FileRef, JobMetrics, JobSpec, JobState, StartWeights
 from p2p.protocols.coordinator import Device, JobUpdate, Lease, LeaseRef, PeerRecord, SignedRecord
 from p2p.protocols.job import ConfirmSegments
 from p2p.session import job as events
@@ -65,6 +65,18 @@ RESULT = (
     events.ResultAnnounced(REF, 9, file("e"), METRICS),
     events.ResultKept(REF, file("e")),
 )
+
+
+def test_a_peer_gets_the_weights_to_begin_with_for_the_first_segment_alone() -> None:
+    plain = new_job()
+    spec = replace(plain.spec, weights=StartWeights(file("f"), False))
+    job = after(granted(), job=replace(plain, spec=spec))
+    assert spec.brought == (file("d"), file("f"))
+    assert plan.files_for(job, PEER) == {file("d").manifest, file("f").manifest}
+    assert (job.begins_from(0), new_job().begins_from(0)) == (file("f"), None)
+    later = after(finished(0, 1), kept(0), job=job)
+    assert later.begins_from(1) == file("a")
+    assert plan.own_files(later) == {file(letter).blake3 for letter in "daf"}
 
 
 def test_a_new_job_asks_for_a_peer_and_a_granted_one_talks_to_it() -> None:

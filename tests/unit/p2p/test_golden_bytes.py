@@ -25,6 +25,7 @@ from p2p.jobs import (
     JobSpec,
     JobState,
     Requirements,
+    StartWeights,
 )
 from p2p.protocols import (
     Done,
@@ -813,6 +814,12 @@ GOLDEN: dict[str, str] = {
         "575757575757ad7061796f75745f77616c6c6574d92057575757575757575757575757575757575757575757575757575757"
         "57575757a776657273696f6ea3302e31"
     ),
+    "StartWeights": (
+        "82a466696c6583a6626c616b6533d94030313031303130313031303130313031303130313031303130313031303130313031"
+        "303130313031303130313031303130313031303130313031303130313031a86d616e6966657374d940323332333233323332"
+        "3332333233323332333233323332333233323332333233323332333233323332333233323332333233323332333233323332"
+        "3332333233a473697a65cd03e8a6706172746c79c3"
+    ),
     "DataSummary": (
         "87a466696c6583a6626c616b6533d94030313031303130313031303130313031303130313031303130313031303130313031"
         "303130313031303130313031303130313031303130313031303130313031a86d616e6966657374d940323332333233323332"
@@ -881,6 +888,17 @@ def test_the_bytes_of_a_streamed_datasets_summary_never_change() -> None:
     encoded = msgspec.msgpack.encode(STREAMED)
     assert encoded.hex() == GOLDEN["DataSummary"]
     assert msgspec.msgpack.decode(encoded, type=DataSummary) == STREAMED
+
+
+def test_the_bytes_of_weights_to_begin_with_never_change_and_without_them_there_are_none() -> None:
+    weights = StartWeights(FILE, True)
+    encoded = msgspec.msgpack.encode(weights)
+    assert encoded.hex() == GOLDEN["StartWeights"]
+    spec = msgspec.structs.replace(SPEC, weights=weights)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=JobSpec) == spec
+    assert (spec.start, spec.start_partly) == (FILE, True)
+    assert b"weights" not in msgspec.msgpack.encode(SPEC)
+    assert (SPEC.start, SPEC.start_partly) == (None, False)
 
 
 @pytest.mark.parametrize(
