@@ -46,6 +46,9 @@ def gateway() -> None:
 @click.option(
     "--connections", default=512, show_default=True, type=click.IntRange(1, 65536), help="Clients at once."
 )
+@click.option(
+    "--replicas", default=1, show_default=True, type=click.IntRange(1, 64), help="Workers of each MODEL."
+)
 @serving_options
 @click.pass_context
 def run_(
@@ -54,6 +57,7 @@ def run_(
     models: tuple[Path, ...],
     allowed: tuple[str, ...],
     connections: int,
+    replicas: int,
     **options: object,
 ) -> None:
     """What `cyxwiz gateway MODEL...` does."""
@@ -63,7 +67,7 @@ def run_(
 
     try:
         config = read_config(context.obj)
-        run_gateway(config, read_gateway_order(models, allowed, connections, options))
+        run_gateway(config, read_gateway_order(models, allowed, connections, replicas, options))
     except (ConfigError, CommandError) as error:
         report(error)
 

@@ -24,7 +24,7 @@ _REFUSALS = {"invalid": 400, "refused": 403, "not_found": 404, "too_large": 413,
 
 
 class LocalModel:
-    """An endpoint. ``run`` in a nursery; ``ready`` is set once it answers.
+    """An endpoint, the ``number``th of its model. ``run`` in a nursery; ``ready`` is set once it answers.
 
     ``on_change``: whether it answers now, and a line about it or about why it does not.
     """
@@ -32,6 +32,7 @@ class LocalModel:
     def __init__(
         self,
         model: ModelFile,
+        number: int,
         order: ServeOrder,
         directory: Path,
         on_change: Callable[[LocalModel, bool, str], None],
@@ -39,7 +40,7 @@ class LocalModel:
         told = ServerListener(on_ready=self._ready, on_death=self._died)
         self._hosted = HostedModel(plan_of(replace(order, models=(model,)), directory, False), told)
         self._on_change = on_change
-        self._name = f"{model.name}@here"
+        self._name = f"{model.name}@here-{number}"
         self.place = Place(model.name, model.name)
         self.ready = trio.Event()
 

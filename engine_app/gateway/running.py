@@ -42,19 +42,22 @@ class GatewayOrder:
     allowed: frozenset[str]
     """Peers that are allowed while this gateway runs."""
     connections: int
+    replicas: int = 1
+    """Workers of each model here."""
 
 
 def read_gateway_order(
     models: tuple[Path, ...],
     allowed: tuple[str, ...],
     connections: int,
+    replicas: int,
     options: dict[str, Any],
 ) -> GatewayOrder:
     """Raises CommandError."""
     serve = read_order(models, options)
     if not models:
         raise CommandError("nothing to answer for: name a model")
-    return GatewayOrder(serve, frozenset(map(checked_peer, allowed)), connections)
+    return GatewayOrder(serve, frozenset(map(checked_peer, allowed)), connections, replicas)
 
 
 def run_gateway(config: Config, order: GatewayOrder) -> None:
@@ -98,8 +101,9 @@ class _Gateway:
     async def _add_local_models(self, nursery: trio.Nursery, directory: Path) -> None:
         """Started together; returns when all answer. A model that does not start ends the gateway."""
         models = [
-            LocalModel(model, self._order.serve, directory / f"model-{number}", self._changed)
-            for number, model in enumerate(self._order.serve.models)
+            LocalModel(model, number, self._order.serve, directory / f"{model.name}-{number}", self._changed)
+            for model in self._order.serve.models
+            for number in range(1, self._order.replicas + 1)
         ]
         for model in models:
             self._locals[model] = self._pool.add(model, model.place)
@@ -112,7 +116,7 @@ class _Gateway:
         """A worker began or ended: known at once, without asking it."""
         member = self._locals[model]
         if is_up and self._server is None:
-            self._tell.joined(model.place, text)
+            self._tell.joined(model.name, model.place, text)
         elif is_up:
             self._pool.set_health(member, WELL)
         else:
@@ -155,8 +159,9 @@ class _News:
         self._as_json = as_json
         self._joined: list[dict[str, Any]] = []
 
-    def joined(self, place: Place, line: str) -> None:
-        self._joined.append({"model": place.model, "peer": place.peer_id, "about": line})
+    def joined(self, endpoint: str, place: Place, line: str) -> None:
+        about = {"endpoint": endpoint, "model": place.model, "peer": place.peer_id, "about": line}
+        self._joined.append(about)
 
     def ready(self, host: str, port: int) -> None:
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

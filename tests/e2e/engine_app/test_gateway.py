@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,13 +137,45 @@ def test_a_model_whose_worker_dies_comes_back_and_the_other_one_notices_nothing(
         assert len(pids) == 2
         os.kill(int(pids[0]), signal.SIGKILL)
         died = running.next_news("died")
-        (other,) = {"a", "b"} - {died["endpoint"]}
+        model = died["endpoint"]
+        (other,) = {"a", "b"} - {model}
         assert running.ask("/v1/predict", ROW | {"model": other})[0]["outputs"]["logits"] == LOGITS
-        answers = running.ask("/v1/predict", ROW | {"model": died["endpoint"]})[0]
+        answers = running.ask("/v1/predict", ROW | {"model": model})[0]
         assert answers["outputs"]["logits"] == LOGITS
         assert running.stop() == ""
         assert running.process.returncode == 0
         assert not list((tmp_path / "data" / "serving").iterdir())
+
+
+def test_of_two_replicas_one_may_die_under_load_and_no_request_is_lost(tmp_path: Path) -> None:
+    linear_onnx(tmp_path / "m.onnx")
+    with gateway(tmp_path / "data", str(tmp_path / "m.onnx"), "--replicas", "2") as running:
+        pids = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
+        wrong: list[object] = []
+        under_way = threading.Event()
+
+        def work() -> None:
+            try:
+                for number in range(80):
+                    answer, _ = running.ask("/v1/predict", ROW)
+                    assert answer["outputs"]["logits"] == LOGITS
+                    if number == 20:
+                        under_way.set()
+            except Exception as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert under_way.wait(60)
+        os.kill(int(pids[0]), signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        metrics = running.ask("/metrics")[0].decode()
+        counted = re.findall(r'requests_total{model="m",endpoint="m@here-\d",outcome="ok"} (\d+)', metrics)
+        assert sum(map(int, counted)) == 320
+        assert min(map(int, counted)) > 20, "both worked"
 
 
 def test_beyond_loopback_only_with_a_key(tmp_path: Path) -> None:
