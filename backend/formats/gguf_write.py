@@ -66,8 +66,9 @@ def _in_blocks(piece: GgufPiece) -> bytes:
         raise ArchiveError(f"tensor {piece.name!r} holds numbers that are too large for q8_0")
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
     scaled = blocks * inverse
-    # Halves away from zero, as ggml rounds.
-    whole = np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int8)
+    # Halves away from zero, as ggml rounds; adding a half would round up what is just below one.
+    below = np.floor(np.abs(scaled))
+    whole = np.copysign(below + np.floor(2 * (np.abs(scaled) - below)), scaled).astype(np.int8)
     out = np.empty((len(blocks), 2 + _BLOCK), np.uint8)
     out[:, :2] = scale.astype("<f2").view(np.uint8)
     out[:, 2:] = whole.view(np.uint8)

@@ -12,7 +12,7 @@ from backend.errors import ArchiveError, ExportError
 from backend.exporting.gguf_export import tokenizer_metadata, unpack_tensors, write_tensors
 from backend.formats.gguf_header import GgufValue, read_gguf_header
 from backend.formats.gguf_tensors import read_gguf
-from backend.formats.gguf_write import GgufPiece, write_gguf
+from backend.formats.gguf_write import GgufPiece, packed, write_gguf
 
 RANDOM = np.random.default_rng(1)
 
@@ -130,3 +130,11 @@ def test_a_tokenizer_becomes_metadata() -> None:
 def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(change: dict[str, object], reason: str) -> None:
     with pytest.raises(ExportError, match=reason):
         tokenizer_metadata(json.dumps({**TOKENIZER, **change}), 5)
+
+
+def test_numbers_are_rounded_to_q8_0_as_ggml_rounds() -> None:
+    """As gguf's own quantization does, byte for byte, also next to halves."""
+    values = np.zeros(32, np.float32)
+    values[:8] = [127, 0.49999997, 0.5, 1.5, 2.5, -0.5, -0.49999997, -126.5]
+    data = packed(GgufPiece("w", "q8_0", values))
+    assert np.frombuffer(data, np.int8)[2:10].tolist() == [127, 0, 1, 2, 3, -1, 0, -127]
