@@ -113,7 +113,7 @@ def _certify(source: Source, written: Written, order: Export, data: Path | None)
         runtime=written.runtime,
         versions=versions,
         model_blake3=source.blake3,
-        file_blake3=_hash(written.file),
+        file_blake3=hash_of(written.file),
         inputs=facts,
         batches=sizes,
         outputs=outputs,
@@ -134,7 +134,7 @@ def _batch_sizes(samples: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _hash(path: Path) -> str:
+def hash_of(path: Path) -> str:
     hasher = blake3()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -95,9 +95,12 @@ def restored_weights(tensors: Mapping[str, Array], model: LanguageModel, graph: 
     weights = {name: tensor.detach().numpy() for name, tensor in _state(graph).items()}
     for name, parts in model.tensors.items():
         names = [weight_name(part) for part in parts]
-        rows = np.cumsum([len(weights[each]) for each in names])[:-1]
+        sizes = [len(weights[each]) for each in names]
+        rows, wanted = np.cumsum(sizes)[:-1], (sum(sizes), *weights[names[0]].shape[1:])
         if name not in tensors:
             raise ArchiveError(f"GGUF file without tensor {name!r}, which a {model.architecture} has")
+        if tensors[name].shape != wanted:
+            raise ArchiveError(f"tensor {name!r} is shaped {tensors[name].shape}, must be {wanted}")
         pieces = np.split(tensors[name].astype(np.float32), rows)
         weights |= dict(zip(names, pieces, strict=True))
     return weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,21 +13,23 @@ from blake3 import blake3
 
 from backend.catalogue.record import MAX_IDS
 from backend.checkpoint import restore_weights
-from backend.compiler import CompiledModel, End, compile_graph
+from backend.compiler import CompiledModel, End, compile_graph, ends_of
 from backend.errors import ArchiveError, BackendError, ExportError, ModelImportError
-from backend.exporting.export import PREFIX
-from backend.exporting.gguf_export import unpack_tensors
+from backend.exporting.export import PREFIX, hash_of
+from backend.exporting.gguf_export import unpack_tensors, write_language_model
 from backend.exporting.language_model import NotLanguageModel, read_language_model
 from backend.exporting.messages import Stage
-from backend.exporting.runners import open_onnx_bytes, restored_weights
+from backend.exporting.runners import Outputs, has_llama, open_llama, open_onnx_bytes, restored_weights
 from backend.exporting.source import answers_of, drawn
 from backend.facts import DataNotes, decode_notes
 from backend.formats.cyxmodel import CyxModel, Normalization, TrainingState, write_cyxmodel
+from backend.formats.gguf_header import read_gguf_header
 from backend.formats.gguf_tensors import read_gguf
 from backend.formats.model_folder import read_header
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensors import Array, first_not_finite
 from backend.graph import Graph
+from backend.importing.language_gguf import read_foreign_model
 from backend.importing.messages import UNKNOWN_IDS, ImportModel, ModelImported
 from backend.importing.weights import fitted, load_weights
 from backend.onnx_node import operator_nodes
@@ -41,6 +43,7 @@ from backend.parity import (
     verdict_of,
 )
 from backend.serialize import dump_graph, load_graph
+from backend.shapes import infer_shapes
 
 if TYPE_CHECKING:
     from backend.importing.onnx_read import Imported
@@ -49,6 +52,7 @@ GRAPH_KEY, NORMALIZATION_KEY = "cyxwiz.graph", "cyxwiz.normalization"
 _RESULT = "imported.cyxmodel"
 _SAMPLES = 16
 _TOLERANCE = 1e-4
+_LLAMA_TOLERANCE = 0.01
 Report = Callable[[Stage], None]
 
 
@@ -65,9 +69,12 @@ def import_model(
         case ModelFormat.SAFETENSORS:
             graph, weights, metadata = _from_safetensors(paths, given)
             about = f"{len(weights)} tensors by name"
-        case ModelFormat.GGUF:
+        case ModelFormat.GGUF if _is_our_own(paths[0]):
             graph, weights, metadata = _from_gguf(paths[0])
             about = f"graph and {len(weights)} tensors of a GGUF"
+        case ModelFormat.GGUF:
+            graph, weights, about, certificate = _from_foreign_gguf(paths[0], report)
+            metadata = {}
         case ModelFormat.ONNX:
             graph, weights, certificate = _from_onnx(paths[0], report)
             metadata = {}
@@ -86,7 +93,8 @@ def import_model(
 
 
 def _write(path: Path, graph: Graph, weights: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    compiled = compile_graph(graph)
+    """The weights fit the graph."""
+    inputs, _ = ends_of(graph, infer_shapes(graph))
     state = TrainingState(
         step=0,
         total_steps=0,
@@ -94,11 +102,11 @@ def _write(path: Path, graph: Graph, weights: Mapping[str, Array], metadata: Map
         segments_done=0,
         seed=graph.training.seed,
         samples=0,
-        sample_shape=compiled.input_shape,
+        sample_shape=inputs[0].shape,
         classes=0,
         normalization=_normalization(metadata),
     )
-    model = CyxModel(dump_graph(graph), fitted(graph, weights), state, notes=_notes(metadata))
+    model = CyxModel(dump_graph(graph), weights, state, notes=_notes(metadata))
     write_cyxmodel(path, model)
 
 
@@ -130,12 +138,14 @@ def _from_safetensors(paths: list[Path], given: Graph | None) -> _Read:
     return graph, fitted(graph, weights), metadata
 
 
+def _is_our_own(path: Path) -> bool:
+    return isinstance(read_gguf_header(path).metadata.get(GRAPH_KEY), str)
+
+
 def _from_gguf(path: Path) -> _Read:
     """Of those that this program wrote, which carry their graph."""
     header, tensors = read_gguf(path)
-    text = header.metadata.get(GRAPH_KEY)
-    if not isinstance(text, str):
-        raise ModelImportError("gguf: no graph in it; only those that cyxwiz export writes have one")
+    text = str(header.metadata[GRAPH_KEY])
     metadata = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
     graph = load_graph(text.encode())
     try:
@@ -143,6 +153,35 @@ def _from_gguf(path: Path) -> _Read:
     except NotLanguageModel:
         return graph, fitted(graph, unpack_tensors(header, tensors)[1]), metadata
     return graph, fitted(graph, restored_weights(tensors, model, text.encode())), metadata
+
+
+def _from_foreign_gguf(path: Path, report: Report) -> tuple[Graph, dict[str, Array], str, Certificate | None]:
+    header, tensors = read_gguf(path)
+    found = read_foreign_model(header, tensors)
+    del tensors
+    weights = fitted(found.graph, found.weights)
+    about = (
+        f"a {found.model.architecture} of {found.model.steps} steps, which takes and gives numbers of tokens"
+    )
+    if not has_llama():
+        return found.graph, weights, f"{about}; not compared: llama.cpp is not here (cyxwiz[llm])", None
+    report(Stage("comparing answers with llama.cpp's", 2, 3))
+    compiled = compile_graph(found.graph)
+    restore_weights(compiled.module, weights)
+    compiled.module.eval()
+    inputs = {end.name: drawn(end, 1) for end in compiled.inputs}
+    # llama.cpp rounds what it multiplies packed weights with: it is asked with the same weights, unpacked.
+    unpacked = path.with_name("unpacked.gguf")
+    write_language_model(unpacked, found.model, weights, "f32", dump_graph(found.graph), {})
+    run, versions = open_llama(unpacked, found.model)
+    sides = _Sides(run(inputs), answers_of(compiled.module, inputs), inputs, versions)
+    unpacked.unlink()
+    text = "the imported graph, compared with the GGUF that it was made of, unpacked to f32"
+    certificate = _certificate("gguf", text, "llama.cpp", path, compiled, sides, _LLAMA_TOLERANCE)
+    if certificate.verdict == "differs":
+        difference = f"{certificate.max_difference:.3g}"
+        raise ModelImportError(f"gguf: the graph's answers differ by {difference} from llama.cpp's")
+    return found.graph, weights, about, certificate
 
 
 # -- ONNX ----------------------------------------------------------------------------------------
@@ -164,7 +203,7 @@ def _from_onnx(path: Path, report: Report) -> tuple[Graph, dict[str, Array], Cer
     restore_weights(compiled.module, weights)
     compiled.module.eval()
     report(Stage("comparing answers with onnxruntime's", 2, 3))
-    certificate = _compared(data, found, compiled)
+    certificate = _compared(path, data, found, compiled)
     if certificate.verdict == "differs":
         difference = f"{certificate.max_difference:.3g}"
         raise ModelImportError(f"onnx: the graph's answers differ by {difference} from onnxruntime's")
@@ -176,7 +215,7 @@ def _few(end: End) -> End:
     return replace(end, ids=UNKNOWN_IDS) if end.ids == MAX_IDS else end
 
 
-def _compared(data: bytes, found: Imported, compiled: CompiledModel) -> Certificate:
+def _compared(path: Path, data: bytes, found: Imported, compiled: CompiledModel) -> Certificate:
     samples = next((door.batch for door in found.doors if door.batch is not None), _SAMPLES)
     ends = {end.name: end for end in compiled.inputs}
     # What is not used is asked for all the same.
@@ -192,21 +231,47 @@ def _compared(data: bytes, found: Imported, compiled: CompiledModel) -> Certific
         ours = answers_of(compiled.module, inputs)
     except (RuntimeError, IndexError, TypeError, BackendError) as error:
         raise ModelImportError(f"onnx: its nodes make no graph that runs: {str(error)[:300]}") from error
-    outputs = tuple(compare(*each) for each in zip(compiled.output_names, theirs, ours, strict=True))
+    text = "the imported graph, compared with the ONNX that it was made of"
+    sides = _Sides(theirs, ours, inputs, versions)
+    return _certificate("onnx", text, "onnxruntime", path, compiled, sides, _TOLERANCE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """What both runtimes answered to the same inputs."""
+
+    theirs: Outputs
+    ours: Outputs
+    inputs: Mapping[str, Array]
+    versions: dict[str, str]
+
+
+def _certificate(
+    format: str,
+    about: str,
+    runtime: str,
+    path: Path,
+    compiled: CompiledModel,
+    sides: _Sides,
+    tolerance: float,
+) -> Certificate:
+    names = compiled.output_names
+    outputs = tuple(compare(*each) for each in zip(names, sides.theirs, sides.ours, strict=True))
+    samples = len(next(iter(sides.inputs.values())))
     return Certificate(
         format_version=FORMAT_VERSION,
-        format="onnx",
-        about="the imported graph, compared with the ONNX that it was made of",
-        runtime="onnxruntime",
-        versions=versions,
+        format=format,
+        about=about,
+        runtime=runtime,
+        versions=sides.versions,
         model_blake3=blake3(dump_graph(compiled.graph)).hexdigest(),
-        file_blake3=blake3(data).hexdigest(),
-        inputs=InputFacts("drawn from seed 0", samples, hash_inputs(inputs)),
+        file_blake3=hash_of(path),
+        inputs=InputFacts("drawn from seed 0", samples, hash_inputs(sides.inputs)),
         batches=(samples,),
         outputs=outputs,
         max_difference=max(output.max_difference for output in outputs),
         mean_difference=max(output.mean_difference for output in outputs),
         argmax_agreement=lowest_agreement(outputs),
-        tolerance=_TOLERANCE,
-        verdict=verdict_of(outputs, _TOLERANCE),
+        tolerance=tolerance,
+        verdict=verdict_of(outputs, tolerance),
     )
