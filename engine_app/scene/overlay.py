@@ -13,7 +13,7 @@ from engine_app.scene.curves import curve_points
 from engine_app.scene.meshes import BOX_FLOATS, RIBBON_FLOATS, boxes, dots, joined, no_boxes, strips
 from engine_app.scene.render import DOT, FINE, LINK_WIDTH, Layers, Look, Picture, link_colour
 from engine_app.scene.snapshot import Floats, Snapshot
-from engine_app.scene.tools import Cutting, Linking, Moving, PortEnd, Resizing, Selecting, ToolState
+from engine_app.scene.tool_state import Cutting, Linking, Moving, PortEnd, Resizing, Selecting, ToolState
 from engine_app.ui.theme import Colour, faded
 
 MAP_WIDTH, MAP_HEIGHT, MAP_MARGIN = 180.0, 120.0, 12.0

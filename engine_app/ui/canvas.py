@@ -53,7 +53,7 @@ from engine_app.scene.render import (
 )
 from engine_app.scene.snapshot import Snapshot, SnapshotBuilder
 from engine_app.scene.text import TextLayout
-from engine_app.scene.tools import (
+from engine_app.scene.tool_state import (
     AskForNode,
     EditFrame,
     Enter,
@@ -66,9 +66,9 @@ from engine_app.scene.tools import (
     Stage,
     Tell,
     ToolState,
-    handle,
 )
-from engine_app.scene.tools import Look as LookAt
+from engine_app.scene.tool_state import Look as LookAt
+from engine_app.scene.tools import handle
 from engine_app.scene.view import View
 from engine_app.ui.meshes import GlyphAtlas, MeshLayer, font_size
 from engine_app.ui.theme import Look as WindowLook

@@ -29,7 +29,7 @@ from engine_app.document.search import find_types
 from engine_app.document.templates import TEMPLATES
 from engine_app.document.view import FrameKind, Mode, frames_of, title_of
 from engine_app.plain import plain
-from engine_app.scene import tools
+from engine_app.scene import tool_state as tools
 from engine_app.scene.hits import OnFrame, OnLink, OnNode
 from engine_app.ui import theme
 from engine_app.ui.canvas import CanvasActions, GraphCanvas

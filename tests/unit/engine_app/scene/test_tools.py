@@ -25,7 +25,7 @@ from engine_app.scene.gestures import (
 )
 from engine_app.scene.hits import OnNode
 from engine_app.scene.snapshot import SnapshotBuilder
-from engine_app.scene.tools import (
+from engine_app.scene.tool_state import (
     AskForNode,
     Enter,
     Intent,
@@ -37,8 +37,8 @@ from engine_app.scene.tools import (
     Stage,
     Tell,
     ToolState,
-    handle,
 )
+from engine_app.scene.tools import handle
 from engine_app.scene.view import View
 from tests.unit.engine_app.document.builders import line
 
