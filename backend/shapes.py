@@ -7,7 +7,7 @@ unknown, so that one mistake is told once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.catalogue import CATALOGUE
@@ -44,6 +44,8 @@ class Inference:
     outputs: Mapping[str, PortType]
     counts: Counts
     layers: int = 1
+    node: Node | None = field(default=None, compare=False, repr=False)
+    """As it was when this was worked out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,12 @@ def ordered_inputs(record: NodeType, links: list[Link]) -> list[Link] | None:
     return found
 
 
-def infer_shapes(graph: Wiring) -> Shapes:
-    """Works out every node that can be worked out."""
-    return _infer(graph, None, 0)
+def infer_shapes(graph: Wiring, before: Shapes | None = None) -> Shapes:
+    """Works out every node that can be worked out.
+
+    ``before``: of a graph that was much the same; what is as it was there is not worked out again.
+    """
+    return _infer(graph, None, 0, before or Shapes())
 
 
 def framed(body: Body, record: NodeType) -> Body:
@@ -134,7 +139,9 @@ def nodes_of_type(wiring: Wiring, name: str) -> list[Node]:
     return [node for node in wiring.nodes if node.type == name]
 
 
-def _infer(wiring: Wiring, entries: Mapping[str, TensorType] | None, depth: int) -> Shapes:
+def _infer(
+    wiring: Wiring, entries: Mapping[str, TensorType] | None, depth: int, before: Shapes = Shapes()
+) -> Shapes:
     """``entries``: what enters a body, by the ids of its Input nodes; None for a whole graph."""
     known: dict[str, Inference] = {}
     problems: dict[str, Problem] = {}
@@ -142,13 +149,20 @@ def _infer(wiring: Wiring, entries: Mapping[str, TensorType] | None, depth: int)
     incoming = wiring.incoming()
     for node in topological_order(wiring).nodes:
         record = node_type(node)
-        if record is None or parameter_problems(record, node):
+        old = before.nodes.get(node.id)
+        old = old if old is not None and _is_same(node, old.node) else None
+        if record is None or (old is None and parameter_problems(record, node)):
             continue
         inputs = _inputs(record, incoming[node.id], known)
         if inputs is None:
             continue
         if entries is not None and node.type == "Input":
             inputs = (entries[node.id],) if node.id in entries else ()
+        if old is not None and old.inputs == inputs:
+            known[node.id] = old
+            if node.id in before.bodies:
+                bodies[node.id] = before.bodies[node.id]
+            continue
         try:
             if record.wrapping is None:
                 found: Inference | None = _apply(record, node, inputs)
@@ -156,10 +170,20 @@ def _infer(wiring: Wiring, entries: Mapping[str, TensorType] | None, depth: int)
                 bodies[node.id] = _open(record.wrapping, record, node, inputs, depth)
                 found = _close(record.wrapping, record, node, inputs, bodies[node.id])
             if found is not None:
-                known[node.id] = found
+                known[node.id] = replace(found, node=node)
         except ShapeMismatchError as error:
             problems[node.id] = Problem(str(error), error.remedies)
     return Shapes(known, problems, bodies)
+
+
+def _is_same(node: Node, before: Node | None) -> bool:
+    """Whether it gives the same for the same inputs. A document shares what did not change."""
+    return (
+        before is not None
+        and before.parameters is node.parameters
+        and before.body is node.body
+        and (before.type, before.version) == (node.type, node.version)
+    )
 
 
 def _inputs(

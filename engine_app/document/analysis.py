@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from backend.catalogue.record import Counts, TensorType, described
 from backend.diagnostics import RemoveLink, ends_of
 from backend.facts import DataFacts
-from backend.graph import Graph, model_nodes
+from backend.graph import Graph, Node, model_nodes
 from backend.shapes import Inference, Shapes, infer_shapes
 from backend.validate import Diagnostic, Severity, diagnose
 from engine_app.document.errors import EditError
 from engine_app.document.lowering import lowered
+from engine_app.document.view import is_reroute, mode_of
 from engine_app.document.wiring import opened
 
 
@@ -23,6 +24,8 @@ class Analysis:
     diagnostics: tuple[Diagnostic, ...] = ()
     counts: Counts = field(default_factory=Counts)
     """Of the whole model."""
+    graph: Graph | None = field(default=None, repr=False, compare=False)
+    """The drawn one that this is about."""
 
     @property
     def errors(self) -> int:
@@ -55,15 +58,36 @@ class Analysis:
         return found
 
 
-def analyse(graph: Graph, data: DataFacts | None = None) -> Analysis:
-    """Never raises on a graph."""
+def analyse(graph: Graph, data: DataFacts | None = None, before: Analysis | None = None) -> Analysis:
+    """Never raises on a graph. ``before``: of a graph that was much the same; saves most of the work."""
     plain = lowered(graph)
-    shapes = infer_shapes(plain)
+    shapes = infer_shapes(plain, before.shapes if before is not None else None)
     found = diagnose(plain, data, shapes=shapes)
     if plain is not graph:
         found = tuple(_for_drawn(each, graph) for each in found)
     used = [shapes.nodes[node.id].counts for node in model_nodes(plain) if node.id in shapes.nodes]
-    return Analysis(shapes, found, sum(used, Counts()))
+    return Analysis(shapes, found, sum(used, Counts()), graph)
+
+
+def still_holds(known: Analysis, graph: Graph) -> bool:
+    """Whether the graph differs from the one that was analysed only in where things are drawn."""
+    old = known.graph
+    if old is None or old.links is not graph.links or old.training is not graph.training:
+        return False
+    if len(old.nodes) != len(graph.nodes):
+        return False
+    pairs = zip(old.nodes, graph.nodes, strict=True)
+    return all(one is other or _means_the_same(one, other) for one, other in pairs)
+
+
+def _means_the_same(one: Node, other: Node) -> bool:
+    return (
+        one.parameters is other.parameters
+        and one.body is other.body
+        and (one.id, one.type, one.version) == (other.id, other.type, other.version)
+        and one.tuning is other.tuning
+        and (mode_of(one), is_reroute(one)) == (mode_of(other), is_reroute(other))
+    )
 
 
 def _for_drawn(found: Diagnostic, graph: Graph) -> Diagnostic:

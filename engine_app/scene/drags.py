@@ -22,6 +22,7 @@ from engine_app.scene.hits import (
     links_cut,
     nodes_in,
     nodes_within,
+    touched_by,
 )
 from engine_app.scene.links import drop_link, end_of, magnet, pull
 from engine_app.scene.snapshot import KINDS, Floats, Snapshot
@@ -124,11 +125,9 @@ def _moved(action: Moving, dx: float, dy: float, at: tuple[float, float], stage:
         return action
     wanted = Rect(around.x + raw_x, around.y + raw_y, around.width, around.height)
     near = wanted.grown(600)
-    others = [
-        rect
-        for number, card in enumerate(stage.scene.cards)
-        if card.node.id not in action.nodes and (rect := stage.scene.rect(number)).touches(near)
-    ]
+    staying = touched_by(stage.scene, near)
+    staying[numbers] = False
+    others = [stage.scene.rect(int(number)) for number in np.flatnonzero(staying)]
     found = snapped(wanted, others, stage.world(SNAP_REACH))
     link = _link_below(action, at, stage) if len(numbers) == 1 and not action.frames else None
     return replace(

@@ -133,9 +133,15 @@ def link_ends(scene: Snapshot) -> Floats:
 
 def nodes_in(scene: Snapshot, rect: Rect) -> frozenset[str]:
     """Those that the rectangle touches."""
+    return frozenset(scene.cards[number].node.id for number in np.flatnonzero(touched_by(scene, rect)))
+
+
+def touched_by(scene: Snapshot, rect: Rect) -> npt.NDArray[np.bool_]:
+    """Of each node, whether the rectangle touches it."""
     low, high = np.array([rect.x, rect.y]), np.array([rect.right, rect.bottom])
-    found = ((scene.corners <= high) & (scene.corners + scene.sizes >= low)).all(1)
-    return frozenset(scene.cards[number].node.id for number in np.flatnonzero(found))
+    inside = (scene.corners <= high) & (scene.corners + scene.sizes >= low)
+    found: npt.NDArray[np.bool_] = inside[:, 0] & inside[:, 1]
+    return found
 
 
 def nodes_within(scene: Snapshot, outline: Floats) -> frozenset[str]:

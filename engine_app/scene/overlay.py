@@ -10,7 +10,17 @@ import numpy as np
 from engine_app.document.alignment import Axis
 from engine_app.document.view import Rect
 from engine_app.scene.curves import curve_points
-from engine_app.scene.meshes import BOX_FLOATS, RIBBON_FLOATS, boxes, dots, joined, no_boxes, strips
+from engine_app.scene.meshes import (
+    BOX_FLOATS,
+    NO_COLOUR,
+    RIBBON_FLOATS,
+    blocks,
+    boxes,
+    dots,
+    joined,
+    no_boxes,
+    strips,
+)
 from engine_app.scene.render import DOT, FINE, LINK_WIDTH, Layers, Look, Picture, link_colour
 from engine_app.scene.snapshot import Floats, Snapshot
 from engine_app.scene.tool_state import Cutting, Linking, Moving, PortEnd, Resizing, Selecting, ToolState
@@ -156,24 +166,28 @@ def has_map(scene: Snapshot, canvas: MapView, dp: float) -> bool:
     return around is not None and canvas.width >= MAP_FROM * dp and not _holds(canvas.visible, around)
 
 
-def minimap(scene: Snapshot, look: Look, canvas: MapView, dp: float) -> Floats:
-    """Boxes in pixels of the window, in the canvas's lower right corner; the same wherever the view is."""
+def map_panel(scene: Snapshot, look: Look, canvas: MapView, dp: float) -> Floats:
+    """The small map's ground, in pixels of the window, in the canvas's lower right corner."""
     found = _map(scene, canvas, dp)
     if found is None:
         return no_boxes()
-    palette, panel, scale = look.palette, found.panel, found.scale
-    ground = _rect(panel, (*palette.surface[:3], 0.92), 8 * dp, (*palette.line[:3], 1.2 * dp))
+    palette = look.palette
+    return _rect(found.panel, (*palette.surface[:3], 0.92), 8 * dp, (*palette.line[:3], 1.2 * dp))
+
+
+def map_nodes(scene: Snapshot, look: Look, canvas: MapView, dp: float) -> Floats:
+    """Blocks on the small map; the same wherever the view is."""
+    found = _map(scene, canvas, dp)
     every = max(1, len(scene.cards) // MAP_NODES)
-    corners, sizes = scene.corners[::every], scene.sizes[::every] * scale
-    x = found.x + (corners[:, 0] - found.around.x) * scale
-    y = found.y - (corners[:, 1] - found.around.y) * scale - sizes[:, 1]
-    nodes = boxes(
-        np.stack([x, y], -1).astype(np.float32),
-        np.maximum(sizes, 1.5 * dp).astype(np.float32),
-        look.categories[scene.categories[::every]],
-        radius=1.5 * dp,
-    )
-    return np.concatenate([ground, nodes])
+    corners, sizes = scene.corners[::every], scene.sizes[::every]
+    if found is None:
+        return blocks(corners[:0], sizes[:0], NO_COLOUR)
+    sizes = sizes * found.scale
+    x = found.x + (corners[:, 0] - found.around.x) * found.scale
+    y = found.y - (corners[:, 1] - found.around.y) * found.scale - sizes[:, 1]
+    places = np.stack([x, y], -1).astype(np.float32)
+    least = np.maximum(sizes, 1.5 * dp).astype(np.float32)
+    return blocks(places, least, look.categories[scene.categories[::every]])
 
 
 def map_window(scene: Snapshot, look: Look, canvas: MapView, dp: float) -> Floats:

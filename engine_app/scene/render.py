@@ -16,7 +16,10 @@ from engine_app.document.view import Frame, Mode, Rect
 from engine_app.scene.hits import link_ends
 from engine_app.scene.meshes import (
     BOX_FLOATS,
+    FLAT_FLOATS,
     GLYPH_FLOATS,
+    RIBBON_FLOATS,
+    blocks,
     boxes,
     dots,
     glyphs,
@@ -37,6 +40,8 @@ LARGEST_TITLE, SMALLEST_TEXT = 26.0, 9.5
 LINK_WIDTH = 3.0
 FINE, COARSE = 28, 10
 """Segments of a link."""
+STRAIGHT = 24.0
+"""Links from far away that are shorter, in dp on the screen, are drawn straight."""
 Numbers = npt.NDArray[np.int64]
 COVER = 0.5
 """Of the view's width and height, built beyond each edge: panning within it builds nothing."""
@@ -50,6 +55,10 @@ class Layers:
     frames: Floats = field(default_factory=no_boxes)
     links: Floats = field(default_factory=lambda: np.zeros((0, 2 * (FINE + 1), 8), np.float32))
     segments: int = FINE
+    stubs: Floats = field(default_factory=lambda: np.zeros((0, 4, RIBBON_FLOATS), np.float32))
+    """Links so short on the screen that they are straight."""
+    blocks: Floats = field(default_factory=lambda: np.zeros((0, 4, FLAT_FLOATS), np.float32))
+    """Nodes from far away."""
     boxes: Floats = field(default_factory=no_boxes)
     glyphs: Floats = field(default_factory=lambda: np.zeros((0, 4, GLYPH_FLOATS), np.float32))
 
@@ -129,7 +138,8 @@ def moving(picture: Picture, numbers: frozenset[int], dx: float, dy: float) -> L
     return Layers(no_boxes(), *_links(picture, links, corners), *_nodes(picture, chosen, corners))
 
 
-def _links(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats, int]:
+def _links(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats, int, Floats]:
+    """Curves, their segments, and those that look straight."""
     scene = picture.scene
     segments = FINE if picture.zoom >= SHADED else COARSE
     ends = corners[scene.link_nodes[numbers]] + scene.link_offsets[numbers]
@@ -139,20 +149,46 @@ def _links(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats,
     if picture.selected and len(numbers):
         near = selected[scene.link_nodes[numbers]].any(axis=1)
         colours = np.where(near.reshape(-1, 1), colours, colours * np.array([1, 1, 1, 0.65], np.float32))
-    return ribbons(ends[:, 0], ends[:, 1], colours, width + 2 / max(picture.zoom, 0.05), segments), segments
+    width += 2 / max(picture.zoom, 0.05)
+    short = np.zeros(len(numbers), np.bool_)
+    if picture.zoom < SHADED:
+        short = np.abs(ends[:, 1] - ends[:, 0]).max(-1) * picture.zoom < STRAIGHT
+    long = ~short
+    curves = ribbons(ends[long, 0], ends[long, 1], colours[long], width, segments)
+    return curves, segments, ribbons(ends[short, 0], ends[short, 1], colours[short], width, 1)
 
 
 # -- nodes ---------------------------------------------------------------------------------------
 
 
-def _nodes(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats, Floats]:
+def _nodes(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats, Floats, Floats]:
+    """Blocks, boxes and text."""
+    if picture.zoom < SHADED:
+        return _blocks(picture, numbers, corners), no_boxes(), joined((), GLYPH_FLOATS)
     parts = [_bodies(picture, numbers, corners)]
     if picture.zoom >= PORTS:
         parts += [_ports(picture, numbers, corners), _badges(picture, numbers, corners)]
     texts = []
     if picture.zoom >= TITLES:
         texts = [_texts(picture, int(number), corners) for number in numbers]
-    return joined(parts, BOX_FLOATS), joined(texts, GLYPH_FLOATS)
+    return joined((), FLAT_FLOATS), joined(parts, BOX_FLOATS), joined(texts, GLYPH_FLOATS)
+
+
+def _blocks(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
+    """Those that are selected lie on a larger one."""
+    scene, look = picture.scene, picture.look
+    cards = [scene.cards[number] for number in numbers]
+    fills = look.categories[scene.categories[numbers]]
+    fills[:, 3] = [1.0 if card.mode is Mode.NORMAL else 0.45 for card in cards]
+    chosen = (
+        numbers[[card.node.id in picture.selected for card in cards]] if picture.selected else numbers[:0]
+    )
+    rim = 2.5 / picture.zoom
+    parts = [
+        blocks(corners[chosen] - rim, scene.sizes[chosen] + 2 * rim, look.palette.accent),
+        blocks(corners[numbers], scene.sizes[numbers], fills),
+    ]
+    return joined(parts, FLAT_FLOATS)
 
 
 def _bodies(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
@@ -162,28 +198,20 @@ def _bodies(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
     chosen = np.array([card.node.id in picture.selected for card in cards], np.bool_)
     strengths = np.array([1.0 if card.mode is Mode.NORMAL else 0.45 for card in cards], np.float32)
     lines = np.where(chosen[:, None], [*palette.accent[:3], 2.5], [*palette.line[:3], 1.2]).astype(np.float32)
-    if picture.zoom < SHADED:
-        fills = look.categories[scene.categories[numbers]].copy()
-        fills[:, 3] = strengths
-        lines[:, 3] = np.where(chosen, 2.5 / picture.zoom, 0)
-        return boxes(at, sizes, fills, radius=RADIUS, lines=lines)
     fills = np.repeat(np.array([palette.raised], np.float32), len(cards), 0)
     fills[:, 3] = strengths
     heads = look.heads[scene.categories[numbers]].copy()
     bends = np.array([card.reroute for card in cards], np.bool_)
     heads[bends, 3] = 0
     radius = np.where(bends, sizes[:, 1] / 2, RADIUS)
-    shade = np.repeat(np.array([look.shadow], np.float32), len(cards), 0)
-    shade[strengths < 1, 3] = 0
-    shadows = boxes(at + np.array([0, 4], np.float32), sizes, shade, radius=RADIUS, softness=12)
+    shadows = np.where(strengths < 1, 0, look.shadow[3])
     marks = at + np.array([16, HEADER / 2], np.float32)
     shown = look.categories[scene.categories[numbers]].copy()
     shown[:, 3] = strengths
     # One node after the other, so that one lies over another with all that it has.
     layered = np.stack(
         [
-            shadows,
-            boxes(at, sizes, fills, radius=radius, lines=lines, heads=heads),
+            boxes(at, sizes, fills, radius=radius, lines=lines, heads=heads, shadows=shadows),
             dots(marks, 4.5, shown),
         ],
         1,

@@ -7,14 +7,15 @@ Lengths are the document's. Numbers of colours are places in the lists at the en
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.catalogue import CATALOGUE
 from backend.catalogue.record import Category, PortKind
-from backend.graph import JsonValue, Node, Wiring
+from backend.graph import JsonValue, Link, Node, Wiring
+from backend.shapes import Inference
 from backend.validate import Severity
 from engine_app.document.analysis import Analysis, short_number
 from engine_app.document.ports import HEADER, ROW, Ports, port_offset, ports_of, size_of
@@ -112,10 +113,14 @@ class Snapshot:
 
 
 class SnapshotBuilder:
-    """Remembers the cards of the last snapshot."""
+    """Remembers the last snapshot: after an edit most of the next one is the same."""
 
     def __init__(self) -> None:
         self._cards: dict[int, Card] = {}
+        self._footers: dict[str, tuple[Inference | None, Card, str]] = {}
+        self._last = Snapshot()
+        self._links: tuple[Link, ...] = ()
+        self._path: tuple[str, ...] = ()
 
     def build(self, wiring: Wiring, analysis: Analysis | None = None, path: tuple[str, ...] = ()) -> Snapshot:
         known = self._cards
@@ -125,7 +130,57 @@ class SnapshotBuilder:
             fresh = found is None or found.node is not node
             cards.append(_card(node, wiring) if fresh or found is None else found)
         self._cards = {id(card.node): card for card in cards}
-        return _snapshot(wiring, tuple(cards), analysis or Analysis(), path)
+        form = self._form(wiring, tuple(cards), path)
+        analysis = analysis or Analysis()
+        self._last = replace(
+            form,
+            groups=frames_of(wiring, FrameKind.GROUP),
+            notes=frames_of(wiring, FrameKind.NOTE),
+            footers=self._texts(form.cards, analysis, path),
+            problems=_problems(form, analysis, path),
+        )
+        self._links, self._path = wiring.links, path
+        return self._last
+
+    def _form(self, wiring: Wiring, cards: tuple[Card, ...], path: tuple[str, ...]) -> Snapshot:
+        """Where everything is. Nodes that only moved leave ports and links at them as they were."""
+        last = self._last
+        if path != self._path or wiring.links is not self._links or len(cards) != len(last.cards):
+            return _snapshot(wiring, cards)
+        pairs = enumerate(zip(cards, last.cards, strict=True))
+        changed = [number for number, (new, old) in pairs if new is not old]
+        if not all(_has_same_form(cards[number], last.cards[number]) for number in changed):
+            return _snapshot(wiring, cards)
+        corners = last.corners.copy()
+        for number in changed:
+            corners[number] = place_of(cards[number].node) or (0.0, 0.0)
+        return replace(last, cards=cards, corners=corners)
+
+    def _texts(self, cards: tuple[Card, ...], analysis: Analysis, path: tuple[str, ...]) -> tuple[str, ...]:
+        """Below each node. Those of which the same is known are not written again."""
+        if path != self._path:
+            self._footers = {}
+        before, shapes = self._footers, analysis.inside(path)
+        after: dict[str, tuple[Inference | None, Card, str]] = {}
+        for card in cards:
+            found = shapes.nodes.get(card.node.id)
+            old = before.get(card.node.id)
+            if old is None or old[0] is not found or old[1].ports is not card.ports:
+                old = found, card, _footer(card, analysis, path)
+            after[card.node.id] = old
+        self._footers = after
+        return tuple(after[card.node.id][2] for card in cards)
+
+
+def _has_same_form(one: Card, other: Card) -> bool:
+    return (one.node.id, one.category, one.kinds, one.offsets, one.width, one.height) == (
+        other.node.id,
+        other.category,
+        other.kinds,
+        other.offsets,
+        other.width,
+        other.height,
+    ) and one.ports == other.ports
 
 
 def _card(node: Node, wiring: Wiring) -> Card:
@@ -171,14 +226,12 @@ def _short(value: JsonValue) -> str:
             return ""
 
 
-def _snapshot(wiring: Wiring, cards: tuple[Card, ...], analysis: Analysis, path: tuple[str, ...]) -> Snapshot:
+def _snapshot(wiring: Wiring, cards: tuple[Card, ...]) -> Snapshot:
     index = {card.node.id: number for number, card in enumerate(cards)}
     counts = [len(card.kinds) for card in cards]
     first = np.concatenate([[0], np.cumsum(counts)[:-1]]) if cards else np.zeros(0)
     outputs = [number >= len(card.ports.inputs) for card in cards for number in range(len(card.kinds))]
     ends, offsets, kinds, places = _links(wiring, cards, index)
-    severities = analysis.problems_at(path)
-    levels = [_level(severities.get(card.node.id)) for card in cards]
     return Snapshot(
         cards,
         index,
@@ -194,15 +247,15 @@ def _snapshot(wiring: Wiring, cards: tuple[Card, ...], analysis: Analysis, path:
         np.array(offsets, np.float32).reshape(-1, 2, 2),
         np.array(kinds, np.int32),
         np.array(places, np.int32),
-        frames_of(wiring, FrameKind.GROUP),
-        frames_of(wiring, FrameKind.NOTE),
-        tuple(_footer(card, analysis, path) for card in cards),
-        np.array(levels, np.int32),
     )
 
 
-def _level(severity: Severity | None) -> int:
-    return 0 if severity is None else 1 + (severity is Severity.ERROR)
+def _problems(form: Snapshot, analysis: Analysis, path: tuple[str, ...]) -> Integers:
+    levels = np.zeros(len(form.cards), np.int32)
+    for node_id, severity in analysis.problems_at(path).items():
+        if node_id in form.index:
+            levels[form.index[node_id]] = 1 + (severity is Severity.ERROR)
+    return levels
 
 
 def _footer(card: Card, analysis: Analysis, path: tuple[str, ...]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import trio
 from kivy.app import App
 from kivy.clock import Clock
 from kivy.core.window import Window
@@ -21,31 +23,28 @@ from engine_app.ui import files, tour
 from engine_app.ui.context import Actions, Context
 from engine_app.ui.desk import Desk
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
-from engine_app.ui.exporter import Exporter
 from engine_app.ui.frame import TopBar, framed
-from engine_app.ui.importer import Importer
 from engine_app.ui.keeper import Keeper
 from engine_app.ui.keys import shortcut
 from engine_app.ui.loop import Tasks
-from engine_app.ui.network import Network
 from engine_app.ui.panels.build import BuildPage, show_problems
-from engine_app.ui.panels.deploy import DeployPage
-from engine_app.ui.panels.export import open_export
-from engine_app.ui.panels.graph_files import open_import, open_menu
-from engine_app.ui.panels.jobs import JobsPage
 from engine_app.ui.panels.pick_file import FilePicker, ask_path
-from engine_app.ui.panels.serve import open_serve
 from engine_app.ui.panels.settings import SettingsPage, shortcut_sheet
-from engine_app.ui.panels.train import TrainPage
-from engine_app.ui.panels.wallet import WalletPage
-from engine_app.ui.purse import Purse
-from engine_app.ui.servers import Servers
 from engine_app.ui.settings import Settings, load_settings, save_settings
 from engine_app.ui.theme import PALETTES, Look
 from engine_app.ui.trainer import Trainer
 from engine_app.ui.widgets.overlays import Host, bind_keys
 
+if TYPE_CHECKING:
+    from engine_app.ui.exporter import Exporter
+    from engine_app.ui.importer import Importer
+    from engine_app.ui.network import Network
+    from engine_app.ui.purse import Purse
+    from engine_app.ui.servers import Servers
+
 SETTINGS = "window.json"
+CONNECT_AFTER_S = 1.0
+"""The first frames come before what the network needs is imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +60,6 @@ class Opening:
 class EngineApp(App):
     title = "CyxWiz"
     trainer: Trainer
-    network: Network
-    purse: Purse
-    exporter: Exporter
-    importer: Importer
-    servers: Servers
     """Made by ``begin``, before the first frame."""
 
     def __init__(self, opening: Opening) -> None:
@@ -88,15 +82,47 @@ class EngineApp(App):
 
     def begin(self, tasks: Tasks) -> None:
         self._tasks = tasks
+        self.desk.think_with(tasks.aside)
         self.trainer = Trainer(self._opening.config, tasks)
-        self.network = Network(self._opening.config, tasks)
-        self.purse = Purse(self.network, tasks)
-        self.exporter = Exporter(self._opening.config, tasks)
-        self.importer = Importer(self._opening.config, tasks)
-        self.servers = Servers(self._opening.config, tasks)
         self._keeper = Keeper(self._opening.config.data_dir, self.desk, lambda: self.path)
         self.trainer.listen(self._expect_data)
         tasks.start(self._keeper.run)
+
+    # What the network, the chain and models need takes long to import: not before somebody asks for it.
+
+    @cached_property
+    def network(self) -> Network:
+        from engine_app.ui.network import Network
+
+        return Network(self._opening.config, self.context.tasks)
+
+    @cached_property
+    def purse(self) -> Purse:
+        from engine_app.ui.purse import Purse
+
+        return Purse(self.network, self.context.tasks)
+
+    @cached_property
+    def exporter(self) -> Exporter:
+        from engine_app.ui.exporter import Exporter
+
+        return Exporter(self._opening.config, self.context.tasks)
+
+    @cached_property
+    def importer(self) -> Importer:
+        from engine_app.ui.importer import Importer
+
+        return Importer(self._opening.config, self.context.tasks)
+
+    @cached_property
+    def servers(self) -> Servers:
+        from engine_app.ui.servers import Servers
+
+        return Servers(self._opening.config, self.context.tasks)
+
+    async def _connect(self) -> None:
+        """Once the window is there."""
+        await trio.to_thread.run_sync(importlib.import_module, "engine_app.ui.network")
         if self.network.address:
             self.network.connect()
 
@@ -118,6 +144,7 @@ class EngineApp(App):
             self.open_file(self._opening.file)
         else:
             self.context.start(self._greet)
+        Clock.schedule_once(lambda _dt: self.context.start(self._connect), CONNECT_AFTER_S)
 
     async def _greet(self) -> None:
         """With what was lost, or, once, with the tour."""
@@ -183,9 +210,9 @@ class EngineApp(App):
             settings=lambda: self.settings,
             show_shortcuts=self._show_shortcuts,
             start_tour=self._start_tour,
-            show_files=lambda: open_menu(self.context),
+            show_files=self._show_files,
             export=self._show_export,
-            deploy=lambda model: open_serve(self.context, self.servers, model),
+            deploy=self._deploy,
         )
         return Context(self.host.look, self.host, self.desk, self._tasks, self._opening.config, actions)
 
@@ -215,12 +242,20 @@ class EngineApp(App):
     def _page(self, context: Context) -> Any:
         match self.page:
             case "train":
+                from engine_app.ui.panels.train import TrainPage
+
                 return TrainPage(context, self.trainer, self._is_wide)
             case "jobs":
+                from engine_app.ui.panels.jobs import JobsPage
+
                 return JobsPage(context, self.network, self.trainer, self._is_wide)
             case "deploy":
+                from engine_app.ui.panels.deploy import DeployPage
+
                 return DeployPage(context, self.servers, self._is_wide)
             case "wallet":
+                from engine_app.ui.panels.wallet import WalletPage
+
                 return WalletPage(context, self.purse)
             case "settings":
                 return SettingsPage(context)
@@ -258,6 +293,8 @@ class EngineApp(App):
                 case "graph":
                     self._unless_changed(lambda: self._open_graph(path))
                 case "model":
+                    from engine_app.ui.panels.graph_files import open_import
+
                     open_import(self.context, self.importer, path, self.open_file)
                 case "data":
                     self.trainer.choose(str(path))
@@ -286,7 +323,7 @@ class EngineApp(App):
             self.path = None
             self.desk.open(DIGITS)
             if not self.trainer.source:
-                self.trainer.choose(DIGITS_DATA)
+                self.trainer.propose(DIGITS_DATA)
             self.show_page("build")
 
         self._unless_changed(open_it)
@@ -333,7 +370,19 @@ class EngineApp(App):
         else:
             action()
 
+    def _show_files(self) -> None:
+        from engine_app.ui.panels.graph_files import open_menu
+
+        open_menu(self.context)
+
+    def _deploy(self, model: Path) -> None:
+        from engine_app.ui.panels.serve import open_serve
+
+        open_serve(self.context, self.servers, model)
+
     def _show_export(self, model: Path | None) -> None:
+        from engine_app.ui.panels.export import open_export
+
         if model is not None:
             self.exporter.choose(model)
         open_export(self.context, self.exporter, self.trainer.source)

@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from kivy.clock import Clock
 from kivy.core.window import Window
 from kivy.graphics import (
-    Color,
+    ClearBuffers,
+    ClearColor,
     InstructionGroup,
     MatrixInstruction,
     PopMatrix,
     PushMatrix,
-    Rectangle,
     ScissorPop,
     ScissorPush,
+    Translate,
 )
 from kivy.graphics.transformation import Matrix
 from kivy.uix.widget import Widget
@@ -37,7 +37,7 @@ from engine_app.document.view import Rect, bounds
 from engine_app.document.wiring import opened
 from engine_app.scene import overlay
 from engine_app.scene.gestures import Button, Gesture, GestureRecognizer, Modifiers, Scrolled
-from engine_app.scene.meshes import QUAD, no_boxes, ribbon_indices
+from engine_app.scene.meshes import QUAD, grid, no_boxes, ribbon_indices
 from engine_app.scene.render import (
     LARGEST_TITLE,
     SMALLEST_TEXT,
@@ -108,18 +108,22 @@ class _Sheet:
 
     def __init__(self, parent: Any) -> None:
         self.frames = MeshLayer(parent, "box")
+        self.stubs = MeshLayer(parent, "ribbon")
         self.links = MeshLayer(parent, "ribbon")
+        self.blocks = MeshLayer(parent, "flat")
         self.boxes = MeshLayer(parent, "box")
         self.glyphs = MeshLayer(parent, "glyph")
 
     def set(self, layers: Layers, texture: Any) -> None:
         self.frames.set(layers.frames, QUAD)
         self.links.set(layers.links, ribbon_indices(layers.segments))
+        self.stubs.set(layers.stubs, QUAD)
+        self.blocks.set(layers.blocks, QUAD)
         self.boxes.set(layers.boxes, QUAD)
         self.glyphs.set(layers.glyphs, QUAD, texture)
 
     def zoom(self, zoom: float) -> None:
-        for layer in (self.frames, self.links, self.boxes):
+        for layer in (self.frames, self.stubs, self.links, self.boxes):
             layer.uniform("px", float(zoom))
 
 
@@ -137,6 +141,7 @@ class GraphCanvas(Widget):
         self._gestures = GestureRecognizer(self._dp)
         self._atlases: dict[int, TextLayout] = {}
         self._shown: Editing | None = None
+        self._analysis: Analysis | None = None
         self._graph = Graph("")
         self._cover: tuple[Rect, float] | None = None
         self._moving: frozenset[int] = frozenset()
@@ -167,17 +172,18 @@ class GraphCanvas(Widget):
 
     def refresh(self) -> None:
         """Draws the document as it is now."""
-        state, before = self.state, self._shown
-        if state is before:
+        state, before, analysis = self.state, self._shown, self._document.analysis
+        if state is before and analysis is self._analysis:
             return
+        is_new_analysis, self._analysis = analysis is not self._analysis, analysis
         self._shown = state
         is_elsewhere = before is None or state.inside != before.inside
         if before is None or state.graph is not before.graph:
             self._graph = editable(state.graph).graph
         if is_elsewhere:
             self.tools = ToolState(mode=self.tools.mode)
-        if before is None or is_elsewhere or state.graph is not before.graph:
-            self.scene = self._builder.build(self.wiring, self._document.analysis, state.inside)
+        if before is None or is_elsewhere or is_new_analysis or state.graph is not before.graph:
+            self.scene = self._builder.build(self.wiring, analysis, state.inside)
         self._cover = None
         is_new = before is None or (not (state.done or state.undone) and state.graph is not before.graph)
         if (is_elsewhere or is_new) and self.width > SMALLEST:
@@ -301,13 +307,19 @@ class GraphCanvas(Widget):
     # -- drawing -------------------------------------------------------------------------------
 
     def _build_canvas(self) -> None:
-        self._colour = Color(rgba=self._look.palette.canvas)
-        self._ground = Rectangle()
         self._scissor = ScissorPush()
         self._matrix = MatrixInstruction()
-        for instruction in (self._colour, self._ground, self._scissor):
+        ground = ClearColor(*self._look.palette.canvas), ClearBuffers(clear_color=True)
+        for instruction in (self._scissor, *ground):  # clearing is many times cheaper than a rectangle
             self.canvas.add(instruction)
-        self._grid = MeshLayer(self.canvas, "grid")
+        dots = InstructionGroup()
+        self._grid_place = Translate()
+        for instruction in (PushMatrix(), self._grid_place):
+            dots.add(instruction)
+        self._grid = MeshLayer(dots, "flat")
+        dots.add(PopMatrix())
+        self.canvas.add(dots)
+        self._grid_key: tuple[float, ...] = ()
         world = InstructionGroup()
         world.add(PushMatrix())
         world.add(self._matrix)
@@ -316,14 +328,14 @@ class GraphCanvas(Widget):
         self._drawn = _Sheet(world)
         world.add(PopMatrix())
         self.canvas.add(world)
-        self._map = MeshLayer(self.canvas, "box")
+        self._map_panel = MeshLayer(self.canvas, "box")
+        self._map_nodes = MeshLayer(self.canvas, "flat")
         self._map_window = MeshLayer(self.canvas, "box")
-        for layer in (self._map, self._map_window):
+        for layer in (self._map_panel, self._map_window):
             layer.uniform("px", 1.0)
         self.canvas.add(ScissorPop())
 
     def _arrange(self, *_: Any) -> None:
-        self._ground.pos, self._ground.size = self.pos, self.size
         self.view = self.view.resized(self.width, self.height)
         if not self._has_fitted and self.width > SMALLEST and len(self.scene.cards):
             self._has_fitted = True
@@ -364,8 +376,9 @@ class GraphCanvas(Widget):
         key = (self.scene, *self.pos, *self.size) if is_shown else None
         if key != self._map_key:
             self._map_key = key
-            nodes = overlay.minimap(self.scene, self._colours, place, self._dp) if is_shown else no_boxes()
-            self._map.set(nodes, QUAD)
+            scene = self.scene if is_shown else Snapshot()
+            self._map_panel.set(overlay.map_panel(scene, self._colours, place, self._dp), QUAD)
+            self._map_nodes.set(overlay.map_nodes(scene, self._colours, place, self._dp), QUAD)
         window = overlay.map_window(self.scene, self._colours, place, self._dp) if is_shown else no_boxes()
         self._map_window.set(window, QUAD)
 
@@ -379,21 +392,11 @@ class GraphCanvas(Widget):
         gap = GRID_GAP * zoom
         while gap < CLOSEST_DOTS * self._dp:
             gap *= 4
-        corners = np.array(
-            [
-                [
-                    (self.x, self.y),
-                    ((self.x + self.width), self.y),
-                    (self.x, (self.y + self.height)),
-                    ((self.x + self.width), (self.y + self.height)),
-                ]
-            ],
-            np.float32,
-        )
-        self._grid.set(corners, QUAD)
-        for name, value in (("gap", gap), ("radius", self._dp), ("origin", (left % gap, top % gap))):
-            self._grid.uniform(name, value)
-        self._grid.uniform("ink", tuple(map(float, self._look.palette.line)))
+        self._grid_place.xy = self.x + round((left - self.x) % gap), self.y + round((top - self.y) % gap)
+        key = gap, self.width, self.height
+        if key != self._grid_key:
+            self._grid_key = key
+            self._grid.set(grid(self.width, self.height, gap, 2 * self._dp, self._look.palette.line), QUAD)
 
 
 def _modifiers() -> Modifiers:

@@ -13,7 +13,7 @@ from backend.diagnostics import Diagnostic, Fix, ends_of
 from backend.facts import DataFacts
 from backend.graph import Graph, JsonValue, Link, Node, Wiring, topological_order
 from engine_app.document import editing
-from engine_app.document.analysis import Analysis, analyse
+from engine_app.document.analysis import Analysis, analyse, still_holds
 from engine_app.document.apply import apply
 from engine_app.document.editing import Editing
 from engine_app.document.edits import (
@@ -36,6 +36,10 @@ from engine_app.document.ports import PortView, ports_of
 from engine_app.document.wiring import FreshIds, opened
 
 Listener = Callable[[], None]
+Aside = Callable[[Callable[[], Analysis], Callable[[Analysis], None]], None]
+"""Works something out beside the window, and gives it back there."""
+LARGE = 300
+"""Nodes from which on a graph is analysed aside, where that is possible: it would cost more than a frame."""
 
 
 class Desk:
@@ -46,6 +50,12 @@ class Desk:
         self._listeners: list[Listener] = []
         self._analysis: Analysis | None = None
         self._data: DataFacts | None = None
+        self._aside: Aside | None = None
+        self._is_thinking = False
+
+    def think_with(self, aside: Aside) -> None:
+        """How large graphs are analysed from now on."""
+        self._aside = aside
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -64,14 +74,46 @@ class Desk:
 
     @property
     def analysis(self) -> Analysis:
-        """Worked out once for each graph, when somebody asks."""
-        if self._analysis is None:
-            self._analysis = analyse(self._state.graph, self._data)
-        return self._analysis
+        """Worked out once for each graph, when somebody asks.
+
+        Of a large graph that is worked out aside: until then, what was known before. Listeners are told.
+        """
+        known, graph = self._analysis, self._state.graph
+        if known is None or known.graph is not graph:
+            if known is not None and still_holds(known, graph):
+                known = replace(known, graph=graph)
+            elif self._aside is None or len(graph.nodes) < LARGE:
+                known = analyse(graph, self._data, before=known)
+            else:
+                self._think(self._aside, graph)
+                return known or Analysis()
+            self._analysis = known
+        return known
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether ``analysis`` is not yet of the graph as it is."""
+        known = self.analysis
+        return known.graph is not self._state.graph
+
+    def _think(self, aside: Aside, graph: Graph) -> None:
+        """One graph at a time; the newest once it is through."""
+        if self._is_thinking:
+            return
+        self._is_thinking = True
+        before, data = self._analysis, self._data
+
+        def found(analysis: Analysis) -> None:
+            self._is_thinking = False
+            if self._state.graph is graph and self._data is data:
+                self._analysis = analysis
+            self._tell()  # who listens asks again, which begins with the newest graph
+
+        aside(lambda: analyse(graph, data, before=before), found)
 
     @property
     def can_train(self) -> bool:
-        return not self.analysis.errors
+        return not self.analysis.errors and not self.is_thinking
 
     @property
     def can_undo(self) -> bool:
@@ -130,10 +172,12 @@ class Desk:
     def open(self, graph: Graph) -> None:
         """Another one: what was done to the old one cannot be undone here."""
         graph = editable(graph).graph
+        self._analysis = None
         self.show(Editing(graph, saved=graph))
 
     def open_unsaved(self, graph: Graph) -> None:
         """One that is on no disk as it is."""
+        self._analysis = None
         self.show(Editing(graph))
 
     def mark_saved(self, graph: Graph) -> None:
@@ -142,12 +186,9 @@ class Desk:
 
     def show(self, state: Editing) -> None:
         """The document as somebody, such as the canvas, has changed it."""
-        if state is self._state:
-            return
-        if state.graph is not self._state.graph:
-            self._analysis = None
-        self._state = state
-        self._tell()
+        if state is not self._state:
+            self._state = state
+            self._tell()
 
     def _tell(self) -> None:
         for listener in tuple(self._listeners):

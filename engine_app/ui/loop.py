@@ -7,6 +7,7 @@ costs one redraw a frame, however fast it is.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 import trio
@@ -17,6 +18,7 @@ from kivy.clock import Clock
 from engine_app.ui import fair_clock
 from engine_app.ui.touch import enable_touch
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 MAX_ERRORS_A_MINUTE = 20
@@ -55,6 +57,14 @@ class Tasks:
         scope = trio.CancelScope()
         self._nursery.start_soon(self._run, work, scope)
         return scope
+
+    def aside(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
+        """``work`` in a thread, ``done`` with what it gave, in the window."""
+
+        async def think() -> None:
+            done(await trio.to_thread.run_sync(work))
+
+        self.start(think)
 
     async def _run(self, work: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         with scope:

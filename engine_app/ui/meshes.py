@@ -10,7 +10,14 @@ from kivy.core.text import Label
 from kivy.graphics import Mesh, RenderContext
 from kivy.graphics.texture import Texture
 
-from engine_app.scene.meshes import BOX_FORMAT, GLYPH_FORMAT, RIBBON_FORMAT, Integers64
+from engine_app.scene.meshes import (
+    BOX_FORMAT,
+    FLAT_FORMAT,
+    GLYPH_FORMAT,
+    RIBBON_FORMAT,
+    SHADOW_REACH,
+    Integers64,
+)
 from engine_app.scene.snapshot import Floats
 from engine_app.scene.text import Glyph
 
@@ -19,6 +26,8 @@ MAX_VERTICES = 65_535
 ATLAS_SIDE = 1024
 FONT_SIZES = (8, 11, 14, 18, 24, 32, 44, 60)
 """Glyphs are drawn at the next larger of these, so that text is neither coarse nor blurred."""
+
+SHADOW_SOFTNESS, SHADOW_DROP = SHADOW_REACH - 2, 4.0
 
 _HEADER = """
 #ifdef GL_ES
@@ -38,22 +47,25 @@ void main() {{ local = vLocal; shape = vShape; fill = vFill; line = vLine; head 
 BOX_FRAGMENT = f"""{_HEADER}
 varying vec2 local; varying vec4 shape; varying vec4 fill; varying vec4 line; varying vec4 head;
 uniform float px;
+float outside(vec2 at) {{
+  vec2 q = abs(at) - shape.xy + shape.z;
+  return min(max(q.x, q.y), 0.0) + length(max(q, 0.0)) - shape.z;
+}}
 void main() {{
-  vec2 q = abs(local) - shape.xy + shape.z;
-  float d = min(max(q.x, q.y), 0.0) + length(max(q, 0.0)) - shape.z;
-  if (shape.w > 0.0) {{
-    float a = 1.0 - smoothstep(-shape.w, shape.w, d);
-    gl_FragColor = vec4(fill.rgb, fill.a * a * a);
-  }} else {{
-    vec3 colour = fill.rgb;
-    if (head.a > 0.0)
-      colour = mix(head.rgb, colour, clamp((local.y + shape.y - head.a) * px + 0.5, 0.0, 1.0));
-    if (line.a > 0.0) {{
-      float width = max(line.a, 1.1 / px);
-      colour = mix(colour, line.rgb, clamp((d + width) * px + 0.5, 0.0, 1.0));
-    }}
-    gl_FragColor = vec4(colour, fill.a * clamp(0.5 - d * px, 0.0, 1.0));
+  float d = outside(local);
+  vec3 colour = fill.rgb;
+  if (head.a > 0.0)
+    colour = mix(head.rgb, colour, clamp((local.y + shape.y - head.a) * px + 0.5, 0.0, 1.0));
+  if (line.a > 0.0) {{
+    float width = max(line.a, 1.1 / px);
+    colour = mix(colour, line.rgb, clamp((d + width) * px + 0.5, 0.0, 1.0));
   }}
+  float inked = fill.a * clamp(0.5 - d * px, 0.0, 1.0);
+  // A black shadow that falls a little lower, below what is inked: both in one pass.
+  float away = outside(local - vec2(0.0, {SHADOW_DROP}));
+  float soft = 1.0 - smoothstep(-{SHADOW_SOFTNESS}, {SHADOW_SOFTNESS}, away);
+  float alpha = inked + soft * soft * shape.w * (1.0 - inked);
+  gl_FragColor = vec4(colour * (inked / max(alpha, 0.001)), alpha);
 }}
 """
 RIBBON_VERTEX = f"""{_HEADER}
@@ -79,30 +91,27 @@ GLYPH_FRAGMENT = f"""{_HEADER}
 varying vec2 place; varying vec4 colour; uniform sampler2D texture0;
 void main() {{ gl_FragColor = vec4(colour.rgb, colour.a * texture2D(texture0, place).a); }}
 """
-GRID_VERTEX = f"""{_HEADER}
-attribute vec2 vPosition;
+FLAT_VERTEX = f"""{_HEADER}
+attribute vec2 vPosition; attribute vec4 vColour;
 {_MATRICES}
-varying vec2 at;
-void main() {{ at = vPosition; {_PLACE} }}
+varying vec4 colour;
+void main() {{ colour = vColour; {_PLACE} }}
 """
-GRID_FRAGMENT = f"""{_HEADER}
-varying vec2 at; uniform vec2 origin; uniform float gap; uniform float radius; uniform vec4 ink;
-void main() {{
-  vec2 q = mod(at - origin + 0.5 * gap, gap) - 0.5 * gap;
-  gl_FragColor = vec4(ink.rgb, ink.a * clamp(radius + 0.5 - length(q), 0.0, 1.0));
-}}
+FLAT_FRAGMENT = f"""{_HEADER}
+varying vec4 colour;
+void main() {{ gl_FragColor = colour; }}
 """
 
 _KINDS = {
     "box": (BOX_VERTEX, BOX_FRAGMENT, BOX_FORMAT),
     "ribbon": (RIBBON_VERTEX, RIBBON_FRAGMENT, RIBBON_FORMAT),
     "glyph": (GLYPH_VERTEX, GLYPH_FRAGMENT, GLYPH_FORMAT),
-    "grid": (GRID_VERTEX, GRID_FRAGMENT, (("vPosition", 2),)),
+    "flat": (FLAT_VERTEX, FLAT_FRAGMENT, FLAT_FORMAT),
 }
 
 
 class MeshLayer:
-    """As many meshes as the vertices need, in one shader. ``kind``: box, ribbon, glyph or grid."""
+    """As many meshes as the vertices need, in one shader. ``kind``: box, ribbon, glyph or flat."""
 
     def __init__(self, parent: Any, kind: str) -> None:
         vertex, fragment, form = _KINDS[kind]

@@ -120,6 +120,16 @@ class Trainer:
         self._tell()
         self._look = self._tasks.start(partial(self._read, source))
 
+    def propose(self, source: str) -> None:
+        """As ``choose``, but it is not read before somebody wants to see it."""
+        self.source, self.preview, self.problem = source, None, ""
+        self._tell()
+
+    def look(self) -> None:
+        """Somebody wants to see what is in the data."""
+        if self.source and self.preview is None and not self.problem and not self.is_reading:
+            self.choose(self.source)
+
     async def _read(self, source: str) -> None:
         try:
             found = await trio.to_thread.run_sync(_preview, source, abandon_on_cancel=True)  # type: ignore[call-arg]

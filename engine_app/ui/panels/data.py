@@ -36,6 +36,7 @@ class DataCard(Card):
         self._trainer = trainer
         self._shown: Any = None
         self._stops = [trainer.listen(self.refresh), context.desk.listen(self.refresh)]
+        trainer.look()
         self.refresh()
 
     def close(self) -> None:
