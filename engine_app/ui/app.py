@@ -375,7 +375,7 @@ class EngineApp(App):
 
         open_menu(self.context)
 
-    def _deploy(self, model: Path) -> None:
+    def _deploy(self, model: Path | None) -> None:
         from engine_app.ui.panels.serve import open_serve
 
         open_serve(self.context, self.servers, model)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from backend.graph import Graph, Node
 from backend.serialize import load_graph
+from engine_app.document.analysis import Analysis, analyse
 from engine_app.document.editing import MAX_STEPS
-from engine_app.ui.desk import Desk
+from engine_app.document.edits import MoveNodes
+from engine_app.ui.desk import LARGE, Desk
+from tests.unit.engine_app.document.builders import line
 
 DIGITS = Path(__file__).parents[4] / "scripts/examples/digits_cnn.json"
 
@@ -109,3 +113,25 @@ def test_saving_marks_the_graph_that_was_saved(desk: Desk) -> None:
     assert desk.is_changed
     desk.undo()
     assert not desk.is_changed
+
+
+def test_a_large_graph_is_analysed_aside_and_the_newest_one_counts() -> None:
+    work: list[tuple[Callable[[], Analysis], Callable[[Analysis], None]]] = []
+    small = Desk(line("Dense"))
+    small.think_with(lambda think, done: work.append((think, done)))
+    assert small.analysis.graph is small.graph and not work
+    large = Desk(line(*["ReLU"] * LARGE))
+    large.think_with(lambda think, done: work.append((think, done)))
+    first = large.analysis
+    assert large.is_thinking and not large.can_train and not first.shapes.nodes
+    told: list[bool] = []
+    large.listen(lambda: told.append(large.is_thinking))
+    large.set_training(epochs=2)
+    think, done = work.pop()
+    done(think())
+    assert told == [True, True]
+    think, done = work.pop()
+    done(think())
+    assert told[-1] is False and large.analysis == analyse(large.graph)
+    large.do(MoveNodes({"relu": (1.0, 2.0)}))
+    assert not large.is_thinking and not work
