@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,8 +15,7 @@ OCTETS = b"application/octet-stream"
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A request. ``body`` is whole and within its limit; header names are lower case."""
 
     method: str
@@ -25,7 +24,7 @@ class Call:
     body: bytes
     deadline: float
     """On the monotonic clock."""
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = {}
     """From the path."""
     key: ApiKey | None = None
 
@@ -35,8 +34,7 @@ class Call:
         return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     content_type: bytes = JSON
     status: int = 200
