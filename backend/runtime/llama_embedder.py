@@ -19,7 +19,8 @@ from backend.runtime.base import RuntimeFacts, in_order
 from backend.runtime.text_encoder import MAX_CHARACTERS
 from backend.serving.messages import RuntimeOptions, TensorSpec
 
-DEFAULT_CONTEXT = 512
+DEFAULT_CONTEXT = 2048
+"""All tokens of a text look at each other at once: memory grows with the square."""
 _LONGEST_CONTEXT = 8192
 _NO_POOLING, _MEAN, _RANK = 0, 1, 4
 _ENCODERS = frozenset(
@@ -34,6 +35,8 @@ def makes_embeddings(header: GgufHeader) -> bool:
     pooling = header.metadata.get(f"{header.architecture}.pooling_type", _NO_POOLING)
     if pooling == _RANK:
         raise ArchiveError("this GGUF ranks texts, served are models that generate or embed them")
+    if not isinstance(pooling, int) or not _NO_POOLING <= pooling < _RANK:
+        raise ArchiveError(f"this GGUF pools by method {str(pooling)[:40]}, llama.cpp knows 0 to {_RANK}")
     return pooling != _NO_POOLING or header.architecture in _ENCODERS
 
 
@@ -46,7 +49,7 @@ class LlamaEmbedder:
         self._lib = llama_cpp
         trained = header.metadata.get(f"{header.architecture}.context_length")
         longest = trained if isinstance(trained, int) and trained > 0 else DEFAULT_CONTEXT
-        self._limit = min(options.context or longest, longest, _LONGEST_CONTEXT)
+        self._limit = min(options.context or DEFAULT_CONTEXT, longest, _LONGEST_CONTEXT)
         pooling = header.metadata.get(f"{header.architecture}.pooling_type", _NO_POOLING)
         self._llama = llama_cpp.Llama(
             str(path),

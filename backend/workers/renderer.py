@@ -24,7 +24,12 @@ import msgspec
 
 from backend.errors import BackendError, InputError
 from backend.runtime.chat_template import MAX_TEMPLATE_CHARACTERS, Conversation, render
-from backend.workers.sandbox import SandboxLimits, SandboxMode, close_process, die_with_parent
+from backend.workers.sandbox import (
+    SandboxLimits,
+    SandboxMode,
+    close_process,
+    die_with_parent,
+)
 
 PROCESSOR_S = 2
 """Whole seconds of processor time for one conversation."""
@@ -33,19 +38,19 @@ LONGEST_S = 20.0
 MEMORY_BYTES = 256 << 20
 _MAX_FRAME_BYTES = 64 << 20
 _LENGTH = struct.Struct(">I")
-_PROMPT, _REFUSED, _KILLED = b"p", b"r", b"k"
+_PROMPT, _REFUSED, _ENDED, _LATE = b"p", b"r", b"e", b"l"
 _FIRST_DESCRIPTOR, _DESCRIPTORS = 3, 1 << 16
 
 
 class TemplateRenderer:
-    """The worker's end. For any thread; one conversation at a time. A template that had to be killed is not
-    tried again, so it costs the others once."""
+    """The worker's end. For any thread; one conversation at a time. A template that ended its process
+    is not tried again, so it costs the others once."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._end.settimeout(2 * LONGEST_S)
         self._turn = threading.Lock()
-        self._killed: set[str] = set()
+        self._fatal: set[str] = set()
 
     def __call__(self, conversation: Conversation) -> str:
         """Raises InputError."""
@@ -53,12 +58,14 @@ class TemplateRenderer:
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise InputError(f"the model's chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters")
         with self._turn:
-            kind = _KILLED if template in self._killed else b""
+            kind = _ENDED if template in self._fatal else b""
             if not kind:
                 kind, text = self._ask(conversation)
-            if kind == _KILLED:
-                self._killed.add(template)
+            if kind == _ENDED:
+                self._fatal.add(template)
                 raise InputError("the model's chat template takes too long or too much memory")
+        if kind == _LATE:
+            raise InputError(f"the model's chat template was not done after {LONGEST_S:g} s")
         if kind != _PROMPT:
             raise InputError(text)
         return text
@@ -111,16 +118,15 @@ def _be(work: Callable[[], None]) -> None:
 def _keep(end: socket.socket, worker: int, closed: _Closed) -> None:
     """The keeper: until its worker's end is closed."""
     die_with_parent(worker)
-    os.closerange(_FIRST_DESCRIPTOR, end.fileno())
-    os.closerange(end.fileno() + 1, _DESCRIPTORS)
+    _close_all_but(end)
     renderer: _Renderer | None = None
     while (order := _receive(end)) is not None:
         renderer = renderer or _Renderer(closed)
         answer = renderer.ask(order)
-        if answer is None:
+        if answer in (_ENDED, _LATE):
             renderer.kill()
             renderer = None
-        _send(end, answer or _KILLED)
+        _send(end, answer)
 
 
 class _Renderer:
@@ -135,13 +141,14 @@ class _Renderer:
             _be(lambda: _render_all(theirs, keeper, closed))
         theirs.close()
 
-    def ask(self, order: bytes) -> bytes | None:
-        """None if no whole answer comes in time."""
+    def ask(self, order: bytes) -> bytes:
         try:
             _send(self._end, order)
-            return _receive(self._end)
+            return _receive(self._end) or _ENDED
+        except TimeoutError:
+            return _LATE
         except OSError:
-            return None
+            return _ENDED
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -152,12 +159,19 @@ class _Renderer:
 
 def _render_all(end: socket.socket, keeper: int, closed: _Closed) -> None:
     die_with_parent(keeper)
+    _close_all_but(end)
     close_process(closed.mode, closed.directory, SandboxLimits(MEMORY_BYTES, 0))
     while (order := _receive(end)) is not None:
         # The kernel ends it at the soft limit, which holds for what it has used since it began.
         soonest = math.ceil(time.process_time()) + PROCESSOR_S
         resource.setrlimit(resource.RLIMIT_CPU, (soonest, resource.RLIM_INFINITY))
         _send(end, _rendered(order))
+
+
+def _close_all_but(end: socket.socket) -> None:
+    """What a forked process inherited."""
+    os.closerange(_FIRST_DESCRIPTOR, end.fileno())
+    os.closerange(end.fileno() + 1, _DESCRIPTORS)
 
 
 def _rendered(order: bytes) -> bytes:

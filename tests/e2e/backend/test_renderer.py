@@ -61,6 +61,38 @@ def test_a_template_that_had_to_be_ended_is_not_tried_again(
         render(of(ENDLESS))
 
 
+def test_a_template_is_late_but_not_to_blame_where_the_machine_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderer, "LONGEST_S", 0.3)
+    made = renderer.start_renderer(choose_sandbox(SandboxMode.AUTO), tmp_path)
+    made._end.settimeout(60)
+    for _ in range(2):
+        with pytest.raises(InputError, match="not done after"):
+            made(of(ENDLESS))
+    made.close()
+    os.wait()
+
+
+def test_the_renderer_is_closed_and_shares_no_connection_with_its_worker(
+    render: renderer.TemplateRenderer,
+) -> None:
+    assert render(of("x")) == "x"
+    keeper = children(os.getpid())[-1]
+    (inner,) = children(keeper)
+    status = Path(f"/proc/{inner}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    for pid, count in ((keeper, 2), (inner, 1)):
+        opened = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
+        assert sum(each.startswith("socket:") for each in opened) == count, opened
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found]
+
+
 def test_without_its_keeper_a_worker_refuses_chats(render: renderer.TemplateRenderer) -> None:
     render.close()
     for _ in range(2):

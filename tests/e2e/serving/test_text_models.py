@@ -240,7 +240,8 @@ def test_embeddings_of_a_gguf_are_those_of_llama_cpp(tmp_path: Path) -> None:
         assert refused.value.code == 400
 
 
-def test_a_gguf_that_ranks_is_refused(tmp_path: Path) -> None:
-    write_bert(tmp_path / "m", pooling=4)
-    with pytest.raises(ArchiveError, match="ranks texts"):
+@pytest.mark.parametrize(("pooling", "says"), [(4, "ranks texts"), (99, "pools by method 99")])
+def test_a_gguf_that_pools_otherwise_is_refused(tmp_path: Path, pooling: int, says: str) -> None:
+    write_bert(tmp_path / "m", pooling)
+    with pytest.raises(ArchiveError, match=says):
         load_model(tmp_path / "m", "cpu")
