@@ -6,14 +6,17 @@ Both are asked the same questions and give the same answers; see ``p2p.session.c
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, Protocol
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine_app.config import Config
 from p2p.control import call_control, stream_control
 from p2p.errors import ControlUnavailableError, RemoteFailureError
 from p2p.session.errors import SessionError
 from p2p.session.places import Places
+
+if TYPE_CHECKING:
+    from p2p.api import AsyncEngine
 
 PROBE_TIMEOUT_S = 5.0
 
@@ -68,10 +71,16 @@ async def open_session(config: Config, lan: bool = False) -> AsyncIterator[Sessi
     if await _is_running(places):
         yield _Running(places)
         return
+    async with own_engine(config, lan) as engine:
+        yield _Own(engine.control)
+
+
+def own_engine(config: Config, lan: bool = False) -> AbstractAsyncContextManager[AsyncEngine]:
+    """In this process, which other commands then ask. Raises what ``p2p.api.open_engine`` raises."""
     from p2p.api import STORE_QUOTA_BYTES, open_engine
     from p2p.chain.trust import parse_trusted
 
-    async with open_engine(
+    return open_engine(
         config.data_dir,
         coordinator=config.coordinator,
         passphrase=config.passphrase,
@@ -80,8 +89,7 @@ async def open_session(config: Config, lan: bool = False) -> AsyncIterator[Sessi
         upload_limit=config.upload_limit,
         download_limit=config.download_limit,
         storage_bytes=config.storage or STORE_QUOTA_BYTES,
-    ) as engine:
-        yield _Own(engine.control)
+    )
 
 
 async def _is_running(places: Places) -> bool:
