@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from backend.errors import WorkerDiedError, WorkerFailedError
+from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
 from backend.formats.sniff import ModelFormat, sniff
 from backend.reports import Failed
 from backend.serving.messages import (
@@ -135,14 +135,16 @@ class SupervisedServer:
                 began_at = trio.current_time()
                 try:
                     await self._serve_once(await pool.acquire(_START_TIMEOUT_S))
-                except WorkerDiedError as error:
+                except (WorkerError, trio.TooSlowError, OSError) as error:
+                    # Once it has served, whatever keeps the next worker from it, memory or a file, may pass.
                     if self._stopping.is_set():
                         return
                     if not self._restarts.has_served:
                         raise
                     pause_s = self._restarts.pause_s(trio.current_time() - began_at)
-                    log.warning("model server died", reason=str(error), pause_s=pause_s)
-                    self._told.on_death(str(error), pause_s)
+                    reason = str(error) or f"no worker within {_START_TIMEOUT_S:g} s"
+                    log.warning("model server died", reason=reason, pause_s=pause_s)
+                    self._told.on_death(reason, pause_s)
                     with trio.move_on_after(pause_s):
                         await self._stopping.wait()
 

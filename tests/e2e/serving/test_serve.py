@@ -230,6 +230,31 @@ async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
             await server.stop(1)
 
 
+async def test_a_server_outlives_a_model_file_that_is_damaged_for_a_while(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    linear_onnx(model)
+    good = model.read_bytes()
+    ready, died = trio.open_memory_channel[str](9)
+    told = ServerListener(
+        on_ready=lambda lines: ready.send_nowait("ready"),
+        on_death=lambda reason, pause_s: ready.send_nowait(reason),
+    )
+    plan = ServerPlan((ModelFile("m", model),), PoolConfig(tmp_path / "workers"))
+    with bind("127.0.0.1", 0) as listener, trio.fail_after(100):
+        server = SupervisedServer(plan, listener, lambda: (), told)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            assert await died.receive() == "ready"
+            assert server.worker is not None
+            model.write_bytes(good.replace(b"MatMul", b"NotAnO"))
+            server.worker.kill()
+            assert "SIGKILL" in await died.receive()
+            assert "NotAnO" in await died.receive()
+            model.write_bytes(good)
+            assert await died.receive() == "ready"
+            await server.stop(1)
+
+
 async def test_a_server_that_is_told_to_stop_before_it_answers_stops(tmp_path: Path) -> None:
     linear_onnx(tmp_path / "m.onnx")
     plan = ServerPlan((ModelFile("m", tmp_path / "m.onnx"),), PoolConfig(tmp_path / "workers"))
