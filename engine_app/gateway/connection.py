@@ -110,6 +110,7 @@ class Connection:
         self._queued: list[bytes] = []
         self._is_cut = False
         self._is_bodiless = False
+        self._has_answered = False
         self.is_idle = True
         self.is_last = False
         """After the request that it is busy with it ends."""
@@ -199,7 +200,7 @@ class Connection:
     async def _next_head(self) -> Head | None:
         """None once the client has left, or is silent for too long. Raises HttpError for what is no HTTP."""
         has_begun = bool(self._http.trailing_data[0])
-        wait_s = HEAD_TIMEOUT_S if has_begun else KEEP_ALIVE_S
+        wait_s = KEEP_ALIVE_S if self._has_answered and not has_begun else HEAD_TIMEOUT_S
         with trio.CancelScope(deadline=trio.current_time() + wait_s) as scope:
 
             def came() -> None:
@@ -256,6 +257,7 @@ class Connection:
         if self._is_cut or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
         self._http.start_next_cycle()
+        self._has_answered = True
         self.is_idle = True
         return True
 

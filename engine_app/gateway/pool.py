@@ -53,8 +53,8 @@ class Use:
         self._pool.set_health(self.member, WELL)
 
     def busy(self) -> None:
+        """Which says neither that it works nor that it is gone: its worker may be on its way."""
         self._note("busy", None)
-        self._pool.set_health(self.member, WELL)
 
     def lost(self) -> None:
         self._note("lost", None)

@@ -148,7 +148,7 @@ class Wanted:
     name_is_in_body: bool = False
 
     def for_name(self, name: str) -> Asked:
-        """The same request to an endpoint that calls the model ``name``."""
+        """The same request to an endpoint that calls the model ``name``. Raises HttpError 400."""
         asked = self.asked
         if self.names is Names.PATH:
             return asked if name == self.model else replace(asked, path=_renamed(asked.path, name))
@@ -156,7 +156,7 @@ class Wanted:
         asked = replace(asked, headers=(*fields, (MODEL_FIELD, name.encode())))
         if not self.name_is_in_body or name == self.model:
             return asked
-        parts = _PARTS.decode(asked.body)
+        parts = decode_json(asked.body, _PARTS)
         parts["model"] = msgspec.Raw(msgspec.json.encode(name))
         return replace(asked, body=msgspec.json.encode(parts))
 

@@ -64,12 +64,12 @@ class Fake:
     async def ask(self, asked: Asked) -> AsyncIterator[Told]:
         self.asked.append(asked)
         told = self.told.pop(0) if len(self.told) > 1 else self.told[0]
-        await trio.lowlevel.checkpoint()
-        if told is None:
-            raise EndpointLostError("not there")
-        if isinstance(told, Exception):
-            raise told
         try:
+            await trio.lowlevel.checkpoint()
+            if told is None:
+                raise EndpointLostError("not there")
+            if isinstance(told, Exception):
+                raise told
             yield told
         except BaseException:  # whether the client's leaving was seen by reading or by writing
             self.cancelled.set()
