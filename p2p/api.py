@@ -160,9 +160,12 @@ class AsyncEngine:
         """``x`` and the answer are numpy arrays, the first dimension the batch."""
         return to_array(await self._jobs.predict(peer, model, to_tensor(x)))
 
-    def model(self, deployment: str) -> ModelAtPeer:
-        """A deployed model, by the deployment's id or the beginning of it. Raises JobUnknownError."""
-        return self._jobs.deployment(deployment)
+    def model(self, deployment: str, peer: str | None = None) -> ModelAtPeer:
+        """A deployed model, by the deployment's id or the beginning of it. With ``peer`` only there.
+
+        Raises JobUnknownError.
+        """
+        return self._jobs.deployment(deployment, peer)
 
     async def predict(self, deployment: str, inputs: Any) -> dict[str, Any]:
         """All outputs by name, numpy arrays. ``inputs``: arrays by name, or the one that the model takes."""
