@@ -10,7 +10,8 @@ import numpy as np
 
 from backend.errors import DatasetError
 from backend.formats.tensors import Array
-from backend.pipeline import LossTerm, Pipeline
+from backend.graph import Graph, JsonValue
+from backend.pipeline import LossTerm, Pipeline, read_pipeline
 from backend.sample_plan import TRAIN
 from backend.samples import LocalSamples, SampleSource
 
@@ -18,7 +19,7 @@ ClassWeights = tuple[tuple[float, ...], ...]
 """Of each loss of a graph, in its order; empty for one that does not balance."""
 _STREAMED = (
     "balance counts the labels of all training samples, which do not leave their owner where "
-    "samples are streamed: give class_weights instead"
+    "samples are streamed: who has them counts them before"
 )
 _COUNTED_LABELS = 1 << 20
 
@@ -36,10 +37,21 @@ def find_class_weights(pipeline: Pipeline, samples: SampleSource) -> ClassWeight
     )
 
 
-def refuse_streamed(pipeline: Pipeline) -> None:
-    """Before samples are streamed to a training that would have to count them. Raises DatasetError."""
-    if any(_balances(term) for term in pipeline.losses):
-        raise DatasetError(_STREAMED)
+def with_counted_weights(graph: Graph, samples: LocalSamples) -> Graph:
+    """The graph with numbers for its losses that balance: for who trains without all labels.
+
+    Raises DatasetError.
+    """
+    pipeline = read_pipeline(graph)
+    counted: dict[str, dict[str, JsonValue]] = {
+        term.setting.node_id: {"balance": False, "class_weights": list(weights)}
+        for term, weights in zip(pipeline.losses, find_class_weights(pipeline, samples), strict=False)
+        if weights
+    }
+    nodes = tuple(
+        replace(node, parameters={**node.parameters, **counted.get(node.id, {})}) for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
 
 
 def balanced(counts: Array, ignored: int | None) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,17 +32,37 @@ class BackendOwner:
         return importlib.util.find_spec("torch") is not None
 
     def open_samples(self, graph: bytes, data: Path) -> OwnedSamples:
-        from backend.balance import refuse_streamed
         from backend.pipeline import read_pipeline
         from backend.samples import open_samples
         from engine_app.document.lowering import load_lowered
 
         try:
             pipeline = read_pipeline(load_lowered(graph))
-            refuse_streamed(pipeline)
             return _Samples(open_samples(data, pipeline), pipeline.normalization, pipeline.epochs)
         except BackendError as error:
             raise JobRefusedError(str(error)) from error
+
+    def settle(self, graph: bytes, data: Path) -> tuple[bytes, str]:
+        from backend.balance import with_counted_weights
+        from backend.pipeline import read_pipeline
+        from backend.samples import open_samples
+        from backend.serialize import dump_graph, graph_hash, load_graph
+
+        try:
+            document = load_graph(graph)
+            settled = with_counted_weights(document, open_samples(data, read_pipeline(document)))
+        except BackendError as error:
+            raise JobRefusedError(str(error)) from error
+        return dump_graph(settled), graph_hash(settled)
+
+    def add_notes(self, model: Path, data: Path) -> None:
+        from backend.facts import read_notes
+        from backend.formats.cyxmodel import read_cyxmodel, write_cyxmodel
+
+        try:
+            write_cyxmodel(model, replace(read_cyxmodel(model), notes=read_notes(data)))
+        except BackendError as error:
+            raise OSError(f"no notes on the data for {model.name}: {error}") from error
 
     async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
         config = PoolConfig(directory=workspace / "workers", memory_bytes=MEMORY_BYTES)

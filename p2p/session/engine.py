@@ -159,6 +159,7 @@ class JobEngine:
             needs = requirements or Requirements()
             kept: tuple[DataPart, ...] = ()
             if delivery is Delivery.STREAM:
+                prepared = await self.engine.data.settled(prepared)
                 kept = await self.engine.data.check(prepared, tuple(dict.fromkeys(private)))
             spec = await self._spec(prepared, Units(budget), segments, needs, wallet)
             summary = msgspec.structs.replace(spec.data, delivery=delivery, private=kept)
@@ -317,6 +318,8 @@ class JobEngine:
     async def fetch(self, name: str, target: Path | None = None) -> Path:
         """The checked model; a copy of it at ``target`` if given. Waits for a job that still runs.
 
+        Where the data stayed here, the copy also has what is noted on it, such as names of classes.
+
         Raises JobEndedError for a job that is over without one.
         """
         live = self._live(name)
@@ -329,7 +332,12 @@ class JobEngine:
             raise live.failure or JobEndedError(
                 f"job {live.job.job_id[:8]} is {live.job.state.value} and has no model: {live.job.text}"
             )
-        return path if target is None else await self.engine.run_blocking(_copy, path, target)
+        if target is None:
+            return path
+        copy = await self.engine.run_blocking(_copy, path, target)
+        if live.job.spec.data.delivery is Delivery.STREAM:
+            await self.engine.data.add_notes(live.job, copy)
+        return copy
 
     async def predict(self, peer: str, model: str, tensor: Tensor) -> Tensor:
         """The model's answer, from the peer. ``model`` is the hash of a model that a job here made.

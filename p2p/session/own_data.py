@@ -6,6 +6,7 @@ Decides nothing about who may see what; that is ``plan`` and ``samples``.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,6 +46,17 @@ class OwnData:
         self._opened: OrderedDict[str, OwnedSamples] = OrderedDict()
         """By job."""
         self._opening = trio.Lock()
+
+    async def settled(self, prepared: Prepared) -> Prepared:
+        """With what the data says of the graph in numbers. Raises JobRefusedError."""
+        graph, digest = await self._run_blocking(self._owner.settle, prepared.graph, prepared.data)
+        return replace(prepared, graph=graph, graph_hash=digest)
+
+    async def add_notes(self, job: Job, model: Path) -> None:
+        """To the user's own copy, while the data is here. Raises OSError."""
+        data = self._files.path(job.spec.data.file.blake3)
+        if data is not None:
+            await self._run_blocking(self._owner.add_notes, model, data)
 
     async def check(self, prepared: Prepared, private: tuple[DataPart, ...]) -> tuple[DataPart, ...]:
         """The private parts that have samples. Raises JobRefusedError for data that cannot be streamed."""

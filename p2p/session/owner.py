@@ -46,5 +46,17 @@ class DataOwner(Protocol):
     def open_samples(self, graph: bytes, data: Path) -> OwnedSamples:
         """Off the event loop; takes as long as reading all of it. Raises JobRefusedError."""
 
+    def settle(self, graph: bytes, data: Path) -> tuple[bytes, str]:
+        """The graph with numbers in place of what only all of the data can tell, and its hash.
+
+        Off the event loop. Raises JobRefusedError.
+        """
+
+    def add_notes(self, model: Path, data: Path) -> None:
+        """Writes names and the like, which a peer did not get, into a model. Off the event loop.
+
+        Raises OSError.
+        """
+
     async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
         """``part`` is what ``OwnedSamples.write_part`` wrote. Raises EvaluationFailedError."""

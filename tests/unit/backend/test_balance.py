@@ -16,10 +16,11 @@ from backend.formats.cyxmodel import CyxModel, read_cyxmodel, write_cyxmodel
 from backend.formats.tensors import pack_tensors
 from backend.graph import Graph
 from backend.pipeline import read_pipeline
+from backend.readers import convert
 from backend.reports import SampleStream
 from backend.sample_plan import TEST, TRAIN
 from backend.samples import LocalSamples
-from backend.serialize import dump_graph
+from backend.serialize import dump_graph, graph_hash, load_graph
 from backend.training import Trainer, TrainingConfig
 from backend.workers.feed import Connection, FedSamples
 from engine_app.owner import BackendOwner
@@ -119,11 +120,41 @@ def test_weights_that_are_not_of_this_graph_are_refused(data: Path) -> None:
 def test_streamed_samples_are_refused() -> None:
     stream = SampleStream(120, SHAPE, "float32", 3, (), (), None)
     connection = Connection(lambda wish: None, lambda condition: None, lambda: None, lambda: 0.0)
-    with pytest.raises(DatasetError, match="give class_weights instead"):
+    with pytest.raises(DatasetError, match="who has them counts them before"):
         trainer_of(graph_with(balance=True), FedSamples(stream, None, connection))
 
 
-def test_the_owner_of_streamed_data_is_told_before_anything_is_paid(data: Path) -> None:
-    with pytest.raises(JobRefusedError, match="give class_weights instead"):
-        BackendOwner().open_samples(dump_graph(graph_with(balance=True)), data)
-    BackendOwner().open_samples(dump_graph(graph_with()), data)
+def test_the_owner_of_streamed_data_counts_its_labels_before(data: Path) -> None:
+    graph = graph_with(balance=True)
+    settled, digest = BackendOwner().settle(dump_graph(graph), data)
+    found = load_graph(settled)
+    assert digest == graph_hash(found)
+    samples = LocalSamples(load_dataset(data), read_pipeline(graph))
+    weights = list(trainer_of(graph, samples).checkpoint().training.class_weights[0])
+    [loss] = [node for node in found.nodes if "class_weights" in node.parameters]
+    assert (loss.parameters["balance"], loss.parameters["class_weights"]) == (False, weights)
+    assert [node for node in found.nodes if node != loss] == [
+        node for node in graph.nodes if node.id != loss.id
+    ]
+    plain = dump_graph(graph_with())
+    assert BackendOwner().settle(plain, data)[0] == plain
+    with pytest.raises(JobRefusedError):
+        BackendOwner().settle(dump_graph(graph), data.with_name("none"))
+
+
+def test_the_owner_of_streamed_data_adds_to_a_copy_of_the_model_what_the_peer_does_not_know(
+    data: Path, tmp_path: Path
+) -> None:
+    graph = graph_with()
+    samples = LocalSamples(load_dataset(data), read_pipeline(graph))
+    model = finished(trainer_of(graph, samples), range(2))
+    write_cyxmodel(tmp_path / "m", model)
+    rows, noted = tmp_path / "rows.csv", tmp_path / "noted"
+    rows.write_text("size,kind\n1,a\n2,b\n3,c\n")
+    convert(rows, noted)
+    BackendOwner().add_notes(tmp_path / "m", noted)
+    found = read_cyxmodel(tmp_path / "m")
+    assert found.notes.class_names == ("a", "b", "c")
+    assert bits(replace(found, notes=model.notes)) == bits(model)
+    with pytest.raises(OSError, match="no notes on the data for m"):
+        BackendOwner().add_notes(tmp_path / "m", tmp_path / "none")
