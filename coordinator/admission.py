@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from coordinator.job import Cost
 from p2p.errors import RemoteFailureError
-from p2p.jobs import JobSpec
+from p2p.jobs import SERVED_FORMATS, JobSpec, ServingSpec
 
 if TYPE_CHECKING:
     from backend.graph import Graph
@@ -21,8 +21,27 @@ MAX_NODES = 2_000
 MAX_TEXT = 4000
 
 
-def admit_graph(spec: JobSpec, body: bytes) -> Cost:
-    """Raises RemoteFailureError with the diagnostics, for a graph that cannot be trained."""
+def admit(spec: JobSpec, body: bytes) -> Cost:
+    """Raises RemoteFailureError for what cannot be trained, with the diagnostics, or served."""
+    return _admit_graph(spec, body) if spec.serving is None else _admit_serving(spec, spec.serving, body)
+
+
+def _admit_serving(spec: JobSpec, serving: ServingSpec, body: bytes) -> Cost:
+    """The model itself is its peer's to judge: no weight ever comes here."""
+    if body or spec.graph_hash != blake3(b"").hexdigest():
+        raise RemoteFailureError("invalid", f"graph of {len(body)} bytes with a deployment, which has none")
+    if serving.format not in SERVED_FORMATS:
+        allowed = ", ".join(SERVED_FORMATS)
+        raise RemoteFailureError("invalid", f"model format {serving.format!r}, allowed {allowed}")
+    size = sum(file.size for file in spec.files)
+    if serving.memory_bytes < size:
+        raise RemoteFailureError(
+            "invalid", f"memory of {serving.memory_bytes} bytes for a model of {size} bytes, which is less"
+        )
+    return Cost(0, 0, serving.memory_bytes, spec.duration_ms(0, 1))
+
+
+def _admit_graph(spec: JobSpec, body: bytes) -> Cost:
     # Here and not above: --help must not load the catalogue.
     from backend.errors import BackendError
     from backend.serialize import graph_hash, load_graph

@@ -162,7 +162,7 @@ async def report_peer(services: Services, caller: PeerId, call: ReportPeer) -> D
 
 
 async def request_token(services: Services, caller: PeerId, call: RequestToken) -> AccessToken:
-    """``job`` while a peer has accepted it; ``infer`` once there is a result."""
+    """``job`` while a peer has accepted it; ``infer`` once there is a result, or while a model is served."""
     job = await services.own_job(caller, call.job_id)
     audience = _audience(job, call.scope)
     now = services.now()
@@ -187,7 +187,7 @@ async def request_token(services: Services, caller: PeerId, call: RequestToken) 
 
 
 def _audience(job: Job, scope: str) -> PeerId:
-    if scope == SCOPE_JOB:
+    if scope == SCOPE_JOB or (scope == SCOPE_INFER and job.spec.serving is not None):
         if job.grant is None or not job.grant.accepted or job.state not in TALKING:
             raise RemoteFailureError("conflict", f"no peer holds the job: it is {job.state.value}")
         return job.grant.peer_id
@@ -248,4 +248,5 @@ def _need(cost: Cost, spec: JobSpec) -> Need:
         requirements=spec.requirements,
         segments=spec.segments,
         delivery=spec.data.delivery,
+        serves=spec.serving.format if spec.serving is not None else "",
     )

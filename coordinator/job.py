@@ -26,6 +26,8 @@ class Cost(msgspec.Struct, frozen=True):
     parameters: int
     training_flops: int
     memory_bytes: int
+    served_ms: int = 0
+    """Of a deployment: for how long, whatever the device's speed."""
 
 
 class Grant(msgspec.Struct, frozen=True):

@@ -39,6 +39,8 @@ class Need:
     """Units of the budget that are left."""
     excluded: tuple[Exclusion, ...] = ()
     delivery: Delivery = Delivery.FILE
+    serves: str = ""
+    """The model's format, of a deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,7 @@ class _Price:
 
 
 def _quote(need: Need, candidate: Candidate, device: Device, now: float) -> _Price:
-    duration_ms = estimated_duration_ms(need.cost.training_flops, device.flops_per_s)
+    duration_ms = need.cost.served_ms or estimated_duration_ms(need.cost.training_flops, device.flops_per_s)
     whole = price_of(duration_ms, candidate.entry.record.price_per_hour)
     return _Price(remaining_amount(whole, need.first_segment, need.segments), duration_ms)
 
@@ -219,6 +221,8 @@ def _peer_problem(need: Need, candidate: Candidate, now: float) -> str | None:
     if need.delivery not in record.deliveries:
         offered = ", ".join(delivery.value for delivery in record.deliveries)
         return f"takes data as {offered}, the job's comes as {need.delivery.value}"
+    if need.serves and need.serves not in record.serves:
+        return f"serves {', '.join(record.serves) or 'no models'}, the deployment's is {need.serves}"
     if now < candidate.standing.banned_until:
         return f"banned for {candidate.standing.banned_until - now:.0f} s more after repeated faults"
     if not candidate.online:

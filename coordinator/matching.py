@@ -164,4 +164,5 @@ def need_of(job: Job) -> Need:
         affordable=max(0, job.spec.budget - job.promised),
         excluded=job.excluded,
         delivery=job.spec.data.delivery,
+        serves=job.spec.serving.format if job.spec.serving is not None else "",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from coordinator.admission import admit_graph
+from coordinator.admission import admit
 from coordinator.database import Write
 from coordinator.effects import ReadsEscrows
 from coordinator.errors import IllegalTransitionError
@@ -75,12 +75,12 @@ class Services:
         self._admissions = trio.CapacityLimiter(MAX_ADMISSIONS)
 
     async def admit(self, spec: JobSpec, graph: bytes) -> Cost:
-        """What the job needs. Raises RemoteFailureError for a graph that cannot be trained."""
+        """What the job needs. Raises RemoteFailureError for what cannot be trained or served."""
         waiting = self._admissions.statistics().tasks_waiting
         if waiting >= MAX_WAITING_ADMISSIONS:
             raise RemoteFailureError("busy", f"{waiting} graphs wait to be looked at; try again")
         async with self._admissions:
-            cost: Cost = await self.run_blocking(admit_graph, spec, graph)
+            cost: Cost = await self.run_blocking(admit, spec, graph)
         return cost
 
     @contextmanager
@@ -122,7 +122,11 @@ class Services:
         """What let an Engine talk to a peer about the job ends where that peer's part in it ends."""
         talks = job.grant is not None and job.state in TALKING
         holder = job.grant.peer_id if talks and job.grant is not None else None
-        self.revoke_tokens(job.job_id, lambda token: token.scope == SCOPE_JOB and token.audience != holder)
+        is_served = job.spec.serving is not None
+        self.revoke_tokens(
+            job.job_id,
+            lambda token: token.audience != holder and (token.scope == SCOPE_JOB or is_served),
+        )
 
     def leased_job(self, caller: PeerId, ref: LeaseRef) -> tuple[Job, Grant]:
         """The open job that the caller holds this very lease of."""

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from p2p.codec import Part
 from p2p.identifiers import Amount, Count, Hash, JobIdField, Label, PeerIdField, Wallet
+from p2p.pricing import estimated_duration_ms
 
 MAX_SEGMENTS = 1000
 MAX_GRAPH_BYTES = 1 << 20
@@ -121,12 +122,39 @@ class StartWeights(Part, frozen=True):
     """What fits is taken, and the rest begins afresh."""
 
 
+class ServingSpec(Part, frozen=True, omit_defaults=True):
+    """What makes a job a deployment: a model that is served for a time, period by period.
+
+    The model is the job's data file. A period that it was ready for counts as a segment, and the
+    checkpoint of each segment, like the result, is the model itself: nothing has to come back.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9._-]+$")]
+    """What requests call the model."""
+    format: Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-z]+$")]
+    memory_bytes: Annotated[int, Meta(ge=1, le=2**50)]
+    """Of its worker, the runtime included."""
+    period_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    tokenizer: FileRef | None = None
+    gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = 0
+    """Of a GGUF model on the GPU; -1: all."""
+    context: Annotated[int, Meta(ge=0, le=2**20)] = 0
+    """Tokens of a GGUF model; 0: as many as the model takes."""
+    continues: JobIdField | None = None
+    """The deployment at the same peer that this one takes over from, without a pause."""
+
+
+SERVED_FORMATS = ("cyxmodel", "onnx", "gguf")
+SERVED_DTYPE = "model"
+"""In the summary of a deployment's "data", which is its model: one sample without a shape of its own."""
+
+
 class JobSpec(Part, frozen=True):
     """What a user wants done. The graph travels beside it, as the body of the message."""
 
     job_id: JobIdField
     graph_hash: Hash
-    """BLAKE3 of the graph's canonical JSON."""
+    """BLAKE3 of the graph's canonical JSON; of a deployment, which has none, of nothing."""
     data: DataSummary
     budget: Amount
     user_wallet: Wallet
@@ -134,6 +162,15 @@ class JobSpec(Part, frozen=True):
     requirements: Requirements = Requirements()
     weights: StartWeights | UnsetType = UNSET
     """What the training begins with; without it a message has the bytes that it always had."""
+    served: ServingSpec | UnsetType = UNSET
+    """Of a deployment."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which a codec turns into a refusal."""
+        if self.serving is not None and self.data.delivery is not Delivery.FILE:
+            raise ValueError(
+                f"a deployment's model with delivery {self.data.delivery.value}, allowed is file"
+            )
 
     @property
     def start(self) -> FileRef | None:
@@ -145,9 +182,31 @@ class JobSpec(Part, frozen=True):
         return self.weights is not UNSET and self.weights.partly
 
     @property
+    def serving(self) -> ServingSpec | None:
+        return None if self.served is UNSET else self.served
+
+    @property
+    def tokenizer(self) -> FileRef | None:
+        """Of a deployment whose model has none in it."""
+        return self.serving.tokenizer if self.serving is not None else None
+
+    @property
     def brought(self) -> tuple[FileRef, ...]:
-        """The user's files: data, and weights to begin with."""
-        return (self.data.file, *([self.start] if self.start is not None else ()))
+        """The user's files: data, weights to begin with, and a tokenizer."""
+        found = (self.data.file, self.start, self.tokenizer)
+        return tuple(file for file in found if file is not None)
+
+    @property
+    def files(self) -> tuple[FileRef, ...]:
+        """What its peer has to fetch as files before it can work."""
+        stays_here = self.data.file if self.data.delivery is Delivery.STREAM else None
+        return tuple(file for file in self.brought if file not in (stays_here, self.start))
+
+    def duration_ms(self, training_flops: int, device_flops_per_s: int) -> int:
+        """What is paid for, on a device of that speed. Raises ValueError for a device without any."""
+        if self.serving is not None:
+            return self.segments * self.serving.period_s * 1000
+        return estimated_duration_ms(training_flops, device_flops_per_s)
 
 
 class JobMetrics(Part, frozen=True, omit_defaults=True):

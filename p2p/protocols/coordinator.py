@@ -100,6 +100,8 @@ class PeerRecord(Part, frozen=True, omit_defaults=True):
     version: Label
     deliveries: Annotated[tuple[Delivery, ...], Meta(max_length=8)] = (Delivery.FILE,)
     """How data may reach this peer."""
+    serves: Annotated[tuple[Label, ...], Meta(max_length=8)] = ()
+    """Formats of models that it takes as deployments."""
 
 
 class SignedRecord(Part, frozen=True):

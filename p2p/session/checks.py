@@ -52,6 +52,15 @@ class ExpectedModel:
         return self.segments_done == self.segments
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model file that peers can be asked to serve."""
+
+    format: str
+    memory_bytes: int
+    """What its worker should have, the runtime included."""
+
+
 class Checks(Protocol):
     """All are called off the event loop and may take as long as reading the files takes."""
 
@@ -66,6 +75,9 @@ class Checks(Protocol):
 
         Raises JobRefusedError for a file that is no model, or for None where the graph needs one.
         """
+
+    def check_served(self, model: Path) -> ServedModel:
+        """By its header alone. Raises JobRefusedError for what no peer could serve."""
 
     def check_model(self, path: Path, expected: ExpectedModel) -> None:
         """Raises ModelRefusedError, naming what was found and what is allowed."""

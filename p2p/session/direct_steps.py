@@ -17,6 +17,7 @@ from p2p.session.errors import JobRefusedError, ModelRefusedError
 from p2p.session.job import Checkpoint, Grant, Job
 from p2p.session.live import LiveJob
 from p2p.session.neighbours import Neighbour, find_neighbour, find_neighbours, request_lease
+from p2p.session.served import check_served
 from p2p.session.steps import Engine, evaluate_part, expected_model, fetch_model, release_old
 
 MAX_SHOWN = 4
@@ -159,9 +160,12 @@ class DirectSteps:
         return current is not None and current.lease == grant.lease
 
     async def _fetch_checked(self, file: FileRef, grant: Grant, done: int) -> None:
-        path = await fetch_model(self._engine, self._live, file, grant.peer_id, grant.addresses)
-        expected = expected_model(self._job, done)
-        await self._engine.run_blocking(self._engine.checks.check_model, path, expected)
+        if self._job.spec.serving is not None:
+            await check_served(self._engine, self._live, file, grant.peer_id)
+        else:
+            path = await fetch_model(self._engine, self._live, file, grant.peer_id, grant.addresses)
+            expected = expected_model(self._job, done)
+            await self._engine.run_blocking(self._engine.checks.check_model, path, expected)
         self._engine.files.pin(file.blake3, self._job.job_id)
 
     async def _refuse(self, file: FileRef, grant: Grant, code: str, error: P2PError) -> None:

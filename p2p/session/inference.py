@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 import trio
@@ -37,7 +37,9 @@ from p2p.session.asking import AskStreams
 from p2p.session.coordinator_link import LOST
 from p2p.session.job import Job
 from p2p.session.neighbours import reach
-from p2p.session.steps import Engine
+
+if TYPE_CHECKING:
+    from p2p.session.steps import Engine
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -13,7 +13,6 @@ from p2p.errors import RecordRefusedError
 from p2p.identifiers import PeerId
 from p2p.pricing import (
     earned_after,
-    estimated_duration_ms,
     format_tokens,
     price_of,
     remaining_amount,
@@ -50,7 +49,7 @@ def check_lease(job: Job, lease: Lease, chain: ChainInfo, now: float) -> Escrow:
 def _check_amount(job: Job, lease: Lease, record: PeerRecord) -> int:
     """The expected duration. Raises JobRefusedError unless the amount is the computed one and affordable."""
     device = record.devices[lease.device]
-    duration_ms = estimated_duration_ms(job.training_flops, device.flops_per_s)
+    duration_ms = job.spec.duration_ms(job.training_flops, device.flops_per_s)
     quote = price_of(duration_ms, record.price_per_hour)
     amount = remaining_amount(quote, lease.first_segment, job.spec.segments)
     if lease.amount != amount:

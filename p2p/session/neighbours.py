@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -31,7 +32,9 @@ from p2p.protocols.peer import (
 )
 from p2p.records import open_record
 from p2p.session.coordinator_link import LOST
-from p2p.session.steps import Engine
+
+if TYPE_CHECKING:
+    from p2p.session.steps import Engine
 
 log = structlog.get_logger(__name__)
 

@@ -146,9 +146,7 @@ def files_for(job: Job, peer_id: str) -> frozenset[Hash]:
     if job.lease is None or job.lease.peer_id != peer_id or job.state not in WITH_PEER:
         return frozenset()
     start = job.begins_from(job.lease.first_segment)
-    files = [start] if start is not None else []
-    if job.spec.data.delivery is Delivery.FILE:
-        files.append(job.spec.data.file)
+    files = (*job.spec.files, *([start] if start is not None else ()))
     return frozenset(file.manifest for file in files)
 
 
@@ -167,11 +165,9 @@ def holders_of_data(jobs: Iterable[Job], job: Job, limit: int) -> tuple[Escrow |
 
 def own_files(job: Job) -> frozenset[Hash]:
     """BLAKE3 of all files of the job: what its peer may learn that the Engine holds."""
-    files = [checkpoint.file for checkpoint in job.checkpoints]
-    if job.spec.data.delivery is Delivery.FILE:
-        files.append(job.spec.data.file)
-    files += [file for file in (job.spec.start, job.result) if file is not None]
-    return frozenset(file.blake3 for file in files)
+    checkpoints = (checkpoint.file for checkpoint in job.checkpoints)
+    files = (*job.spec.files, *checkpoints, job.spec.start, job.result)
+    return frozenset(file.blake3 for file in files if file is not None)
 
 
 def why_no_rows(job: Job, peer_id: str, lease: LeaseRef) -> tuple[str, str] | None:

@@ -45,6 +45,7 @@ from p2p.session.lease import check_lease, earned_by
 from p2p.session.live import LiveJob
 from p2p.session.news import News, NewsKind
 from p2p.session.own_data import OwnData
+from p2p.session.served import check_served
 from p2p.session.store import JobStore
 from p2p.session.treasury import Treasury, creation, refund, refund_request
 from p2p.vouchers import Voucher, voucher_bytes
@@ -291,8 +292,12 @@ class Steps:
             await self._live.apply(events.PeerAccused(escrow.lease, "protocol", fault))
             return None
         try:
-            path = await fetch_model(self._engine, self._live, file, escrow.peer_id, escrow.addresses)
-            await self._engine.run_blocking(self._engine.checks.check_model, path, expected_model(job, done))
+            if job.spec.serving is not None:
+                await check_served(self._engine, self._live, file, escrow.peer_id)
+            else:
+                path = await fetch_model(self._engine, self._live, file, escrow.peer_id, escrow.addresses)
+                expected = expected_model(job, done)
+                await self._engine.run_blocking(self._engine.checks.check_model, path, expected)
         except SourceRefusedError as error:
             await self._live.apply(events.PeerAccused(escrow.lease, "protocol", str(error)[:4000]))
             return None
@@ -364,6 +369,8 @@ def release_old(engine: Engine, job: Job, done: int) -> None:
 
     Earlier ones stay while there is room: a coordinator that was away for long knows of none of them.
     """
+    if job.spec.serving is not None:
+        return  # they are all the model
     for checkpoint in job.checkpoints:
         if checkpoint.segment < done - 2:
             engine.files.unpin(checkpoint.file.blake3, job.job_id)

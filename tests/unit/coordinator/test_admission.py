@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from backend.serialize import dump_graph, graph_hash, load_graph
-from coordinator.admission import MAX_NODES, admit_graph
+from coordinator.admission import MAX_NODES, admit
 from coordinator.job import Cost
 from p2p.errors import RemoteFailureError
 from tests.unit.backend.catalogue_cases import small_case, walk_graph
@@ -26,14 +26,14 @@ def document() -> dict[str, Any]:
 def refusal(make: Any, body: bytes, name: str = "") -> str:
     """What the coordinator says about it."""
     with pytest.raises(RemoteFailureError) as refused:
-        admit_graph(replace(make.spec(), graph_hash=name or "c" * 64), body)
+        admit(replace(make.spec(), graph_hash=name or "c" * 64), body)
     assert refused.value.code == "invalid"
     return refused.value.message
 
 
 def test_a_graph_that_makes_sense_is_priced(make: Any) -> None:
     body = DIGITS.read_bytes()
-    cost = admit_graph(replace(make.spec(), graph_hash=graph_hash(load_graph(body))), body)
+    cost = admit(replace(make.spec(), graph_hash=graph_hash(load_graph(body))), body)
     assert isinstance(cost, Cost) and cost.parameters == 26_090
 
 

@@ -1,0 +1,48 @@
+"""Does a peer serve what it is paid for? A period is signed for once the model answers that follows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2p.errors import RemoteFailureError
+from p2p.identifiers import PeerId
+from p2p.jobs import FileRef
+from p2p.session.errors import ModelRefusedError
+from p2p.session.inference import JobCaller
+from p2p.session.live import LiveJob
+from p2p.session.model_at_peer import ModelAtPeer
+from p2p.session.news import News, NewsKind
+from p2p.tasks import background_tasks
+
+if TYPE_CHECKING:
+    from p2p.session.steps import Engine
+
+ANSWERS = "ready"
+"""State of a deployment that answers."""
+ASK_AGAIN_S = 1.0
+DENIALS = frozenset({"not_found", "refused", "unauthorized", "invalid"})
+"""Codes by which a peer says itself that it does not serve what it claims."""
+
+
+async def check_served(engine: Engine, live: LiveJob, file: FileRef, peer_id: str) -> None:
+    """Returns once the deployment answers, however long its worker takes to come back.
+
+    Raises ModelRefusedError for another file than the model, or a peer that knows no such deployment;
+    and what a call raises that may be repeated.
+    """
+    model = live.job.spec.data.file
+    if file != model:
+        raise ModelRefusedError(f"announced {file.blake3}, allowed is the model {model.blake3}")
+    async with background_tasks() as nursery:
+        caller = JobCaller(engine, PeerId(peer_id), lambda: live.job, nursery)
+        deployment = ModelAtPeer(live.job.job_id, lambda: caller)
+        try:
+            while (status := await deployment.status()).state != ANSWERS:
+                live.mention(News(NewsKind.STAGE, f"the model is {status.state} at its peer"))
+                await trio.sleep(ASK_AGAIN_S)
+        except RemoteFailureError as error:
+            if error.code in DENIALS:
+                raise ModelRefusedError(f"claims to serve the model, and answers: {error}") from error
+            raise
