@@ -30,7 +30,7 @@ class _ModelsOrCommand(click.Group):
 
 @click.group(cls=_ModelsOrCommand, epilog=_SEES)
 def gateway() -> None:
-    """Answer HTTP at one port for MODELs, each in a worker of its own.
+    """Answer HTTP at one port for MODELs, each in a worker of its own, and for deployments at peers.
 
     /v1/predict, the Open Inference Protocol (/v2), the OpenAI API, /metrics, /openapi.json and a page at /.
     Requests go to whichever endpoint of a model is expected to answer first, and to another one where
@@ -40,6 +40,18 @@ def gateway() -> None:
 
 @gateway.command("run", hidden=True)
 @click.argument("models", nargs=-1, type=MODEL)
+@click.option(
+    "--deployment",
+    "deployments",
+    multiple=True,
+    metavar="ID|NAME",
+    help="Of yours at peers; those of one name are replicas.",
+)
+@click.option("--all", "every", is_flag=True, help="All of your deployments, also those to come.")
+@click.option(
+    "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."
+)
+@click.option("--lan", is_flag=True, help="Wait for no coordinator: the peers are of the own network.")
 @click.option(
     "--allow-prompts", "allowed", multiple=True, metavar="PEER", help="Let it see prompts during this run."
 )
@@ -55,9 +67,7 @@ def run_(
     context: click.Context,
     /,
     models: tuple[Path, ...],
-    allowed: tuple[str, ...],
-    connections: int,
-    replicas: int,
+    coordinator: str | None,
     **options: object,
 ) -> None:
     """What `cyxwiz gateway MODEL...` does."""
@@ -66,8 +76,8 @@ def run_(
     from engine_app.gateway.running import read_gateway_order, run_gateway
 
     try:
-        config = read_config(context.obj)
-        run_gateway(config, read_gateway_order(models, allowed, connections, replicas, options))
+        config = read_config(context.obj, coordinator)
+        run_gateway(config, read_gateway_order(models, options))
     except (ConfigError, CommandError) as error:
         report(error)
 

@@ -6,11 +6,12 @@ import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -23,15 +24,26 @@ from engine_app.entry import CommandError, report, run
 from engine_app.gateway.allowed import SEES, Allowed, to_json
 from engine_app.gateway.allowed_file import AllowedPeers, change_allowed, checked_peer, read_allowed
 from engine_app.gateway.application import AppConfig, Application
+from engine_app.gateway.deployments import Choice, Deployment
 from engine_app.gateway.endpoint import Place
 from engine_app.gateway.health import WELL
 from engine_app.gateway.local import LocalModel
 from engine_app.gateway.pool import Member, Pool
+from engine_app.gateway.remote import RemoteModels, Told
 from engine_app.gateway.server import GatewayServer, ServerBounds, follow_keys
+from engine_app.gateway.session import deployments_of
 from engine_app.key_file import Keys
 from engine_app.plain import plain
 from engine_app.serving import GRACE_S, ServeOrder, is_loopback, read_order
+from engine_app.sessions import own_engine
 from engine_app.show import print_json
+from p2p.errors import DataDirLockedError
+
+if TYPE_CHECKING:
+    from p2p.api import AsyncEngine
+
+
+_NOTHING = Choice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +56,21 @@ class GatewayOrder:
     connections: int
     replicas: int = 1
     """Workers of each model here."""
+    choice: Choice = _NOTHING
+    """Of deployments at peers."""
+    lan: bool = False
+    """No coordinator is waited for."""
 
 
-def read_gateway_order(
-    models: tuple[Path, ...],
-    allowed: tuple[str, ...],
-    connections: int,
-    replicas: int,
-    options: dict[str, Any],
-) -> GatewayOrder:
+def read_gateway_order(models: tuple[Path, ...], options: dict[str, Any]) -> GatewayOrder:
     """Raises CommandError."""
     serve = read_order(models, options)
-    if not models:
-        raise CommandError("nothing to answer for: name a model")
-    return GatewayOrder(serve, frozenset(map(checked_peer, allowed)), connections, replicas)
+    choice = Choice(frozenset(options["deployments"]), options["every"])
+    if not models and choice == _NOTHING:
+        raise CommandError("nothing to answer for: name a model, a --deployment, or --all")
+    allowed = frozenset(map(checked_peer, options["allowed"]))
+    own = options["connections"], options["replicas"], choice, options["lan"]
+    return GatewayOrder(serve, allowed, *own)
 
 
 def run_gateway(config: Config, order: GatewayOrder) -> None:
@@ -91,12 +104,44 @@ class _Gateway:
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         listener = bind(serve.host, serve.port)
         with TemporaryDirectory(dir=workspace) as directory, listener:
-            async with trio.open_nursery() as nursery:
+            async with self._engine() as engine, trio.open_nursery() as nursery:
                 with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                     nursery.start_soon(self._stop_on_signal, signals, nursery.cancel_scope)
                     await self._add_local_models(nursery, Path(directory))
+                    if engine is not None:
+                        await self._follow_deployments(nursery, engine)
                     await self._serve(nursery, listener, keys if needs_key else None)
                     nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _engine(self) -> AsyncIterator[AsyncEngine | None]:
+        """Where deployments are asked for: this process is the Engine then, and pays for them."""
+        if self._order.choice == _NOTHING:
+            yield None
+            return
+        try:
+            async with own_engine(self._config, self._order.lan) as engine:
+                yield engine
+        except DataDirLockedError as error:
+            raise CommandError(
+                f"{error}: end that first, a gateway is the Engine of its deployments"
+            ) from error
+
+    async def _follow_deployments(self, nursery: trio.Nursery, engine: AsyncEngine) -> None:
+        """Returns once each that runs has been asked how it calls its model."""
+        if self._allowed.trouble is not None:
+            raise CommandError(self._allowed.trouble)
+        choice = self._order.choice
+
+        def find() -> list[Deployment]:
+            return deployments_of(engine.job_records())
+
+        missing = choice.missing(find())
+        if missing:
+            raise CommandError(f"no deployment {', '.join(missing)}: `cyxwiz deployments` lists them")
+        told = Told(self._tell.came, self._tell.went, self._tell.not_allowed)
+        remote = RemoteModels(self._pool, choice, find, engine.model, told, self._lets)
+        await nursery.start(remote.run)
 
     async def _add_local_models(self, nursery: trio.Nursery, directory: Path) -> None:
         """Started together; returns when all answer. A model that does not start ends the gateway."""
@@ -158,13 +203,33 @@ class _News:
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._joined: list[dict[str, Any]] = []
+        self._is_ready = False
 
     def joined(self, endpoint: str, place: Place, line: str) -> None:
         about = {"endpoint": endpoint, "model": place.model, "peer": place.peer_id, "about": line}
         self._joined.append(about)
 
+    def came(self, place: Place) -> None:
+        text = f"{place.model} at peer {place.peer_id}, which sees everything that it is asked"
+        if self._is_ready:
+            self._say({"event": "came", "endpoint": place.model, "peer": place.peer_id}, text)
+        else:
+            self.joined(f"{place.model}@{place.peer_id}", place, text)
+
+    def went(self, place: Place) -> None:
+        text = f"is no more at peer {place.peer_id}"
+        self._say({"event": "went", "endpoint": place.model, "peer": place.peer_id}, text)
+
+    def not_allowed(self, place: Place) -> None:
+        text = (
+            f"left out, since peer {place.peer_id} would see everything that it is asked: "
+            f"`cyxwiz gateway allow {place.peer_id}` lets it"
+        )
+        self._say({"event": "not allowed", "endpoint": place.model, "peer": place.peer_id}, text)
+
     def ready(self, host: str, port: int) -> None:
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._is_ready = True
         if self._as_json:
             print_json({"event": "ready", "url": url, "endpoints": self._joined})
             return
