@@ -10,9 +10,10 @@ from typing import Any, cast
 from backend.catalogue import CATALOGUE
 from backend.catalogue.parameter import problem_of
 from backend.diagnostics import apply_fix
-from backend.graph import Body, Graph, JsonValue, Link, Node, TrainingSettings, Wiring
+from backend.graph import Body, Graph, JsonValue, Link, Lora, Node, TrainingSettings, Tuning, Wiring
 from backend.serialize import MAX_INTEGER, MAX_LINKS, MAX_NAME_CHARACTERS, MAX_NODES
 from backend.shapes import node_type
+from backend.tuning import ADAPTED, MAX_ALPHA, MAX_RANK
 from engine_app.document import subgraphs
 from engine_app.document.edits import (
     AddNodes,
@@ -39,6 +40,7 @@ from engine_app.document.edits import (
     SetMode,
     SetParameter,
     SetTraining,
+    SetTuning,
 )
 from engine_app.document.errors import EditError
 from engine_app.document.linking import connected, through
@@ -141,6 +143,8 @@ def _change(wiring: W, edit: Edit) -> W:
             return change_nodes(wiring, (node_id,), lambda node: with_view(node, title=title.strip() or None))
         case SetMode(node_ids, mode):
             return change_nodes(wiring, node_ids, lambda node: with_mode(node, mode))
+        case SetTuning(node_ids, tuning):
+            return change_nodes(wiring, node_ids, lambda node: _tuned(node, tuning))
         case Collapse(node_ids, collapsed):
             return change_nodes(wiring, node_ids, lambda node: with_view(node, collapsed=collapsed or None))
         case _:
@@ -239,6 +243,18 @@ def _with_parameter(node: Node, name: str, value: JsonValue) -> Node:
 
 def _without_parameter(node: Node, name: str) -> Node:
     return replace(node, parameters={key: value for key, value in node.parameters.items() if key != name})
+
+
+def _tuned(node: Node, tuning: Tuning | None) -> Node:
+    if isinstance(tuning, Lora):
+        if node.type not in ADAPTED:
+            names = ", ".join(sorted(ADAPTED))
+            raise EditError(f"{shown(node.type)} takes no LoRA adapters, allowed are {names}")
+        if not 1 <= tuning.rank <= MAX_RANK:
+            raise EditError(f"rank {tuning.rank}, must be 1 to {MAX_RANK}")
+        if not 0 < tuning.alpha <= MAX_ALPHA:
+            raise EditError(f"alpha {tuning.alpha}, must be above 0 and at most {MAX_ALPHA:g}")
+    return replace(node, tuning=tuning)
 
 
 def _place(node: Node, x: float, y: float) -> Node:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from backend.diagnostics import Fix
-from backend.graph import JsonValue, Link, Node
+from backend.graph import JsonValue, Link, Node, Tuning
 from engine_app.document.view import Frame, FrameKind, Mode
 
 Ends: TypeAlias = tuple[str, str, str, str]
@@ -125,6 +125,14 @@ class SetMode:
 
 
 @dataclass(frozen=True, slots=True)
+class SetTuning:
+    """How training treats the weights of nodes: None trains them."""
+
+    nodes: tuple[str, ...]
+    tuning: Tuning | None
+
+
+@dataclass(frozen=True, slots=True)
 class Collapse:
     nodes: tuple[str, ...]
     collapsed: bool = True
@@ -203,6 +211,7 @@ Edit: TypeAlias = (
     | RenameGraph
     | SetTraining
     | SetMode
+    | SetTuning
     | Collapse
     | SetFrame
     | RemoveFrame

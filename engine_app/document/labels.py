@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backend.graph import Frozen, Lora
 from engine_app.document import edits
 from engine_app.document.edits import Edit
 from engine_app.document.view import FrameKind, Mode
@@ -20,6 +21,7 @@ _PLAIN: dict[type[Edit], str] = {
     edits.ExpandSubgraph: "expand subgraph",
 }
 _MODES = {Mode.NORMAL: "switch on", Mode.BYPASSED: "bypass", Mode.MUTED: "mute"}
+_TUNINGS = {type(None): "train", Frozen: "freeze", Lora: "adapt"}
 _FRAMES = {FrameKind.GROUP: "group", FrameKind.NOTE: "note"}
 
 
@@ -38,6 +40,8 @@ def label_of(edit: Edit) -> str:
             return f"set {name[:40]}"
         case edits.MoveNodes(places):
             return f"move {_count(len(places), 'node')}"
+        case edits.SetTuning(nodes, tuning):
+            return f"{_TUNINGS[type(tuning)]} {_count(len(nodes), 'node')}"
         case edits.SetMode(nodes, mode):
             return f"{_MODES[mode]} {_count(len(nodes), 'node')}"
         case edits.Collapse(nodes, collapsed):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from backend.catalogue.record import TensorType
 from backend.diagnostics import Diagnostic, Fix, ends_of
 from backend.facts import DataFacts
-from backend.graph import Graph, JsonValue, Link, Node, Wiring, topological_order
+from backend.graph import Graph, JsonValue, Link, Node, Tuning, Wiring, topological_order
 from engine_app.document import editing
 from engine_app.document.analysis import Analysis, analyse, still_holds
 from engine_app.document.apply import apply
@@ -28,6 +28,7 @@ from engine_app.document.edits import (
     ResetParameter,
     SetParameter,
     SetTraining,
+    SetTuning,
 )
 from engine_app.document.files import editable
 from engine_app.document.layout import missing_places
@@ -229,6 +230,10 @@ class Desk:
 
     def reset_parameter(self, node_id: str, name: str) -> None:
         self.do(ResetParameter(node_id, name))
+
+    def set_tuning(self, node_id: str, tuning: Tuning | None) -> None:
+        """Raises EditError."""
+        self.do(SetTuning((node_id,), tuning), gesture=f"{node_id} tuning")
 
     def rename(self, name: str) -> None:
         self.do(RenameGraph(name))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import trio
 from backend.errors import BackendError
 from backend.graph import Graph
 from engine_app.config import Config
+from engine_app.document.errors import FileError
 from engine_app.document.files import save_graph
 from engine_app.entry import CommandError
 from engine_app.sessions import Session, open_session
@@ -31,7 +32,19 @@ KEPT_LINES = 200
 KEPT_STORIES = 50
 OVER = frozenset({"settled", "failed", "cancelled", "refunded", "expired"})
 Listener = Callable[[], None]
-EXPECTED = (P2PError, BackendError, CommandError, OSError)
+EXPECTED = (P2PError, BackendError, CommandError, FileError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class JobWish:
+    """How a job is to be done. ``private``: parts of streamed data that never leave."""
+
+    budget: int
+    segments: int = 4
+    peer: str = "any"
+    """On the own network."""
+    stream: bool = False
+    private: tuple[str, ...] = ("test",)
 
 
 class Story:
@@ -67,6 +80,8 @@ class Network:
         self.jobs: list[dict[str, Any]] = []
         self.stories: dict[str, Story] = {}
         self.estimate: dict[str, Any] | None = None
+        self.estimate_for: tuple[Graph, str, int] | None = None
+        """What the estimate is of."""
         self.problem = ""
         """With the newest order."""
         self.busy = ""
@@ -164,19 +179,23 @@ class Network:
 
     # -- orders --------------------------------------------------------------------------------
 
-    def ask_estimate(self, graph: Graph, data: str) -> None:
+    def ask_estimate(self, graph: Graph, data: str, segments: int) -> None:
         async def work(session: Session) -> None:
-            self.estimate = await session.ask("estimate", graph=await self._saved(graph), data=data)
+            saved = await self._saved(graph)
+            self.estimate = await session.ask("estimate", graph=saved, data=data, segments=segments)
+            self.estimate_for = (graph, data, segments)
 
         self.estimate = None
         self._order("Estimating", work)
 
-    def submit(self, graph: Graph, data: str, budget: int) -> None:
-        """For money, or, with no coordinator, to any peer of the own network that lets this Engine in."""
+    def submit(self, graph: Graph, data: str, wish: JobWish) -> None:
+        """For money, or, with no coordinator, to a peer of the own network that lets this Engine in."""
 
         async def work(session: Session) -> None:
-            where = {"budget": budget} if self.address else {"peer": "any"}
-            await session.ask("submit", graph=await self._saved(graph), data=data, **where)
+            where: dict[str, Any] = {"budget": wish.budget} if self.address else {"peer": wish.peer}
+            saved = await self._saved(graph)
+            how = {"segments": wish.segments, "stream": wish.stream, "private": list(wish.private)}
+            await session.ask("submit", graph=saved, data=data, **where, **how)
             self._look_now.set()  # and follow it from its beginning
 
         self._order("Submitting", work)
@@ -189,6 +208,23 @@ class Network:
             self.jobs = await session.ask("jobs")
 
         self._order(f"{name.capitalize()}: asking the peer", work)
+
+    def set_rate(self, job: str, rate: float) -> None:
+        """From the next step on; schedules go on multiplying it."""
+
+        async def work(session: Session) -> None:
+            await session.ask("set_rate", job=job, rate=rate)
+            self.jobs = await session.ask("jobs")
+
+        self._order("Changing the learning rate", work)
+
+    def explain(self, job: str, told: Callable[[dict[str, Any]], None]) -> None:
+        """``told`` gets the coordinator's lines, and why each other peer was not chosen."""
+
+        async def work(session: Session) -> None:
+            told(await session.ask("explain", job=job))
+
+        self._order("Asking why", work)
 
     def fetch(self, job: str, target: Path) -> None:
         async def work(session: Session) -> None:
@@ -217,6 +253,7 @@ class Network:
 
     async def _saved(self, graph: Graph) -> str:
         path = self.config.data_dir / "submitted.json"
+        await trio.to_thread.run_sync(partial(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
         await trio.to_thread.run_sync(save_graph, path, graph)
         return str(path)
 

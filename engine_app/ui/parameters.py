@@ -105,3 +105,9 @@ def text_of(value: JsonValue) -> str:
 def title_of(name: str) -> str:
     """``weight_decay`` as people read it."""
     return name.replace("_", " ").capitalize()
+
+
+def whole_problem(text: str, low: int, high: int) -> str | None:
+    if text.isdecimal() and len(text) < 12 and low <= int(text) <= high:
+        return None
+    return f"found {text[:20]!r}, must be an integer from {low} to {high}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import trio
 
+from backend.graph import Lora
 from engine_app.config import Config
 from engine_app.ui.app import EngineApp, Opening
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
@@ -16,10 +17,11 @@ from engine_app.ui.gallery import build_gallery
 from engine_app.ui.loop import run_app
 from engine_app.ui.panels.build import BuildPage, show_problems
 from engine_app.ui.panels.graph_files import open_picture
+from engine_app.ui.panels.read_options import open_read
 from engine_app.ui.panels.serve import open_serve
 from engine_app.ui.pictures import frames, resize, take_picture
 from engine_app.ui.runs import Run
-from engine_app.ui.self_check_models import THREE, shown_export, shown_servers
+from engine_app.ui.self_check_models import THREE, show_network, shown_export, shown_servers
 from engine_app.ui.theme import QUICK_S
 
 DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
@@ -67,7 +69,7 @@ class _Walk:
             await self._sheets(name)
             window.desk.open(DIGITS)
             await self._train(name)
-            await self._take(f"{name}-jobs", lambda: window.show_page("jobs"))
+            await self._jobs(name)
             await self._deploy(name)
             await self._export(name)
             await self._take(f"{name}-wallet", lambda: window.show_page("wallet"))
@@ -104,8 +106,8 @@ class _Walk:
         await self._take(f"{name}-picture", lambda: open_picture(window.context))
         window.host.close()
         if name == "tablet":
-            window.desk.select("dropout")
-            await self._take(f"{name}-inspector", lambda: page.tap("dropout"))
+            window.desk.set_tuning("dense", Lora(8, 16.0))
+            await self._take(f"{name}-inspector", lambda: page.tap("dense"))
             window.host.close()
 
     async def _train(self, name: str) -> None:
@@ -128,6 +130,22 @@ class _Walk:
             )
         window.trainer.run = run
         await self._take(f"{name}-train", lambda: window.show_page("train"))
+
+    async def _jobs(self, name: str) -> None:
+        window = self._window
+        network = window.network
+        await self._take(f"{name}-jobs", lambda: window.show_page("jobs"))
+        show_network(network, window.desk.graph, window.trainer.source)
+        window.content.choose(network.jobs[0]["job_id"])
+        await self._take(f"{name}-placement", lambda: None)
+        network.address, network.state, network.text, network.estimate = "", "off", "", None
+        network.peers, network.jobs = [], []
+        trainer = window.trainer
+        path = window.context.config.data_dir / "houses.csv"
+        await self._take(
+            f"{name}-read", lambda: open_read(window.context, trainer.converter, str(path), trainer.choose)
+        )
+        window.host.close()
 
     async def _deploy(self, name: str) -> None:
         """Of models that are made up."""

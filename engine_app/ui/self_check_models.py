@@ -1,4 +1,4 @@
-"""Models that the self-check shows: their answers and certificates are made up, nothing runs."""
+"""What the self-check shows: answers, certificates, peers and offers are made up, nothing runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 import msgspec
 
 from backend.exporting.messages import Exported
+from backend.graph import Graph
 from backend.parity import Certificate, InputFacts, OutputParity
 from backend.serving.asked import Asked
 from backend.serving.http import Headers
 from engine_app.exporting import Order
 from engine_app.gateway.endpoint import EndpointStatus
 from engine_app.ui.exporter import Done
+from engine_app.ui.network import Network
 from engine_app.ui.readings import Reading
 from engine_app.ui.servers import LocalServer, ServeWish
 
@@ -112,3 +114,62 @@ def shown_export(folder: Path) -> Done:
         verdict="within tolerance",
     )
     return Done(order, Exported("out.onnx", certificate.about), certificate)
+
+
+def show_network(network: Network, graph: Graph, data: str) -> None:
+    """Peers, an estimate and a job that runs."""
+    names = (
+        "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X",
+        "12D3KooWBmUoJSPmqpfnNPbMTrwTEeH6NbGJ2ZcKgg",
+    )
+    hardware = (("RTX 4090", 24 << 30, 82e12), ("Ryzen 9 7950X", 64 << 30, 1.2e12))
+    network.address, network.state = "/ip4/203.0.113.7/tcp/4400/p2p/12D3KooW", "online"
+    network.text = "Connected to the coordinator's peers"
+    network.peers = [
+        {
+            "peer_id": name,
+            "devices": [{"name": device, "kind": "cpu", "memory_bytes": memory, "flops_per_s": speed}],
+            "free": 1,
+            "price_per_hour": price * 10**8,
+            "reputation": reputation,
+            "online": True,
+        }
+        for name, (device, memory, speed), price, reputation in zip(
+            names, hardware, (9, 3), (0.98, 0.71), strict=True
+        )
+    ]
+    quotes = [
+        {"peer_id": name, "amount": amount, "duration_ms": took, "price_per_hour": price, "reputation": known}
+        for name, amount, took, price, known in (
+            (names[1], 18_400_000, 21_800, 3 * 10**8, 0.71),
+            (names[0], 21_000_000, 4_100, 9 * 10**8, 0.98),
+        )
+    ]
+    network.estimate = {
+        "parameters": 10_090,
+        "samples": 1797,
+        "training_flops": 31 * 10**9,
+        "memory_bytes": 48 * 10**6,
+        "quotes": quotes,
+        "rejected": [{"peer_id": "12D3KooWQx7", "reason": "needs 48 MB, has 32 MB free"}],
+    }
+    network.estimate_for = (graph, data, 4)
+    network.jobs = [
+        {
+            "job_id": "7f3a" * 8,
+            "name": graph.name,
+            "state": "running",
+            "text": "",
+            "unpaid": False,
+            "paused": False,
+            "segments": 4,
+            "segments_done": 2,
+            "escrows": [{"earned": 9_200_000}],
+            "budget": 5 * 10**9,
+            "peer_id": names[1],
+            "learning_rate": None,
+            "metrics": {"loss": 0.214, "accuracy": 0.934, "learning_rate": 0.01, "samples_per_s": 3100.0},
+            "result": None,
+            "settle_signature": None,
+        }
+    ]

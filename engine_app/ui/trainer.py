@@ -22,6 +22,7 @@ from engine_app.local_training import LocalTraining, Wish, begin
 from engine_app.placing import install
 from engine_app.show import Story
 from engine_app.training_queue import TrainingLine
+from engine_app.ui.converter import Converter
 from engine_app.ui.runs import Run, RunFiles, SavedRun
 from p2p.errors import P2PError
 
@@ -78,12 +79,15 @@ class Trainer:
         self._scope: trio.CancelScope | None = None
         self._look: trio.CancelScope | None = None
         self._listeners: list[Listener] = []
+        self.converter = Converter(config, tasks)
         self._first: tuple[float, float] | None = None
         self.source = ""
         self.preview: Preview | None = None
         self.problem = ""
         """With the data."""
         self.is_reading = False
+        self.device = "cpu"
+        """Where the next training runs, as torch names it."""
         self.state = "idle"
         """idle, preparing, waiting, training, paused, stopping."""
         self.text = ""
@@ -158,7 +162,7 @@ class Trainer:
         try:
             await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
             await trio.to_thread.run_sync(save_graph, graph_file, graph)
-            wish = Wish(graph_file, Path(run.data), Path(run.output))
+            wish = Wish(graph_file, Path(run.data), Path(run.output), self.device)
             line = TrainingLine(self._config.data_dir)
             metrics = await begin(line, wish, cast(Story, _Told(self)), self._on_started)
             run.add(to_builtins(metrics))

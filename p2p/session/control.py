@@ -17,7 +17,14 @@ from msgspec.structs import replace
 from p2p.errors import P2PError, RecordRefusedError, RemoteFailureError
 from p2p.identifiers import PeerId
 from p2p.jobs import DataPart, Delivery, JobMetrics, JobState, Requirements
-from p2p.protocols.coordinator import FindPeers, PeerRecord, Peers, PeerSummary
+from p2p.protocols.coordinator import (
+    ExplainJob,
+    Explanation,
+    FindPeers,
+    PeerRecord,
+    Peers,
+    PeerSummary,
+)
 from p2p.records import open_record
 from p2p.session.arrays import predict_deployed, predict_file
 from p2p.session.chat import ChatOptions, Chatted
@@ -37,6 +44,7 @@ class Control:
             "jobs": self._jobs,
             "peers": self._peers,
             "estimate": self._estimate,
+            "explain": self._explain,
             "submit": self._submit,
             "follow": self._follow,
             "pause": self._pause,
@@ -109,6 +117,15 @@ class Control:
         parts = self._engine.engine
         answer = await parts.coordinator.ask(FindPeers(Requirements()), Peers)
         yield [registered_summary(peer, parts.now()) for peer in answer.peers]
+
+    async def _explain(self, job: str) -> AsyncGenerator[Any]:
+        """In the coordinator's words: why this peer, or why none yet, and why not the others."""
+        found = self._engine.job(job)
+        if found.direct is not None:
+            yield {"lines": ["no coordinator: the job went to the peer that was asked"], "rejected": []}
+            return
+        call = ExplainJob(found.job_id)
+        yield msgspec.to_builtins(await self._engine.engine.coordinator.ask(call, Explanation))
 
     async def _follow(self, job: str, after: int = 0, until_training: bool = False) -> AsyncGenerator[Any]:
         """The story, then the job's summary. ``until_training`` ends it at the first trained batch."""

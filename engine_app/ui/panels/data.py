@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from engine_app.document.edits import Edit
 from engine_app.document.errors import EditError
 from engine_app.ui import theme
 from engine_app.ui.context import Context
+from engine_app.ui.converter import sections_of
 from engine_app.ui.panels.pick_file import FilePicker
+from engine_app.ui.panels.read_options import open_read
 from engine_app.ui.theme import Look
 from engine_app.ui.trainer import Preview, Trainer
 from engine_app.ui.widgets.box import Card, Column, Row, Text
@@ -62,7 +65,13 @@ class DataCard(Card):
             text = "A table, arrays, images, text, or a set that comes along."
             self.add_widget(Text(look, text, colour=look.palette.muted))
         else:
-            self.add_widget(Text(look, source_name(trainer.source), theme.STRONG, lines=1))
+            row = Row(look)
+            name = Text(look, source_name(trainer.source), theme.STRONG, lines=1)
+            name.pos_hint = {"center_y": 0.5}
+            row.add_widget(name)
+            if self._has_options():
+                row.add_widget(PushButton(look, "How to read it", self._ask_how, Kind.QUIET, "settings"))
+            self.add_widget(row)
         if trainer.is_reading:
             self.add_widget(Text(look, "Reading it...", theme.SMALL, look.palette.muted))
         if trainer.problem:
@@ -92,6 +101,17 @@ class DataCard(Card):
         except EditError:
             return None
 
+    def _has_options(self) -> bool:
+        trainer = self._trainer
+        if trainer.source in trainer.converter.origins:
+            return True
+        path = Path(trainer.source)
+        return not trainer.source.startswith(BUNDLED) and any(astuple(sections_of(path)))
+
+    def _ask_how(self) -> None:
+        trainer = self._trainer
+        open_read(self._context, trainer.converter, trainer.source, trainer.choose)
+
     def _choose(self) -> None:
         look, host = self._context.look, self._context.host
         column = Column(look, gap=0, pad=(theme.STEP, 0, theme.STEP, theme.STEP))
@@ -102,11 +122,17 @@ class DataCard(Card):
 
         def browse() -> None:
             host.close()
-            picker = FilePicker(self._context, ENDINGS, lambda path: picked(str(path)))
+            picker = FilePicker(self._context, ENDINGS, lambda path: picked(str(path)), folders=True)
             host.open("Open data", picker, side=not host.is_wide, wide=560, fills=True)
 
         column.add_widget(
-            ListRow(look, "A file or folder", "CSV, Parquet, NumPy, text...", browse, icon="open")
+            ListRow(
+                look,
+                "A file or folder",
+                "CSV, Parquet, NumPy, text, a folder of images...",
+                browse,
+                icon="open",
+            )
         )
         for name, text in SETS.items():
             column.add_widget(ListRow(look, name, text, partial(picked, BUNDLED + name), icon="data"))

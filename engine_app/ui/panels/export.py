@@ -48,6 +48,7 @@ class ExportSheet(Column):
         self._context, self._exporter, self._data = context, exporter, data
         self._format, self._tensor_type = FORMATS[0], "f32"
         self._on_data, self._inside = bool(data), False
+        self._wrong = ""
         self._drawn: dict[str, Any] = {}
         parts = ("model", "formats", "options", "run", "result")
         self._parts = {name: Column(look, gap=theme.STEP) for name in parts}
@@ -72,7 +73,7 @@ class ExportSheet(Column):
             "model": (exporter.model, exporter.graph is None, exporter.is_busy),
             "formats": (exporter.refused, exporter.about_gguf, self._format, exporter.is_busy),
             "options": (self._format, self._on_data),
-            "run": (exporter.is_busy, exporter.stage, exporter.graph is None, self._refused),
+            "run": (exporter.is_busy, exporter.stage, exporter.graph is None, self._refused, self._wrong),
             "result": (exporter.problem, exporter.done),
         }
         for name, found in shown.items():
@@ -192,6 +193,8 @@ class ExportSheet(Column):
             return
         button = PushButton(look, "Export", self._start, Kind.PRIMARY, "export", size_hint=(1, None))
         button.disabled = exporter.graph is None or bool(self._refused)
+        if self._wrong:
+            part.add_widget(Text(look, self._wrong, theme.SMALL, look.palette.danger))
         part.add_widget(button)
 
     def _start(self) -> None:
@@ -199,8 +202,10 @@ class ExportSheet(Column):
         if model is None or folder_problem(self._target.text) is not None:
             return
         if target.absolute() == model.absolute():
-            self._context.host.toast("That would replace the model itself: choose another name", bad=True)
+            self._wrong = "That would replace the model itself: choose another name."
+            self.refresh()
             return
+        self._wrong = ""
         data = Path(self._data) if self._on_data and self._data else None
         inside = self._inside and self._format == "onnx"
         tensor_type = self._tensor_type if self._format == "gguf" else "f32"

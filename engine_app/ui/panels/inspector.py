@@ -18,7 +18,16 @@ from backend.graph import JsonValue, Node
 from backend.shapes import node_type
 from engine_app.ui import theme
 from engine_app.ui.context import Context
-from engine_app.ui.parameters import Control, control_of, problem_in, text_of, title_of, value_of
+from engine_app.ui.panels.tuning import TuningControl, has_weights
+from engine_app.ui.parameters import (
+    Control,
+    control_of,
+    problem_in,
+    text_of,
+    title_of,
+    value_of,
+    whole_problem,
+)
 from engine_app.ui.widgets.box import Column, Gap, Line, Panel, Row, Text
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments, Toggle
 from engine_app.ui.widgets.fields import Choice, RangeSlider, Stepper, TextField, doubled
@@ -44,6 +53,7 @@ class InspectorPanel(Panel):
         self._shown: tuple[str, str] | None = None
         """Id and type of the node whose controls are here."""
         self._controls: dict[str, tuple[_Made, IconButton]] = {}
+        self._tuning: TuningControl | None = None
         self._facts: Text | None = None
         self._problems: Column | None = None
         self._stop = self._desk.listen(self.refresh)
@@ -57,7 +67,7 @@ class InspectorPanel(Panel):
         found = (node.id, node.type) if node is not None else None
         if rebuild or found != self._shown:
             self._shown = found
-            self._controls = {}
+            self._controls, self._tuning = {}, None
             self.clear_widgets()
             if node is None:
                 self._show_graph()
@@ -130,6 +140,10 @@ class InspectorPanel(Panel):
             column.add_widget(Text(look, "This program does not know the type. It is kept as it is."))
         else:
             column.add_widget(Text(look, record.help, theme.SMALL, look.palette.muted))
+            if has_weights(node):
+                self._tuning = TuningControl(self._context, node)
+                column.add_widget(Line(look))
+                column.add_widget(self._tuning)
             for parameter in record.parameters:
                 column.add_widget(Line(look))
                 column.add_widget(self._parameter(node, parameter))
@@ -168,6 +182,8 @@ class InspectorPanel(Panel):
             declared = next(each for each in record.parameters if each.name == name) if record else None
             made.show(node.parameters.get(name, declared.default if declared else None))
             reset.disabled = name not in node.parameters
+        if self._tuning is not None:
+            self._tuning.show(node)
         if self._facts is not None:
             self._facts.text = node_facts(self._context, node)
         if self._problems is not None:
@@ -277,12 +293,6 @@ def fill_problems(context: Context, column: Column, node_id: str | None = None) 
 
 def name_problem(text: str) -> str | None:
     return None if 0 < len(text.strip()) <= MAX_NAME else f"must have 1 to {MAX_NAME} characters"
-
-
-def whole_problem(text: str, low: int, high: int) -> str | None:
-    if text.isdecimal() and len(text) < 12 and low <= int(text) <= high:
-        return None
-    return f"found {text[:20]!r}, must be an integer from {low} to {high}"
 
 
 def graph_facts(context: Context) -> str:

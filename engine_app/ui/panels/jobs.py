@@ -15,7 +15,8 @@ from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.network import OVER, Network, Story
 from engine_app.ui.panels.curves import CurvesCard
-from engine_app.ui.panels.data import DataCard, source_name
+from engine_app.ui.panels.data import DataCard
+from engine_app.ui.panels.order import OrderCard, hardware, rate_card, show_reasons
 from engine_app.ui.panels.pick_file import ask_path
 from engine_app.ui.panels.train import figures
 from engine_app.ui.trainer import Trainer
@@ -23,9 +24,12 @@ from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text, empty_
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.scroll import Scroll
-from p2p.pricing import format_tokens, parse_tokens
+from p2p.pricing import format_tokens
 
 LINES_SHOWN = 12
+
+
+FIRST_RATE = 1e-3
 MAX_PEERS, MAX_JOBS = 50, 50
 
 
@@ -38,18 +42,18 @@ class JobsPage(BoxLayout):
         self._drawn: dict[str, Any] = {}
         self._connection = Card(look, gap=theme.MEDIUM)
         self._peers = Card(look, gap=theme.HALF)
-        self._order = Card(look, gap=theme.MEDIUM)
+        self._order = OrderCard(context, network, trainer)
         self._jobs = Card(look, gap=theme.HALF)
+        self._rate = Column(look, gap=0)
         self._detail = Column(look, gap=theme.LARGE)
         self._curves = CurvesCard(context, 260)
         self._data = DataCard(context, trainer)
-        self._budget = TextField(look, "5", check=budget_problem, hint="Such as 2.5")
         self._address = TextField(look, network.address, hint="/ip4/.../tcp/4400/p2p/12D3...")
         left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
         right = Column(look, gap=theme.LARGE, pad=theme.LARGE) if is_wide else left
         for part in (self._connection, self._order):
             left.add_widget(part)
-        for part in (self._jobs, self._detail):
+        for part in (self._jobs, self._rate, self._detail):
             right.add_widget(part)
         for part in (self._data, self._peers):
             left.add_widget(part)
@@ -71,20 +75,13 @@ class JobsPage(BoxLayout):
 
     def refresh(self) -> None:
         """Each part anew only when what it shows has changed."""
-        network, desk = self._network, self._context.desk
+        network = self._network
+        self._order.refresh()
         parts = {
             "connection": (network.state, network.text),
             "peers": (network.state, network.peers),
-            "order": (
-                network.state in ("online", "away"),
-                desk.graph.name,
-                bool(desk.graph.nodes) and desk.can_train,
-                self._trainer.source,
-                network.estimate,
-                network.busy,
-                network.problem,
-            ),
             "jobs": (network.jobs, self._chosen),
+            "rate": (self._chosen, self._job["state"] if self._job else ""),
             "detail": (self._chosen, self._job, self._lines),
         }
         for name, shown in parts.items():
@@ -152,51 +149,6 @@ class JobsPage(BoxLayout):
                 )
             )
 
-    # -- a new job -----------------------------------------------------------------------------
-
-    def _show_order(self) -> None:
-        look, network, card = self._context.look, self._network, self._order
-        desk, source = self._context.desk, self._trainer.source
-        if self._budget.parent is not None:
-            self._budget.parent.remove_widget(self._budget)
-        card.clear_widgets()
-        card.add_widget(Text(look, "New job", theme.HEADING))
-        card.add_widget(
-            Text(
-                look,
-                f"{desk.graph.name}, on {source_name(source) or 'the data below'}",
-                colour=look.palette.muted,
-            )
-        )
-        if network.address:
-            card.add_widget(Text(look, "The most it may cost, in CYXWIZ", theme.SMALL, look.palette.muted))
-            card.add_widget(self._budget)
-        else:
-            card.add_widget(
-                Text(look, "Unpaid, by a peer that lets you in.", theme.SMALL, look.palette.muted)
-            )
-        if network.estimate is not None:
-            card.add_widget(Text(look, told_estimate(network.estimate), theme.SMALL, look.palette.success))
-        if network.problem:
-            card.add_widget(Text(look, plain(network.problem, lines=True), theme.SMALL, look.palette.danger))
-        if network.busy:
-            card.add_widget(Text(look, network.busy, theme.SMALL, look.palette.muted))
-        row = Row(look)
-        submit = PushButton(look, "Submit", self._submit, Kind.PRIMARY, "play")
-        estimate = PushButton(look, "Estimate", partial(network.ask_estimate, desk.graph, source))
-        ready = network.state in ("online", "away") and desk.graph.nodes and desk.can_train and source
-        for button in (submit, estimate):
-            button.disabled = bool(not ready or network.busy)
-            row.add_widget(button)
-        estimate.disabled = estimate.disabled or not network.address
-        row.add_widget(Gap(look))
-        card.add_widget(row)
-
-    def _submit(self) -> None:
-        if budget_problem(self._budget.text) is None:
-            budget = parse_tokens(self._budget.text)
-            self._network.submit(self._context.desk.graph, self._trainer.source, budget)
-
     # -- jobs ----------------------------------------------------------------------------------
 
     def _show_jobs(self) -> None:
@@ -211,14 +163,14 @@ class JobsPage(BoxLayout):
                 look,
                 plain(job["name"]),
                 progress_of(job),
-                partial(self._choose, job["job_id"]),
+                partial(self.choose, job["job_id"]),
                 icon="check" if job["result"] else "error" if job["state"] == "failed" else "jobs",
                 figure="unpaid" if job["unpaid"] else format_tokens(paid(job)),
             )
             row.choose(job["job_id"] == self._chosen)
             card.add_widget(row)
 
-    def _choose(self, job: str) -> None:
+    def choose(self, job: str) -> None:
         self._chosen = job
         self.refresh()
 
@@ -240,6 +192,14 @@ class JobsPage(BoxLayout):
         detail.add_widget(card)
         detail.add_widget(self._curves)
 
+    def _show_rate(self) -> None:
+        """Of a job that runs; not drawn anew while it does, so that what is being written stays."""
+        self._rate.clear_widgets()
+        job = self._job
+        if job is not None and job["state"] == "running":
+            rate = job["learning_rate"] or (job["metrics"] or {}).get("learning_rate") or FIRST_RATE
+            self._rate.add_widget(rate_card(self._context, self._network, job["job_id"], rate))
+
     def _buttons(self, job: dict[str, Any]) -> Row:
         look, network = self._context.look, self._network
         row = Row(look)
@@ -255,6 +215,9 @@ class JobsPage(BoxLayout):
             row.add_widget(
                 PushButton(look, "Fetch the model", partial(self._ask_fetch, job), Kind.PRIMARY, "download")
             )
+        if not job["unpaid"]:
+            why = partial(network.explain, job["job_id"], partial(show_reasons, self._context))
+            row.add_widget(PushButton(look, "Why this peer", why, Kind.QUIET, "help"))
         row.add_widget(Gap(look))
         return row
 
@@ -270,37 +233,11 @@ class JobsPage(BoxLayout):
         )
 
 
-def budget_problem(text: str) -> str | None:
-    try:
-        return None if parse_tokens(text) > 0 else "must be above 0"
-    except ValueError as error:
-        return str(error)
-
-
-def hardware(peer: dict[str, Any]) -> str:
-    names = [
-        f"{plain(device['name'])}, {device['memory_bytes'] / (1 << 30):.0f} GiB" for device in peer["devices"]
-    ]
-    return " + ".join(names) or "no device"
-
-
 def terms(peer: dict[str, Any]) -> str:
     if "price_per_hour" not in peer:
         return "lets you in" if peer["allowed"] else "does not let you in"
     online = "online" if peer["online"] else "away"
     return f"{format_tokens(peer['price_per_hour'])} an hour, reputation {peer['reputation']:.2f}, {online}"
-
-
-def told_estimate(found: dict[str, Any]) -> str:
-    """The cheapest offer, or why there is none."""
-    if found["quotes"]:
-        best = found["quotes"][0]
-        more = len(found["quotes"]) - 1
-        others = f"; {more} more would do it" if more else ""
-        took = f"{best['duration_ms'] / 1000:.0f} s, by {best['peer_id'][:16]}..."
-        return f"{format_tokens(best['amount'])}, {took}{others}"
-    reasons = "; ".join(dict.fromkeys(peer["reason"] for peer in found["rejected"][:3]))
-    return "No peer would do it" + (f": {reasons}" if reasons else " yet: none is online")
 
 
 def progress_of(job: dict[str, Any]) -> str:

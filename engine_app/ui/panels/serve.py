@@ -15,8 +15,8 @@ from engine_app.serving import add_key, find_model
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.devices import local_devices
-from engine_app.ui.panels.inspector import whole_problem
 from engine_app.ui.panels.pick_model import ask_model
+from engine_app.ui.parameters import whole_problem
 from engine_app.ui.servers import Servers, ServeWish, free_port, port_problem
 from engine_app.ui.widgets.box import Column, Row, Text
 from engine_app.ui.widgets.buttons import Kind, PushButton, Segments
@@ -188,10 +188,8 @@ class ServeSheet(Column):
             part.add_widget(Text(look, "Make a key first.", theme.SMALL, look.palette.muted))
 
     def _go(self) -> None:
-        problem = self._port_problem(self._port.text)
-        if problem is not None or self._model is None:
-            self._context.host.toast(problem or "Choose a model first", bad=True)
-            return
+        if self._model is None or self._port_problem(self._port.text) is not None:
+            return  # which is told below the port
         self._context.host.close()
         self._servers.start(
             ServeWish(

@@ -13,17 +13,18 @@ from kivy.uix.boxlayout import BoxLayout
 
 from engine_app.ui import theme
 from engine_app.ui.context import Context
+from engine_app.ui.devices import local_devices
 from engine_app.ui.panels.confusion import Confusion
 from engine_app.ui.panels.curves import CurvesCard
 from engine_app.ui.panels.data import DataCard, source_name
-from engine_app.ui.panels.inspector import whole_problem
 from engine_app.ui.panels.pick_file import ask_path
+from engine_app.ui.parameters import whole_problem
 from engine_app.ui.runs import Run, SavedRun, run_of
 from engine_app.ui.trainer import Trainer
 from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 from engine_app.ui.widgets.facts import ProgressLine
-from engine_app.ui.widgets.fields import Stepper, doubled
+from engine_app.ui.widgets.fields import Choice, Stepper, doubled
 from engine_app.ui.widgets.scroll import Scroll
 
 NO_TORCH = "Training here needs torch: pip install 'cyxwiz[peer]'. Jobs for other machines work without it."
@@ -92,8 +93,16 @@ class TrainPage(BoxLayout):
         )
         row.add_widget(self._epochs)
         self._controls.add_widget(row)
+        row = Row(look)
+        row.add_widget(Text(look, "Device", lines=1, size_hint_x=0.6, pos_hint={"center_y": 0.5}))
+        devices = local_devices()
+        row.add_widget(Choice(look, self._trainer.device, devices, self._choose_device))
+        self._controls.add_widget(row)
         for part in (self._buttons, self._line, self._status, self._figures):
             self._controls.add_widget(part)
+
+    def _choose_device(self, device: str) -> None:
+        self._trainer.device = device
 
     # -- following -----------------------------------------------------------------------------
 

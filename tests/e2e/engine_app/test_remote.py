@@ -33,6 +33,8 @@ async def test_a_job_is_submitted_from_the_window_followed_to_its_end_and_paid(
 
 
 async def _buy_and_train(window: Any, driver: Any, directory: Path) -> None:
+    from engine_app.ui.network import JobWish
+
     engine, purse = window.network, window.purse
     with trio.fail_after(120):
         purse.create("")
@@ -43,18 +45,22 @@ async def _buy_and_train(window: Any, driver: Any, directory: Path) -> None:
         assert (purse.problem, purse.units) == ("", 100 * TOKEN)
         window.show_page("jobs")
         window.desk.open(DIGITS)
-        engine.ask_estimate(window.desk.graph, DIGITS_DATA)
+        engine.ask_estimate(window.desk.graph, DIGITS_DATA, 4)
         await _until(driver, lambda: not engine.busy)
         assert engine.problem == ""
         assert engine.estimate["quotes"][0]["amount"] > 0
-        engine.submit(window.desk.graph, DIGITS_DATA, 5 * TOKEN)
+        engine.submit(window.desk.graph, DIGITS_DATA, JobWish(5 * TOKEN))
         await _until(driver, lambda: bool(engine.jobs) and engine.jobs[0]["state"] == "settled")
         (job,) = engine.jobs
-        window.content._choose(job["job_id"])
+        window.content.choose(job["job_id"])
         await driver.frames(3)
         story = engine.stories[job["job_id"]]
         assert len(story.run.curves["loss"]) > 0
         assert any("settled" in line for line in story.lines)
+        reasons: list[Any] = []
+        engine.explain(job["job_id"], reasons.append)
+        await _until(driver, lambda: not engine.busy)
+        assert job["peer_id"] in str(reasons[0]["lines"])
         engine.fetch(job["job_id"], directory / "mine.cyxmodel")
         await _until(driver, lambda: not engine.busy)
         assert engine.problem == ""
@@ -80,7 +86,9 @@ async def test_without_a_coordinator_the_window_says_so_and_goes_on(open_window:
         engine.connect(f"/ip4/127.0.0.1/tcp/9/p2p/{key}")
         with trio.fail_after(60):
             await _until(driver, lambda: "Trying again" in engine.text)
-        engine.submit(window.desk.graph, DIGITS_DATA, 1)
+        from engine_app.ui.network import JobWish
+
+        engine.submit(window.desk.graph, DIGITS_DATA, JobWish(1))
         await _until(driver, lambda: not engine.busy)
         assert engine.problem == "not connected"
         engine.disconnect()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.catalogue import CATALOGUE
 from backend.diagnostics import ends_of
-from backend.graph import Graph, Link, Node, Wiring
+from backend.graph import Frozen, Graph, Link, Lora, Node, Wiring
 from backend.serialize import dump_graph, load_graph
 from engine_app.document import edits
 from engine_app.document.analysis import analyse
@@ -62,6 +62,7 @@ def an_edit(draw: st.DrawFn, wiring: Wiring) -> edits.Edit:
         st.builds(edits.RenameGraph, st.text(max_size=140)),
         st.builds(edits.SetTraining, st.none() | st.integers(-1, 9), st.none() | st.integers(-1, 9)),
         st.builds(edits.SetMode, some, st.sampled_from(Mode)),
+        st.builds(edits.SetTuning, some, st.sampled_from([None, Frozen(), Lora(4, 8.0), Lora(0, 1.0)])),
         st.builds(edits.Collapse, some, st.booleans()),
         st.builds(edits.SetFrame, kind, frame),
         st.builds(edits.RemoveFrame, kind, st.sampled_from(["g1", "g2"])),

@@ -1,0 +1,166 @@
+"""What a user may say of a job, of data and of a node's training, by taps, and what is asked for then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from backend.graph import Frozen, Lora
+from engine_app.ui.examples import DIGITS, DIGITS_DATA
+
+pytestmark = pytest.mark.e2e
+
+Open = Callable[..., AbstractAsyncContextManager[tuple[Any, Any]]]
+
+
+class Answering:
+    """Stands where a session does: keeps what it was asked."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    async def ask(self, name: str, told: Any = None, **words: Any) -> Any:
+        self.asked.append((name, words))
+        return self._answers.get(name)
+
+
+def found(root: Any, kind: type, **named: Any) -> Any:
+    return next(
+        each
+        for each in root.walk(restrict=True)
+        if isinstance(each, kind) and all(getattr(each, name) == value for name, value in named.items())
+    )
+
+
+def button(root: Any, text: str) -> Any:
+    from engine_app.ui.widgets.buttons import PushButton
+
+    return found(root, PushButton, text=text)
+
+
+def segment(root: Any, text: str) -> Any:
+    from engine_app.ui.widgets.buttons import _Segment
+
+    return next(
+        each for each in root.walk(restrict=True) if isinstance(each, _Segment) and each._label.text == text
+    )
+
+
+def texts(root: Any) -> list[str]:
+    from engine_app.ui.widgets.box import Text
+
+    return [each.text for each in root.walk(restrict=True) if isinstance(each, Text)]
+
+
+async def test_a_job_is_streamed_with_private_parts_its_rate_changed_and_its_peer_explained(
+    open_window: Open,
+) -> None:
+    from engine_app.ui.self_check_models import show_network
+    from engine_app.ui.widgets.buttons import ListRow, Toggle
+
+    async with open_window() as (window, driver):
+        window.trainer.source = DIGITS_DATA  # it need not be read for this
+        window.open_example()
+        network = window.network
+        show_network(network, DIGITS, DIGITS_DATA)
+        estimate, jobs, network.estimate = network.estimate, network.jobs, None
+        reasons = {"lines": ["2 peers fit, 1 do not"], "rejected": [{"peer_id": "x", "reason": "too small"}]}
+        session = Answering({"estimate": estimate, "jobs": jobs, "explain": reasons})
+        network._session = session
+        window.show_page("jobs")
+        await driver.frames(4)
+        page = window.content
+        await driver.tap(found(page._order, Toggle))
+        await driver.frames(4)
+        await driver.tap(segment(page._order, "Both"))
+        await driver.tap(button(page._order, "Who and how much"))
+        await driver.until(lambda: not network.busy)
+        await driver.frames(4)
+        assert session.asked[-1][1]["segments"] == 4
+        offers = [each.name for each in page._order.walk(restrict=True) if isinstance(each, ListRow)]
+        assert offers == ["Ryzen 9 7950X, 64 GiB", "RTX 4090, 24 GiB", "12D3KooWQx7..."]
+        page._order._submit()
+        await driver.until(lambda: not network.busy)
+        name, words = session.asked[-1]
+        assert name == "submit"
+        assert words["stream"] is True and words["private"] == ["test", "validation"]
+        assert (words["budget"], words["segments"]) == (5 * 10**9, 4)
+        page.choose(jobs[0]["job_id"])
+        await driver.frames(4)
+        await driver.tap(button(page._rate, "Set"))
+        await driver.until(lambda: not network.busy)
+        assert ("set_rate", {"job": jobs[0]["job_id"], "rate": 0.01}) in session.asked
+        await driver.tap(button(page._detail, "Why this peer"))
+        await driver.until(lambda: window.host.is_asking)
+        assert "2 peers fit, 1 do not" in texts(window.host.children[0])
+
+
+async def test_a_node_is_frozen_and_adapted_with_taps_and_that_is_undone(open_window: Open) -> None:
+    from engine_app.ui.panels.tuning import TuningControl
+    from engine_app.ui.widgets.buttons import IconButton
+
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.desk.select("dense")
+        await driver.frames(4)
+        control = found(window.host, TuningControl)
+        await driver.tap(segment(control, "Frozen"))
+        assert window.desk.graph.node("dense").tuning == Frozen()
+        await driver.tap(segment(control, "LoRA"))
+        await driver.frames(4)
+        await driver.tap(found(control, IconButton, tip="More"))
+        assert window.desk.graph.node("dense").tuning == Lora(9, 16.0)
+        assert window.desk.can_train
+        driver.key(ord("z"), modifiers=("ctrl",))
+        assert window.desk.graph.node("dense").tuning is None
+        window.desk.select("conv1")  # takes no adapters
+        await driver.frames(4)
+        control = found(window.host, TuningControl)
+        assert "LoRA" not in texts(control)
+        window.desk.select("relu1")
+        await driver.frames(4)
+        assert not [each for each in window.host.walk(restrict=True) if isinstance(each, TuningControl)]
+
+
+async def test_data_is_read_as_the_user_says_and_what_will_not_do_is_told(
+    open_window: Open, tmp_path: Path
+) -> None:
+    from engine_app.ui.panels.read_options import ReadSheet
+
+    rows = "".join(f"{n % 3},{n},{n * 0.5}\n" for n in range(40))
+    (tmp_path / "rows.csv").write_text(f"kind,a,b\n{rows}")
+    async with open_window() as (window, driver):
+        window.show_page("train")
+        trainer = window.trainer
+        trainer.choose(str(tmp_path / "rows.csv"))
+        await driver.until(lambda: trainer.preview is not None)
+        await driver.frames(4)
+        await driver.tap(button(window.content, "How to read it"))
+        await driver.frames(8)
+        sheet = found(window.host, ReadSheet)
+        sheet._fields["target"].input.text = "nothing"
+        sheet._start()
+        await driver.until(lambda: bool(trainer.converter.problem))
+        assert "nothing" in trainer.converter.problem
+        sheet._fields["target"].input.text = "kind"
+        sheet._fields["window"].input.text = "many"
+        sheet._start()
+        assert any("will not do" in text for text in texts(sheet)) and not trainer.converter.is_busy
+        sheet._fields["window"].input.text = "0"
+        window.host.children[0].to_end()
+        await driver.frames(8)
+        await driver.tap(button(sheet, "Read it so"))
+        await driver.until(lambda: trainer.source.endswith(".safetensors") and trainer.preview is not None)
+        assert await trio.Path(trainer.source).is_file()
+        assert [entry.name for entry in trainer.preview.description.classes] == ["0", "1", "2"]
+        assert not window.host.is_asking
+        await driver.frames(4)
+        await driver.tap(button(window.content, "How to read it"))  # from what it was made of
+        await driver.frames(4)
+        assert found(window.host, ReadSheet)._fields["target"].text == "kind"
