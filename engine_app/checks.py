@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from p2p.session.checks import ExpectedModel, Prepared
+from p2p.session.checks import ExpectedModel, Prepared, ServedModel
 from p2p.session.errors import JobRefusedError, ModelRefusedError
 
 DATA_FILE = "dataset.safetensors"
@@ -71,6 +71,18 @@ class BackendChecks:
             inspect_cyxmodel(start)
         except (ArchiveError, OSError) as error:
             raise JobRefusedError(f"{start.name} is no .cyxmodel to begin from: {error}") from error
+
+    def check_served(self, model: Path) -> ServedModel:
+        from backend.errors import BackendError
+        from backend.formats.served import served_model
+
+        try:
+            found = served_model(model)
+        except OSError as error:
+            raise JobRefusedError(f"{model}: {error.strerror}") from error
+        except BackendError as error:
+            raise JobRefusedError(f"{model.name}: {error}") from error
+        return ServedModel(found.format.value, found.memory_bytes)
 
     def check_model(self, path: Path, expected: ExpectedModel) -> None:
         from backend.errors import ArchiveError

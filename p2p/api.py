@@ -54,6 +54,7 @@ from p2p.session.coordinator_link import (
     NoCoordinator,
     open_coordinator,
 )
+from p2p.session.deployments import DEFAULT_MINUTES, DeploymentOrder, DeploymentView
 from p2p.session.engine import DEFAULT_PRIVATE, DEFAULT_SEGMENTS, JobEngine, run_engine
 from p2p.session.errors import SetupError
 from p2p.session.job import Job
@@ -160,6 +161,41 @@ class AsyncEngine:
     async def infer(self, peer: str, model: str, x: Any) -> Any:
         """``x`` and the answer are numpy arrays, the first dimension the batch."""
         return to_array(await self._jobs.predict(peer, model, to_tensor(x)))
+
+    async def deploy(
+        self,
+        model: Path,
+        budget: int = 0,
+        *,
+        name: str = "",
+        tokenizer: Path | None = None,
+        minutes: int = DEFAULT_MINUTES,
+        requirements: Requirements | None = None,
+        peer: str | None = None,
+        **options: Any,
+    ) -> JobId:
+        """Has a peer serve a .cyxmodel, ONNX or GGUF file for some minutes, paid minute by minute.
+
+        ``budget`` is in units; ``options``: the other fields of ``p2p.session.deployments.DeploymentOrder``.
+        With ``peer`` one of the own network does it, unpaid. The peer sees everything that is asked of the
+        model. It is served for as long as this Engine is open, and goes on at the next ``follow``.
+        Raises JobRefusedError, SetupError, RemoteFailureError.
+        """
+        options.setdefault("periods", minutes)
+        order = DeploymentOrder(model, name or model.stem, tokenizer, **options)
+        return await self._jobs.deploy(order, budget, requirements=requirements, peer=peer)
+
+    async def extend(self, deployment: str, minutes: int, budget: int = 0) -> JobId:
+        """More minutes at the same peer, as another deployment that takes this one over when it ends."""
+        return await self._jobs.extend(deployment, minutes, budget)
+
+    def deployments(self) -> list[DeploymentView]:
+        """Newest first, also those that are over."""
+        return self._jobs.deployments()
+
+    async def stop_deployment(self, deployment: str) -> None:
+        """What was served stays paid, the rest comes back."""
+        await self._jobs.cancel(deployment)
 
     def model(self, deployment: str, peer: str | None = None) -> ModelAtPeer:
         """A deployed model, by the deployment's id or the beginning of it. With ``peer`` only there.
@@ -418,6 +454,21 @@ class Engine:
 
     def infer(self, peer: str, model: str, x: Any) -> Any:
         return self._thread.call(lambda: self._engine.infer(peer, model, x))
+
+    def deploy(self, model: Path, budget: int = 0, **options: Any) -> JobId:
+        """As ``AsyncEngine.deploy``."""
+        return self._thread.call(lambda: self._engine.deploy(model, budget, **options))
+
+    def extend(self, deployment: str, minutes: int, budget: int = 0) -> JobId:
+        """As ``AsyncEngine.extend``."""
+        return self._thread.call(lambda: self._engine.extend(deployment, minutes, budget))
+
+    def deployments(self) -> list[DeploymentView]:
+        return self._engine.deployments()
+
+    def stop_deployment(self, deployment: str) -> None:
+        """As ``AsyncEngine.stop_deployment``."""
+        self._thread.call(lambda: self._engine.stop_deployment(deployment))
 
     def predict(self, deployment: str, inputs: Any) -> dict[str, Any]:
         """As ``AsyncEngine.predict``."""

@@ -28,6 +28,7 @@ from p2p.protocols.coordinator import (
 from p2p.records import open_record
 from p2p.session.arrays import predict_deployed, predict_file
 from p2p.session.chat import ChatOptions, Chatted
+from p2p.session.deployments import DeploymentOrder
 from p2p.session.engine import DEFAULT_PRIVATE, DEFAULT_SEGMENTS, JobEngine
 from p2p.session.errors import JobUnknownError, SessionError
 from p2p.session.job import Job
@@ -53,6 +54,9 @@ class Control:
             "cancel": self._cancel,
             "fetch": self._fetch,
             "infer": self._infer,
+            "deploy": self._deploy,
+            "extend": self._extend,
+            "deployments": self._deployments,
             "deployment_status": self._deployment_status,
             "predict": self._predict,
             "chat": self._chat,
@@ -155,6 +159,29 @@ class Control:
     async def _infer(self, peer: str, model: str, source: str, target: str) -> AsyncGenerator[Any]:
         yield await predict_file(self._engine, peer, model, Path(source), Path(target))
 
+    async def _deploy(
+        self,
+        model: str,
+        name: str,
+        tokenizer: str | None = None,
+        budget: int = 0,
+        peer: str | None = None,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        **order: Any,
+    ) -> AsyncGenerator[Any]:
+        """``allow`` and ``deny``: of peers that the coordinator knows; ``peer``: of the own network."""
+        wanted = DeploymentOrder(Path(model), name, Path(tokenizer) if tokenizer else None, **order)
+        needs = Requirements(allow=tuple(map(PeerId, allow)), deny=tuple(map(PeerId, deny)))
+        job_id = await self._engine.deploy(wanted, budget, requirements=needs, peer=peer)
+        yield summary(self._engine.job(job_id))
+
+    async def _extend(self, deployment: str, periods: int, budget: int = 0) -> AsyncGenerator[Any]:
+        yield summary(self._engine.job(await self._engine.extend(deployment, periods, budget)))
+
+    async def _deployments(self) -> AsyncGenerator[Any]:
+        yield msgspec.to_builtins(self._engine.deployments())
+
     async def _deployment_status(self, deployment: str) -> AsyncGenerator[Any]:
         yield msgspec.to_builtins(await self._engine.deployment(deployment).status())
 
@@ -221,6 +248,7 @@ def summary(job: Job) -> dict[str, Any]:
         },
         "escrows": escrows,
         "settle_signature": job.settlement if job.state is JobState.SETTLED else None,
+        "serving": msgspec.to_builtins(job.spec.serving) if job.spec.serving is not None else None,
     }
 
 

@@ -27,6 +27,7 @@ from p2p.protocols.job import MAX_LEARNING_RATE
 from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.checks import Prepared
+from p2p.session.deployments import DeploymentOrder, DeploymentView, serving_of, spec_of, view
 from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
 from p2p.session.inference import JobCaller, ModelClient, Tensor
 from p2p.session.job import WITH_PEER, Direct, Job
@@ -146,11 +147,7 @@ class JobEngine:
         with those that fit (``start_partly``).
         Raises JobRefusedError when one of these does not do, SetupError without a wallet.
         """
-        terms = None if peer is None else direct_terms(peer)
-        if terms is None and budget < 1:
-            raise JobRefusedError(f"budget of {format_tokens(budget)}, must be positive")
-        if terms is not None and budget != 0:
-            raise JobRefusedError(f"budget of {format_tokens(budget)} for a job that nobody is paid for")
+        terms = _terms(peer, budget)
         document = graph if isinstance(graph, bytes) else await self.engine.run_blocking(_read, graph)
         with self._workspace_directory() as workspace:
             prepared = await self._prepare(document, data, workspace)
@@ -178,7 +175,79 @@ class JobEngine:
             steps=prepared.steps,
             created_at=self.engine.now(),
         )
-        await self.engine.store.create(job, prepared.graph)
+        return await self._begin(job, prepared.graph)
+
+    async def deploy(
+        self,
+        order: DeploymentOrder,
+        budget: int = 0,
+        *,
+        requirements: Requirements | None = None,
+        peer: str | None = None,
+    ) -> JobId:
+        """Has a peer serve a model; returns once the coordinator, or with ``peer`` that peer, has it.
+
+        ``budget`` and ``peer`` are as for ``submit``. The peer that serves a model sees everything that
+        is asked of it. Raises JobRefusedError when one of these does not do, SetupError without a wallet.
+        """
+        terms = _terms(peer, budget)
+        found = await self.engine.run_blocking(self.engine.checks.check_served, order.model)
+        wallet = NO_WALLET if terms is not None else await self._check_wallet(budget)
+        files = self.engine.files
+        tokenizer = await files.add(order.tokenizer) if order.tokenizer is not None else None
+        serving = serving_of(order, found, tokenizer)
+        model, needs = await files.add(order.model), requirements or Requirements()
+        spec = spec_of(secrets.token_hex(32), order, model, serving, budget, needs, wallet)
+        for file in spec.brought:
+            files.pin(file.blake3, spec.job_id)
+        job = Job(
+            spec=spec,
+            name=order.name,
+            coordinator=self.engine.coordinator.peer_id if terms is None else "",
+            direct=terms,
+            training_flops=0,
+            steps=order.periods,
+            created_at=self.engine.now(),
+        )
+        return await self._begin(job, b"")
+
+    async def extend(self, name: str, periods: int, budget: int = 0) -> JobId:
+        """More time at the same peer, from when the deployment ends: another one that takes it over.
+
+        Raises as ``deploy``, and JobEndedError for one that does not run.
+        """
+        job = self._live(name).job
+        serving = job.spec.serving
+        if serving is None:
+            raise JobRefusedError(f"job {job.job_id[:8]} trains: only a deployment can be extended")
+        if job.is_over or job.peer_id is None:
+            raise JobEndedError(f"deployment {job.job_id[:8]} is {job.state.value}: deploy the model again")
+        kept = [self.engine.files.path(file.blake3) for file in job.spec.brought]
+        if any(path is None for path in kept):
+            raise JobRefusedError(f"the model of deployment {job.job_id[:8]} is not here any more")
+        model, tokenizer = (*kept, None)[:2]
+        assert model is not None
+        order = DeploymentOrder(
+            model,
+            serving.name,
+            tokenizer,
+            periods,
+            serving.period_s,
+            serving.memory_bytes,
+            serving.gpu_layers,
+            serving.context,
+            continues=job.job_id,
+        )
+        needs = msgspec.structs.replace(job.spec.requirements, allow=(job.peer_id,))
+        direct = job.peer_id if job.direct is not None else None
+        return await self.deploy(order, budget, requirements=needs, peer=direct)
+
+    def deployments(self) -> list[DeploymentView]:
+        """Newest first."""
+        return [view(job, self.engine.now()) for job in self.jobs() if job.spec.serving is not None]
+
+    async def _begin(self, job: Job, graph: bytes) -> JobId:
+        await self.engine.store.create(job, graph)
         live = self._lives[job.job_id] = LiveJob(job, 0, self.engine.store, self.engine.now)
         await self._accepted(live)
         return JobId(job.job_id)
@@ -378,6 +447,16 @@ class JobEngine:
         if peer is not None and live.job.peer_id != peer:
             raise JobEndedError(f"deployment {job_id[:8]} is at another peer now")
         return self._caller(live.job.peer_id, job_id)
+
+
+def _terms(peer: str | None, budget: int) -> Direct | None:
+    """None for a paid job. Raises JobRefusedError."""
+    terms = None if peer is None else direct_terms(peer)
+    if terms is None and budget < 1:
+        raise JobRefusedError(f"budget of {format_tokens(budget)}, must be positive")
+    if terms is not None and budget != 0:
+        raise JobRefusedError(f"budget of {format_tokens(budget)} for a job that nobody is paid for")
+    return terms
 
 
 def direct_terms(peer: str) -> Direct:

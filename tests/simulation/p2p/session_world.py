@@ -26,14 +26,14 @@ from p2p.identifiers import PROTOCOL_VERSION, PeerId, Units
 from p2p.identity import Identity
 from p2p.jobs import DataPart, DeviceKind, JobMetrics, JobSpec, JobState
 from p2p.network import Stream
-from p2p.pricing import estimated_duration_ms, price_of, remaining_amount
+from p2p.pricing import price_of, remaining_amount
 from p2p.progress import ProgressLog
-from p2p.protocols import Done
+from p2p.protocols import Done, inference
 from p2p.protocols import coordinator as wire
 from p2p.protocols import job as job_wire
 from p2p.records import sign_record
 from p2p.router import serve_calls
-from p2p.session.checks import ExpectedModel, Prepared
+from p2p.session.checks import ExpectedModel, Prepared, ServedModel
 from p2p.session.coordinator_link import open_coordinator
 from p2p.session.engine import JobEngine, run_engine
 from p2p.session.errors import EvaluationFailedError, ModelRefusedError
@@ -174,6 +174,9 @@ class ScriptedChecks:
     def check_start(self, graph: bytes, start: Path | None) -> None:
         pass
 
+    def check_served(self, model: Path) -> ServedModel:
+        return ServedModel("onnx", 1 << 20)
+
     def check_model(self, path: Path, expected: ExpectedModel) -> None:
         try:
             found = json.loads(path.read_bytes())["segments_done"]
@@ -251,6 +254,12 @@ class PeerScript:
     dies_at: int | None = None
     """The segment during which it vanishes."""
     segment_s: float = 1.0
+    serves_another: bool = False
+    """Names another file than the deployment's model."""
+    denies: bool = False
+    """Knows of no deployment when it is asked for one."""
+    ready_at: float = 0.0
+    """Of the virtual clock, before which the model does not answer."""
 
 
 class ScriptedPeer:
@@ -273,7 +282,28 @@ class ScriptedPeer:
         self._changed = trio.Event()
         self._working = False
         self.network.set_handler(job_wire.PROTOCOL_ID, self._serve)
+        self.asked = 0
+        """How often it was asked whether a deployment answers."""
         serve_transfers(self.network, self._files, lambda caller, _: caller == ENGINE.peer_id)
+        serve_calls(
+            self.network,
+            inference.PROTOCOL_ID,
+            inference.REQUESTS,
+            inference.RESPONSES,
+            inference.LIMITS,
+            self._infer,
+        )
+
+    async def _infer(self, caller: PeerId, call: inference.InferenceCall, body: bytes) -> Any:
+        await trio.lowlevel.checkpoint()
+        if isinstance(call, inference.Authorize):
+            return Done()
+        assert isinstance(call, inference.StatusOf)
+        self.asked += 1
+        if self.script.denies:
+            raise RemoteFailureError("not_found", "no such deployment")
+        is_ready = trio.current_time() >= self.script.ready_at
+        return inference.DeploymentStatus("ready" if is_ready else "restarting", "", 0, name="digits")
 
     @property
     def peer_id(self) -> PeerId:
@@ -377,6 +407,9 @@ class ScriptedPeer:
         await trio.sleep(self.script.segment_s)
         done = segment + 1
         is_last = done == job.segments and not self.script.hides_result
+        if job.serving is not None:
+            await self._serve_period(job, segment)
+            return
         if is_last or self.script.skips_to_result:
             result = await self._files.add_bytes(model_bytes(job.segments, "result"))
             self._say(job_wire.ResultReady(0, result, METRICS))
@@ -387,6 +420,17 @@ class ScriptedPeer:
         named = job.data.file if self.script.names_data else file
         self._say(job_wire.SegmentFinished(0, segment, named, METRICS))
         await self._until(lambda: any(voucher.segments_done >= done for voucher in self.vouchers))
+
+    async def _serve_period(self, job: JobSpec, segment: int) -> None:
+        file = await self._files.add_bytes(b"another") if self.script.serves_another else job.data.file
+        if segment + 1 < job.segments:
+            self._say(job_wire.SegmentFinished(0, segment, file, METRICS))
+            await self._until(lambda: any(each.segments_done > segment for each in self.vouchers))
+            return
+        self._say(job_wire.ResultReady(0, file, METRICS))
+        await self._until(lambda: any(voucher.final for voucher in self.vouchers))
+        self._say(job_wire.JobClosed(0, "paid in full"))
+        await trio.sleep_forever()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -466,7 +510,7 @@ class ScriptedCoordinator:
             self._tell(JobState.REFUNDED, "refunded")
             return
         fencing = next(self._fencing)
-        quote = price_of(estimated_duration_ms(FLOPS, SPEED), PRICE)
+        quote = price_of(self.spec.duration_ms(FLOPS, SPEED), PRICE)
         self._lease = wire.Lease(
             lease_id=f"lease-{fencing}",
             fencing=fencing,

@@ -1,0 +1,125 @@
+"""A deployment of one Engine against scripted partners: paid period by period, for as long as it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from p2p.jobs import JobState
+from p2p.session.deployments import DeploymentOrder
+from p2p.session.engine import JobEngine
+from p2p.session.errors import JobEndedError, JobRefusedError
+from tests.simulation.p2p.session_world import PeerScript, World, open_world
+
+pytestmark = pytest.mark.virtual_clock
+
+BUDGET = 100 * 10**9
+PERIOD = 5 * 10**9
+"""Units of five seconds, at one token a second."""
+START = 100 * 10**9
+
+
+def order(world: World, periods: int = 3, **changes: object) -> DeploymentOrder:
+    return DeploymentOrder(world.data, "digits", None, periods, 5, **changes)  # type: ignore[arg-type]
+
+
+async def to_the_end(engine: JobEngine, job: str) -> list[str]:
+    with trio.fail_after(3600):
+        return [news.text async for news in engine.follow(job)]
+
+
+async def test_each_period_is_paid_once_the_model_answers_after_it(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world), BUDGET)
+        assert world.coordinator.graph == b""
+        await to_the_end(engine, job)
+        peer = world.peers[0]
+        assert engine.job(job).state is JobState.SETTLED
+        assert [voucher.earned for voucher in peer.vouchers] == [PERIOD, 2 * PERIOD, 3 * PERIOD]
+        assert (world.ledger.paid_out, world.ledger.tokens) == (3 * PERIOD, START - 3 * PERIOD)
+        assert peer.data == world.data.read_bytes()
+        assert peer.asked == 3
+        (view,) = engine.deployments()
+        assert (view.name, view.format, view.served_s, view.left_s, view.paid) == (
+            "digits",
+            "onnx",
+            15,
+            0,
+            3 * PERIOD,
+        )
+        assert view.given_to == {peer.peer_id}
+
+
+async def test_what_is_stopped_is_paid_as_far_as_it_was_served(tmp_path: Path) -> None:
+    async with open_world(tmp_path, [PeerScript(segment_s=10)]) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world, 10), BUDGET)
+        await trio.sleep(25)
+        (view,) = engine.deployments()
+        assert view.is_running
+        assert (view.served_s, view.left_s) == (10, 40)
+        await engine.cancel(job)
+        await to_the_end(engine, job)
+        assert engine.job(job).state is JobState.CANCELLED
+        assert (world.ledger.paid_out, world.ledger.tokens) == (2 * PERIOD, START - 2 * PERIOD)
+
+
+async def test_a_model_whose_worker_comes_back_is_waited_for(tmp_path: Path) -> None:
+    async with open_world(tmp_path, [PeerScript(ready_at=60)]) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world), BUDGET)
+        await to_the_end(engine, job)
+        assert trio.current_time() > 60
+        assert world.ledger.paid_out == 3 * PERIOD
+
+
+@pytest.mark.parametrize("script", [PeerScript(denies=True), PeerScript(serves_another=True)])
+async def test_a_peer_that_does_not_serve_is_reported_and_not_paid(
+    tmp_path: Path, script: PeerScript
+) -> None:
+    async with open_world(tmp_path, [script, PeerScript()]) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world), BUDGET)
+        await to_the_end(engine, job)
+        assert not world.peers[0].vouchers
+        assert len(world.coordinator.complaints) == 1
+        assert [voucher.earned for voucher in world.peers[1].vouchers] == [PERIOD, 2 * PERIOD, 3 * PERIOD]
+        assert world.peers[1].data == world.data.read_bytes()
+
+
+async def test_a_peer_that_vanishes_is_followed_by_another(tmp_path: Path) -> None:
+    scripts = [PeerScript(dies_at=1), PeerScript()]
+    async with open_world(tmp_path, scripts) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world), BUDGET)
+        await to_the_end(engine, job)
+        assert [voucher.segments_done for voucher in world.peers[0].vouchers] == [1]
+        assert [voucher.segments_done for voucher in world.peers[1].vouchers] == [2, 3]
+        (view,) = engine.deployments()
+        assert view.peer_id == world.peers[1].peer_id
+        assert view.given_to == {world.peers[0].peer_id}
+
+
+async def test_more_time_is_another_deployment_at_the_same_peer(tmp_path: Path) -> None:
+    async with open_world(tmp_path, [PeerScript(segment_s=10)]) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world, 4), BUDGET)
+        await trio.sleep(15)
+        world.coordinator.spec = None
+        more = await engine.extend(job, 7, BUDGET)
+        spec = engine.job(more).spec
+        assert spec.serving is not None
+        assert (spec.serving.continues, spec.segments) == (job, 7)
+        assert spec.requirements.allow == (world.peers[0].peer_id,)
+        assert spec.data.file == engine.job(job).spec.data.file
+
+
+async def test_what_cannot_be_deployed_or_extended_is_named(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine() as (engine, _):
+        with pytest.raises(JobRefusedError, match="1001 periods of 5 s, allowed 1 to 1000"):
+            await engine.deploy(order(world, 1001), BUDGET)
+        with pytest.raises(JobRefusedError, match="name"):
+            await engine.deploy(DeploymentOrder(world.data, "a b/c"), BUDGET)
+        with pytest.raises(JobRefusedError, match="must be positive"):
+            await engine.deploy(order(world), 0)
+        job = await engine.deploy(order(world), BUDGET)
+        await to_the_end(engine, job)
+        with pytest.raises(JobEndedError, match="deploy the model again"):
+            await engine.extend(job, 5, BUDGET)
