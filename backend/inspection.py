@@ -198,7 +198,7 @@ def _onnx(path: Path) -> Inspection:
     }
     tensors = tuple(Tensor(t.name, t.dtype, t.shape) for t in found.initializers)
     metadata = {key: _shortened(value) for key, value in found.metadata.items()}
-    runs = "onnxruntime: cyxwiz serve; cyxwiz import, where every operator has a node"
+    runs = "onnxruntime: cyxwiz serve; cyxwiz import, as a graph"
     return Inspection("ONNX model", size, runs, facts, None, tensors, metadata)
 
 

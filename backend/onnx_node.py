@@ -28,6 +28,9 @@ _MAX_ENTRIES, _MAX_NUMBERS = 64, 4096
 _MAX_AXES, _MAX_ELEMENTS = 8, 1 << 32
 _LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38, "float16": 65504.0}
 _OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
+_PARAMETERS = ("operator", "opset", "attributes", "inputs", "outputs", "steps")
+_MAX_STEPS = 64
+_VALUE = re.compile(r"(in|out|v)(0|[1-9][0-9]{0,3})")
 REFUSED_OPERATORS = frozenset({
     "Bernoulli", "If", "Loop", "Multinomial", "Optional", "OptionalGetElement", "OptionalHasElement",
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Scan", "SequenceAt",
@@ -73,14 +76,32 @@ class AttributeTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class OnnxStep:
+    """One of several operators of a node. Values are named in0, in1 ..., out0 ..., or v0 ... between steps;
+
+    an empty name is an input or output that is left out.
+    """
+
+    operator: str
+    attributes: Mapping[str, Attribute]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OnnxNode:
-    """None among inputs and outputs is one that is left out."""
+    """None among inputs and outputs is one that is left out.
+
+    ``steps``: the operators that it stands for, where only several together keep samples apart and in
+    front; ``operator`` is then the last of them, and the attributes are theirs.
+    """
 
     operator: str
     opset: int
     attributes: Mapping[str, Attribute]
     inputs: tuple[OnnxTensor | None, ...]
     outputs: tuple[OnnxTensor | None, ...]
+    steps: tuple[OnnxStep, ...] = ()
 
     @property
     def flowing(self) -> tuple[OnnxTensor, ...]:
@@ -101,6 +122,7 @@ class OnnxNode:
             "attributes": dump_attributes(self.attributes),
             "inputs": msgspec.json.encode(self.inputs).decode(),
             "outputs": msgspec.json.encode(self.outputs).decode(),
+            "steps": dump_steps(self.steps) if self.steps else "",
         }
 
 
@@ -111,27 +133,28 @@ def weight_place(number: int) -> str:
 
 def read_node(parameters: Mapping[str, Any]) -> OnnxNode:
     """Raises ShapeMismatchError, which says which parameter is wrong."""
-    found = _read(*(parameters[name] for name in ("operator", "opset", "attributes", "inputs", "outputs")))
+    found = _read(*(parameters[name] for name in _PARAMETERS))
     if isinstance(found, str):
         raise ShapeMismatchError(found)
     return found
 
 
 @lru_cache(maxsize=256)
-def _read(operator: str, opset: int, attributes: str, inputs: str, outputs: str) -> OnnxNode | str:
+def _read(
+    operator: str, opset: int, attributes: str, inputs: str, outputs: str, steps: str
+) -> OnnxNode | str:
     """The node, or what is wrong with it: graphs are checked again at every edit."""
-    if not _OPERATOR.fullmatch(operator):
-        return f"operator {operator[:60]!a}, must be the name of an ONNX operator"
-    if operator in REFUSED_OPERATORS:
-        return f"operator {operator} holds graphs, draws at random or gives no tensor, which is not allowed"
     try:
+        _check_operator(operator)
         found = OnnxNode(
             operator,
             opset,
             load_attributes(attributes),
             _tensors("inputs", inputs),
             _tensors("outputs", outputs),
+            load_steps(steps) if steps else (),
         )
+        _check_wiring(found)
     except ShapeMismatchError as error:
         return str(error)
     if not found.flowing or not found.given:
@@ -139,6 +162,36 @@ def _read(operator: str, opset: int, attributes: str, inputs: str, outputs: str)
     if any(each.kind != "flows" for each in found.given):
         return "outputs: what an operator gives flows"
     return found
+
+
+def _check_operator(operator: object) -> str:
+    """Raises ShapeMismatchError."""
+    if not isinstance(operator, str) or not _OPERATOR.fullmatch(operator):
+        raise ShapeMismatchError(f"operator {ascii(operator)[:60]}, must be the name of an ONNX operator")
+    if operator in REFUSED_OPERATORS:
+        raise ShapeMismatchError(
+            f"operator {operator} holds graphs, draws at random or gives no tensor, which is not allowed"
+        )
+    return operator
+
+
+def _check_wiring(node: OnnxNode) -> None:
+    """That each step takes what there is by then, and that all outputs come of it.
+
+    Raises ShapeMismatchError.
+    """
+    if not node.steps:
+        return
+    known = {f"in{number}" for number, each in enumerate(node.inputs) if each is not None}
+    for number, step in enumerate(node.steps):
+        missing = [name for name in step.inputs if name and name not in known]
+        twice = [name for name in step.outputs if name in known]
+        if missing or twice:
+            raise ShapeMismatchError(f"steps: number {number} takes {missing} or gives {twice} again")
+        known |= {name for name in step.outputs if name}
+    wanted = {f"out{number}" for number, each in enumerate(node.outputs) if each is not None}
+    if not wanted <= known:
+        raise ShapeMismatchError(f"steps: nothing gives {sorted(wanted - known)[:4]}")
 
 
 def _tensors(name: str, text: str) -> tuple[OnnxTensor | None, ...]:
@@ -243,6 +296,43 @@ def _attribute_tensor(kind: str, shape: list[Any], values: list[Any]) -> Attribu
     if not fitting or not _fits(kind, tuple(values)):
         return None
     return AttributeTensor(kind, tuple(shape), tuple(values))
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+def dump_steps(steps: tuple[OnnxStep, ...]) -> str:
+    """As a list of lists: operator, attributes, inputs, outputs."""
+    return json.dumps(
+        [[s.operator, json.loads(dump_attributes(s.attributes)), s.inputs, s.outputs] for s in steps]
+    )
+
+
+def load_steps(text: str) -> tuple[OnnxStep, ...]:
+    """Raises ShapeMismatchError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ShapeMismatchError(f"steps: {error}") from error
+    if not isinstance(found, list) or not 1 <= len(found) <= _MAX_STEPS:
+        raise ShapeMismatchError(f"steps must be a JSON list of at most {_MAX_STEPS} entries")
+    return tuple([_step(number, entry) for number, entry in enumerate(found)])
+
+
+def _step(number: int, entry: Any) -> OnnxStep:
+    """Raises ShapeMismatchError."""
+    match entry:
+        case [operator, dict() as attributes, [*inputs], [*outputs]] if (
+            len(attributes) <= _MAX_ENTRIES and _are_values(inputs) and _are_values(outputs)
+        ):
+            read = {name: _attribute(name, value) for name, value in attributes.items()}
+            return OnnxStep(_check_operator(operator), read, tuple(inputs), tuple(outputs))
+    raise ShapeMismatchError(f"steps: number {number} must be [operator, attributes, inputs, outputs]")
+
+
+def _are_values(names: list[Any]) -> bool:
+    named = all(isinstance(name, str) and (not name or _VALUE.fullmatch(name)) for name in names)
+    return len(names) <= _MAX_ENTRIES and named
 
 
 # -- in graphs -----------------------------------------------------------------------------------

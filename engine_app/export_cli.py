@@ -80,7 +80,11 @@ def inspect(path: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 @click.pass_context
 def import_(context: click.Context, path: Path, output: Path, graph: Path | None, as_json: bool) -> None:
-    """Make a model of FILE: ONNX, safetensors, a folder of them, or GGUF that cyxwiz export wrote."""
+    """Make a model of FILE: ONNX, safetensors, a folder of them, or GGUF.
+
+    Operators of an ONNX that no node stands for are kept as they are: onnxruntime computes them, and what
+    is before them is not trained. Of GGUF, llamas, GPT-2s and what cyxwiz export wrote are taken over.
+    """
     from engine_app.importing import import_here
 
     import_here(_config(context), path, output, graph, as_json)

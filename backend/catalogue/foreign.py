@@ -68,6 +68,12 @@ TYPES: tuple[NodeType, ...] = (
                 MAX_TEXT,
             ),
             text("outputs", _ONE, "What it gives, as a JSON list: type and shape of a sample", MAX_TEXT),
+            text(
+                "steps",
+                "",
+                "Several operators in its place, as a JSON list of operator, attributes, inputs and outputs",
+                MAX_TEXT,
+            ),
         ),
         _rule,
         _count,

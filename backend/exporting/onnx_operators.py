@@ -62,10 +62,21 @@ def put_back(model: Any, operators: list[OnnxNode]) -> None:
     if not operators:
         return
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    for node in [*model.graph.node]:
-        if node.domain == _DOMAIN:
-            (number,) = [each.i for each in node.attribute if each.name == _NUMBER]
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.domain != _DOMAIN:
+            nodes.append(node)
+            continue
+        (number,) = [each.i for each in node.attribute if each.name == _NUMBER]
+        if operators[number].steps:
+            nodes += _unfolded(node, operators[number], opset)
+        else:
+            nodes.append(node)
             _restore(model.graph, node, operators[number], opset)
+    # Nodes of a message are copied into it, so that the old ones may go.
+    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     kept = [each for each in model.opset_import if each.domain != _DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(kept)
@@ -89,6 +100,22 @@ def _restore(graph: Any, node: Any, operator: OnnxNode, opset: int) -> None:
         tensor.name = f"{node.output[0]}.{name}"
         graph.initializer.append(tensor)
         node.input.append(tensor.name)
+
+
+def _unfolded(node: Any, operator: OnnxNode, opset: int) -> list[Any]:
+    """The steps, between the values of the one node that stands for them. Raises OperatorSetError."""
+    for step in operator.steps:
+        if _since(step.operator, operator.opset) != _since(step.operator, opset):
+            what = f"operator {step.operator} of operator set {operator.opset}"
+            raise OperatorSetError(f"{what}, which is another one in {opset}, of which the file is")
+    names = {f"in{number}": name for number, name in enumerate(node.input)} | {"": ""}
+    places = [number for number, tensor in enumerate(operator.outputs) if tensor is not None]
+    names |= {f"out{number}": name for number, name in zip(places, node.output, strict=True)}
+    found = [*_alone(operator).graph.node]
+    for each in found:
+        each.input[:] = [names.get(name, f"{node.output[0]}.{name}") for name in each.input]
+        each.output[:] = [names.get(name, f"{node.output[0]}.{name}") for name in each.output]
+    return found
 
 
 def _constants(graph: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 
 from backend.formats.onnx_schema import ELEMENT_TYPES
-from backend.onnx_node import Attribute, AttributeTensor, EmptyList, OnnxNode, OnnxTensor
+from backend.onnx_node import Attribute, AttributeTensor, EmptyList, OnnxNode, OnnxStep, OnnxTensor
 
 ELEMENT_NUMBERS = {name: number for number, (name, _) in ELEMENT_TYPES.items()}
 _PACKED = {"float32": "f", "float64": "d", "float16": "e", "int8": "b", "int16": "h", "int32": "i",
@@ -47,7 +47,8 @@ def one_node_model(node: OnnxNode, weights: Mapping[int, bytes]) -> bytes:
             if tensor is not None
         ]
     )
-    graph = _field(1, _node(node)) + _field(2, b"operator") + held + entering + leaving
+    nodes = b"".join([_field(1, _step(each)) for each in node.steps]) or _field(1, _node(node))
+    graph = nodes + _field(2, b"operator") + held + entering + leaving
     opset = _field(1, b"") + _number(2, node.opset)
     return _number(1, _IR_VERSION) + _field(2, b"cyxwiz") + _field(7, graph) + _field(8, opset)
 
@@ -61,6 +62,13 @@ def _node(node: OnnxNode) -> bytes:
         out += _field(2, output_name(number))
     out += _field(4, node.operator)
     return out + b"".join([_field(5, attribute(name, value)) for name, value in node.attributes.items()])
+
+
+def _step(step: OnnxStep) -> bytes:
+    """Values are named as ``input_name`` and ``output_name`` name them."""
+    out = b"".join([_field(1, name) for name in step.inputs] + [_field(2, name) for name in step.outputs])
+    out += _field(4, step.operator)
+    return out + b"".join([_field(5, attribute(name, value)) for name, value in step.attributes.items()])
 
 
 def attribute(name: str, value: Attribute) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -26,6 +26,7 @@ from backend.onnx_node import (
     DataType,
     EmptyList,
     OnnxNode,
+    OnnxStep,
     OnnxTensor,
     read_node,
     weight_place,
@@ -41,29 +42,39 @@ _EMPTY = {onnx.AttributeProto.INTS: "ints", onnx.AttributeProto.FLOATS: "floats"
           onnx.AttributeProto.STRINGS: "strings"}  # fmt: skip
 
 
+class NotApartError(UnsupportedError):
+    """Samples are not in front and apart, as what follows may put right."""
+
+
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A node of an ONNX model, its operator set, and its inputs by place: what flows, or a constant."""
+    """Nodes of an ONNX model in their order, what enters them by name, and what is asked of them."""
 
-    proto: onnx.NodeProto
+    protos: tuple[onnx.NodeProto, ...]
     opset: int
-    inputs: tuple[Ref | Array | None, ...]
-    kinds: tuple[str, ...]
-    """The element types of the inputs that flow, by place; empty for others."""
+    entering: Mapping[str, Entering]
+    outputs: tuple[str, ...]
+
+    @property
+    def last(self) -> onnx.NodeProto:
+        return self.protos[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """A constant, or what flows; ``kind`` is then the type of its elements."""
+
+    value: Ref | Array
+    kind: str = ""
 
 
 def keep(foreign: Foreign, made: Building, wanted: str) -> dict[str, Ref]:
     """Adds the node that stands for it; its values by their names in the ONNX model.
 
-    Raises UnsupportedError for an operator that is refused, that onnxruntime does not run on this, whose
+    Raises UnsupportedError for operators that are refused, that onnxruntime does not run on this, whose
     values have no fixed shape behind the batch, or in which samples depend on each other.
     """
-    proto = foreign.proto
-    _check_operator(proto)
-    attributes = {each.name: _attribute(each) for each in proto.attribute}
-    tensors, weights = _inputs(foreign)
-    types = _output_types(foreign)
-    node = OnnxNode(proto.op_type, foreign.opset, attributes, tensors, types)
+    node, entering, weights = _described(foreign)
     shapes = _tried(node, weights)
     outputs = [next(shapes) if each is not None else None for each in node.outputs]
     node = replace(node, outputs=tuple(outputs))
@@ -71,9 +82,8 @@ def keep(foreign: Foreign, made: Building, wanted: str) -> dict[str, Ref]:
         read_node(node.parameters)
     except ShapeMismatchError as error:
         raise UnsupportedError(str(error)) from error
-    refs = tuple([each for each in foreign.inputs if isinstance(each, Ref)])
-    node_id = made.add(wanted, TYPE, node.parameters, refs, weights)
-    names = [name for name in proto.output if name]
+    node_id = made.add(wanted, TYPE, node.parameters, entering, weights)
+    names = [name for name in foreign.outputs if name]
     return {
         name: Ref(
             node_id, "output" if place == 0 else f"output{place + 1}", each.shape, each.type != "float32"
@@ -83,9 +93,10 @@ def keep(foreign: Foreign, made: Building, wanted: str) -> dict[str, Ref]:
 
 
 def folded(foreign: Foreign) -> dict[str, Array]:
-    """The values of a node all of whose inputs are constants, worked out once. Raises UnsupportedError."""
-    proto = foreign.proto
-    _check_operator(proto)
+    """The values of nodes all of whose inputs are constants, worked out once. Raises UnsupportedError."""
+    for proto in foreign.protos:
+        _check_operator(proto)
+    proto = foreign.last
     if proto.op_type == "Constant" and proto.attribute and proto.attribute[0].name == "value":
         return {proto.output[0]: numpy_helper.to_array(proto.attribute[0].t)}
     model = _alone(foreign)
@@ -135,24 +146,51 @@ def _text(value: bytes) -> str:
         raise UnsupportedError("an attribute is no UTF-8 text") from error
 
 
-def _inputs(foreign: Foreign) -> tuple[tuple[OnnxTensor | None, ...], dict[str, torch.Tensor]]:
-    """Each input as the node says it, and the numbers of those that are too many for the document."""
-    found: list[OnnxTensor | None] = []
+def _described(foreign: Foreign) -> tuple[OnnxNode, tuple[Ref, ...], dict[str, torch.Tensor]]:
+    """The node, yet without shapes of its outputs; what flows into it; and its weights."""
+    for proto in foreign.protos:
+        _check_operator(proto)
+    single = foreign.last if len(foreign.protos) == 1 else None
+    names = [*single.input] if single is not None else [*foreign.entering]
+    tensors: list[OnnxTensor | None] = []
     weights: dict[str, torch.Tensor] = {}
-    for number, (value, kind) in enumerate(zip(foreign.inputs, foreign.kinds, strict=True)):
-        match value:
-            case None:
-                found.append(None)
-            case Ref():
-                found.append(OnnxTensor(_kind(kind), value.shape))
-            case _:
-                kept = _kind(str(value.dtype))
-                if value.size <= MAX_VALUES:
-                    found.append(OnnxTensor(kept, value.shape, "values", _numbers(value)))
-                else:
-                    found.append(OnnxTensor(kept, value.shape, "weights"))
-                    weights[weight_place(number)] = torch.from_numpy(np.array(value, order="C"))
-    return tuple(found), weights
+    for number, name in enumerate(names):
+        tensor, held = _entering(foreign.entering[name]) if name else (None, None)
+        tensors.append(tensor)
+        if held is not None:
+            weights[weight_place(number)] = held
+    refs = [foreign.entering[name].value for name in names if name]
+    flowing = tuple([each for each in refs if isinstance(each, Ref)])
+    attributes = {} if single is None else {each.name: _attribute(each) for each in single.attribute}
+    steps = () if single is not None else _steps(foreign, names)
+    kind = foreign.last.op_type
+    types = _output_types(foreign)
+    return OnnxNode(kind, foreign.opset, attributes, tuple(tensors), types, steps), flowing, weights
+
+
+def _steps(foreign: Foreign, names: list[str]) -> tuple[OnnxStep, ...]:
+    """The nodes, with values named as a node of several steps names them."""
+    known = {name: f"in{number}" for number, name in enumerate(names)} | {"": ""}
+    known |= {name: f"out{number}" for number, name in enumerate(foreign.outputs) if name}
+    found = []
+    for proto in foreign.protos:
+        for name in proto.output:
+            known.setdefault(name, f"v{len(known)}")
+        attributes = {each.name: _attribute(each) for each in proto.attribute}
+        entering, leaving = (tuple(known[name] for name in side) for side in (proto.input, proto.output))
+        found.append(OnnxStep(proto.op_type, attributes, entering, leaving))
+    return tuple(found)
+
+
+def _entering(entering: Entering) -> tuple[OnnxTensor, torch.Tensor | None]:
+    """An input as the node says it, and its numbers where they are too many for the document."""
+    value = entering.value
+    if isinstance(value, Ref):
+        return OnnxTensor(_kind(entering.kind), value.shape), None
+    kind = _kind(str(value.dtype))
+    if value.size <= MAX_VALUES:
+        return OnnxTensor(kind, value.shape, "values", _numbers(value)), None
+    return OnnxTensor(kind, value.shape, "weights"), torch.from_numpy(np.array(value, order="C"))
 
 
 def _numbers(values: Array) -> tuple[int | float, ...]:
@@ -169,28 +207,21 @@ def _kind(name: str) -> Any:
 
 
 def _alone(foreign: Foreign) -> onnx.ModelProto:
-    """A model of this node alone, for a batch of a few samples, with the types of its outputs."""
-    proto = foreign.proto
-    entering, constants = [], []
-    for name, value, kind in zip(proto.input, foreign.inputs, foreign.kinds, strict=True):
-        if isinstance(value, Ref):
-            number = next((n for n, (each, _) in ELEMENT_TYPES.items() if each == kind), 0)
-            entering.append(helper.make_tensor_value_info(name, number, (_BATCH, *value.shape)))
-        elif value is not None:
-            constants.append(numpy_helper.from_array(value, name))
-    ends = [onnx.ValueInfoProto(name=name) for name in proto.output if name]
-    graph = helper.make_graph([proto], "alone", list(_once(entering)), ends, list(_once(constants)))
+    """A model of these nodes alone, for a batch of a few samples, with the types of its outputs."""
+    doors, constants = [], []
+    for name, each in foreign.entering.items():
+        if isinstance(each.value, Ref):
+            number = next((n for n, (kind, _) in ELEMENT_TYPES.items() if kind == each.kind), 0)
+            doors.append(helper.make_tensor_value_info(name, number, (_BATCH, *each.value.shape)))
+        else:
+            constants.append(numpy_helper.from_array(each.value, name))
+    ends = [onnx.ValueInfoProto(name=name) for name in foreign.outputs if name]
+    graph = helper.make_graph(list(foreign.protos), "alone", doors, ends, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", foreign.opset)], ir_version=10)
     try:
-        found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as error:  # onnx raises errors of its own and of protobuf's
         raise UnsupportedError(f"its shapes cannot be worked out: {str(error)[:200]}") from error
-    return found
-
-
-def _once(values: list[Any]) -> list[Any]:
-    """An operator may take the same value twice."""
-    return list({value.name: value for value in values}.values())
 
 
 def _bytes_of(tensor: onnx.TypeProto.Tensor) -> int:
@@ -207,7 +238,7 @@ def _output_types(foreign: Foreign) -> tuple[OnnxTensor | None, ...]:
     """Shapes are not yet known."""
     values = {value.name: value.type.tensor_type for value in _alone(foreign).graph.output}
     found: list[OnnxTensor | None] = []
-    for name in foreign.proto.output:
+    for name in foreign.outputs:
         if not name:
             found.append(None)
             continue
@@ -219,26 +250,49 @@ def _output_types(foreign: Foreign) -> tuple[OnnxTensor | None, ...]:
     return tuple(found)
 
 
-def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> Any:
-    """Runs it on a few samples together, and on each alone; gives what comes out of one."""
-    module = OnnxOperation(node)
-    for name, tensor in weights.items():
-        module.get_buffer(name).copy_(tensor)
+def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> Iterator[OnnxTensor]:
+    """Runs it on a few samples together, and on each alone; gives what comes out of one.
+
+    Raises NotApartError.
+    """
+    module = _module(node, weights)
     samples = [_drawn(tensor, number) for number, tensor in enumerate(node.flowing)]
     together = _run(module, samples)
     for place in range(_BATCH):
         alone = _run(module, [each[place : place + 1] for each in samples])
         for whole, one in zip(together, alone, strict=True):
-            need(whole.ndim > 0 and len(whole) == _BATCH and len(one) == 1, "moves the batch from the front")
-            need(whole.shape[1:] == one.shape[1:], "gives shapes that depend on values or on the batch")
-            same = np.allclose(whole[place], one[0], _RTOL, _ATOL, equal_nan=True)
-            need(same, "mixes the samples of a batch")
+            if whole.ndim == 0 or len(whole) != _BATCH or len(one) != 1:
+                raise NotApartError("moves the batch from the front")
+            if whole.shape[1:] != one.shape[1:]:
+                raise NotApartError("gives shapes that depend on values or on the batch")
+            if not np.allclose(whole[place], one[0], _RTOL, _ATOL, equal_nan=True):
+                raise NotApartError("mixes the samples of a batch")
     return iter(
         [
             OnnxTensor(tensor.type, tuple(array.shape[1:]))
             for tensor, array in zip(node.given, together, strict=True)
         ]
     )
+
+
+def sizes(foreign: Foreign) -> Array | None:
+    """A list of sizes that begins with the batch, for which there is 0; None for anything else."""
+    node, _, weights = _described(foreign)
+    module = _module(node, weights)
+    samples = [_drawn(tensor, number) for number, tensor in enumerate(node.flowing)]
+    (several,), (one,) = _run(module, samples), _run(module, [each[:1] for each in samples])
+    if several.dtype != np.int64 or several.ndim != 1 or several.shape != one.shape or not several.size:
+        return None
+    if (several[0], one[0]) != (_BATCH, 1) or not np.array_equal(several[1:], one[1:]):
+        return None
+    return np.array([0, *several[1:]], np.int64)
+
+
+def _module(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> OnnxOperation:
+    module = OnnxOperation(node)
+    for name, tensor in weights.items():
+        module.get_buffer(name).copy_(tensor)
+    return module
 
 
 def _run(module: OnnxOperation, samples: list[torch.Tensor]) -> list[Array]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,15 @@ from backend.formats.onnx_check import OnnxValue, check_onnx
 from backend.formats.onnx_schema import ELEMENT_TYPES
 from backend.formats.tensors import Array
 from backend.graph import Graph
-from backend.importing.foreign import Foreign, folded, keep
+from backend.importing.foreign import Entering, Foreign, NotApartError, folded, keep, sizes
 from backend.importing.messages import UNKNOWN_IDS
 from backend.onnx_node import read_node
 
 _SHOWN_PROBLEMS = 8
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, OverflowError)
 """What reading a file that does not keep to ONNX may raise."""
+_MAX_TOGETHER = 64
+"""Nodes that are kept as one."""
 _OLDEST_OPSET = 7
 """Before it, arithmetic said by attributes how shapes are brought together."""
 _MAX_PROBLEM = 600
@@ -138,8 +140,9 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer]) -> Imported:
     for door in doors:
         placing.values[door.name] = Ref(door.node_id, "output", door.shape, door.dtype != "float32")
         placing.kinds[door.name] = door.dtype
-    for node in graph.node:
-        placing.place(node)
+    for number, node in enumerate(graph.node):
+        placing.place(number, node)
+    placing.finish()
     if placing.problems:
         raise ModelImportError(_refusal(placing.problems, len(graph.node)))
     for value in graph.output:
@@ -189,6 +192,14 @@ def _door(made: Building, entry: OnnxValue) -> Door:
     return Door(made.add(name, "Input", given, ()), name, dtype, tuple(sample), batch)
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """Nodes by their places, whose value does not yet keep samples apart and in front, and why."""
+
+    nodes: Mapping[int, onnx.NodeProto]
+    reason: str
+
+
 class _Placing:
     """Has one node after the other become nodes of the graph; notes what cannot be."""
 
@@ -200,6 +211,8 @@ class _Placing:
         self.problems: list[str] = []
         self._lost: set[str] = set()
         """What comes from nodes that have no counterpart."""
+        self._open: dict[str, _Open] = {}
+        """What may be kept together with what follows; by the names of values."""
         self._model = model
         self._opset = opset
         self._placers = placers
@@ -207,24 +220,81 @@ class _Placing:
         self._readers = Counter(name for node in model.graph.node for name in node.input)
         self._readers.update(value.name for value in model.graph.output)
 
-    def place(self, node: onnx.NodeProto) -> None:
+    def place(self, number: int, node: onnx.NodeProto) -> None:
         if any(name in self._lost for name in node.input):
             self._lost.update(node.output)
             return
+        nodes = {number: node}
+        for name in node.input:
+            if name in self._open:
+                nodes |= self._open[name].nodes
         inputs = tuple(self.values.get(name) if name else None for name in node.input)
         try:
-            if any(isinstance(value, Ref) for value in inputs):
+            if len(nodes) > 1:
+                self.values |= self._together(nodes, node)
+            elif any(isinstance(value, Ref) for value in inputs):
                 self.values |= self._counterpart(node, inputs)
             else:
-                self.values |= folded(Foreign(node, self._opset, inputs, ("",) * len(inputs)))
+                self.values |= folded(self._foreign(nodes, node))
+        except NotApartError as error:
+            self._leave_open(nodes, node, f"{_label(node)}: {error}"[:_MAX_PROBLEM])
         except (UnsupportedError, *_MALFORMED) as error:
-            named = node.name or "".join(node.output[:1])
-            label = f"node {named!r} ({node.op_type})"
-            self.problems.append(f"{label}: {error}"[:_MAX_PROBLEM])
-            self._lost.update(node.output)
+            self._give_up(node, f"{_label(node)}: {error}"[:_MAX_PROBLEM])
 
-    def _counterpart(self, node: onnx.NodeProto, inputs: tuple[Value, ...]) -> dict[str, Ref]:
-        """The nodes of the graph that do the same, or one that stands for it. Raises UnsupportedError."""
+    def finish(self) -> None:
+        """Whatever is asked of the model and still open is a problem."""
+        reasons = [self._open[end.name].reason for end in self._model.graph.output if end.name in self._open]
+        self.problems += list(dict.fromkeys(reasons))
+
+    def _leave_open(self, nodes: Mapping[int, onnx.NodeProto], node: onnx.NodeProto, reason: str) -> None:
+        if len(nodes) > _MAX_TOGETHER:
+            self._give_up(node, f"{reason}; with {len(nodes) - 1} nodes before it, limit {_MAX_TOGETHER}")
+            return
+        before = next((self._open[name].reason for name in node.input if name in self._open), reason)
+        self._open |= {name: _Open(nodes, before) for name in node.output if name}
+
+    def _give_up(self, node: onnx.NodeProto, problem: str) -> None:
+        self.problems.append(problem)
+        self._lost.update(node.output)
+
+    def _foreign(self, nodes: Mapping[int, onnx.NodeProto], last: onnx.NodeProto) -> Foreign:
+        """Raises KeyError for a value that comes from nowhere."""
+        protos = tuple([nodes[number] for number in sorted(nodes)])
+        inside = {name for proto in protos for name in proto.output}
+        names = dict.fromkeys(name for proto in protos for name in proto.input if name and name not in inside)
+        entering = {}
+        for name in names:
+            value = self.values[name]
+            if value is None:
+                raise KeyError(name)
+            entering[name] = Entering(value, self._kind(name, value))
+        return Foreign(protos, self._opset, entering, tuple(last.output))
+
+    def _together(self, nodes: Mapping[int, onnx.NodeProto], node: onnx.NodeProto) -> dict[str, Ref]:
+        """Several nodes as one, unless all but the last only say how large a batch is.
+
+        Raises UnsupportedError.
+        """
+        source = self.values.get(node.input[0])
+        if node.op_type == "Reshape" and isinstance(source, Ref) and node.input[1] in self._open:
+            before = self._open[node.input[1]].nodes
+            target = sizes(self._asked(before, node.input[1]))
+            if target is not None:
+                return self._counterpart(node, (source, target), {node.input[1]: target})
+        return self._kept(self._foreign(nodes, node), node, tuple(nodes.values()))
+
+    def _asked(self, nodes: Mapping[int, onnx.NodeProto], name: str) -> Foreign:
+        """The nodes, of which one value is asked."""
+        last = nodes[max(nodes)]
+        return replace(self._foreign(nodes, last), outputs=(name,))
+
+    def _counterpart(
+        self, node: onnx.NodeProto, inputs: tuple[Value, ...], known: Mapping[str, Value] | None = None
+    ) -> dict[str, Ref]:
+        """The nodes of the graph that do the same, or one that stands for it. Raises UnsupportedError.
+
+        ``known``: what an input is, where that follows from the batch.
+        """
         before = self.made.mark()
         try:
             return self._translated(self._operation(node, inputs))
@@ -233,13 +303,21 @@ class _Placing:
         except _MALFORMED as error:
             reason = f"settings or inputs that do not belong together: {error!r}"[:300]
         self.made.back_to(before)
-        kinds = tuple(self._kind(name, value) for name, value in zip(node.input, inputs, strict=True))
+        if known is not None:
+            raise UnsupportedError(reason)
         try:
-            foreign = Foreign(node, self._opset, inputs, kinds)
-            kept = keep(foreign, self.made, _weights_name(node, inputs) or node.name or node.op_type.lower())
+            return self._kept(self._foreign({0: node}, node), node, (node,))
         except (UnsupportedError, *_MALFORMED) as error:
-            raise UnsupportedError(f"{reason}; and kept as it is: {error}") from error
-        self._widen_ids(node, inputs)
+            kind = NotApartError if isinstance(error, NotApartError) else UnsupportedError
+            raise kind(f"{reason}; and kept as it is: {error}") from error
+
+    def _kept(
+        self, foreign: Foreign, node: onnx.NodeProto, nodes: tuple[onnx.NodeProto, ...]
+    ) -> dict[str, Ref]:
+        inputs = tuple(self.values.get(name) if name else None for name in node.input)
+        kept = keep(foreign, self.made, _weights_name(node, inputs) or node.name or node.op_type.lower())
+        for each in nodes:
+            self._widen_ids(each, tuple(self.values.get(name) if name else None for name in each.input))
         types = read_node(self.made.nodes[next(iter(kept.values())).node_id].parameters).given
         self.kinds |= {name: each.type for name, each in zip(kept, types, strict=True)}
         return kept
@@ -291,6 +369,11 @@ class _Placing:
         if self._inferred is None:
             self._inferred = _element_types(self._model)
         return self._inferred.get(name, "int64" if value.ids else "float32")
+
+
+def _label(node: onnx.NodeProto) -> str:
+    named = node.name or "".join(node.output[:1])
+    return f"node {named!r} ({node.op_type})"
 
 
 def _weights_name(node: onnx.NodeProto, inputs: tuple[Value, ...]) -> str:

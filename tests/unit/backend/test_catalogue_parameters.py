@@ -96,6 +96,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "attributes": '{"axis": 1}',
         "inputs": f"[{WHOLE},{NUMBER % 3}]",
         "outputs": f"[null,{HALF}]",
+        "steps": '[["Abs", {}, ["in0"], ["v0"]], ["Neg", {}, ["v0"], ["out0"]]]',
     },
     "Repeat": {"times": 3},
     "SGD": {"momentum": 0.5},
@@ -132,7 +133,10 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("GroupedQueryAttention", "heads"): {"kv_heads": 1},
     ("GroupedQueryAttention", "rope_base"): {"heads": 1, "kv_heads": 1},
     ("LlamaBlock", "rope_base"): {"heads": 1, "kv_heads": 1},
-    **{("OnnxOperator", name): onnx_given("Softmax", (3, 4)) for name in ("operator", "opset", "attributes")},
+    **{
+        ("OnnxOperator", name): onnx_given("Softmax", (3, 4))
+        for name in ("operator", "opset", "attributes", "steps")
+    },
     ("OnnxOperator", "inputs"): {
         **onnx_given("Mod", (3, 4), fmod=1),
         "inputs": f"[{WHOLE},{NUMBER % 1}]",

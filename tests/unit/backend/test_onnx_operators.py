@@ -125,6 +125,62 @@ def test_what_is_kept_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     ]
 
 
+TOGETHER: dict[str, list[onnx.NodeProto]] = {
+    "the batch behind the steps": [
+        helper.make_node("Transpose", ["x"], ["a"], perm=[1, 0, 2]),
+        helper.make_node("CumSum", ["a", "zero"], ["b"], name="last"),
+        helper.make_node("Transpose", ["b"], ["y"], perm=[1, 0, 2]),
+    ],
+    "heads within the batch": [
+        helper.make_node("Reshape", ["x", "flat"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["b"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["b", "a"], ["c"]),
+        helper.make_node("Reshape", ["c", "back"], ["y"]),
+    ],
+    "a mask as large as the batch": [
+        helper.make_node("Shape", ["x"], ["a"]),
+        helper.make_node(
+            "ConstantOfShape", ["a"], ["b"], value=numpy_helper.from_array(np.ones(1, np.float32))
+        ),
+        helper.make_node("Trilu", ["b"], ["c"], upper=0),
+        helper.make_node("Mul", ["c", "x"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOGETHER)
+def test_operators_that_part_samples_only_together_are_kept_together(name: str, tmp_path: Path) -> None:
+    constants = {"zero": np.array(0, np.int64), "flat": ints(-1, 2, 6), "back": ints(-1, 2, 6, 6)}
+    data = model(TOGETHER[name], constants, ("n", 4, 6))
+    graph, certificate = imported(tmp_path, data)
+    assert certificate is not None
+    assert certificate.verdict == "equal"
+    inner = ["OnnxOperator", "OnnxOperator", "Multiply"] if "mask" in name else ["OnnxOperator"]
+    assert [node.type for node in graph.nodes] == ["Input", *inner, "Output"]
+    before, after = onnx.load_from_string(data).graph, exported(tmp_path).graph
+    assert [row[:3] for row in essence(after)] == [row[:3] for row in essence(before)]
+
+
+def test_a_reshape_that_asks_for_the_size_of_the_batch_can_be_trained(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["a"], start=0, end=1),
+        helper.make_node("Concat", ["a", "rest"], ["b"], axis=0),
+        helper.make_node("Reshape", ["x", "b"], ["y"]),
+    ]
+    graph, certificate = imported(tmp_path, model(nodes, {"rest": ints(6, 24)}))
+    assert certificate is not None
+    assert [node.type for node in graph.nodes] == ["Input", "Reshape", "Output"]
+
+
+def test_more_than_so_many_operators_are_not_kept_together(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Transpose", ["x"], ["v0"], perm=[1, 0], name="first")]
+    nodes += [helper.make_node("Softsign", [f"v{n}"], [f"v{n + 1}"]) for n in range(64)]
+    nodes += [helper.make_node("Transpose", ["v64"], ["y"], perm=[1, 0])]
+    with pytest.raises(ModelImportError, match="with 64 nodes before it, limit 64"):
+        imported(tmp_path, model(nodes, {}, ("n", 3)))
+
+
 @pytest.mark.slow
 def test_an_operator_of_an_older_set_is_brought_to_that_of_the_file(tmp_path: Path) -> None:
     data = model([helper.make_node("ReduceSum", ["x"], ["y"], axes=[2], keepdims=0)], {}, opset=11)
@@ -262,6 +318,17 @@ GOOD = OnnxNode("Hardmax", 20, {"axis": 1}, (X,), (X,))
         ({"inputs": '[{"type":"float16","shape":[1],"kind":"values","values":[1e9]}]'}, "no float16"),
         ({"inputs": '[{"type":"float32","shape":[2],"path":"/etc/passwd"}]'}, "unknown field"),
         ({"outputs": '[{"type":"float32","shape":[2],"kind":"weights"}]'}, "what an operator gives flows"),
+        ({"steps": "{}"}, "a JSON list"),
+        ({"steps": "[" * 60_000}, "steps"),
+        ({"steps": "[[]]"}, "must be"),
+        ({"steps": '[["Loop", {}, ["in0"], ["out0"]]]'}, "holds graphs"),
+        ({"steps": '[["Abs", {"a": null}, ["in0"], ["out0"]]]'}, "'a' must be"),
+        ({"steps": '[["Abs", {}, ["in1"], ["out0"]]]'}, "takes .'in1'"),
+        ({"steps": '[["Abs", {}, ["v0"], ["out0"]]]'}, "takes .'v0'"),
+        ({"steps": '[["Abs", {}, ["in0"], ["in0"]]]'}, "gives .'in0'. again"),
+        ({"steps": '[["Abs", {}, ["in0"], ["v0"]]]'}, "nothing gives"),
+        ({"steps": '[["Abs", {}, ["../x"], ["out0"]]]'}, "must be"),
+        ({"steps": "[" + ",".join(['["Abs", {}, ["in0"], [""]]'] * 65) + "]"}, "at most 64"),
         ({"inputs": "[" + ",".join(["null"] * 65) + "]"}, "65, limit 64"),
     ],
 )
