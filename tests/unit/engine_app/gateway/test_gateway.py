@@ -11,7 +11,7 @@ from backend.serving.keys import make_key
 from engine_app.gateway import connection
 from engine_app.gateway.application import AppConfig
 from engine_app.gateway.endpoint import Place
-from engine_app.gateway.errors import EndpointBusyError
+from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.gateway.health import WELL
 from engine_app.gateway.server import ServerBounds
 from tests.unit.engine_app.gateway.gateways import CHAT, Fake, Told, gateway, receive, replicas, talk, until
@@ -287,6 +287,26 @@ async def test_other_hosts_and_other_sites_are_refused() -> None:
         got = await tested.ask("/v1/models", origin="http://127.0.0.1")
         assert got.status == 200
         assert not [name for name in got.headers if name.startswith("access-control")]
+
+
+async def test_no_body_and_no_key_is_logged_or_told_whatever_goes_wrong(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    some = replicas(4)
+    troubles = [ValueError("secret"), EndpointLostError("gone"), EndpointBusyError("full"), None]
+    for (fake, _), trouble in zip(some, troubles, strict=True):
+        fake.told = [trouble]
+    text, key = make_key("phone", ("predict", "metrics"), 0, ("id", "secret" * 8), "now")
+    async with gateway(*some, keys=(key,), needs_key=True) as tested:
+        for _ in range(6):
+            got = await tested.ask(CHAT, PROMPT, authorization=f"Bearer {text}")
+            assert got.status >= 500
+            assert b"secret" not in got.body
+        broken = await tested.ask(CHAT, b'{"model": "m", "secret', authorization=f"Bearer {text}")
+        assert (broken.status, b"secret" in broken.body) == (400, False)
+        metrics = await tested.ask("/metrics", authorization=f"Bearer {text}")
+        assert b"secret" not in metrics.body
+    assert "secret" not in "".join(capfd.readouterr())
 
 
 async def test_a_head_without_end_is_refused() -> None:
