@@ -45,9 +45,9 @@ def gateway() -> None:
     "deployments",
     multiple=True,
     metavar="ID|NAME",
-    help="Of yours at peers; those of one name are replicas.",
+    help="Of yours at peers; goes on and is paid while this runs. Those of one name are replicas.",
 )
-@click.option("--all", "every", is_flag=True, help="All of your deployments, also those to come.")
+@click.option("--all", "every", is_flag=True, help="All of your deployments, also later ones.")
 @click.option(
     "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."
 )

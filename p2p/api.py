@@ -57,7 +57,6 @@ from p2p.session.coordinator_link import (
 from p2p.session.deployments import DEFAULT_MINUTES, DeploymentOrder, DeploymentView
 from p2p.session.engine import DEFAULT_PRIVATE, DEFAULT_SEGMENTS, JobEngine, run_engine
 from p2p.session.errors import SetupError
-from p2p.session.job import Job
 from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News
 from p2p.session.own_data import OwnData
@@ -228,10 +227,6 @@ class AsyncEngine:
     def job(self, job: str) -> dict[str, Any]:
         """What is known of a job, by its id or the beginning of it; see ``p2p.session.control.summary``."""
         return summary(self._jobs.job(job))
-
-    def job_records(self) -> list[Job]:
-        """All that is known of the jobs, newest first."""
-        return self._jobs.jobs()
 
     def jobs(self) -> list[dict[str, Any]]:
         """Newest first."""

@@ -20,7 +20,8 @@ class Deployment:
 
     id: str
     name: str
-    peer_id: str
+    peer_id: str | None
+    """None before there is one."""
     is_running: bool
     given_to: frozenset[str] = frozenset()
     """The peers that the user chose for it, or saw it begin at. Where it moves later on is not among them."""
@@ -54,7 +55,7 @@ def places(deployments: Iterable[Deployment], choice: Choice) -> set[Place]:
     return {
         Place(each.name, each.name, each.peer_id, each.id, each.peer_id in each.given_to)
         for each in deployments
-        if each.is_running and choice.takes(each)
+        if each.is_running and each.peer_id is not None and choice.takes(each)
     }
 
 

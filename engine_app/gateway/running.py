@@ -27,6 +27,7 @@ from engine_app.gateway.application import AppConfig, Application
 from engine_app.gateway.deployments import Choice, Deployment
 from engine_app.gateway.endpoint import Place
 from engine_app.gateway.health import WELL
+from engine_app.gateway.keeping import Keeper
 from engine_app.gateway.local import LocalModel
 from engine_app.gateway.pool import Member, Pool
 from engine_app.gateway.remote import RemoteModels, Told
@@ -132,9 +133,12 @@ class _Gateway:
         if self._allowed.trouble is not None:
             raise CommandError(self._allowed.trouble)
         choice = self._order.choice
+        keeper = Keeper(nursery, engine.follow, self._tell.stuck)
 
         def find() -> list[Deployment]:
-            return deployments_of(engine.job_records())
+            found = deployments_of(engine.deployments())
+            keeper.keep(each.id for each in found if choice.takes(each))
+            return found
 
         missing = choice.missing(find())
         if missing:
@@ -226,6 +230,9 @@ class _News:
             f"`cyxwiz gateway allow {place.peer_id}` lets it"
         )
         self._say({"event": "not allowed", "endpoint": place.model, "peer": place.peer_id}, text)
+
+    def stuck(self, deployment: str, text: str) -> None:
+        self._say({"event": "stuck", "endpoint": deployment, "reason": text}, text)
 
     def ready(self, host: str, port: int) -> None:
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
