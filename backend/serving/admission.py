@@ -21,7 +21,7 @@ class Admission:
     def __init__(self, hosts: tuple[str, ...], gatekeeper: Gatekeeper, needs_key: bool) -> None:
         self._hosts = frozenset({"localhost", *(host.lower().rstrip(".") for host in hosts)})
         self._gatekeeper = gatekeeper
-        self._needs_key = needs_key
+        self.needs_key = needs_key
         self._known_hosts: set[bytes] = set()
 
     def check_host(self, headers: dict[bytes, bytes]) -> None:
@@ -39,7 +39,7 @@ class Admission:
 
     def check_key(self, headers: dict[bytes, bytes], scope: str, now: float) -> ApiKey | None:
         """Raises HttpError 401 without a good key where one is needed, 403 and 429 for its limits."""
-        if not self._needs_key:
+        if not self.needs_key:
             return None
         key = self._gatekeeper.find(_presented(headers))
         if key is None:

@@ -15,10 +15,11 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+from backend.formats.tensors import Array
 from backend.serving.admission import Admission
 from backend.serving.body_budget import SMALL_BYTES, Bodies, Receive
 from backend.serving.failures import failure
-from backend.serving.host import ModelHost
+from backend.serving.host import ModelHost, Prediction
 from backend.serving.http import Call, Handler, Headers, HttpError, Reply, Stream, cyxwiz_error
 from backend.serving.route_table import RouteTable
 from backend.serving.shortcut import SCOPE_KEY, Shortcut
@@ -42,6 +43,8 @@ class Route:
     refuse: Callable[[HttpError], Reply] = cyxwiz_error
     long: bool = False
     """Takes long enough to be given up when the client leaves."""
+    direct: Callable[[Call], Prediction | None] | None = None
+    """What the request asks of a model, if it is one that needs no task of its own. Raises HttpError."""
 
 
 class Application:
@@ -72,6 +75,46 @@ class Application:
             await self._answer(scope, receive, send)
         finally:
             self.in_flight -= 1
+
+    def begin(self, scope: Scope, shortcut: Shortcut, body: bytes) -> bool:
+        """Begins to answer a whole request without a task, which takes longer than a small model.
+
+        False, with nothing done, for all that ``__call__`` must answer: also for what is refused.
+        """
+        now = time.monotonic()
+        headers = dict(scope["headers"])
+        try:
+            route, parameters = self._routes.find(scope["method"], scope["path"])
+            if route.direct is None or self._admission.needs_key:
+                return False
+            self._admission.check_host(headers)
+            deadline = now + self._host.limits.timeout_s
+            call = Call(scope["method"], scope["path"], headers, body, deadline, parameters)
+            asked = route.direct(call)
+            if asked is None:
+                return False
+
+            def told(outcome: dict[str, Array] | HttpError) -> None:
+                self.in_flight -= 1
+                _reply_at_once(self._direct_reply(route, asked, outcome), shortcut, close=False)
+
+            begun = self._host.submit(asked, deadline, told)
+        except Exception:
+            return False  # what it was, the long way finds too
+        self.in_flight += begun
+        return begun
+
+    def _direct_reply(self, route: Route, asked: Prediction, outcome: dict[str, Array] | HttpError) -> Reply:
+        try:
+            if isinstance(outcome, HttpError):
+                raise outcome
+            return asked.answer(outcome)
+        except HttpError as error:
+            self.refused[error.code] += 1
+            return route.refuse(error)
+        except Exception as error:
+            self.refused["internal"] += 1
+            return route.refuse(failure(error))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse: Callable[[HttpError], Reply] = cyxwiz_error
@@ -118,12 +161,16 @@ class Application:
 
 
 def _reply_at_once(reply: Reply, shortcut: Shortcut, *, close: bool) -> bool:
-    head = _head(reply.status, reply.content_type) + b"%d" % len(reply.body)
-    for name, value in reply.headers:
-        if b"\n" in value or b"\r" in value:
-            raise ValueError(f"header {name!r} of more than one line")
-        head += b"\r\n" + name + b": " + value
+    head = b"%b%d%b" % (_head(reply.status, reply.content_type), len(reply.body), _lines(reply.headers))
     return shortcut.reply(head, reply.body, close=close)
+
+
+@lru_cache(maxsize=256)
+def _lines(headers: Headers) -> bytes:
+    lines = [name + b": " + value for name, value in headers]
+    if any(b"\n" in line or b"\r" in line for line in lines):
+        raise ValueError("a header of more than one line")
+    return b"".join([b"\r\n" + line for line in lines])
 
 
 @lru_cache(maxsize=64)

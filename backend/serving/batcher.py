@@ -27,15 +27,13 @@ Outcome = Arrays | Exception
 @dataclass(slots=True)
 class _Question:
     inputs: Arrays
-    answered: asyncio.Future[Arrays]
+    told: Callable[[Outcome], None] | None
+    """None once it is answered."""
 
     def answer(self, outcome: Outcome) -> None:
-        if self.answered.done():
-            return
-        if isinstance(outcome, Exception):
-            self.answered.set_exception(outcome)
-        else:
-            self.answered.set_result(outcome)
+        told, self.told = self.told, None
+        if told is not None:
+            told(outcome)
 
 
 class Batcher:
@@ -66,15 +64,29 @@ class Batcher:
 
     async def ask(self, inputs: Arrays, deadline: float) -> Arrays:
         """All outputs for these inputs. Raises QueueFullError, InputError, DeadlineError, MemoryError."""
-        question = _Question(inputs, self._loop.create_future())
-        ticket = self._ticket(question, deadline)
-        self._queue.add(ticket)
-        self._schedule()
+        answered: asyncio.Future[Arrays] = self._loop.create_future()
+
+        def told(outcome: Outcome) -> None:
+            if answered.done():
+                return
+            if isinstance(outcome, Exception):
+                answered.set_exception(outcome)
+            else:
+                answered.set_result(outcome)
+
+        ticket = self.submit(inputs, deadline, told)
         try:
-            return await question.answered
+            return await answered
         except asyncio.CancelledError:
             self._queue.discard(ticket)
             raise
+
+    def submit(self, inputs: Arrays, deadline: float, told: Callable[[Outcome], None]) -> Ticket:
+        """``told`` is called once, on the loop, and may not raise. Raises QueueFullError."""
+        ticket = self._ticket(_Question(inputs, told), deadline)
+        self._queue.add(ticket)
+        self._schedule()
+        return ticket
 
     def sweep(self, now: float) -> None:
         """Answers those whose deadline has passed; called every now and then."""

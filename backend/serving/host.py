@@ -23,7 +23,7 @@ from backend.serving.batcher import Arrays, Batcher
 from backend.serving.batching import BatchLimits, QueueFullError
 from backend.serving.failures import failure
 from backend.serving.generation import Generations
-from backend.serving.http import HttpError, busy, invalid
+from backend.serving.http import HttpError, Reply, busy, invalid
 from backend.serving.messages import ServedModel, ServerLimits, TensorSpec
 from backend.serving.residency import Residency
 from backend.serving.stats import ModelReading, ModelStats
@@ -68,6 +68,15 @@ class Resident:
         """When the step that runs began; read from other threads."""
         generating = self.generations.working_since if self.generations else None
         return generating if generating is not None else self.batcher.running_since
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a request asks of a model. ``make`` raises InputError, ``answer`` HttpError."""
+
+    name: str
+    make: Callable[[Resident], Arrays]
+    answer: Callable[[Arrays], Reply]
 
 
 @dataclass(slots=True)
@@ -157,24 +166,29 @@ class ModelHost:
 
     async def predict(self, name: str, make: Callable[[Resident], Arrays], deadline: float) -> Arrays:
         """All outputs for what ``make`` gives. Raises HttpError."""
-        entry = self._entries.get(name)
+        async with self.use(name, deadline) as resident:
+            return await resident.batcher.ask(make(resident), deadline)
+
+    def submit(self, asked: Prediction, deadline: float, told: Callable[[Arrays | HttpError], None]) -> bool:
+        """As ``predict``, without a task: ``told`` is called later. False for what is refused or waits."""
+        entry = self._entries.get(asked.name)
         if entry is None or entry.resident is None or entry.withdrawn:
-            async with self.use(name, deadline) as resident:
-                return await resident.batcher.ask(make(resident), deadline)
-        # The same without a context, which costs as much as a row of a small model.
-        started_at, outcome = time.monotonic(), "left"
-        self.enter(entry)
-        try:
-            answer = await entry.resident.batcher.ask(make(entry.resident), deadline)
-            outcome = "ok"
-            return answer
-        except Exception as error:
-            refusal = _refusal(error, entry)
-            outcome = _OUTCOMES.get(refusal.status, "failed")
-            raise refusal from error
-        finally:
+            return False
+        started_at = time.monotonic()
+
+        def done(outcome: Arrays | Exception) -> None:
             self.leave(entry)
-            entry.stats.note_request(outcome, time.monotonic() - started_at)
+            found = _refusal(outcome, entry) if isinstance(outcome, Exception) else outcome
+            kind = _OUTCOMES.get(found.status, "failed") if isinstance(found, HttpError) else "ok"
+            entry.stats.note_request(kind, time.monotonic() - started_at)
+            told(found)
+
+        try:
+            entry.resident.batcher.submit(asked.make(entry.resident), deadline, done)
+        except (InputError, QueueFullError):
+            return False  # the long way says so, and counts it
+        self.enter(entry)
+        return True
 
     async def load(self, name: str, deadline: float) -> None:
         """Loads it if need be, also after ``unload``. Raises HttpError."""

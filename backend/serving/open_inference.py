@@ -14,7 +14,7 @@ import numpy as np
 from backend.errors import InputError
 from backend.formats.tensors import Array
 from backend.serving.bodies import InferBody, InputTensor, WantedOutput
-from backend.serving.host import ModelHost, Resident
+from backend.serving.host import ModelHost, Prediction, Resident
 from backend.serving.http import JSON, OCTETS, Call, HttpError, Reply, decode_json, invalid, json_reply
 from backend.serving.messages import TensorSpec
 from backend.serving.tensor_body import MAX_DIMENSIONS, unpack_body
@@ -93,6 +93,11 @@ class OpenInference:
         return json_reply({})
 
     async def infer(self, call: Call) -> Reply:
+        asked = self.direct(call)
+        return asked.answer(await self._host.predict(asked.name, asked.make, call.deadline))
+
+    def direct(self, call: Call) -> Prediction:
+        """Raises HttpError."""
         name = call.parameters["model"]
         head, rest = _split(call)
         request = decode_json(head, _INFER)
@@ -100,8 +105,7 @@ class OpenInference:
         def make(resident: Resident) -> dict[str, Array]:
             return all_fitted(_arrays(request.inputs, rest), resident.runtime.inputs)
 
-        outputs = await self._host.predict(name, make, call.deadline)
-        return _answer(name, request, outputs)
+        return Prediction(name, make, lambda outputs: _answer(name, request, outputs))
 
 
 def _split(call: Call) -> tuple[bytes, memoryview]:

@@ -13,7 +13,7 @@ import numpy as np
 from backend.errors import ArchiveError, InputError
 from backend.formats.tensors import Array, pack_tensors, unpack_tensors
 from backend.serving.bodies import PredictBody
-from backend.serving.host import ModelHost, Resident
+from backend.serving.host import ModelHost, Prediction, Resident
 from backend.serving.http import OCTETS, Call, Headers, Reply, decode_json, json_reply
 from backend.serving.items import answer_items, form_of, is_raw, items_of
 from backend.serving.items import from_json as from_json_items
@@ -37,28 +37,33 @@ class PredictApi:
         self._host = host
 
     async def predict(self, call: Call) -> Reply:
-        kind = call.content_type
-        if kind in (OCTETS, NPY, SAFETENSORS):
-            return await self._predict_binary(call, kind)
-        if is_raw(kind):
+        asked = self.direct(call)
+        if asked is not None:
+            return asked.answer(await self._host.predict(asked.name, asked.make, call.deadline))
+        if is_raw(call.content_type):
             return await self._answer_items(call, _chosen(call), None)
-        name = _chosen(call) or self._host.default
-        array = _lists_of(call, self._host.only_input(name))
-        if array is not None:
-            outputs = await self._host.predict(name, lambda resident: array, call.deadline)
-        else:
-            body = decode_json(call.body, _PREDICT)
-            name = body.model or name
-            if body.items is not None:
-                return await self._answer_items(call, name, body.items)
-            outputs = await self._host.predict(
-                name, lambda resident: _given(body.inputs, resident), call.deadline
+        body = decode_json(call.body, _PREDICT)
+        name = body.model or _chosen(call) or self._host.default
+        if body.items is not None:
+            return await self._answer_items(call, name, body.items)
+        outputs = await self._host.predict(
+            name, lambda resident: _given(body.inputs, resident), call.deadline
+        )
+        return _lists_reply(call, name, outputs)
+
+    def direct(self, call: Call) -> Prediction | None:
+        """A body of tensors, or of nothing but lists; None for any other."""
+        kind, name = call.content_type, _chosen(call) or self._host.default
+        if kind in (OCTETS, NPY, SAFETENSORS):
+            return Prediction(
+                name,
+                lambda resident: _tensors_of(call, kind, resident.runtime.inputs),
+                lambda outputs: _binary_reply(outputs, kind),
             )
-        accepted = call.headers.get(b"accept", b"")
-        if accepted in (NPY, SAFETENSORS, OCTETS):
-            return _binary_reply(outputs, accepted)
-        lists = {output: array.tolist() for output, array in outputs.items()}
-        return json_reply({"model": name, "outputs": lists})
+        array = None if is_raw(kind) else _lists_of(call, self._host.only_input(name))
+        if array is None:
+            return None
+        return Prediction(name, lambda resident: array, lambda outputs: _lists_reply(call, name, outputs))
 
     async def _answer_items(self, call: Call, name: str | None, items: list[Any] | None) -> Reply:
         """``items`` None: they are the body."""
@@ -70,17 +75,6 @@ class PredictApi:
 
             answers = await answer_items(resident, given, call.deadline)
         return json_reply({"model": name, "answers": answers})
-
-    async def _predict_binary(self, call: Call, kind: bytes) -> Reply:
-        name = _chosen(call) or self._host.default
-
-        def make(resident: Resident) -> dict[str, Array]:
-            specs = resident.runtime.inputs
-            if kind == OCTETS and (array := _rows_of(call, _only(specs))) is not None:
-                return {specs[0].name: array}
-            return all_fitted(_read_body(call, kind, specs), specs)
-
-        return _binary_reply(await self._host.predict(name, make, call.deadline), kind)
 
     async def describe(self, call: Call) -> Reply:
         name = call.parameters.get("model") or _chosen(call) or self._host.default
@@ -134,6 +128,13 @@ def abilities(resident: Resident) -> list[str]:
 def _chosen(call: Call) -> str | None:
     name = call.headers.get(b"x-model")
     return None if name is None else name.decode("latin-1")
+
+
+def _tensors_of(call: Call, kind: bytes, specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    """Raises InputError."""
+    if kind == OCTETS and (array := _rows_of(call, _only(specs))) is not None:
+        return {specs[0].name: array}
+    return all_fitted(_read_body(call, kind, specs), specs)
 
 
 def _lists_of(call: Call, spec: TensorSpec | None) -> dict[str, Array] | None:
@@ -248,6 +249,15 @@ def write_npy(array: Array) -> bytes:
     header = repr({"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}).encode()
     padded = header + b" " * (-(len(header) + 11) % 64) + b"\n"
     return _NPY_MAGIC + b"\x01\x00" + len(padded).to_bytes(2, "little") + padded + array.tobytes()
+
+
+def _lists_reply(call: Call, name: str, outputs: dict[str, Array]) -> Reply:
+    """As JSON, unless something else was asked for."""
+    accepted = call.headers.get(b"accept", b"")
+    if accepted in (NPY, SAFETENSORS, OCTETS):
+        return _binary_reply(outputs, accepted)
+    lists = {output: array.tolist() for output, array in outputs.items()}
+    return json_reply({"model": name, "outputs": lists})
 
 
 def _binary_reply(outputs: dict[str, Array], kind: bytes) -> Reply:

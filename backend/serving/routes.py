@@ -23,7 +23,13 @@ def all_routes(host: ModelHost, refused: Counter[str], needs_key: bool) -> tuple
     predict, inference = PredictApi(host), OpenInference(host, program_version())
     own = (
         Route("GET", "/health", _Health(host, needs_key).answer, "Whether the server answers", None),
-        Route("POST", "/v1/predict", predict.predict, "Outputs of a model for its inputs"),
+        Route(
+            "POST",
+            "/v1/predict",
+            predict.predict,
+            "Outputs of a model for its inputs",
+            direct=predict.direct,
+        ),
         Route("GET", "/v1/model", predict.describe, "What the model takes and gives"),
         Route("GET", "/metrics", _Metrics(host, refused).answer, "Counts for Prometheus", "metrics"),
     )
@@ -40,7 +46,14 @@ def _open_inference(api: OpenInference) -> tuple[Route, ...]:
         route
         for base in (model, versioned)
         for route in (
-            Route("POST", f"{base}/infer", api.infer, "Infer, with or without binary tensors", refuse=error),
+            Route(
+                "POST",
+                f"{base}/infer",
+                api.infer,
+                "Infer, with or without binary tensors",
+                refuse=error,
+                direct=api.direct,
+            ),
             Route("GET", base, api.metadata, "Inputs and outputs of a model", refuse=error),
             Route("GET", f"{base}/ready", api.model_ready, "Whether a model answers", refuse=error),
         )

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from backend.runtime.base import Runtime
 from backend.serving.admission import Admission
 from backend.serving.app import Application
+from backend.serving.body_budget import SMALL_BYTES
 from backend.serving.host import ModelHost
 from backend.serving.keys import Gatekeeper
 from backend.serving.messages import ApiKey, Serve, ServedModel
@@ -116,7 +117,9 @@ class CycleShortcut:
 
     def reply(self, head: bytes, body: bytes, *, close: bool) -> bool:
         cycle = self._cycle
-        if cycle.flow.write_paused or cycle.disconnected or cycle.response_started:
+        if cycle.disconnected or cycle.transport.is_closing():
+            return True  # nobody is there to read it
+        if cycle.flow.write_paused or cycle.response_started:
             return False
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
@@ -140,6 +143,9 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _body_bytes = 0
     _in_body = False
+    _may_wait = False
+    _waiting: RequestResponseCycle | None = None
+    """Whose request has begun, and whose answer has not."""
     _idle_since: float | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _idle_timer: asyncio.TimerHandle | None = None
@@ -155,6 +161,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle_since = None
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._waiting is not None:  # for the rest of its body, for which a task waits
+            self._start_waiting()
         if self._in_body:
             if self._head_bytes > 2 * MAX_HEAD_BYTES + _FRAMING * self._body_bytes:
                 self._give_up()
@@ -170,7 +178,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_body = True
         self._forget_timer()
+        self._may_wait = not self.flow.write_paused
         super().on_headers_complete()
+        self._may_wait = False
         self.scope[SCOPE_KEY] = CycleShortcut(self.cycle, self._corked)  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
@@ -181,6 +191,26 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_body = False
         self._head_bytes = self._body_bytes = 0
+        if self._waiting is not None:
+            cycle = self._waiting
+            scope: Any = cycle.scope
+            is_small = len(cycle.body) <= SMALL_BYTES
+            if is_small and self.app.begin(scope, scope[SCOPE_KEY], bytes(cycle.body)):
+                self._waiting = None
+            else:
+                self._start_waiting()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """A request that comes in one piece may not need a task: see ``Application.begin``."""
+        if self._may_wait and isinstance(app, Application):
+            self._waiting = cycle
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start_waiting(self) -> None:
+        cycle, self._waiting = self._waiting, None
+        if cycle is not None:
+            super()._start_asgi_task(cycle, self.app)
 
     def on_response_complete(self) -> None:
         """As uvicorn's, but that one timer for all answers watches over an idle connection."""

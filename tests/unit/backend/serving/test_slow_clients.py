@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import pytest
 
+from backend.formats.tensors import Array
+from backend.runtime.base import Runtime
 from backend.serving import body_budget, server
 from backend.serving.app import Route
 from backend.serving.http import Call, Stream
@@ -36,9 +38,9 @@ class Endless:
             self.ended.set()
 
 
-def over_a_socket(work: Callable[[Client, Endless], Awaitable[None]]) -> None:
+def over_a_socket(work: Callable[[Client, Endless], Awaitable[None]], runtime: Runtime | None = None) -> None:
     async def main() -> None:
-        tested, endless = Server({"m": Single()}, ServerLimits()), Endless()
+        tested, endless = Server({"m": runtime or Single()}, ServerLimits()), Endless()
         tested.app.route((Route("GET", "/endless", endless.answer, "Never ends", None),))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             running = server._Server(server.server_config(tested.app, 16), lambda: None)
@@ -144,5 +146,78 @@ def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -
         writer.write(_request(1))
         await _answer(reader)
         assert await reader.read() == b""
+
+    over_a_socket(work)
+
+
+def test_a_client_that_waits_for_leave_to_send_its_body_gets_it() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        head, _, body = _request(1, b"expect: 100-continue").partition(b"\r\n\r\n")
+        writer.write(head + b"\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await _answer(reader))[0].startswith(b"HTTP/1.1 200 ")
+
+    over_a_socket(work)
+
+
+def test_a_request_in_pieces_is_answered_as_one_in_one_piece_and_refusals_the_same() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        await _warm(reader, writer)
+        wrong = _request(1).replace(b"[[", b'["')
+        for data in (_request(1), wrong):
+            answers = []
+            for cut in (len(data), 20, len(data) - 3):
+                writer.write(data[:cut])
+                for _ in range(5):
+                    await asyncio.sleep(0)  # the server reads
+                writer.write(data[cut:])
+                answers.append(await _answer(reader))
+            assert answers == [answers[0]] * 3
+            assert (b" 400 " in answers[0][0]) == (data is wrong)
+
+    over_a_socket(work)
+
+
+async def _warm(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Loads the model: what it is asked then needs no task."""
+    writer.write(_request(1))
+    await _answer(reader)
+
+
+class Touchy(Single):
+    def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
+        if inputs["x"].max() > 5:
+            raise KeyError("secret")
+        return super().run(inputs)
+
+
+def test_a_model_that_fails_without_a_task_fails_for_this_request_only() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        await _warm(reader, writer)
+        writer.write(_request(9) + _request(2))
+        head, body = await _answer(reader)
+        assert head.startswith(b"HTTP/1.1 500 ")
+        assert b"secret" not in body
+        assert (await _answer(reader))[0].startswith(b"HTTP/1.1 200 ")
+
+    over_a_socket(work, Touchy())
+
+
+def test_what_fails_without_a_task_is_told_and_counted() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        await _warm(reader, writer)
+        writer.write(_request(1).replace(b"/v1/predict", b"/v2/models/m/infer"))
+        head, _ = await _answer(reader)
+        assert head.startswith(b"HTTP/1.1 400 ")
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        told = (await _answer(reader))[1]
+        assert b'cyxwiz_requests_total{model="m",outcome="ok"} 1' in told
+        assert b'cyxwiz_in_flight{model="m"} 0' in told
+        assert b'cyxwiz_refused_total{reason="invalid"} 1' in told
 
     over_a_socket(work)
