@@ -24,12 +24,13 @@ from backend.datasets import (
     range_scaling,
     split,
 )
-from backend.disk_rows import StoredRows
+from backend.disk_rows import DiskRows, StoredRows
 from backend.errors import DatasetError
 from backend.facts import DataNotes
 from backend.formats.tensor_file import TensorPlan, write_tensor_file
 from backend.formats.tensors import Array
 from backend.pipeline import Pipeline
+from backend.read_ahead import ReadAhead
 from backend.sample_plan import PARTS, TRAIN, Window
 
 LOCAL_WINDOW_BYTES = 32 << 20
@@ -90,6 +91,7 @@ class LocalSamples:
             in_order=pipeline.in_order,
         )
         self._orders: OrderedDict[int, Array] = OrderedDict()
+        self._ahead: ReadAhead | None = None
 
     @property
     def facts(self) -> DataFacts:
@@ -109,9 +111,14 @@ class LocalSamples:
                 return None
 
     def expect(self, windows: Iterator[Window]) -> None:
-        """Nothing to prepare."""
+        """Reads ahead what is on disk."""
+        if isinstance(self.dataset.x, DiskRows):
+            self._ahead = ReadAhead(self._gather, windows)
 
     def gather(self, window: Window) -> Rows:
+        return self._gather(window) if self._ahead is None else self._ahead.take(window)
+
+    def _gather(self, window: Window) -> Rows:
         indices = self.indices(window)
         return self.dataset.x.take(indices, axis=0), self.dataset.y.take(indices, axis=0)
 

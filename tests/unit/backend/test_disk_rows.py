@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from backend.errors import DatasetError
 from backend.formats.cyxmodel import CyxModel
 from backend.formats.tensors import pack_tensors
 from backend.pipeline import read_pipeline
+from backend.read_ahead import ReadAhead
 from backend.reports import Metrics
-from backend.sample_plan import TEST
+from backend.sample_plan import TEST, Window
 from backend.samples import LocalSamples
 from backend.serialize import dump_graph
 from backend.training import Trainer, TrainingConfig
@@ -144,3 +146,28 @@ def test_a_part_is_written_from_disk(tmp_path: Path) -> None:
     samples = LocalSamples(streamed(path), PIPELINE)
     samples.write_part(TEST, tmp_path / "test")
     assert np.array_equal(load_dataset(tmp_path / "test").x, load_dataset(path).x[samples.order(TEST, 0)])
+
+
+def test_planned_windows_are_read_ahead_and_others_when_they_are_asked_for() -> None:
+    first, second, other = (Window("train", 0, at, 2) for at in (0, 2, 4))
+    asked: list[Window] = []
+    begun, may_end = threading.Event(), threading.Event()
+
+    def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(window)
+        if window == second:
+            begun.set()
+            may_end.wait(10)
+            raise DatasetError("the disk is gone")
+        rows = np.arange(window.first, window.first + window.count)
+        return rows, rows
+
+    ahead = ReadAhead(read, iter((first, second)))
+    assert ahead.take(first)[0].tolist() == [0, 1]
+    assert begun.wait(10) and asked == [first, second]  # nobody has taken the second yet
+    may_end.set()
+    assert ahead.take(other)[0].tolist() == [4, 5]
+    with pytest.raises(DatasetError, match="the disk is gone"):
+        ahead.take(second)
+    assert ahead.take(first)[0].tolist() == [0, 1]
+    assert asked == [first, second, other, first]
