@@ -55,7 +55,7 @@ def test_a_conversation_is_what_llama_cpp_makes_of_it(smollm: Running) -> None:
     import llama_cpp
 
     path = real_model(GGUF) / f"{GGUF}.gguf"
-    reference = llama_cpp.Llama(str(path), n_ctx=512, n_threads=1, verbose=False)
+    reference = llama_cpp.Llama(str(path), n_ctx=512, n_threads=1, flash_attn=True, verbose=False)
     expected = reference.create_chat_completion(QUESTION, max_tokens=12, temperature=0)["choices"][0]
     answer = client(smollm).chat.completions.create(
         model=GGUF, messages=QUESTION, max_tokens=12, temperature=0, logprobs=True, top_logprobs=2
