@@ -21,6 +21,7 @@ from p2p.errors import StreamResetError
 
 READ_BYTES = 512 * 1024
 WRITE_BYTES = 288 * 1024
+_MORE_BYTES = 32 * 1024
 
 
 class Scratch:
@@ -69,18 +70,20 @@ class SocketPipe:
         self._scratch = scratch
         self._unsent = memoryview(b"")
         self._written_bytes = 0
-        self._others_turn = False
+        self._has_more = False
 
     async def receive_into(self, receiver: Receiver) -> list[bytes] | None:
-        if self._others_turn:
+        if self._has_more:
             await trio.lowlevel.checkpoint()
-        self._others_turn = True
-        while (size := self._read(receiver)) is None:
-            self._others_turn = False
+        size = self._read(receiver) if self._has_more else None
+        while size is None:
             try:
                 await trio.lowlevel.wait_readable(self._socket)  # type: ignore[arg-type]
             except trio.ClosedResourceError:
                 return None
+            size = self._read(receiver)
+        # After little there is nothing: to wait at once is a system call and a turn less for a small message.
+        self._has_more = size >= _MORE_BYTES
         return receiver.received_in(self._scratch.incoming, size) if size else None
 
     def _read(self, receiver: Receiver) -> int | None:

@@ -30,6 +30,7 @@ from p2p.framing import Frame, FrameLimits
 from p2p.identifiers import PeerId
 from p2p.network import Network, Stream
 from p2p.protocols import Failure, Request, Response
+from p2p.tasks import take_slot
 
 C = TypeVar("C")
 A = TypeVar("A")
@@ -103,7 +104,7 @@ class _Session:
     async def run(self) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                await self._read_calls(nursery)
+                nursery.start_soon(self._next_call, nursery)
         except* (StreamResetError, DeadlineError) as lost:
             self._log.debug("caller lost", reason=str(lost.exceptions[0]))
             await self._channel.reset()
@@ -113,15 +114,16 @@ class _Session:
         else:
             await self._channel.aclose()
 
-    async def _read_calls(self, nursery: trio.Nursery) -> None:
-        while True:
-            # No deadline: a kept-open stream may be idle, and the host notices a dead caller.
-            try:
-                frame = await self._channel.receive_frame()
-            except StreamClosedError:
-                return
-            await self._slots.acquire()
-            nursery.start_soon(self._answer_frame, frame)
+    async def _next_call(self, nursery: trio.Nursery) -> None:
+        """Reads one call and answers it, while another task waits for the next: no call waits for a task."""
+        # No deadline: a kept-open stream may be idle, and the host notices a dead caller.
+        try:
+            frame = await self._channel.receive_frame()
+        except StreamClosedError:
+            return
+        await take_slot(self._slots)
+        nursery.start_soon(self._next_call, nursery)
+        await self._answer_frame(frame)
 
     async def _answer_frame(self, frame: Frame) -> None:
         try:

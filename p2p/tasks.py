@@ -41,3 +41,24 @@ def deadline(timeout_s: float | None, what: str) -> Iterator[None]:
         yield
     if scope.cancelled_caught:
         raise DeadlineError(f"{what}: no answer within {timeout_s:g} s")
+
+
+async def take_slot(slots: trio.Semaphore) -> None:
+    """``acquire``, but without a turn for others where there is a free one: on the path of every call."""
+    try:
+        slots.acquire_nowait()
+    except trio.WouldBlock:
+        await slots.acquire()
+
+
+@asynccontextmanager
+async def held(lock: trio.Lock) -> AsyncIterator[None]:
+    """``async with lock``, but without a turn for others where it is free."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

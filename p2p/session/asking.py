@@ -1,7 +1,7 @@
-"""HTTP requests to a model at a peer, over streams that are kept for the next one.
+"""Calls to models at a peer, HTTP requests among them, over streams that are kept for the next one.
 
-One question at a time on a stream: its window holds the peer back while nobody takes the answer, and its
-reset takes the question back. The end of an answer is always a message with its length.
+One call at a time on a stream: its caller reads the answer itself, its window holds the peer back while
+nobody does, and its reset takes the call back. The end of an answer is always a message with its length.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from typing import Any, Protocol
 import trio
 
 from p2p.channel import Channel
-from p2p.errors import RemoteFailureError, RemoteProtocolError
+from p2p.errors import (
+    ConnectionFailedError,
+    RemoteFailureError,
+    RemoteProtocolError,
+    StreamClosedError,
+    StreamResetError,
+)
 from p2p.identifiers import PeerId
 from p2p.network import Network
 from p2p.protocols import Failure, Request, Response
@@ -25,10 +31,12 @@ from p2p.protocols.inference import (
     AnswerEnded,
     AnswerPart,
     Ask,
+    InferenceAnswer,
+    InferenceCall,
 )
-from p2p.session.coordinator_link import LOST
+from p2p.tasks import deadline, take_slot
 
-AskChannel = Channel[Any, Response[Any]]
+CallChannel = Channel[Any, Response[Any]]
 Headers = tuple[tuple[bytes, bytes], ...]
 MAX_STREAMS = 64
 """To one peer, of the 256 that a connection may have."""
@@ -68,7 +76,7 @@ class Answer:
     Raises StreamResetError or DeadlineError where it breaks off, RemoteFailureError where the peer says so.
     """
 
-    def __init__(self, channel: AskChannel, begun: AnswerBegun, first: bytes) -> None:
+    def __init__(self, channel: CallChannel, begun: AnswerBegun, first: bytes) -> None:
         self.status = begun.status
         self.content_type = begun.content_type
         self.headers: Headers = begun.headers
@@ -114,36 +122,34 @@ class Answer:
         return b"".join(parts)
 
 
-class AskStreams:
-    """The streams to one peer. A question that has been asked is never repeated here."""
+class CallStreams:
+    """The streams to one peer. Nothing that has been asked is repeated here."""
 
     def __init__(self, network: Network, peer_id: PeerId) -> None:
         self._network = network
         self._peer_id = peer_id
-        self._free: list[AskChannel] = []
+        self._free: list[CallChannel] = []
         self._slots = trio.Semaphore(MAX_STREAMS)
 
-    async def begin(self, call: Ask, body: bytes) -> Answer:
-        """An answer that has begun, and must be ended.
+    async def call(
+        self, call: InferenceCall, body: bytes = b"", timeout_s: float = PART_TIMEOUT_S
+    ) -> tuple[InferenceAnswer, bytes]:
+        """Of a call that has one answer.
 
         Raises RemoteFailureError, ConnectionFailedError, StreamResetError, DeadlineError, and
         RemoteProtocolError.
         """
-        await self._slots.acquire()
-        channel: AskChannel | None = None
-        try:
-            channel = self._free.pop() if self._free else await self._new()
-            return await _ask(channel, call, body)
-        except RemoteFailureError:
-            self._give_back(channel)
-            raise
-        except LOST:
-            await self._cut(channel, *self._free)  # they were on the same connection
-            self._free.clear()
-            raise
-        except BaseException:
+        channel, answer, rest = await self._exchange(call, body, timeout_s)
+        self._give_back(channel)
+        return answer, rest
+
+    async def begin(self, call: Ask, body: bytes) -> Answer:
+        """An answer that has begun, and must be ended. Raises as ``call``."""
+        channel, answer, first = await self._exchange(call, body, PART_TIMEOUT_S)
+        if not isinstance(answer, AnswerBegun):
             await self._cut(channel)
-            raise
+            raise RemoteProtocolError(f"peer answered {type(answer).__name__} to Ask")
+        return Answer(channel, answer, first)
 
     async def end(self, answer: Answer) -> None:
         """Takes the question back, where the answer is not over."""
@@ -152,33 +158,43 @@ class AskStreams:
         else:
             await self._cut(answer.channel)
 
-    def _give_back(self, channel: AskChannel | None) -> None:
-        if channel is not None:
-            self._free.append(channel)
+    async def _exchange(
+        self, call: InferenceCall, body: bytes, timeout_s: float
+    ) -> tuple[CallChannel, InferenceAnswer, bytes]:
+        await take_slot(self._slots)
+        channel: CallChannel | None = None
+        try:
+            with deadline(timeout_s, f"{type(call).__name__} to {self._peer_id}"):
+                channel = self._free.pop() if self._free else await self._new()
+                await channel.send(Request(_NUMBER, call), body, None)
+                message, rest = await channel.receive()
+            answer = _answer_of(message)
+        except (StreamResetError, StreamClosedError, ConnectionFailedError):
+            others, self._free = self._free, []
+            await self._cut(channel, *others)  # those were on the same connection
+            raise
+        except BaseException:
+            await self._cut(channel)
+            raise
+        if isinstance(answer, Failure):
+            self._give_back(channel)
+            raise RemoteFailureError(answer.code, answer.message)
+        return channel, answer, rest
+
+    def _give_back(self, channel: CallChannel) -> None:
+        self._free.append(channel)
         self._slots.release()
 
-    async def _cut(self, channel: AskChannel | None, *others: AskChannel) -> None:
+    async def _cut(self, channel: CallChannel | None, *others: CallChannel) -> None:
         self._slots.release()
         with trio.CancelScope(shield=True):
             for each in (channel, *others):
                 if each is not None:
                     await each.reset()
 
-    async def _new(self) -> AskChannel:
+    async def _new(self) -> CallChannel:
         stream = await self._network.open_stream(self._peer_id, PROTOCOL_ID)
         return Channel(stream, REQUESTS, RESPONSES, LIMITS)
-
-
-async def _ask(channel: AskChannel, call: Ask, body: bytes) -> Answer:
-    await channel.send(Request(_NUMBER, call), body)
-    message, first = await channel.receive(PART_TIMEOUT_S)
-    match _answer_of(message):
-        case AnswerBegun() as begun:
-            return Answer(channel, begun, first)
-        case Failure(code, text):
-            raise RemoteFailureError(code, text)
-        case other:
-            raise RemoteProtocolError(f"peer answered {type(other).__name__} to Ask")
 
 
 def _answer_of(message: Response[Any]) -> Any:

@@ -425,7 +425,7 @@ class JobEngine:
         caller = self._callers.get((peer, job_id))
         if caller is None:
             live = self._lives[job_id]
-            caller = JobCaller(self.engine, PeerId(peer), lambda: live.job, self._nursery)
+            caller = JobCaller(self.engine, PeerId(peer), lambda: live.job)
             self._callers[peer, job_id] = caller
         return caller
 

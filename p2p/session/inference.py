@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from p2p.backoff import Backoff
-from p2p.client import CONNECT_TIMEOUT_S, CallClient
+from p2p.client import CONNECT_TIMEOUT_S
 from p2p.errors import ConnectionFailedError, P2PError, RemoteFailureError, RemoteProtocolError
 from p2p.identifiers import PeerId
 from p2p.jobs import Requirements
@@ -19,10 +19,6 @@ from p2p.network import Network
 from p2p.protocols import Done
 from p2p.protocols.coordinator import FindPeers, Peers, SignedRecord
 from p2p.protocols.inference import (
-    LIMITS,
-    PROTOCOL_ID,
-    REQUESTS,
-    RESPONSES,
     Authorize,
     AuthorizeJob,
     DescribeModel,
@@ -33,7 +29,7 @@ from p2p.protocols.inference import (
     Prediction,
 )
 from p2p.records import open_record
-from p2p.session.asking import AskStreams
+from p2p.session.asking import CallStreams
 from p2p.session.coordinator_link import LOST
 from p2p.session.job import Job
 from p2p.session.neighbours import reach
@@ -79,23 +75,18 @@ def size_of(dtype: str, shape: tuple[int, ...]) -> int:
 class JobCaller:
     """Whoever has the right to a job's models, at one peer: connected, authorized, and both again."""
 
-    def __init__(
-        self, engine: Engine, peer_id: PeerId, find_job: Callable[[], Job], nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, engine: Engine, peer_id: PeerId, find_job: Callable[[], Job]) -> None:
         self.peer_id = peer_id
-        self.streams = AskStreams(engine.network, peer_id)
+        self.streams = CallStreams(engine.network, peer_id)
         self._engine = engine
         self._find_job = find_job
         self._job_id = find_job().job_id
-        self._client: CallClient[InferenceCall, InferenceAnswer] = CallClient(
-            engine.network, peer_id, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, (), nursery
-        )
         self._authorized_until = 0.0
         self._authorizing = trio.Lock()
 
     async def call(self, call: InferenceCall, body: bytes = b"") -> tuple[InferenceAnswer, bytes]:
         """Raises RemoteFailureError when the peer refuses, ConnectionFailedError, DeadlineError."""
-        return await self.repeat(lambda: self._client.call(call, body, PREDICT_TIMEOUT_S))
+        return await self.repeat(lambda: self.streams.call(call, body, PREDICT_TIMEOUT_S))
 
     async def repeat(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Again over new connections, and once with a new token: asking a model may be repeated."""
@@ -124,8 +115,7 @@ class JobCaller:
     async def _connect(self) -> None:
         """The peer may have moved since it was last reached."""
         if not self._engine.network.is_connected(self.peer_id):
-            job = self._find_job()
-            self._client.addresses = await reachable_addresses(self._engine, self.peer_id, job)
+            await reach_again(self._engine, self.peer_id, self._find_job())
 
     async def _authorize(self) -> None:
         async with self._authorizing:
@@ -137,7 +127,7 @@ class JobCaller:
             else:
                 token = await self._engine.coordinator.token(self._job_id, SCOPE)
                 call, until = Authorize(token.token), token.expires_at
-            answer, _ = await self._client.call(call)
+            answer, _ = await self.streams.call(call)
             if not isinstance(answer, Done):
                 raise RemoteProtocolError(f"peer answered {type(answer).__name__} to {type(call).__name__}")
             self._authorized_until = until - 60.0
@@ -165,8 +155,8 @@ class ModelClient:
         return Tensor(answer.dtype, answer.shape, body)
 
 
-async def reachable_addresses(engine: Engine, peer_id: PeerId, job: Job) -> Sequence[str]:
-    """Connects, where the peer was or where it is said to be now; the addresses that worked."""
+async def reach_again(engine: Engine, peer_id: PeerId, job: Job) -> None:
+    """Connects, where the peer was or where it is said to be now."""
     network: Network = engine.network
     known: Sequence[str] = next(
         (hold.addresses for hold in reversed(job.holds) if hold.peer_id == peer_id), ()
@@ -175,15 +165,14 @@ async def reachable_addresses(engine: Engine, peer_id: PeerId, job: Job) -> Sequ
         found = await reach(engine, peer_id, known)
         if found is None:
             raise ConnectionFailedError(f"peer {peer_id} does not answer on this network")
-        return found
+        return
     try:
         await network.connect(peer_id, known, CONNECT_TIMEOUT_S)
-        return known
+        return
     except LOST as lost:
         signed = await _newest_record(engine, peer_id, lost)
     addresses = open_record(signed, engine.now(), peer_id).addresses
     await network.connect(peer_id, addresses, CONNECT_TIMEOUT_S)
-    return addresses
 
 
 async def _newest_record(engine: Engine, peer_id: PeerId, lost: P2PError) -> SignedRecord:

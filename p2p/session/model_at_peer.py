@@ -17,7 +17,7 @@ from p2p.protocols.inference import (
     StatusOf,
     TensorGiven,
 )
-from p2p.session.asking import Answer, Asked, AskedLike, AskStreams
+from p2p.session.asking import Answer, Asked, AskedLike, CallStreams
 from p2p.session.chat import PATH, ChatOptions, Chatted, ChatText, chat_body, refusal
 from p2p.session.inference import Tensor, size_of
 
@@ -29,7 +29,7 @@ _AS_IT_IS = ChatOptions()
 class Caller(Protocol):
     """Whoever may call the deployment where it is now; ``p2p.session.inference`` has it."""
 
-    streams: AskStreams
+    streams: CallStreams
 
     async def call(self, call: InferenceCall, body: bytes = b"") -> tuple[InferenceAnswer, bytes]:
         """Connected, authorized, and asked again after a loss."""

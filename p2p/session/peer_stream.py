@@ -44,7 +44,7 @@ from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.coordinator_link import LOST
 from p2p.session.errors import JobRefusedError
-from p2p.session.inference import reachable_addresses
+from p2p.session.inference import reach_again
 from p2p.session.job import Checkpoint, Escrow, Grant, lease_ref
 from p2p.session.live import LiveJob
 from p2p.session.news import News, NewsKind
@@ -141,7 +141,7 @@ class PeerTalk:
         """One stream, from its opening to its loss."""
         engine, job = self._engine, self._live.job
         token = NO_TOKEN if self._is_direct else await engine.coordinator.token(job.job_id, SCOPE)
-        await reachable_addresses(engine, self._peer_id, job)
+        await reach_again(engine, self._peer_id, job)
         stream = await engine.network.open_stream(self._peer_id, PROTOCOL_ID)
         channel: Channel[FromEngine, FromPeer] = Channel(stream, FROM_ENGINE, FROM_PEER, LIMITS)
         try:

@@ -43,7 +43,6 @@ from p2p.session.chat import ChatOptions  # noqa: E402
 from p2p.session.inference import JobCaller, Tensor  # noqa: E402
 from p2p.session.model_at_peer import ModelAtPeer  # noqa: E402
 from p2p.session.steps import Limits  # noqa: E402
-from p2p.tasks import background_tasks  # noqa: E402
 
 X = np.random.RandomState(1).rand(1, 1, 28, 28).astype(np.float32)
 CALLERS = 32
@@ -108,7 +107,7 @@ def peer(folder: Path, coordinator: Identity, models: list[Path]) -> Iterator[di
 async def model_at(where: dict[str, Any], coordinator: Identity, job: str) -> AsyncIterator[ModelAtPeer]:
     """As an Engine calls it, but for where the token comes from."""
     peer_id = PeerId(where["peer_id"])
-    async with open_host(Identity.generate(), ()) as network, background_tasks() as nursery:
+    async with open_host(Identity.generate(), ()) as network:
         engine: Any = SimpleNamespace(
             network=network,
             draw=random.random,
@@ -118,7 +117,7 @@ async def model_at(where: dict[str, Any], coordinator: Identity, job: str) -> As
         )
         await network.connect(peer_id, where["addresses"])
         about: Any = SimpleNamespace(job_id=job, direct=None, holds=())
-        caller = JobCaller(engine, peer_id, lambda: about, nursery)
+        caller = JobCaller(engine, peer_id, lambda: about)
         yield ModelAtPeer(job, lambda: caller)
 
 

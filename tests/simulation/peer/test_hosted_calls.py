@@ -27,7 +27,7 @@ from p2p.protocols.inference import (
     StatusOf,
     TensorGiven,
 )
-from p2p.session.asking import Asked, AskStreams
+from p2p.session.asking import Asked, CallStreams
 from p2p.session.chat import ChatOptions, Chatted
 from p2p.session.inference import Tensor
 from p2p.session.model_at_peer import ModelAtPeer
@@ -61,7 +61,7 @@ class Holder:
     """A caller with a token of ``job``."""
 
     def __init__(self, world: World, peer: RunningPeer, client: CallClient[Any, Any], job: str) -> None:
-        self.streams = AskStreams(world.engine.network, peer.network.peer_id)
+        self.streams = CallStreams(world.engine.network, peer.network.peer_id)
         self._client = client
         self.token = world.coordinator.token(world.engine.network.peer_id, peer.network.peer_id, job, "infer")
 
