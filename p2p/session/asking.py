@@ -158,6 +158,13 @@ class CallStreams:
         else:
             await self._cut(answer.channel)
 
+    async def aclose(self) -> None:
+        """Ends the streams that are free; those in use become free and stay."""
+        others, self._free = self._free, []
+        with trio.CancelScope(shield=True):
+            for each in others:
+                await each.aclose()
+
     async def _exchange(
         self, call: InferenceCall, body: bytes, timeout_s: float
     ) -> tuple[CallChannel, InferenceAnswer, bytes]:

@@ -322,6 +322,8 @@ class JobEngine:
             self._running.discard(live.job.job_id)
         if plan.is_finished(live.job):
             release_all(self.engine, live.job)
+        for peer, job_id in [each for each in self._callers if each[1] == live.job.job_id]:
+            await self._callers.pop((peer, job_id)).streams.aclose()
         await self._sweeper.look([live])
 
     async def follow(self, name: str, after: int = 0) -> AsyncIterator[News]:

@@ -14,7 +14,6 @@ from p2p.session.inference import JobCaller
 from p2p.session.live import LiveJob
 from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News, NewsKind
-from p2p.tasks import background_tasks
 
 if TYPE_CHECKING:
     from p2p.session.steps import Engine
@@ -35,14 +34,15 @@ async def check_served(engine: Engine, live: LiveJob, file: FileRef, peer_id: st
     model = live.job.spec.data.file
     if file != model:
         raise ModelRefusedError(f"announced {file.blake3}, allowed is the model {model.blake3}")
-    async with background_tasks() as nursery:
-        caller = JobCaller(engine, PeerId(peer_id), lambda: live.job, nursery)
-        deployment = ModelAtPeer(live.job.job_id, lambda: caller)
-        try:
-            while (status := await deployment.status()).state != ANSWERS:
-                live.mention(News(NewsKind.STAGE, f"the model is {status.state} at its peer"))
-                await trio.sleep(ASK_AGAIN_S)
-        except RemoteFailureError as error:
-            if error.code in DENIALS:
-                raise ModelRefusedError(f"claims to serve the model, and answers: {error}") from error
-            raise
+    caller = JobCaller(engine, PeerId(peer_id), lambda: live.job)
+    deployment = ModelAtPeer(live.job.job_id, lambda: caller)
+    try:
+        while (status := await deployment.status()).state != ANSWERS:
+            live.mention(News(NewsKind.STAGE, f"the model is {status.state} at its peer"))
+            await trio.sleep(ASK_AGAIN_S)
+    except RemoteFailureError as error:
+        if error.code in DENIALS:
+            raise ModelRefusedError(f"claims to serve the model, and answers: {error}") from error
+        raise
+    finally:
+        await caller.streams.aclose()
