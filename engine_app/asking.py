@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from engine_app.config import Config
-from engine_app.entry import run
+from engine_app.jobs import with_session
 from engine_app.plain import plain
-from engine_app.sessions import Session, open_session
+from engine_app.sessions import Session
 from engine_app.show import print_json
 
 
@@ -32,7 +31,7 @@ def infer(config: Config, deployment: str, source: Path, target: Path | None, as
             )
             _show_outputs(answer, output, target is None, as_json)
 
-    _with_session(config, use)
+    with_session(config, use)
 
 
 def _show_outputs(answer: dict[str, Any], target: Path, inline: bool, as_json: bool) -> None:
@@ -68,7 +67,7 @@ def infer_trained(config: Config, question: Question, as_json: bool) -> None:
             )
             _show_output(answer, target, question.target is None, as_json)
 
-    _with_session(config, use)
+    with_session(config, use)
 
 
 def _show_output(answer: dict[str, Any], target: Path, inline: bool, as_json: bool) -> None:
@@ -86,11 +85,3 @@ def _show_output(answer: dict[str, Any], target: Path, inline: bool, as_json: bo
         print_json({**shown, "values": values.tolist()})
     else:
         print(numpy.array2string(values, precision=4, threshold=200))
-
-
-def _with_session(config: Config, use: Callable[[Session], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with open_session(config) as session:
-            await use(session)
-
-    run(main, config)

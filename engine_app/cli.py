@@ -10,6 +10,7 @@ from engine_app.app_cli import app, open_window_or_help
 from engine_app.chat_cli import chat
 from engine_app.code_cli import code, import_code
 from engine_app.data_cli import DATA, data
+from engine_app.deploy_cli import deploy, deployments
 from engine_app.export_cli import FILE_COMMANDS
 from engine_app.gateway_cli import gateway
 from engine_app.serve_cli import keys, serve
@@ -78,6 +79,8 @@ main.add_command(app)
 main.add_command(data)
 main.add_command(serve)
 main.add_command(gateway)
+main.add_command(deploy)
+main.add_command(deployments)
 main.add_command(keys)
 main.add_command(chat)
 main.add_command(code)

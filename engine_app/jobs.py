@@ -52,7 +52,7 @@ class Order:
             report(CommandError(f"budget {error}"))
 
 
-def _with_session(
+def with_session(
     config: Config,
     use: Callable[[Session], Awaitable[None]],
     interrupted: str = "interrupted",
@@ -90,7 +90,7 @@ def submit(config: Config, order: Order, *, follow: bool, as_json: bool) -> None
             job = await session.ask("follow", story.tell, job=job["job_id"], until_training=not follow)
         _close(job, as_json, over=follow)
 
-    _with_session(config, use, LEFT_UNPAID if order.peer else LEFT, lan=order.peer is not None)
+    with_session(config, use, LEFT_UNPAID if order.peer else LEFT, lan=order.peer is not None)
 
 
 def notes_on(graph: Path, private: Sequence[str]) -> list[str]:
@@ -112,7 +112,7 @@ def follow(config: Config, job: str, as_json: bool) -> None:
             answer = await session.ask("follow", story.tell, job=job)
         _close(answer, as_json, over=True)
 
-    _with_session(config, use, LEFT)
+    with_session(config, use, LEFT)
 
 
 def _close(job: dict[str, Any], as_json: bool, *, over: bool) -> None:
@@ -139,7 +139,7 @@ def list_peers(config: Config, lan: bool, as_json: bool) -> None:
         else:
             print_peers(peers)
 
-    _with_session(config, use, lan=lan)
+    with_session(config, use, lan=lan)
 
 
 def show_id(config: Config, as_json: bool) -> None:
@@ -165,7 +165,7 @@ def list_jobs(config: Config, as_json: bool) -> None:
         else:
             print_jobs(jobs)
 
-    _with_session(config, use)
+    with_session(config, use)
 
 
 def order(config: Config, name: str, job: str, as_json: bool, **parameters: float) -> None:
@@ -178,7 +178,7 @@ def order(config: Config, name: str, job: str, as_json: bool, **parameters: floa
         else:
             print_job(answer)
 
-    _with_session(config, use)
+    with_session(config, use)
 
 
 def fetch(config: Config, job: str, output: Path | None, as_json: bool) -> None:
@@ -194,7 +194,7 @@ def fetch(config: Config, job: str, output: Path | None, as_json: bool) -> None:
         else:
             print(f"{answer['path']}  {answer['result']['blake3']}")
 
-    _with_session(config, use)
+    with_session(config, use)
 
 
 def _file_name(text: str) -> str:
@@ -215,7 +215,7 @@ def estimate(config: Config, order: Order, as_json: bool) -> None:
         if budget is not None:
             _check_budget(budget, answer)
 
-    _with_session(config, use)
+    with_session(config, use)
 
 
 def _check_budget(budget: int, answer: dict[str, Any]) -> None:

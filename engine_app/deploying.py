@@ -1,0 +1,233 @@
+"""Deployments at peers, as commands see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from engine_app.config import Config
+from engine_app.entry import CommandError, report
+from engine_app.jobs import with_session
+from engine_app.plain import plain
+from engine_app.sessions import Session
+from engine_app.show import Story, open_story, print_job, print_json, print_table
+from p2p.errors import LocalProtocolError
+from p2p.pricing import format_tokens, parse_tokens
+from p2p.transfer_rate import parse_bytes
+
+SEEN_BY_PEER = "the peer that serves it sees everything that is asked of it"
+LEFT = "left; its peer stops answering once a period is not paid: cyxwiz deployments watch"
+PLACED_TIMEOUT_S = 120.0
+LOOK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What ``cyxwiz deploy`` was told, and found."""
+
+    model: Path
+    tokenizer: Path | None
+    name: str
+    budget: int
+    """Units of one replica; 0 for unpaid ones."""
+    minutes: int
+    replicas: int
+    peers: tuple[str, ...]
+    lan: str | None
+    memory_bytes: int
+    gpu_layers: int
+    context: int
+
+
+def read_order(options: dict[str, Any]) -> Wanted:
+    """Ends the command for what cannot be used."""
+    from engine_app.serving import find_model, model_name
+
+    try:
+        model, tokenizer = find_model(options["model"], options["tokenizer"])
+        return Wanted(
+            model=model,
+            tokenizer=tokenizer,
+            name=model_name(options["name"] or options["model"].stem),
+            budget=_units(options["budget"]),
+            minutes=options["minutes"],
+            replicas=max(options["replicas"], len(options["peers"])),
+            peers=options["peers"],
+            lan=options["lan"],
+            memory_bytes=_bytes(options["memory"]),
+            gpu_layers=options["gpu_layers"],
+            context=options["context_tokens"],
+        )
+    except CommandError as error:
+        report(error)
+
+
+def deploy(config: Config, wanted: Wanted, as_json: bool) -> None:
+    """Stays until all replicas are over."""
+
+    async def use(session: Session) -> None:
+        ended: list[dict[str, Any]] = []
+        with open_story(as_json) as story:
+            async with trio.open_nursery() as nursery:
+                taken: list[str] = []
+                for number in range(wanted.replicas):
+                    job = await session.ask("deploy", **_parameters(wanted, number, taken))
+                    terms = "unpaid" if wanted.lan else f"budget {format_tokens(wanted.budget)}"
+                    story.line(f"deployment {job['job_id']} submitted, {terms}; {SEEN_BY_PEER}")
+                    nursery.start_soon(_watch, session, story, job["job_id"], ended)
+                    if number + 1 < wanted.replicas:
+                        taken.append(await _placed(session, job["job_id"]))
+        _close(ended, as_json)
+
+    with_session(config, use, LEFT, lan=wanted.lan is not None)
+
+
+def _parameters(wanted: Wanted, number: int, taken: list[str]) -> dict[str, Any]:
+    """Of one replica: never two at one peer, unless it was named several times."""
+    named = wanted.peers[number : number + 1] or wanted.peers[:1]
+    return {
+        "model": str(wanted.model),
+        "name": wanted.name,
+        "tokenizer": str(wanted.tokenizer) if wanted.tokenizer is not None else None,
+        "budget": wanted.budget,
+        "peer": wanted.lan,
+        "allow": list(named),
+        "deny": [] if named else list(taken),
+        "periods": wanted.minutes,
+        "memory_bytes": wanted.memory_bytes,
+        "gpu_layers": wanted.gpu_layers,
+        "context": wanted.context,
+    }
+
+
+async def _placed(session: Session, deployment: str) -> str:
+    """The peer that it was given to. Raises CommandError."""
+    with trio.move_on_after(PLACED_TIMEOUT_S):
+        while True:
+            found = next(each for each in await session.ask("deployments") if each["id"] == deployment)
+            if found["peer_id"] is not None:
+                return str(found["peer_id"])
+            await trio.sleep(LOOK_S)
+    raise CommandError(f"deployment {deployment[:12]} has no peer after {PLACED_TIMEOUT_S:g} s")
+
+
+async def _watch(session: Session, story: Story, deployment: str, ended: list[dict[str, Any]]) -> None:
+    ended.append(await session.ask("follow", story.tell, job=deployment))
+
+
+def _close(jobs: list[dict[str, Any]], as_json: bool) -> None:
+    """Raises CommandError where nothing was served."""
+    for job in jobs:
+        print_json(job) if as_json else print_job(job)
+    idle = [job for job in jobs if not job["segments_done"]]
+    if idle:
+        raise CommandError(f"deployment {idle[0]['job_id'][:12]} is {idle[0]['state']} and was not served")
+
+
+def watch(config: Config, deployment: str, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        ended: list[dict[str, Any]] = []
+        with open_story(as_json) as story:
+            await _watch(session, story, await _find(session, deployment), ended)
+        _close(ended, as_json)
+
+    with_session(config, use, LEFT)
+
+
+def list_all(config: Config, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        found = await session.ask("deployments")
+        if as_json:
+            print_json(found)
+        elif not found:
+            print("no deployments yet: cyxwiz deploy MODEL --any --budget 1")
+        else:
+            columns = ("deployment", "model", "state", "peer", "served", "left", "paid", "last")
+            print_table(columns, map(_row, found))
+
+    with_session(config, use)
+
+
+def _row(each: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        each["id"][:12],
+        f"{each['name']} ({each['format']})",
+        each["state"],
+        (each["peer_id"] or "")[-12:],
+        _minutes(each["served_s"]),
+        _minutes(each["left_s"]),
+        format_tokens(each["paid"]),
+        each["text"],
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
+
+
+def status(config: Config, deployment: str, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        found = await session.ask("deployment_status", deployment=await _find(session, deployment))
+        if as_json:
+            print_json(found)
+            return
+        for name, value in found.items():
+            if value not in ("", [], None) and not isinstance(value, dict | list):
+                print(f"{name.replace('_', ' '):<15} {plain(str(value))}")
+
+    with_session(config, use)
+
+
+def extend(config: Config, deployment: str, minutes: int, budget: str | None, as_json: bool) -> None:
+    """Returns once the coordinator has it; whoever pays for the first one pays for the second, too."""
+    units = _units(budget)
+
+    async def use(session: Session) -> None:
+        found = await _find(session, deployment)
+        job = await session.ask("extend", deployment=found, periods=minutes, budget=units)
+        print_json(job) if as_json else print_job(job)
+
+    with_session(config, use)
+
+
+def stop(config: Config, deployment: str, as_json: bool) -> None:
+    async def use(session: Session) -> None:
+        job = await session.ask("cancel", job=await _find(session, deployment))
+        print_json(job) if as_json else print_job(job)
+
+    with_session(config, use)
+
+
+async def _find(session: Session, name: str) -> str:
+    """By id, the unique beginning of one, or the name of a running one. Raises CommandError."""
+    known = await session.ask("deployments")
+    found = [each for each in known if each["id"].startswith(name)] or [
+        each for each in known if each["name"] == name and each["is_running"]
+    ]
+    if len(found) == 1:
+        return str(found[0]["id"])
+    what = "no deployment" if not found else f"{len(found)} deployments"
+    raise CommandError(f"{what} called {name[:80]!r}: `cyxwiz deployments` lists them")
+
+
+def _units(budget: str | None) -> int:
+    """0 for none. Ends the command if it is no amount."""
+    if budget is None:
+        return 0
+    try:
+        return parse_tokens(budget)
+    except ValueError as error:
+        report(CommandError(f"budget {error}"))
+
+
+def _bytes(text: str | None) -> int:
+    """0 for none. Raises CommandError."""
+    if text is None:
+        return 0
+    try:
+        return parse_bytes(text)
+    except LocalProtocolError as error:
+        raise CommandError(f"memory of {error}") from error

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from engine_app.cli import main
+from engine_app.deploying import Wanted, _parameters, read_order
+
+
+def wanted(**changes: Any) -> Wanted:
+    fields: dict[str, Any] = {
+        "model": Path("m.onnx"),
+        "tokenizer": None,
+        "name": "m",
+        "budget": 5,
+        "minutes": 7,
+        "replicas": 3,
+        "peers": (),
+        "lan": None,
+        "memory_bytes": 0,
+        "gpu_layers": 0,
+        "context": 0,
+    }
+    return Wanted(**{**fields, **changes})
+
+
+def test_replicas_go_to_peers_that_have_none_yet() -> None:
+    assert _parameters(wanted(), 0, [])["deny"] == []
+    assert _parameters(wanted(), 2, ["a", "b"])["deny"] == ["a", "b"]
+
+
+def test_replicas_at_named_peers_go_to_each_in_turn() -> None:
+    order = wanted(peers=("a", "b"))
+    assert [_parameters(order, number, ["a"])["allow"] for number in range(2)] == [["a"], ["b"]]
+    assert _parameters(order, 1, ["a"])["deny"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "one of --any, --peer and --lan"),
+        (("--any", "--lan", "any"), "one of --any, --peer and --lan"),
+        (("--any",), "either --budget, for a paid deployment, or --lan, for an unpaid one"),
+        (("--lan", "any", "--budget", "1"), "either --budget"),
+        (("--any", "--budget", "1"), "is unknown, served are cyxmodel, onnx, gguf"),
+    ],
+)
+def test_what_is_missing_or_cannot_be_served_is_told(
+    tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    model = tmp_path / "model.bin"
+    model.write_bytes(b"no model")
+    arguments = ["--data-dir", str(tmp_path / "home"), "deploy", str(model), *words]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code
+    assert told in result.output
+
+
+def test_a_budget_that_is_no_amount_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"model": Path(__file__), "tokenizer": None, "budget": "-3", "name": None, "peers": ()}
+    with pytest.raises(SystemExit):
+        read_order({**options, "replicas": 1})
+    assert "served are" in capsys.readouterr().err
