@@ -14,7 +14,7 @@ from p2p.errors import FrameTooLargeError, P2PError, StreamClosedError, StreamRe
 from p2p.framing import Frame, FrameDecoder, FrameLimits, encode_frame
 from p2p.identifiers import PeerId
 from p2p.network import Stream
-from p2p.tasks import deadline, held
+from p2p.tasks import deadline
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -53,8 +53,10 @@ class Channel(Generic[S, R]):
 
     async def send_encoded(self, frame: bytes, timeout_s: float | None = 30.0) -> None:
         """Sends what ``encode`` made."""
+        if not self._send_lock.locked() and self._stream.send_now(frame):
+            return
         with deadline(timeout_s, f"sending {len(frame)} bytes to {self.remote_peer_id}"):
-            async with held(self._send_lock):
+            async with self._send_lock:
                 try:
                     await self._stream.send_all(frame)
                 except trio.Cancelled:

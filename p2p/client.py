@@ -66,7 +66,6 @@ class CallClient(Generic[C, A]):
         with deadline(timeout_s, f"{type(call).__name__} to {self.peer_id}"):
             session = await self._ready_session()
             return await session.call(call, body)
-        raise AssertionError("deadline() raises")
 
     async def _ready_session(self) -> _Session[C, A]:
         if self._session is not None and self._session.lost is None:

@@ -412,6 +412,7 @@ class HostStream:
         self._largest = largest
         self._wait_turn = wait_turn
         self.send_all = stream.send_all
+        self.send_now = stream.send_now
         self.receive_some = stream.receive_some
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose

@@ -29,6 +29,9 @@ class Stream(Protocol):
     async def send_all(self, data: bytes) -> None:
         """Raises StreamResetError."""
 
+    def send_now(self, data: bytes) -> bool:
+        """Sends all of it if that needs no waiting, and else nothing. Raises StreamResetError."""
+
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         """At least one byte, or b"" after a clean end. Raises StreamResetError when cut off."""
 

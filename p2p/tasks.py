@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
 
 import trio
 
@@ -31,16 +32,27 @@ async def background_tasks() -> AsyncIterator[trio.Nursery]:
         raise failure
 
 
-@contextmanager
-def deadline(timeout_s: float | None, what: str) -> Iterator[None]:
+class deadline:
     """Raises DeadlineError, naming ``what``, when the block takes longer than ``timeout_s``."""
-    if timeout_s is None:
-        yield
-        return
-    with trio.move_on_after(timeout_s) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise DeadlineError(f"{what}: no answer within {timeout_s:g} s")
+
+    __slots__ = ("_scope", "_timeout_s", "_what")
+
+    def __init__(self, timeout_s: float | None, what: str) -> None:
+        self._timeout_s = timeout_s
+        self._what = what
+
+    def __enter__(self) -> None:
+        if self._timeout_s is not None:
+            self._scope = trio.CancelScope(deadline=trio.current_time() + self._timeout_s)
+            self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timeout_s is not None:
+            self._scope.__exit__(kind, error, trace)
+            if self._scope.cancelled_caught:
+                raise DeadlineError(f"{self._what}: no answer within {self._timeout_s:g} s") from None
 
 
 async def take_slot(slots: trio.Semaphore) -> None:
@@ -49,16 +61,3 @@ async def take_slot(slots: trio.Semaphore) -> None:
         slots.acquire_nowait()
     except trio.WouldBlock:
         await slots.acquire()
-
-
-@asynccontextmanager
-async def held(lock: trio.Lock) -> AsyncIterator[None]:
-    """``async with lock``, but without a turn for others where it is free."""
-    try:
-        lock.acquire_nowait()
-    except trio.WouldBlock:
-        await lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -297,6 +297,9 @@ class MemoryStream:
     async def send_all(self, data: bytes) -> None:
         await self._outgoing.send(data)
 
+    def send_now(self, data: bytes) -> bool:
+        return False
+
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         return await self._incoming.receive(max_bytes)
 

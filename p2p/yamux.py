@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from p2p.errors import P2PError, StreamResetError
-from p2p.yamux_core import ConnectionEnded, StreamChanged, StreamOpened, YamuxCore
+from p2p.yamux_core import MAX_BODY_BYTES, ConnectionEnded, StreamChanged, StreamOpened, YamuxCore
 from p2p.yamux_keepalive import KeepAlive
 from p2p.yamux_stream import StreamState, Use, YamuxLimits
 
@@ -283,6 +283,18 @@ class YamuxStream:
             else:
                 await session.wait_for_room()
         await self._take_turns(len(data))
+
+    def send_now(self, data: bytes) -> bool:
+        """Queues and writes all of it; nothing where it would have to wait, or others are to have a turn."""
+        session, core, state = self._session, self._core, self._state
+        core.check_sendable(state)
+        fits = len(data) <= min(state.send_window, MAX_BODY_BYTES) and not core.is_full
+        if not fits or self._used_bytes + len(data) + _CALL_BYTES >= _YIELD_BYTES:
+            return False
+        self._used_bytes += len(data) + _CALL_BYTES
+        core.send(state, memoryview(data))
+        session.pump()
+        return True
 
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         """Raises StreamResetError when cut off, even if unread bytes were left."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -61,6 +60,7 @@ ITEM_BYTES = {
     "uint8": 1,
     "bool": 1,
 }
+FAILURES = (WorkerError, LateError, trio.TooSlowError)
 _CODES = {
     "input": "invalid",
     "invalid": "invalid",
@@ -114,7 +114,7 @@ class InferenceService:
         if isinstance(call, Ask):
             self._check_job(caller, call.deployment)
             return Streamed(partial(self._stream, call, body))
-        with _worded():
+        try:
             match call:
                 case Authorize(token):
                     claims = self._access.check_token(caller, token, SCOPE_INFER)
@@ -130,11 +130,14 @@ class InferenceService:
                 case PredictNamed(deployment) | StatusOf(deployment):
                     self._check_job(caller, deployment)
                     return await answer_about_hosted(self._hosting, call, body)
-        raise AssertionError("a call of no known kind")
+        except FAILURES as error:
+            raise _worded(error) from error
 
     async def _stream(self, call: Ask, body: bytes, tell: Tell) -> None:
-        with _worded():
+        try:
             await relay_ask(self._hosting, call, body, tell)
+        except FAILURES as error:
+            raise _worded(error) from error
 
     async def _authorize_owner(self, caller: PeerId, job_id: str) -> Done:
         """Only for direct jobs: of a paid one the coordinator's token alone opens the model."""
@@ -205,17 +208,14 @@ class InferenceService:
         return Prediction(dtype, first.shape, predicted.duration_s), output
 
 
-@contextmanager
-def _worded() -> Iterator[None]:
+def _worded(error: Exception) -> RemoteFailureError:
     """What a worker failed at, in the words of the wire."""
-    try:
-        yield
-    except WorkerFailedError as error:
-        raise RemoteFailureError(_CODES.get(error.code, "internal"), error.text) from error
-    except WorkerDiedError as error:
-        raise RemoteFailureError("internal", f"the worker ended: {error}") from error
-    except (WorkerError, LateError, trio.TooSlowError) as error:
-        raise RemoteFailureError("busy", f"no worker: {error}") from error
+    match error:
+        case WorkerFailedError(code=code, text=text):
+            return RemoteFailureError(_CODES.get(code, "internal"), text)
+        case WorkerDiedError():
+            return RemoteFailureError("internal", f"the worker ended: {error}")
+    return RemoteFailureError("busy", f"no worker: {error}")
 
 
 def _tensors(loaded: ModelLoaded) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:

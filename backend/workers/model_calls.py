@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -152,7 +152,8 @@ class ModelCalls:
         Raises WorkerFailedError (code busy, refused, too_large, ...), WorkerDiedError, DeadlineError.
         """
         head = AskHead(asked.method, asked.path, asked.content_type, asked.headers, len(asked.body))
-        with self._call(Kind.ASK, len(asked.body)) as call:
+        with _Use(self, Kind.ASK, len(asked.body)) as use:
+            call = use.call
             await call.send(encode_head(head), asked.body, self.limits.patience_s)
             answered = decode_head(_ANSWER, await call.head(self.limits.patience_s))
             yield Answer(call, answered, self.limits.patience_s)
@@ -166,48 +167,67 @@ class ModelCalls:
         """
         head = encode_head(PredictHead(inputs, len(body), timeout_s))
         patience_s = timeout_s + _PATIENCE_MORE_S
-        with self._call(Kind.PREDICT, len(body)) as call:
+        with _Use(self, Kind.PREDICT, len(body)) as use:
+            call = use.call
             await call.send(head, body, patience_s)
             found = decode_head(_PREDICTED, await call.head(patience_s))
-            with self._counted(found.body_bytes):
-                answer = await call.rest(found.body_bytes, patience_s)
+            use.count(found.body_bytes)
+            answer = await call.rest(found.body_bytes, patience_s)
             return Predicted(found.outputs, answer, found.duration_s)
 
     async def status(self) -> ModelStatus:
         """Raises as ``ask``."""
-        with self._call(Kind.STATUS, 0) as call:
+        with _Use(self, Kind.STATUS, 0) as use:
+            call = use.call
             call.channel.write(encode_frame(call.number, Kind.STATUS))
             return decode_head(_STATUS, await call.head(_STATUS_PATIENCE_S))
 
-    @contextmanager
-    def _call(self, kind: Kind, body_bytes: int) -> Iterator[_Call]:
-        channel = self._channel
-        if channel is None:
+    def enter(self, kind: Kind, body_bytes: int) -> _Call:
+        """Raises WorkerFailedError."""
+        if self._channel is None:
             raise WorkerFailedError("busy", "the model is being started: try again soon")
         if self._in_flight >= self.limits.in_flight:
             text = f"{self._in_flight} requests are under way, limit {self.limits.in_flight}"
             raise WorkerFailedError("busy", text)
-        with self._counted(body_bytes):
-            self._in_flight += 1
-            call = channel.open(kind)
-            try:
-                yield call
-            finally:
-                self._in_flight -= 1
-                channel.close(call)
+        self.count(body_bytes)
+        self._in_flight += 1
+        return self._channel.open(kind)
 
-    @contextmanager
-    def _counted(self, body_bytes: int) -> Iterator[None]:
+    def count(self, body_bytes: int) -> None:
+        """Raises WorkerFailedError where that is too much, alone or with those under way."""
         limits = self.limits
         if body_bytes > limits.body_bytes:
             raise WorkerFailedError("too_large", f"body of {body_bytes} bytes, limit {limits.body_bytes}")
         if self._bodies_bytes + body_bytes > limits.bodies_bytes:
             raise WorkerFailedError("busy", f"bodies of {limits.bodies_bytes} bytes are under way already")
         self._bodies_bytes += body_bytes
-        try:
-            yield
-        finally:
-            self._bodies_bytes -= body_bytes
+
+    def leave(self, bodies_bytes: int) -> None:
+        self._in_flight -= 1
+        self._bodies_bytes -= bodies_bytes
+
+
+class _Use:
+    """One request's place among all. No generator: this is on the path of every prediction."""
+
+    __slots__ = ("_bodies_bytes", "_calls", "call")
+
+    def __init__(self, calls: ModelCalls, kind: Kind, body_bytes: int) -> None:
+        self.call = calls.enter(kind, body_bytes)
+        self._calls = calls
+        self._bodies_bytes = body_bytes
+
+    def count(self, body_bytes: int) -> None:
+        """An answer's. Raises WorkerFailedError."""
+        self._calls.count(body_bytes)
+        self._bodies_bytes += body_bytes
+
+    def __enter__(self) -> _Use:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._calls.leave(self._bodies_bytes)
+        self.call.channel.close(self.call)
 
 
 class _Call:
@@ -252,8 +272,10 @@ class _Call:
             raise WorkerFailedError("too_large", f"head of {len(head)} bytes, limit {MAX_HEAD_BYTES}")
         for frame in encode_whole(self.number, self._kind, head, body):
             if not self.channel.has_room:
-                with _patience(patience_s):
+                with trio.move_on_after(patience_s) as scope:
                     await self.channel.wait_for_room()
+                if scope.cancelled_caught:
+                    raise _silent(patience_s)
             if self._is_ended:  # refused before it was whole
                 return
             self.channel.write(frame)
@@ -325,18 +347,16 @@ class _Call:
             raise self._failure
         if self._changed.is_set():
             self._changed = trio.Event()
-        with _patience(patience_s):
+        with trio.move_on_after(patience_s) as scope:
             await self._changed.wait()
+        if scope.cancelled_caught:
+            raise _silent(patience_s)
         if self._failure is not None:
             raise self._failure
 
 
-@contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    with trio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise DeadlineError(f"the model's worker said nothing for {seconds:g} s")
+def _silent(seconds: float) -> DeadlineError:
+    return DeadlineError(f"the model's worker said nothing for {seconds:g} s")
 
 
 class _Channel:

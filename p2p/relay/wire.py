@@ -22,7 +22,6 @@ async def read_message(
     with deadline(timeout_s, f"waiting for a message of {stream.remote_peer_id}"):
         size = await _read_length(stream, most_bytes)
         return decode(await _read_exactly(stream, size))
-    raise AssertionError("deadline() raises")
 
 
 async def write_message(stream: Stream, encoded: bytes, timeout_s: float) -> None:

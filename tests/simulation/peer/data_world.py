@@ -103,6 +103,9 @@ class Tapped:
         self._sent += data
         await self._stream.send_all(data)
 
+    def send_now(self, data: bytes) -> bool:
+        return False
+
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         return await self._stream.receive_some(max_bytes)
 

@@ -162,7 +162,8 @@ async def test_limits_are_of_all_callers_together() -> None:
         calls = served.model_calls
         with pytest.raises(WorkerFailedError, match="body of 101 bytes, limit 100"):
             await calls.predict((), bytes(101))
-        with pytest.raises(WorkerFailedError, match="bodies of 150 bytes"), calls._counted(100):
+        calls.count(100)
+        with pytest.raises(WorkerFailedError, match="bodies of 150 bytes"):
             await calls.predict((), bytes(100))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ask, calls, GENERATE)
