@@ -373,6 +373,24 @@ async def test_one_connection_serves_many_requests_also_after_a_refusal() -> Non
             raise trio.BrokenResourceError  # it was closed, since nobody read that body
 
 
+async def test_requests_that_come_at_once_are_answered_in_turn_and_old_clients_too() -> None:
+    (fake, place), *_ = replicas(1)
+    fake.told = [Told((b"one",)), Told((b"x" * 100_000,)), Told((b"three",))]
+    ask = b"GET /v1/model HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+    chunked = b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
+    old = b"GET /v1/model HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n"
+    async with gateway((fake, place)) as tested, await tested.open() as stream:
+        await stream.send_all(ask + chunked + b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n" + old)
+        seen = b""
+        while part := await stream.receive_some(1 << 16):
+            seen += part
+    first, second, third = seen.split(b"HTTP/1.1 200 ")[1:]
+    assert first.endswith(b"\r\n\r\none")
+    assert b"transfer-encoding: chunked" in second.lower() and second.count(b"x" * 60_000) >= 1
+    assert third.endswith(b"\r\n\r\nthree") and b"connection: close" in third.lower()
+    assert [asked.body for asked in fake.asked] == [b"", b"{}", b""]
+
+
 async def test_curls_question_whether_to_go_on_is_answered() -> None:
     async with gateway(*replicas(1)) as tested, await tested.open() as stream:
         await stream.send_all(
