@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,9 +163,6 @@ async def test_limits_are_of_all_callers_together() -> None:
         calls = served.model_calls
         with pytest.raises(WorkerFailedError, match="body of 101 bytes, limit 100"):
             await calls.predict((), bytes(101))
-        calls.count(100)
-        with pytest.raises(WorkerFailedError, match="bodies of 150 bytes"):
-            await calls.predict((), bytes(100))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ask, calls, GENERATE)
             await trio.testing.wait_all_tasks_blocked()
@@ -172,6 +170,16 @@ async def test_limits_are_of_all_callers_together() -> None:
                 await calls.predict((), b"")
             nursery.cancel_scope.cancel()
         assert calls.in_flight == 0
+    async with open_served(Counter(free=0), ours=replace(ours, in_flight=2)) as served:
+        calls = served.model_calls
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ask, calls, replace(GENERATE, body=GENERATE.body + b" " * 20))
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(WorkerFailedError, match="bodies of 150 bytes"):
+                await calls.predict((), bytes(100))
+            nursery.cancel_scope.cancel()
+        with pytest.raises(WorkerFailedError, match="0 needed"):
+            await calls.predict((), bytes(100))
     worker = ServerLimits(body_bytes=10)
     async with open_served(limits=worker) as served:
         with pytest.raises(WorkerFailedError, match="limit 10"):
