@@ -47,17 +47,17 @@ from engine_app.scene.tool_state import (
 SNAP_REACH = 6.0
 """In dp."""
 MAX_OUTLINE = 2_000
-"""Points of a lasso."""
+"""Points of a lasso or a cut."""
 
 
 def begin_drag(state: ToolState, begun: DragBegun, stage: Stage) -> Outcome:
     at = stage.view.to_world(begun.x, begun.y)
     if begun.button is Button.MIDDLE:
         return replace(state, action=Panning()), []
-    if begun.button is Button.SECONDARY or begun.modifiers.control:
-        return replace(state, action=Cutting(at, at)), []
+    if begun.button is Button.SECONDARY or begun.modifiers.control or state.mode is Mode.CUTTING:
+        return replace(state, action=Cutting((at,))), []
     on = hit(stage.scene, stage.view, begun.x, begun.y, stage.dp)
-    if begun.held or (state.mode is Mode.SELECTING and not isinstance(on, OnPort | OnNode)):
+    if begun.modifiers.alt or (state.mode is Mode.SELECTING and not isinstance(on, OnPort | OnNode)):
         return replace(state, action=Selecting((at,), False, stage.selected)), []
     match on:
         case OnPort():
@@ -110,8 +110,8 @@ def drag(state: ToolState, moved: Dragged, stage: Stage) -> Outcome:
             line = (points[0], at) if is_box else (*points, at)[-MAX_OUTLINE:]
             found = _inside(stage.scene, line, is_box)
             return replace(state, action=Selecting(line, is_box, before)), [Select(before | found)]
-        case Cutting(start, _):
-            return replace(state, action=Cutting(start, at)), []
+        case Cutting(points):
+            return replace(state, action=Cutting((*points, at)[-MAX_OUTLINE:])), []
         case None:
             return state, []
 
@@ -171,8 +171,8 @@ def end_drag(state: ToolState, stage: Stage) -> Outcome:
             return idle, [Make(SetFrame(kind, frame))]
         case Linking() as action:
             return drop_link(idle, action, stage)
-        case Cutting(start, end):
-            places = links_cut(stage.scene, start, end)
+        case Cutting(points):
+            places = links_cut(stage.scene, points)
             ends = tuple(ends_of(stage.wiring.links[place]) for place in places)
             return idle, [Make(Disconnect(ends))] if ends else []
         case _:

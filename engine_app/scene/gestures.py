@@ -60,7 +60,7 @@ class DoubleTapped:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A long press, while the finger is still down. A drag that follows is a lasso."""
+    """A long press, while the finger is still down. The menu that it opens takes the finger over."""
 
     x: float
     y: float
@@ -74,7 +74,6 @@ class DragBegun:
     y: float
     modifiers: Modifiers = NONE
     button: Button = Button.PRIMARY
-    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +192,9 @@ class GestureRecognizer:
         if self._phase is _Phase.DRAG:
             return [Dragged(x, y, x - found.x, y - found.y)]
         dx, dy = x - found.start_x, y - found.start_y
-        if self._phase in (_Phase.PRESS, _Phase.HELD) and math.hypot(dx, dy) > SLOP * self.dp:
-            held, self._phase = self._phase is _Phase.HELD, _Phase.DRAG
-            begun = DragBegun(found.start_x, found.start_y, found.modifiers, found.button, held)
+        if self._phase is _Phase.PRESS and math.hypot(dx, dy) > SLOP * self.dp:
+            self._phase = _Phase.DRAG
+            begun = DragBegun(found.start_x, found.start_y, found.modifiers, found.button)
             return [begun, Dragged(x, y, dx, dy)]
         return []
 

@@ -6,7 +6,9 @@ them. Ports are as large as a finger at any zoom, but never larger than half the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -157,16 +159,22 @@ def nodes_within(scene: Snapshot, outline: Floats) -> frozenset[str]:
     return frozenset(scene.cards[number].node.id for number in np.flatnonzero(inside))
 
 
-def links_cut(scene: Snapshot, start: tuple[float, float], end: tuple[float, float]) -> list[int]:
-    """Places of the links that a straight cut crosses."""
-    if not len(scene.link_nodes) or start == end:
+def links_cut(scene: Snapshot, stroke: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the links that a drawn line crosses."""
+    if not len(scene.link_nodes) or len(stroke) < 2:
         return []
     ends = link_ends(scene)
     points = curve_points(ends[:, 0], ends[:, 1], 16)
     a, b = points[:, :-1], points[:, 1:]
-    p, q = np.array(start, np.float32), np.array(end, np.float32)
-    crossed = (_side(a, b, p) * _side(a, b, q) < 0) & (_side(p, q, a) * _side(p, q, b) <= 0)
-    return [int(scene.link_places[number]) for number in np.flatnonzero(crossed.any(1))]
+    low, high = points.min(1), points.max(1)
+    cut = np.zeros(len(points), np.bool_)
+    for p, q in pairwise(np.array(stroke, np.float32)):
+        reached = (low <= np.maximum(p, q)) & (high >= np.minimum(p, q))
+        near = np.flatnonzero(reached[:, 0] & reached[:, 1] & ~cut)
+        one, two = a[near], b[near]
+        crossed = (_side(one, two, p) * _side(one, two, q) < 0) & (_side(p, q, one) * _side(p, q, two) <= 0)
+        cut[near] = crossed.any(1)
+    return [int(scene.link_places[number]) for number in np.flatnonzero(cut)]
 
 
 def _side(a: Floats, b: Floats, point: Floats) -> Floats:

@@ -75,8 +75,8 @@ def _lines(picture: Picture, tools: ToolState) -> list[tuple[Floats, Colour]]:
         case Selecting(points, False, _) if len(points) > 1:
             line: Floats = np.array([*points, points[0]], np.float32)
             return [(line, palette.accent)]
-        case Cutting(begin, end) if begin != end:
-            return [(np.array([begin, end], np.float32), palette.danger)]
+        case Cutting(stroke) if len(stroke) > 1:
+            return [(np.array(stroke, np.float32), palette.danger)]
         case Moving(guides=guides):
             found = []
             for guide in guides:

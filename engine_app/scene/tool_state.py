@@ -20,6 +20,8 @@ class Mode(Enum):
     NORMAL = "normal"
     SELECTING = "selecting"
     """Drags of the ground select, and taps add: for fingers, which have no Shift."""
+    CUTTING = "cutting"
+    """Every drag of one finger cuts the links that it crosses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,9 @@ class Selecting:
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    start: tuple[float, float]
-    end: tuple[float, float]
+    """World places along the stroke."""
+
+    points: tuple[tuple[float, float], ...]
 
 
 Action: TypeAlias = Panning | Moving | Resizing | Linking | Selecting | Cutting | None

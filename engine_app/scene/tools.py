@@ -2,8 +2,10 @@
 
 - A tap selects; on a port it begins a link that a tap on another port ends; elsewhere it lets go.
 - A drag of a node moves it, with all that is selected; of a port pulls a link; of the ground pans the view.
-- A drag after a long press, with Shift, or in selection mode, goes around nodes (lasso) or over them (box).
-- A drag with Control, or of the right button, cuts links. A pinch anywhere only moves the view.
+- A drag in selection mode, or with Alt, goes around nodes (lasso); with Shift it goes over them (box).
+- A drag in cutting mode, with Control, or of the right button, cuts links.
+- A pinch anywhere only moves the view.
+- A long press, or the right button, opens a menu.
 - A link that ends in the void asks for a node; a double tap on the ground too, on a subgraph it opens it.
 """
 

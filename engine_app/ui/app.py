@@ -132,7 +132,7 @@ class EngineApp(App):
             self.desk.expect(preview.facts if preview is not None else None)
 
     def build(self) -> Host:
-        self._ends.append(bind_keys(self.host, self._shortcut))
+        self._ends.append(bind_keys(self.host, self._shortcut, self._shortcut_first))
         self.host.size = Window.size
         self.host.bind(size=lambda *_: Clock.schedule_once(lambda _dt: self._follow_size(), -1))
         Window.bind(on_request_close=self._may_close, on_drop_file=self._dropped)
@@ -388,6 +388,12 @@ class EngineApp(App):
         open_export(self.context, self.exporter, self.trainer.source)
 
     # -- keys and help -------------------------------------------------------------------------
+
+    def _shortcut_first(self, code: int, text: str, modifiers: list[str]) -> bool:
+        """Tab over the canvas searches; elsewhere, and while something has the focus, it moves that."""
+        if shortcut(code, text, modifiers) != "search_here" or not isinstance(self.content, BuildPage):
+            return False
+        return not self.host.is_asking and self.host.ring.current is None and self.content.search_here()
 
     def _shortcut(self, code: int, text: str, modifiers: list[str]) -> bool:
         match shortcut(code, text, modifiers):

@@ -146,6 +146,7 @@ class GraphCanvas(Widget):
         self._cover: tuple[Rect, float] | None = None
         self._moving: frozenset[int] = frozenset()
         self._has_fitted = False
+        self._touch: Any = None
         self._map_key: tuple[Any, ...] | None = None
         self.scene = Snapshot()
         self.view = View(zoom=self._dp)
@@ -240,6 +241,7 @@ class GraphCanvas(Widget):
             self._take([Scrolled(*self._place(touch), _WHEEL[button], _modifiers())])
             return True
         touch.grab(self)
+        self._touch = touch
         kind = _BUTTONS.get(button, Button.PRIMARY)
         # Where it began: in a slow frame Kivy has moved the touch on before it tells of it.
         began = float(touch.ox - self.x), float((self.y + self.height) - touch.oy)
@@ -256,8 +258,21 @@ class GraphCanvas(Widget):
         if touch.grab_current is not self:
             return False
         touch.ungrab(self)
+        self._touch = None
         self._take(self._gestures.up(touch.uid, *self._place(touch), Clock.get_time()))
         return True
+
+    def hand_over(self) -> Any:
+        """The finger that is down, for a menu that opened under it; None if there is none."""
+        touch, self._touch = self._touch, None
+        if touch is not None:
+            touch.ungrab(self)
+        self._take(self._gestures.cancel())
+        return touch
+
+    def zoom_by(self, factor: float) -> None:
+        """Around the middle."""
+        self.look_at(self.view.zoomed(factor, self.width / 2, self.height / 2))
 
     def cancel(self) -> bool:
         """Escape: calls off what is going on; False if there was nothing."""

@@ -7,6 +7,7 @@ from typing import Any
 from kivy.uix.boxlayout import BoxLayout
 from kivy.uix.widget import Widget
 
+from engine_app.scene.tool_state import PortEnd
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.panels.inspector import InspectorPanel, fill_problems
@@ -67,15 +68,21 @@ class BuildPage(BoxLayout):
             self.bench.remove_widget(self._invitation)
             self._invitation = None
 
-    def show_palette(self) -> None:
-        """As a sheet, also where the panel is there: for the keyboard."""
+    def show_palette(self, end: PortEnd | None = None) -> None:
+        """As a sheet, also where the panel is there: for the keyboard. ``end``: only what fits it."""
 
         def chosen(name: str) -> None:
             self._context.host.close()
             self._add(name)
 
-        panel = PalettePanel(self._context.look, chosen, title="")
-        self._context.host.open("Add a node", panel, side=not self._is_wide, wide=420, fills=True)
+        takes, gives, title = None, None, "Add a node"
+        if end is not None and end.kind is not None:
+            takes, gives = (end.kind, None) if end.is_output else (None, end.kind)
+            title = f"Takes {end.kind.value}" if end.is_output else f"Gives {end.kind.value}"
+        panel = PalettePanel(self._context.look, chosen, title="", takes=takes, gives=gives)
+        self._context.host.open(
+            title, panel, side=not self._is_wide, wide=420, fills=True, gone=self.bench.forget_soon
+        )
         panel.search.field.input.focus = self._is_wide
 
     def _add(self, name: str) -> None:
@@ -85,6 +92,9 @@ class BuildPage(BoxLayout):
         self._context.desk.select(node_id)
         if not self._is_wide:
             self._show_inspector(node_id)
+
+    def search_here(self) -> bool:
+        return self.bench.search_here()
 
     def command(self, name: str) -> bool:
         """A shortcut of the canvas; False for one that it does not have."""

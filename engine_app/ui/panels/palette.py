@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from backend.catalogue import CATALOGUE, Category
+from backend.catalogue.record import PortKind
 from engine_app.document.search import find_types
 from engine_app.ui import theme
 from engine_app.ui.theme import Look
@@ -17,15 +18,25 @@ from engine_app.ui.widgets.scroll import Scroll
 
 
 class PalettePanel(Panel):
-    """``chosen`` gets the name of a type."""
+    """``chosen`` gets the name of a type. ``takes``, ``gives``: only those with such an input or output."""
 
-    def __init__(self, look: Look, chosen: Callable[[str], Any], title: str = "Add a node") -> None:
+    def __init__(
+        self,
+        look: Look,
+        chosen: Callable[[str], Any],
+        title: str = "Add a node",
+        *,
+        takes: PortKind | None = None,
+        gives: PortKind | None = None,
+    ) -> None:
         super().__init__(look)
+        self._takes, self._gives = takes, gives
+        offered = find_types(takes=takes, gives=gives)
         self._look = look
         head = Column(look, pad=(theme.LARGE, theme.LARGE, theme.LARGE, theme.STEP))
         if title:
             head.add_widget(Text(look, title, theme.HEADING))
-        self.search = SearchField(look, f"Search {len(CATALOGUE)} node types", self.find)
+        self.search = SearchField(look, f"Search {len(offered)} node types", self.find)
         head.add_widget(self.search)
         self.add_widget(head)
         self._list = Column(look, gap=0, pad=(theme.STEP, 0, theme.STEP, theme.LARGE))
@@ -44,7 +55,7 @@ class PalettePanel(Panel):
                 mark=look.palette.categories[record.category],
                 tip=record.help,
             )
-            for record in CATALOGUE.values()
+            for record in offered
         }
         self.find("")
 
@@ -61,7 +72,7 @@ class PalettePanel(Panel):
         """Shows what answers the search, the best first; all, by category, for no search."""
         self._list.clear_widgets()
         self._scroll.to_top()
-        found = [record.name for record in find_types(wanted)]
+        found = [each.name for each in find_types(wanted, takes=self._takes, gives=self._gives)]
         if wanted.strip():
             for name in found:
                 self._list.add_widget(self._rows[name])
@@ -69,10 +80,11 @@ class PalettePanel(Panel):
                 self._list.add_widget(self._nothing)
             return
         for category in Category:
-            self._list.add_widget(self._headings[category])
-            for name in found:
-                if CATALOGUE[name].category is category:
-                    self._list.add_widget(self._rows[name])
+            here = [name for name in found if CATALOGUE[name].category is category]
+            if here:
+                self._list.add_widget(self._headings[category])
+            for name in here:
+                self._list.add_widget(self._rows[name])
 
     @property
     def shown(self) -> list[str]:

@@ -7,24 +7,10 @@ from kivy.uix.boxlayout import BoxLayout
 
 from engine_app.ui import theme
 from engine_app.ui.context import Context
+from engine_app.ui.keys import sheet
 from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text
 from engine_app.ui.widgets.buttons import PushButton, Segments
 from engine_app.ui.widgets.scroll import Scroll
-
-SHORTCUTS = (
-    ("Ctrl Z", "Undo"),
-    ("Ctrl Shift Z, Ctrl Y", "Redo"),
-    ("Ctrl S", "Save"),
-    ("Ctrl O", "Open"),
-    ("Space, Shift A", "Add a node"),
-    ("Delete, X", "Remove the selected node"),
-    ("Up, Down", "Select the node before or after"),
-    ("Ctrl Enter", "Train"),
-    ("Tab, Shift Tab", "Next or previous control"),
-    ("Enter", "Press what has the focus"),
-    ("Escape", "Close what is on top"),
-    ("F1", "This list"),
-)
 
 
 class SettingsPage(BoxLayout):
@@ -84,7 +70,7 @@ def _card(context: Context, title: str) -> Card:
 def shortcut_sheet(context: Context) -> Column:
     look = context.look
     column = Column(look, gap=theme.STEP, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
-    for keys, meaning in SHORTCUTS:
+    for keys, meaning in sheet():
         row = Row(look)
         row.add_widget(Text(look, meaning, lines=1))
         row.add_widget(Text(look, keys, theme.MONO, look.palette.muted, align="right", lines=1))

@@ -2,64 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from kivy.clock import Clock
 from kivy.core.clipboard import Clipboard
+from kivy.core.window import Window
 from kivy.uix.floatlayout import FloatLayout
 
-from backend.diagnostics import ends_of
 from engine_app.document import commands
 from engine_app.document.clipboard import Pasted, copied, pasted, with_fresh_ids
 from engine_app.document.edits import (
-    Disconnect,
+    AddNodes,
     DissolveNodes,
-    Edit,
+    Ends,
     ExpandSubgraph,
+    InsertOnLink,
     MakeSubgraph,
-    RemoveFrame,
     RemoveNodes,
-    Reroute,
     SetFrame,
 )
 from engine_app.document.errors import EditError
-from engine_app.document.search import find_types
 from engine_app.document.templates import TEMPLATES
-from engine_app.document.view import FrameKind, Mode, frames_of, title_of
+from engine_app.document.view import Mode, frames_of, title_of
 from engine_app.plain import plain
 from engine_app.scene import tool_state as tools
-from engine_app.scene.hits import OnFrame, OnLink, OnNode
+from engine_app.scene.hits import Hit, OnNode, OnPort
 from engine_app.ui import theme
 from engine_app.ui.canvas import CanvasActions, GraphCanvas
 from engine_app.ui.context import Context
+from engine_app.ui.panels import menus
 from engine_app.ui.widgets.box import Column, Row, paint
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.fields import TextField
-
-ON_NODES = {
-    "Duplicate": "duplicate",
-    "Copy": "copy",
-    "Bypass": "bypass",
-    "Mute": "mute",
-    "Collapse": "collapse",
-    "Group": "group",
-    "Put into a subgraph": "subgraph",
-    "Take out of the subgraph": "expand",
-    "Remove and keep the link": "dissolve",
-    "Remove": "remove",
-}
-MAX_CHOICES = 24
+from engine_app.ui.widgets.radial import RadialMenu
 
 
 class Workbench(FloatLayout):
-    def __init__(self, context: Context, ask_for_node: Callable[[], Any]) -> None:
+    def __init__(self, context: Context, ask_for_node: Callable[[tools.PortEnd | None], Any]) -> None:
         super().__init__()
         self._context = context
         self._ask = ask_for_node
         self._wanted: tools.AskForNode | None = None
-        actions = CanvasActions(self._asked_for_node, self._show_menu, self._edit_frame, context.host.toast)
+        self._onto: Ends | None = None
+        actions = CanvasActions(self.ask_for_node, self._show_menu, self.edit_frame, context.host.toast)
         self.canvas_widget = GraphCanvas(context.look, context.desk, actions)
         self.add_widget(self.canvas_widget)
         self._bar = self._tools()
@@ -84,29 +72,39 @@ class Workbench(FloatLayout):
     def add(self, type_name: str) -> None:
         """Where a double tap or a link's end asked for it; else behind what is selected."""
         canvas, wanted = self.canvas_widget, self._wanted
-        self._wanted = None
+        onto, self._wanted, self._onto = self._onto, None, None
         if wanted is None:
             self._context.desk.add(type_name)
             return
         end = (wanted.end.node, wanted.end.port, wanted.end.is_output) if wanted.end else None
-        edit, new = commands.new_node(canvas.wiring, type_name, wanted.x, wanted.y, end)
+        edit, new = commands.new_node(canvas.wiring, type_name, wanted.x, wanted.y, None if onto else end)
+        if onto is not None and isinstance(edit, AddNodes):
+            edit = InsertOnLink(onto, edit.nodes[0])
         if canvas.change(edit):
             canvas.select(frozenset({new}))
 
-    def _asked_for_node(self, wanted: tools.AskForNode) -> None:
-        """A link that was dropped offers what takes it; the ground offers everything."""
-        self._wanted = wanted
-        end = wanted.end
-        if end is None or end.kind is None:
-            self._ask()
-            return
-        found = find_types(takes=end.kind) if end.is_output else find_types(gives=end.kind)
-        names = [record.name for record in found]
-        if len(names) > MAX_CHOICES:
-            self._ask()
-            return
-        title = f"Takes {end.kind.value}" if end.is_output else f"Gives {end.kind.value}"
-        self._context.host.choose_from(names, "", self.add, title)
+    def ask_for_node(self, wanted: tools.AskForNode, onto: Ends | None = None) -> None:
+        """A link that was dropped offers what takes it; the ground everything. ``onto``: a link for it."""
+        self._wanted, self._onto = wanted, onto
+        self._ask(wanted.end)
+
+    def forget_soon(self) -> None:
+        """The palette was closed; if that was a choice, it is made before the next frame."""
+
+        def forget(_dt: float) -> None:
+            self._wanted = self._onto = None
+
+        Clock.schedule_once(forget, -1)
+
+    def search_here(self) -> bool:
+        """The palette for the place below the mouse; False where that is not over the canvas."""
+        canvas = self.canvas_widget
+        x, y = canvas.to_widget(*Window.mouse_pos)
+        if not canvas.collide_point(x, y) or Window.mouse_pos == (0, 0):
+            return False
+        place = canvas.view.to_world(x - canvas.x, canvas.y + canvas.height - y)
+        self.ask_for_node(tools.AskForNode(*place))
+        return True
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -133,7 +131,13 @@ class Workbench(FloatLayout):
             "fit": canvas.fit,
             "fit_selected": canvas.fit_selected,
             "select_all": lambda: canvas.select(frozenset(canvas.scene.index)),
-            "select_mode": self._toggle_selecting,
+            "select_none": lambda: canvas.select(frozenset()),
+            "select_mode": partial(self._toggle_mode, tools.Mode.SELECTING),
+            "cut_mode": partial(self._toggle_mode, tools.Mode.CUTTING),
+            "zoom_in": partial(canvas.zoom_by, 1.25),
+            "zoom_out": partial(canvas.zoom_by, 0.8),
+            "menu": self._menu_by_key,
+            "cut": lambda: self._cut(chosen),
             "copy": lambda: Clipboard.copy(copied(wiring, self._some(chosen))),
             "paste": lambda: self._paste(pasted(wiring, Clipboard.paste(), canvas.view.visible.centre)),
             "duplicate": lambda: self._paste(commands.duplicate(wiring, chosen)),
@@ -162,60 +166,56 @@ class Workbench(FloatLayout):
         if canvas.change(commands.arrange(canvas.wiring, chosen)):
             canvas.fit()
 
-    def _toggle_selecting(self) -> None:
-        canvas = self.canvas_widget
-        is_on = canvas.tools.mode is tools.Mode.SELECTING
-        canvas.set_mode(tools.Mode.NORMAL if is_on else tools.Mode.SELECTING)
-        self._selecting.set_ground(
-            self._context.look.palette.accent_soft if not is_on else self._context.look.palette.surface
-        )
+    def _cut(self, chosen: tuple[str, ...]) -> None:
+        Clipboard.copy(copied(self.canvas_widget.wiring, self._some(chosen)))
+        self.canvas_widget.change(RemoveNodes(chosen))
+
+    def _toggle_mode(self, mode: tools.Mode) -> None:
+        canvas, palette = self.canvas_widget, self._context.look.palette
+        canvas.set_mode(tools.Mode.NORMAL if canvas.tools.mode is mode else mode)
+        for button, its in ((self._selecting, tools.Mode.SELECTING), (self._cutting, tools.Mode.CUTTING)):
+            button.set_ground(palette.accent_soft if canvas.tools.mode is its else palette.surface)
+
+    def paste_at(self, place: tuple[float, float]) -> None:
+        try:
+            self._paste(pasted(self.canvas_widget.wiring, Clipboard.paste(), place))
+        except EditError as error:
+            self._context.host.toast(str(error))
+
+    def choose(self, title: str, choices: Mapping[str, Callable[[], Any]]) -> None:
+        self._context.host.choose_from(list(choices), "", lambda words: choices[words](), title)
 
     # -- menus ---------------------------------------------------------------------------------
 
     def _show_menu(self, x: float, y: float, menu: tools.ShowMenu) -> None:
+        at = self.canvas_widget.to_window(x, y)
         place = self.canvas_widget.view.to_world(menu.x, menu.y)
-        match menu.on:
-            case OnNode(node):
-                if node not in self.canvas_widget.state.selected:
-                    self.canvas_widget.select(frozenset({node}))
-                choices: dict[str, Callable[[], Any]] = {
-                    words: partial(self.command, name) for words, name in ON_NODES.items()
-                }
-                title = "Selected nodes" if len(self.canvas_widget.state.selected) > 1 else node
-            case OnLink(number):
-                choices, title = self._on_link(number, place), "Link"
-            case OnFrame(kind, name):
-                choices, title = self._on_frame(kind, name), kind.name.capitalize()
-            case _:
-                choices, title = self._on_ground(place), "Canvas"
-        self._context.host.choose_from(list(choices), "", lambda words: choices[words](), plain(title))
+        self._open_menu(menu.on, place, at, self.canvas_widget.hand_over())
 
-    def _on_link(self, number: int, place: tuple[float, float]) -> dict[str, Callable[[], Any]]:
-        ends = ends_of(self.canvas_widget.wiring.links[number])
-        change = self.canvas_widget.change
-        return {
-            "Add a bend": lambda: change(Reroute(ends, *place)),
-            "Remove the link": lambda: change(Disconnect((ends,))),
-        }
+    def _menu_by_key(self) -> None:
+        """Of what is selected, at it; of the canvas in its middle."""
+        canvas = self.canvas_widget
+        chosen = sorted(canvas.state.selected & canvas.scene.index.keys())
+        place, on = canvas.view.visible.centre, None
+        if chosen:
+            number = canvas.scene.index[chosen[0]]
+            place, on = canvas.scene.rect(number).centre, OnNode(chosen[0], number)
+        left, top = canvas.view.to_screen(*place)
+        at = canvas.to_window(canvas.x + left, canvas.y + canvas.height - top)
+        self._open_menu(on, place, at, None).focus_first()
 
-    def _on_frame(self, kind: FrameKind, name: str) -> dict[str, Callable[[], Any]]:
-        return {
-            "Change the text": lambda: self._edit_frame(tools.EditFrame(kind, name)),
-            "Remove": lambda: self._change(RemoveFrame(kind, name)),
-        }
+    def _open_menu(
+        self, on: Hit, place: tuple[float, float], at: tuple[float, float], touch: Any
+    ) -> RadialMenu:
+        if isinstance(on, OnNode | OnPort) and on.node not in self.canvas_widget.state.selected:
+            self.canvas_widget.select(frozenset({on.node}))
+        host = self._context.host
+        title, choices = menus.menu_of(self, on, place)
+        menu = RadialMenu(self._context.look, plain(title)[:40], choices, at, host.close, touch)
+        host.lay_over(menu)
+        return menu
 
-    def _on_ground(self, place: tuple[float, float]) -> dict[str, Callable[[], Any]]:
-        return {
-            "Add a node": lambda: self._asked_for_node(tools.AskForNode(*place)),
-            "Add a pattern": lambda: self._offer_patterns(place),
-            "Add a note": lambda: self._change(commands.note(self.canvas_widget.wiring, *place)),
-            "Paste": partial(self.command, "paste"),
-            "Select all": partial(self.command, "select_all"),
-            "Arrange all": partial(self.command, "arrange"),
-            "Show all": self.canvas_widget.fit,
-        }
-
-    def _offer_patterns(self, place: tuple[float, float]) -> None:
+    def offer_patterns(self, place: tuple[float, float]) -> None:
         names = [each.name for each in TEMPLATES]
 
         def take(name: str) -> None:
@@ -224,10 +224,7 @@ class Workbench(FloatLayout):
 
         self._context.host.choose_from(names, "", take, "Add a pattern")
 
-    def _change(self, edit: Edit) -> None:
-        self.canvas_widget.change(edit)
-
-    def _edit_frame(self, wanted: tools.EditFrame) -> None:
+    def edit_frame(self, wanted: tools.EditFrame) -> None:
         frames = frames_of(self.canvas_widget.wiring, wanted.kind)
         frame = next((each for each in frames if each.id == wanted.id), None)
         if frame is None:
@@ -253,12 +250,16 @@ class Workbench(FloatLayout):
         bar = Row(look, gap=theme.HALF, pad=theme.HALF)
         paint(bar, look.palette.surface, look.px(theme.RADIUS_LARGE), look.palette.line)
         self._selecting = IconButton(
-            look, "check", "Select several by dragging", partial(self.command, "select_mode")
+            look, "lasso", "Select several by dragging", partial(self.command, "select_mode")
+        )
+        self._cutting = IconButton(
+            look, "cut", "Cut links by dragging across them", partial(self.command, "cut_mode")
         )
         buttons = (
             self._selecting,
-            IconButton(look, "search", "Show all", partial(self.command, "fit")),
-            IconButton(look, "list", "Arrange", partial(self.command, "arrange")),
+            self._cutting,
+            IconButton(look, "fit", "Show all", partial(self.command, "fit")),
+            IconButton(look, "arrange", "Arrange", partial(self.command, "arrange")),
             IconButton(look, "delete", "Remove what is selected", partial(self.command, "remove")),
         )
         for button in buttons:

@@ -125,7 +125,7 @@ class Host(FloatLayout):
         self.look = look
         self.ring = FocusRing()
         self._content: Widget | None = None
-        self._sheets: list[tuple[Sheet, Callable[[], Any]]] = []
+        self._sheets: list[tuple[Any, Callable[[], Any]]] = []
         self._toast: Widget | None = None
         self.message = ""
         """What is told just now."""
@@ -174,6 +174,12 @@ class Host(FloatLayout):
         sheet.opacity = 0
         self.add_widget(sheet)
         Animation(opacity=1, duration=theme.QUICK_S).start(sheet)
+
+    def lay_over(self, widget: Any) -> None:
+        """What is no sheet; ``widget.box`` is what the keyboard may reach. ``close`` takes it away."""
+        self._sheets.append((widget, lambda: None))
+        self.ring.clear()
+        self.add_widget(widget)
 
     def close(self) -> None:
         """The topmost, if there is one."""
@@ -327,8 +333,12 @@ def is_written(code: int, modifiers: list[str]) -> bool:
     return is_letter and code not in (TAB, ESCAPE) and not F1 <= code <= F12
 
 
-def bind_keys(host: Host, shortcuts: Callable[[int, str, list[str]], bool]) -> Callable[[], None]:
-    """Leads the window's keys to the host, then to its shortcuts; gives the function that ends it."""
+def bind_keys(
+    host: Host,
+    shortcuts: Callable[[int, str, list[str]], bool],
+    first: Callable[[int, str, list[str]], bool] = lambda *_: False,
+) -> Callable[[], None]:
+    """Leads the window's keys to ``first``, the host, its shortcuts; gives the function that ends it."""
 
     def on_key_down(_window: Any, code: int, _scan: int, text: str | None, modifiers: list[str]) -> bool:
         writing = host.ring.writing
@@ -337,7 +347,8 @@ def bind_keys(host: Host, shortcuts: Callable[[int, str, list[str]], bool]) -> C
                 return True
             if is_written(code, modifiers):
                 return False
-        return host.on_key(code, modifiers) or shortcuts(code, text or "", modifiers)
+        pressed = code, text or "", modifiers
+        return first(*pressed) or host.on_key(code, modifiers) or shortcuts(*pressed)
 
     Window.bind(on_key_down=on_key_down)
     return lambda: Window.unbind(on_key_down=on_key_down)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,15 +31,17 @@ def kivy_ready() -> None:
 
 
 class Finger:
-    """One touch; positions in pixels from the lower left."""
+    """One touch; positions in pixels from the lower left. With a ``button`` it is the mouse's."""
 
-    def __init__(self, x: float, y: float) -> None:
+    def __init__(self, x: float, y: float, button: str = "") -> None:
         from kivy.input.motionevent import MotionEvent
 
         class Touch(MotionEvent):  # type: ignore[misc]
             def depack(self, args: Any) -> None:
                 self.sx, self.sy = args
-                self.profile = ["pos"]
+                self.profile = ["pos", "button"] if button else ["pos"]
+                if button:
+                    self.button = button
                 super().depack(args)
 
         self._touch = Touch("test", id(self), self._share(x, y), is_touch=True, type_id="touch")
@@ -48,6 +50,9 @@ class Finger:
         self._dispatch("begin")
 
     def move(self, x: float, y: float) -> None:
+        from kivy.base import EventLoop
+
+        EventLoop.dispatch_input()  # what waits for the next frame, while the touch is still there
         self._touch.move(self._share(x, y))
         self._dispatch("update")
 
@@ -83,8 +88,26 @@ class Driver:
             while not holds():
                 await self.frames(1)
 
-    def finger(self, x: float, y: float) -> Finger:
-        return Finger(x, y)
+    def finger(self, x: float, y: float, button: str = "") -> Finger:
+        return Finger(x, y, button)
+
+    async def click_at(self, x: float, y: float, button: str = "left") -> None:
+        finger = Finger(x, y, button)
+        finger.down()
+        await self.frames(1)
+        finger.up()
+        await self.frames(2)
+
+    @contextmanager
+    def holding(self, *modifiers: str) -> Iterator[None]:
+        """Keys that are down meanwhile."""
+        from kivy.core.window import Window
+
+        Window._modifiers = list(modifiers)
+        try:
+            yield
+        finally:
+            Window._modifiers = []
 
     async def tap(self, widget: Any) -> None:
         await self.tap_at(*widget.to_window(*widget.center))

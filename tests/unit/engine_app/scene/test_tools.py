@@ -78,11 +78,10 @@ class Hand:
         *ways: tuple[float, float],
         modifiers: Modifiers = NONE,
         button: Button = Button.PRIMARY,
-        held: bool = False,
     ) -> list[Intent]:
         points = [self.at(start), *map(self.at, ways)]
         moves = [Dragged(*b, b[0] - a[0], b[1] - a[1]) for a, b in pairwise(points)]
-        return self.do(DragBegun(*points[0], modifiers, button, held), *moves, DragEnded(*points[-1]))
+        return self.do(DragBegun(*points[0], modifiers, button), *moves, DragEnded(*points[-1]))
 
 
 def test_a_tap_selects_and_one_with_shift_adds() -> None:
@@ -160,11 +159,14 @@ def test_a_cut_goes_through_links() -> None:
     for extra in ({"modifiers": CONTROL}, {"button": Button.SECONDARY}):
         found = Hand().drag((550, -100), (550, 200), **extra)  # type: ignore[arg-type]
         assert found == [Make(Disconnect((ends_of(MLP.links[1]),)))]
+    stroke = (250, -60), (250, 200), (550, 200), (550, -60)
+    found = Hand(mode=Mode.CUTTING).drag(*stroke)
+    assert found == [Make(Disconnect((ends_of(MLP.links[0]), ends_of(MLP.links[1]))))]
 
 
 def test_a_lasso_takes_what_it_goes_around_and_a_box_what_it_touches() -> None:
     hand = Hand()
-    hand.drag((280, -50), (820, -50), (820, 200), (280, 200), held=True)
+    hand.drag((280, -50), (820, -50), (820, 200), (280, 200), modifiers=Modifiers(alt=True))
     assert hand.selected == {"dense", "relu"}
     hand = Hand()
     hand.drag((450, 250), (650, 20), modifiers=SHIFT)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine_app.ui.keys import shortcut
+from engine_app.ui.keys import BINDINGS, WORDS, sheet, shortcut
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,8 @@ from engine_app.ui.keys import shortcut
         (13, ["ctrl"], "train"),
         (ord("a"), ["shift"], "add"),
         (127, [], "remove"),
+        (ord("d"), ["shift"], "duplicate"),
+        (9, [], "search_here"),
         (ord("q"), ["ctrl"], None),
         (127, ["alt"], None),
         (ord("z"), [], None),
@@ -21,3 +23,9 @@ from engine_app.ui.keys import shortcut
 )
 def test_keys_mean_what_they_mean_elsewhere(code: int, modifiers: list[str], meaning: str | None) -> None:
     assert shortcut(code, "", modifiers) == meaning
+
+
+def test_the_list_of_keys_says_what_they_do_and_no_key_means_two_things() -> None:
+    assert {each.name for each in BINDINGS} == WORDS.keys()
+    assert len({(each.code, each.modifiers) for each in BINDINGS}) == len(BINDINGS)
+    assert ("Ctrl G, Ctrl J", "Frame as a group") in sheet()
