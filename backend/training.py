@@ -30,10 +30,11 @@ from backend.numerics import Choice, Work, choose, describe, recorded, standard
 from backend.objective import Objective, Penalties
 from backend.pipeline import read_pipeline
 from backend.preparation import build_augmentations, compile_preparation
+from backend.rates import Rates
 from backend.reports import Metrics
 from backend.sample_plan import TEST, VALIDATION, make_schedule
 from backend.samples import LocalSamples, SampleSource, check_fit
-from backend.schedules import Position, first_plateaus, observe_loss, rate_factor
+from backend.schedules import Position
 from backend.serialize import load_graph
 from backend.stepper import Parts, Stepper, Turn, memory_format_of
 from backend.stopping import Watch, is_over, observe
@@ -130,10 +131,7 @@ class Trainer:
         self._can_look_back = isinstance(samples, LocalSamples) and config.ranks is None
         self._state_bytes = size.checkpoint_bytes
         self._control: Control = _Unhindered()
-        self._base_rate: float | None = None
-        self._rate_changes: list[tuple[int, float]] = []
-        """Before which step, and to what, since the state that is remembered."""
-        self._plateaus = first_plateaus(pipeline.schedules)
+        self._rates = Rates(pipeline, self._stepper)
         self._watch = Watch()
         self._best: Mapping[str, Array] | None = None
         self._step = 0
@@ -223,15 +221,7 @@ class Trainer:
 
     def change_rate(self, rate: float) -> None:
         """From the next step on; what schedules there are go on multiplying it."""
-        if self._rate_changes and self._rate_changes[-1][0] == self._step:
-            self._rate_changes.pop()
-        self._rate_changes.append((self._step, rate))
-        self._take_rate(rate)
-
-    def _take_rate(self, rate: float) -> None:
-        self._base_rate = rate
-        if not self._pipeline.schedules:
-            self._stepper.set_rate(rate)
+        self._rates.change(self._step, rate)
 
     def finish(self) -> Metrics:
         """The last point of the curve, with how the weights that are kept do on the test samples."""
@@ -267,7 +257,7 @@ class Trainer:
         turn = self._turn(len(batch.targets))
         outcome = self._stepper.forward(batch, self._step)
         if turn.is_last:
-            self._set_rate()
+            self._rates.follow_schedules(self._position())
         whole = self._stepper.over_all(outcome, len(batch.targets))
         loss = self._tally.add(whole.loss, whole.judged, len(batch.targets))
         if loss is not None and not math.isfinite(loss):
@@ -291,15 +281,8 @@ class Trainer:
         is_last = number + 1 in (first + count, self._schedule.steps_per_epoch)
         return Turn(samples / together, number == first, is_last)
 
-    def _set_rate(self) -> None:
-        schedules = self._pipeline.schedules
-        if not schedules:
-            return
-        position = Position(self._step, self._schedule.steps_per_epoch, self.total_steps)
-        base = self._base_rate
-        if base is None:
-            base = self._pipeline.optimizer.parameters["learning_rate"]
-        self._stepper.set_rate(base * rate_factor(schedules, position, self._plateaus))
+    def _position(self) -> Position:
+        return Position(self._step, self._schedule.steps_per_epoch, self.total_steps)
 
     def _report_when_due(self, report: Callable[[Metrics], None]) -> None:
         now = self._config.now()
@@ -337,7 +320,7 @@ class Trainer:
         if self._schedule.validation:
             self._observe(scores.loss)
             watched = scores.loss if scores.loss is not None else math.nan
-        self._plateaus = observe_loss(self._pipeline.schedules, self._plateaus, watched)
+        self._rates.observe(watched)
         self._history = [*_briefer(self._history), metrics][-MAX_HISTORY:]
         self._tally, self._reported = Tally(self._device), Sums()
         self._reported_at = self._config.now()
@@ -382,15 +365,15 @@ class Trainer:
 
     def _standing(self) -> Standing:
         sums = self._tally.read()
-        return Standing(self._step, sums, self._plateaus, self._watch, self._best, self._history)
+        return Standing(self._step, sums, self._rates.plateaus, self._watch, self._best, self._history)
 
     def _stand_as(self, found: Standing, rate: float | None) -> None:
-        self._step, self._plateaus, self._watch = found.step, found.plateaus, found.watch
+        self._step, self._rates.plateaus, self._watch = found.step, found.plateaus, found.watch
         self._best, self._history = found.best, list(found.history)
         self._tally, self._reported = Tally(self._device, found.sums), found.sums
-        self._base_rate = rate
+        self._rates.base = rate
         if rate is not None:
-            self._take_rate(rate)
+            self._rates.take(rate)
 
     def _state(self, segments_done: int) -> TrainingState:
         return TrainingState(
@@ -404,12 +387,12 @@ class Trainer:
             classes=self._facts.classes,
             normalization=self._data.normalization,
             numerics=self.choice.numerics,
-            learning_rate=self._base_rate,
+            learning_rate=self._rates.base,
             class_weights=self._class_weights,
         )
 
     def _remember(self) -> CyxModel | None:
-        self._rate_changes = []
+        self._rates.changes = []
         if self._state_bytes > MAX_REMEMBERED_BYTES:
             return None
         return self.checkpoint()
@@ -431,7 +414,7 @@ class Trainer:
 
     def _look_back(self, sound: CyxModel) -> Culprit | None:
         """Trains again from a sound state and looks at each step; remembers how it was before the bad one."""
-        found, last_good, changes = None, self._step, list(self._rate_changes)
+        found, last_good, changes = None, self._step, self._rates.changes
         for batch in self._again(sound, self._step + 1, changes):
             last_good = self._step
             found = self._step_with_care(batch)
@@ -439,7 +422,7 @@ class Trainer:
                 break
         for batch in self._again(sound, last_good, changes):
             self._train_step(batch)
-        self._change_rate_again(changes)
+        self._rates.change_again(self._step, changes)
         self._remembered = self._remember()
         return found
 
@@ -450,13 +433,8 @@ class Trainer:
         if self._step < until:
             for batch in self._data.training(self._step, self._schedule.epoch_end(self._step, until)):
                 self._control.before_step(self._step)
-                self._change_rate_again(changes)
+                self._rates.change_again(self._step, changes)
                 yield batch
-
-    def _change_rate_again(self, changes: Sequence[tuple[int, float]]) -> None:
-        for step, rate in changes:
-            if step == self._step:
-                self._take_rate(rate)
 
     def _step_with_care(self, batch: Batch) -> Culprit | None:
         """One step; what is wrong with it, in which case it has not been made or not to its end."""
@@ -466,7 +444,7 @@ class Trainer:
             return find_culprit(self._stepper, batch, self._step)
         self._tally.add(outcome.loss, outcome.judged, len(batch.targets))
         if turn.is_last:
-            self._set_rate()
+            self._rates.follow_schedules(self._position())
         self._stepper.backward(outcome, turn)
         if first_bad_gradient(self._module) is not None:
             return find_culprit(self._stepper, batch, self._step)

@@ -24,10 +24,10 @@ from backend.reports import Failed
 from backend.workers.supervisor import PoolConfig, Worker, open_pool
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES
 from engine_app.placing import copy_regular, placing
 from engine_app.plain import plain
 from engine_app.show import Story, open_story, print_json
+from engine_app.training_order import MEMORY_BYTES, RUNTIME_BYTES
 from p2p.datadir import write_atomic
 
 OnStage: TypeAlias = Callable[[Stage], None]

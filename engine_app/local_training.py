@@ -23,7 +23,6 @@ import trio
 from msgspec import to_builtins
 
 from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
-from backend.formats.cyxmodel import is_cyxmodel
 from backend.reports import (
     MAX_LEARNING_RATE,
     AllowSegments,
@@ -55,24 +54,29 @@ from engine_app.placing import install
 from engine_app.scores import print_scores
 from engine_app.show import Story, open_story, print_json
 from engine_app.tensorboard import EventFile, scalars_of
-from engine_app.training_queue import ORDER, Place, TrainingLine
+from engine_app.training_order import (
+    CHECKPOINT,
+    GRAPH,
+    MEMORY_BYTES,
+    PROGRESS,
+    RATE,
+    RUNTIME_BYTES,
+    START,
+    RateChange,
+    SavedProgress,
+    TrainingOrder,
+    choose_segments,
+    copy_start,
+    find_interrupted,
+    read_order,
+)
+from engine_app.training_queue import Place, TrainingLine
 from p2p.datadir import write_atomic
 from p2p.errors import RemoteFailureError
 from p2p.session.checks import Prepared
 
-GRAPH, CHECKPOINT, PROGRESS = "graph.json", "checkpoint.cyxmodel", "progress.json"
-START, RATE = "start.cyxmodel", "rate.json"
-MEMORY_BYTES = 8 << 30
-RUNTIME_BYTES = 2 << 30
 DISK_BYTES = 32 << 30
 """What a worker may write, beside its copy of the data."""
-MAX_SEGMENTS = 500
-_SEGMENT_S = 20
-_FLOPS_PER_S = 2e10
-"""Of a plain CPU: what is faster only writes more checkpoints a minute."""
-_CHECKPOINT_BYTES_PER_S = 2e8
-_CHECKPOINT_SHARE = 20
-"""A segment lasts at least so many times as long as its checkpoint takes to write."""
 _AHEAD = 2
 """Segments that may run while the one before is being copied: so many checkpoints a worker keeps."""
 
@@ -90,44 +94,6 @@ class Wish:
     """A model with whose weights it begins."""
     start_partly: bool = False
     tensorboard: Path | None = None
-
-
-class TrainingOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a training is, on disk before it starts; graph and data lie beside it."""
-
-    graph_file: str
-    output: str
-    device: str
-    segments: int
-    steps: int
-    memory_bytes: int
-    has_start: bool = False
-    """START lies beside it."""
-    start_partly: bool = False
-    tensorboard: str | None = None
-
-
-class RateChange(msgspec.Struct, frozen=True):
-    """The newest one that the user made; the checkpoints from ``step`` on hold it too."""
-
-    step: int
-    rate: float
-
-
-class SavedProgress(msgspec.Struct, frozen=True):
-    """For those who list trainings; the checkpoint itself says where it stands."""
-
-    step: int
-    total_steps: int
-
-
-def choose_segments(steps: int, training_flops: int, parameters: int) -> int:
-    """How often to save: about every 20 s on a CPU, less often where checkpoints are large."""
-    total_s = training_flops / _FLOPS_PER_S
-    save_s = 12 * parameters / _CHECKPOINT_BYTES_PER_S
-    affordable = int(total_s / (_CHECKPOINT_SHARE * save_s)) if save_s else MAX_SEGMENTS
-    wanted = min(max(4, int(total_s / _SEGMENT_S)), max(4, affordable))
-    return max(1, min(wanted, steps, MAX_SEGMENTS))
 
 
 def train_here(config: Config, wish: Wish, as_json: bool) -> None:
@@ -164,13 +130,6 @@ async def begin(
         training = LocalTraining(place, order, story)
         started(training)
         return await training.run()
-
-
-def copy_start(source: Path, target: Path) -> None:
-    """A copy: the training may go on when the model's own file is long another one."""
-    if not is_cyxmodel(source):
-        raise CommandError(f"{source.name} is no .cyxmodel to begin from")
-    install(source, target)
 
 
 def _order_of(wish: Wish, prepared: Prepared) -> TrainingOrder:
@@ -212,37 +171,6 @@ async def _go_on(line: TrainingLine, name: str, at_once: bool, as_json: bool) ->
         with open_story(as_json) as story:
             metrics = await LocalTraining(place, order, story).run()
     _close(metrics, Path(order.output), as_json)
-
-
-def read_order(directory: Path) -> TrainingOrder:
-    """Raises CommandError."""
-    try:
-        return msgspec.json.decode((directory / ORDER).read_bytes(), type=TrainingOrder)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise CommandError(f"{directory.name}: its order cannot be read: {error}") from error
-
-
-def find_interrupted(line: TrainingLine, graph: Path | None, kind: str = "train") -> str:
-    """The newest training that was cut short, of ``graph`` if that is given. Raises CommandError."""
-    for entry in reversed(line.entries()):
-        if entry.is_alive or entry.ticket.kind != kind:
-            continue
-        if graph is None or _graph_of(entry.directory) == str(graph):
-            return entry.name
-    of_graph = f" of {graph.name}" if graph else ""
-    raise CommandError(f"no {kind}{of_graph} was cut short; `cyxwiz trainings` lists them")
-
-
-class _OfGraph(msgspec.Struct, frozen=True):
-    graph_file: str
-
-
-def _graph_of(directory: Path) -> str | None:
-    """Of a training or sweep."""
-    try:
-        return msgspec.json.decode((directory / ORDER).read_bytes(), type=_OfGraph).graph_file
-    except (OSError, msgspec.MsgspecError):
-        return None
 
 
 def _close(metrics: Metrics, output: Path, as_json: bool) -> None:

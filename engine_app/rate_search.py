@@ -16,16 +16,15 @@ from backend.rate_finder import smoothed, suggest
 from backend.reports import Failed, FindRate, RatesTried, RateTried
 from backend.serialize import dump_graph, load_graph
 from backend.workers.supervisor import PoolConfig, Worker, open_pool
-from engine_app.attended import attended, wait_for_turn
+from engine_app.attended import OnlyCancelled, attended, wait_for_turn
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.local_training import MEMORY_BYTES, RUNTIME_BYTES, START, copy_start
 from engine_app.rate_plot import plot
 from engine_app.show import Story, open_story, print_json
+from engine_app.training_order import MEMORY_BYTES, RUNTIME_BYTES, START, copy_start
 from engine_app.training_queue import Place, TrainingLine
 from p2p.datadir import write_atomic
-from p2p.errors import RemoteFailureError
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +113,22 @@ class RateSearch:
         self._place = place
         self._wish = wish
         self._story = story
-        self._scope = trio.CancelScope()
-        self._waits_for: list[str] = []
         self._rates: list[float] = []
         self._losses: list[float] = []
+        self._controls = OnlyCancelled(
+            place.name, "trying rates", lambda: (len(self._rates), self._wish.steps)
+        )
 
     async def run(self) -> Found:
         """Raises WorkerError, and CommandError when the user stops it."""
-        wish = self._wish
+        wish, controls = self._wish, self._controls
         found: Found | None = None
-        async with attended(self._place, self._control, self._on_signal):
-            with self._scope:
+        async with attended(self._place, controls.control, controls.on_signal):
+            with controls.scope:
                 document = wish.graph.read_bytes()
                 prepare = BackendChecks(here=True).prepare
                 prepared = await trio.to_thread.run_sync(prepare, document, wish.data, self._place.directory)
-                await wait_for_turn(self._place, self._story, self._note_wait)
+                await wait_for_turn(self._place, self._story, controls.note_wait)
                 config = PoolConfig(
                     directory=self._place.directory / "workers",
                     prewarmed=0,
@@ -169,25 +169,3 @@ class RateSearch:
                 case RatesTried(diverged):
                     suggestion = suggest(self._rates, self._losses)
                     return Found(tuple(self._rates), tuple(self._losses), diverged, suggestion)
-
-    def _note_wait(self, waits_for: list[str]) -> None:
-        self._waits_for = waits_for
-
-    async def _on_signal(self, _: int) -> None:
-        self._scope.cancel()
-
-    async def _control(self, method: str, _: dict[str, Any]) -> dict[str, Any]:
-        match method:
-            case "cancel":
-                self._scope.cancel()
-            case "status":
-                pass
-            case _:
-                raise RemoteFailureError("refused", f"{method}: {self._place.name} can only be cancelled")
-        return {
-            "name": self._place.name,
-            "state": "waiting" if self._waits_for else "trying rates",
-            "waits_for": self._waits_for,
-            "step": len(self._rates),
-            "total_steps": self._wish.steps,
-        }

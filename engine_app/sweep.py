@@ -25,17 +25,16 @@ from backend.reports import Cancel, Cancelled, Failed, Finished, Metrics, Progre
 from backend.serialize import dump_graph, load_graph
 from backend.validate import diagnose, has_errors
 from backend.workers.supervisor import PoolConfig, Worker, WorkerPool, open_pool
-from engine_app.attended import attended, wait_for_turn
+from engine_app.attended import OnlyCancelled, attended, wait_for_turn
 from engine_app.checks import DATA_FILE, BackendChecks
 from engine_app.config import Config
 from engine_app.entry import CommandError, run
-from engine_app.local_training import GRAPH, MEMORY_BYTES, RUNTIME_BYTES, find_interrupted
 from engine_app.placing import install
 from engine_app.show import Story, open_story, print_json, print_table
 from engine_app.sweep_space import read_dimensions, with_values
+from engine_app.training_order import GRAPH, MEMORY_BYTES, RUNTIME_BYTES, find_interrupted
 from engine_app.training_queue import ORDER, Place, TrainingLine
 from p2p.datadir import write_atomic
-from p2p.errors import RemoteFailureError
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -214,21 +213,19 @@ class Sweep:
         self._dimensions = read_dimensions(self._graph, order.vary)
         seed, maximize = self._graph.training.seed, order.metric == "validation_accuracy"
         self._study = Study(place.directory, self._dimensions, seed, maximize=maximize)
-        self._scope = trio.CancelScope()
-        self._waits_for: list[str] = []
-        self._is_discarded = False
+        self._controls = OnlyCancelled(place.name, "sweeping", lambda: (self._study.done, order.trials))
         self._worker: Worker | None = None
 
     async def run(self) -> Outcome:
         """Raises CommandError when it is stopped or cancelled before its budget is spent."""
         self._study.go_on()
-        is_done = False
-        async with attended(self._place, self._control, self._on_signal):
-            with self._scope:
-                await wait_for_turn(self._place, self._story, self._note_wait)
+        controls, is_done = self._controls, False
+        async with attended(self._place, controls.control, controls.on_signal):
+            with controls.scope:
+                await wait_for_turn(self._place, self._story, controls.note_wait)
                 await self._use_budget()
                 is_done = True
-        if not is_done and not self._is_discarded:
+        if not is_done and not controls.is_discarded:
             raise CommandError(f"stopped: `cyxwiz resume {self._place.name}` goes on")
         outcome = Outcome(self._study.rows(), self._study.best())
         self._place.discard()
@@ -323,28 +320,3 @@ class Sweep:
     def _show(self, metrics: Metrics) -> None:
         text = f"trial {self._study.done + 1} of {self._order.trials}  loss {metrics.loss:.4f}"
         self._story.show("training", metrics.step, metrics.total_steps, text)
-
-    # -- its controls --------------------------------------------------------------------------
-
-    def _note_wait(self, waits_for: list[str]) -> None:
-        self._waits_for = waits_for
-
-    async def _on_signal(self, _: int) -> None:
-        self._scope.cancel()
-
-    async def _control(self, method: str, _: dict[str, Any]) -> dict[str, Any]:
-        match method:
-            case "cancel":
-                self._is_discarded = True
-                self._scope.cancel()
-            case "status":
-                pass
-            case _:
-                raise RemoteFailureError("refused", f"{method}: {self._place.name} can only be cancelled")
-        return {
-            "name": self._place.name,
-            "state": "waiting" if self._waits_for else "sweeping",
-            "waits_for": self._waits_for,
-            "step": self._study.done,
-            "total_steps": self._order.trials,
-        }

@@ -11,8 +11,9 @@ from msgspec import to_builtins
 
 from engine_app.config import Config
 from engine_app.entry import CommandError, report, run
-from engine_app.local_training import PROGRESS, SavedProgress, resume_here
+from engine_app.local_training import resume_here
 from engine_app.show import print_json, print_table
+from engine_app.training_order import PROGRESS, SavedProgress
 from engine_app.training_queue import CONTROL, Entry, TrainingLine
 from p2p.control import call_control
 from p2p.errors import ControlUnavailableError, P2PError, RemoteFailureError, StreamResetError

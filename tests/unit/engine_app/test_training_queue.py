@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from engine_app.entry import CommandError
-from engine_app.local_training import choose_segments
+from engine_app.training_order import choose_segments
 from engine_app.training_queue import LOCK, TICKET, Entry, Ticket, TrainingLine, ahead_of, is_local
 
 
