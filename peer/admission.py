@@ -12,8 +12,8 @@ from backend.graph import Graph
 from backend.onnx_node import why_not_at_a_peer
 from backend.serialize import load_graph
 from backend.validate import Severity, diagnose
-from p2p.jobs import DataSummary, Delivery, FileRef
-from p2p.pricing import estimated_duration_ms, price_of
+from p2p.jobs import DataSummary, Delivery, FileRef, JobSpec, ServingSpec
+from p2p.pricing import price_of
 from p2p.protocols.coordinator import OfferJob
 from p2p.protocols.data import ITEM_BYTES, MAX_ROWS_BYTES, row_bytes
 from peer.errors import JobError, OfferRefusedError
@@ -29,8 +29,24 @@ class Verdict:
     duration_s: int
 
 
+@dataclass(frozen=True, slots=True)
+class ServingLimits:
+    """Which models of others this peer serves; without formats none."""
+
+    formats: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    """Of one model's worker at most."""
+
+
+NO_SERVING = ServingLimits()
+
+
 def check_offer(
-    offer: OfferJob, device_count: int, max_data_bytes: int, deliveries: tuple[Delivery, ...]
+    offer: OfferJob,
+    device_count: int,
+    max_data_bytes: int,
+    deliveries: tuple[Delivery, ...],
+    serving: ServingLimits = NO_SERVING,
 ) -> None:
     """What can be said before the graph is here. Raises OfferRefusedError."""
     if not 0 <= offer.device < device_count:
@@ -45,6 +61,20 @@ def check_offer(
         _check_samples(data)
     if not 0 <= offer.first_segment < offer.job.segments:
         raise OfferRefusedError(f"first segment {offer.first_segment} of {offer.job.segments}")
+    if offer.job.serving is not None:
+        _check_serving(offer.job.serving, max_data_bytes, serving)
+
+
+def _check_serving(wanted: ServingSpec, max_data_bytes: int, limits: ServingLimits) -> None:
+    if wanted.format not in limits.formats:
+        allowed = ", ".join(limits.formats) or "none"
+        raise OfferRefusedError(f"a deployment of a {wanted.format} model, served here: {allowed}")
+    if wanted.memory_bytes > limits.memory_bytes:
+        raise OfferRefusedError(
+            f"a deployment of {wanted.memory_bytes} bytes of memory, limit {limits.memory_bytes}"
+        )
+    if wanted.tokenizer is not None and wanted.tokenizer.size > max_data_bytes:
+        raise OfferRefusedError(f"tokenizer of {wanted.tokenizer.size} bytes, limit {max_data_bytes}")
 
 
 def _check_samples(data: DataSummary) -> None:
@@ -57,7 +87,10 @@ def _check_samples(data: DataSummary) -> None:
 
 def check_checkpoint(offer: OfferJob, checkpoint: FileRef | None) -> None:
     """Raises JobError."""
-    is_right = checkpoint is not None if offer.first_segment > 0 else checkpoint == offer.job.start
+    if offer.job.serving is not None:
+        is_right = checkpoint == (offer.job.data.file if offer.first_segment > 0 else None)
+    else:
+        is_right = checkpoint is not None if offer.first_segment > 0 else checkpoint == offer.job.start
     if not is_right:
         found = "none" if checkpoint is None else "one"
         text = f"checkpoint: found {found} for first segment {offer.first_segment}"
@@ -70,17 +103,25 @@ def judge_graph(graph: bytes, offer: OfferJob, flops_per_s: int, price_per_hour:
     if found != offer.job.graph_hash:
         text = f"graph hash: found {found}, allowed {offer.job.graph_hash}"
         raise JobError("graph", text, retryable=False)
-    try:
-        parsed = load_graph(graph)
-        _check_graph(parsed, offer.job.data)
-        data = offer.job.data
-        flops = estimate(parsed, data.samples, data.sample_shape).training_flops
-    except BackendError as error:
-        raise JobError("graph", str(error), retryable=False) from error
-    duration_ms = estimated_duration_ms(flops, flops_per_s)
+    duration_ms = offer.job.duration_ms(_training_flops(graph, offer.job), flops_per_s)
     whole = price_of(duration_ms, price_per_hour)
     segments, remaining = offer.job.segments, offer.job.segments - offer.first_segment
     return Verdict(-(-whole * remaining // segments), -(-duration_ms * remaining // (segments * 1000)))
+
+
+def _training_flops(graph: bytes, job: JobSpec) -> int:
+    """None of a deployment, which has no graph. Raises JobError."""
+    if job.serving is not None:
+        if graph:
+            text = f"graph of {len(graph)} bytes with a deployment, which has none"
+            raise JobError("graph", text, retryable=False)
+        return 0
+    try:
+        parsed = load_graph(graph)
+        _check_graph(parsed, job.data)
+        return estimate(parsed, job.data.samples, job.data.sample_shape).training_flops
+    except BackendError as error:
+        raise JobError("graph", str(error), retryable=False) from error
 
 
 def _check_graph(graph: Graph, data: DataSummary) -> None:

@@ -89,6 +89,9 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
     "--stream/--no-stream", default=True, show_default=True, help="Take jobs whose data stays with its owner."
 )
 @click.option("--stream-ahead", default=64, show_default=True, help="MiB of such data held before its use.")
+@click.option(
+    "--serving/--no-serving", default=True, show_default=True, help="Serve models of others, paid by time."
+)
 @click.option("--escrow", default="", metavar="PROGRAM[/MINT]", help="Trusted on a real network.")
 @click.option("--storage", default="64G", show_default=True, help="Bytes of files to keep at most.")
 @click.option("--upload-limit", help="Bytes a second of all file transfers, such as 20M. [default: none]")
@@ -127,6 +130,7 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         download_limit=_bytes(flags["download_limit"]),
         streams=flags["stream"],
         stream_ahead_bytes=flags["stream_ahead"] << 20,
+        serves=flags["serving"],
     )
     run(check_config(config))
 
@@ -232,6 +236,7 @@ def _as_text(answer: dict[str, Any]) -> str:
         *(f"connected    {peer_id} at {address}" for peer_id, address in answer["connections"].items()),
         *(f"device {number}     {device['name']}" for number, device in enumerate(answer["devices"])),
         *(f"model        {model}" for model in answer["models"]),
+        *(_as_deployment(deployment) for deployment in answer["deployments"]),
         *(
             f"job {job['job_id'][:12]}  {job['phase']}, {job['done']} of {job['segments']} segments, "
             + (
@@ -243,6 +248,14 @@ def _as_text(answer: dict[str, Any]) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _as_deployment(deployment: dict[str, Any]) -> str:
+    about = f"{deployment['name']} ({deployment['format']}) {deployment['state']}"
+    asked = f"{deployment['requests']} requests" if deployment["requests"] is not None else "not asked yet"
+    left = f"{deployment['periods_left']} periods of {deployment['period_s']} s left"
+    refused = f"; refuses calls: {deployment['refused']}" if deployment["refused"] else ""
+    return f"deployment {deployment['job_id'][:12]}  {about}, {asked}, {left}{refused}"
 
 
 def _as_terms(answer: dict[str, Any]) -> list[str]:

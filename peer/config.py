@@ -57,6 +57,8 @@ class Config:
     """Takes jobs whose samples come from the Engine while they are used."""
     stream_ahead_bytes: int = 64 << 20
     """Of one job, how much may have come or be on its way before it is used."""
+    serves: bool = True
+    """Takes deployments: models of others that it answers calls with, for a time."""
     escrow: str = ""
     """PROGRAM or PROGRAM/MINT that is trusted on a real network."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+
+import trio
 
 from backend.workers.supervisor import WorkerPool
 from p2p.errors import RemoteFailureError
@@ -12,9 +15,11 @@ from peer.config import Config
 from peer.errors import ConfigError
 from peer.inference import InferenceService
 from peer.registration import Offer
+from peer.served import ServedModel
 from peer.services import Services
 from peer.table import JobTable, describe_job
 
+STATUS_TIMEOUT_S = 2.0
 METHODS = "status, allow, deny and allowed"
 
 
@@ -40,7 +45,8 @@ class PeerControl:
     async def __call__(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Raises RemoteFailureError."""
         if method == "status":
-            return self._status()
+            deployments = [await self._deployment(model) for model in self._services.served.models]
+            return self._status() | {"deployments": deployments}
         if method not in ("allow", "deny", "allowed"):
             raise RemoteFailureError("invalid", f"method {method!r}, allowed are {METHODS}")
         try:
@@ -57,6 +63,27 @@ class PeerControl:
             self._services.access.deny(engine_id)
             self._inference.turn_out(engine_id)
             await self._table.turn_out(engine_id)
+
+    async def _deployment(self, model: ServedModel) -> dict[str, Any]:
+        runner = self._table.find(model.job.lease.lease_id)
+        job = model.job if runner is None else runner.job
+        status = None
+        with trio.move_on_after(STATUS_TIMEOUT_S), suppress(RemoteFailureError):
+            status = await self._services.served.status(job.job_id)
+        refusal = model.why_refused()
+        told = None if status is None else status.model
+        return {
+            "job_id": job.job_id,
+            "name": model.serving.name,
+            "format": model.serving.format,
+            "state": "ended" if status is None else status.state.value,
+            "restarts": 0 if status is None else status.restarts,
+            "requests": None if told is None else told.requests,
+            "in_flight": None if told is None else told.in_flight,
+            "period_s": model.serving.period_s,
+            "periods_left": job.segments - job.done,
+            "refused": "" if refusal is None else refusal.message,
+        }
 
     def _status(self) -> dict[str, Any]:
         services, network = self._services, self._services.network

@@ -37,6 +37,7 @@ from p2p.relay.reachability import Reachability
 from p2p.relay.service import RelayService
 from p2p.tasks import background_tasks
 from peer.access import Access, read_allowed
+from peer.admission import NO_SERVING, ServingLimits
 from peer.artifacts import Artifacts
 from peer.config import ALLOWED_NAME, CONTROL_NAME, Config
 from peer.control import PeerControl
@@ -51,7 +52,8 @@ from peer.measure import measured_speed
 from peer.money import Money, Treasury
 from peer.nvml import look_at_machine
 from peer.plan import Patience
-from peer.registration import Offer, Registration
+from peer.registration import Offer, Registration, served_formats
+from peer.served import ServedModels
 from peer.services import Services, Terms
 from peer.store import Store, open_store
 from peer.streams import JobStreams
@@ -180,7 +182,8 @@ class Daemon:
             await measured_speed(device, pool, self._store)
             for device, pool in zip(devices, self._pools, strict=True)
         ]
-        terms = self._terms(tuple(speeds))
+        worker_bytes = self._config.worker_memory_bytes or worker_memory(machine, len(devices))
+        terms = self._terms(tuple(speeds), worker_bytes)
         services, table, inference = await self._open_jobs(terms)
         offer = Offer(devices, machine.ram_bytes, self._version)
         registration = Registration(services, table, offer, self._use_chain)
@@ -203,7 +206,7 @@ class Daemon:
             await self._nursery.start(announce, self._network)
         await self._announce_ready(terms)
 
-    def _terms(self, speeds: tuple[int, ...]) -> Terms:
+    def _terms(self, speeds: tuple[int, ...], worker_bytes: int) -> Terms:
         wallet = NO_WALLET if self._wallet is None else self._wallet.address
         return Terms(
             price_per_hour=self._config.price_per_hour,
@@ -216,6 +219,7 @@ class Daemon:
             min_claim_window_s=self._config.min_claim_window_s,
             streams=self._config.streams,
             stream_ahead_bytes=self._config.stream_ahead_bytes,
+            serving=ServingLimits(served_formats(), worker_bytes) if self._config.serves else NO_SERVING,
         )
 
     async def _open_jobs(self, terms: Terms) -> tuple[Services, JobTable, InferenceService]:
@@ -224,6 +228,7 @@ class Daemon:
             self._workers, lambda: self._idlest(table), self._artifacts.files.path, self._nursery
         )
         hosting = Hosting(self._data_dir.path / "hosted", self._nursery, self._config.sandbox)
+        served = ServedModels(hosting, self._nursery)
         services = Services(
             self._network,
             self._link,
@@ -236,7 +241,7 @@ class Daemon:
             self._now,
             terms,
             self._access,
-            hosting,
+            served,
         )
         table = JobTable(services, self._nursery)
         await self._remembered_chain()
@@ -244,7 +249,7 @@ class Daemon:
         self._network.set_handler(JOB_PROTOCOL, JobStreams(services, table).handle)
         serve_transfers(self._network, self._artifacts.files, self._artifacts.may_fetch, self._now)
         inference = InferenceService(
-            self._network, self._access, self._store, self._artifacts, deployments, hosting, self._now
+            self._network, self._access, self._store, self._artifacts, deployments, served, self._now
         )
         inference.serve()
         return services, table, inference

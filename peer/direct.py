@@ -99,7 +99,7 @@ class DirectLeases:
         suitable = _suitable(self._devices, call.job.requirements)
         offer = OfferJob(LeaseRef("none", 0), call.job, engine_id, suitable[0], 0, call.first_segment)
         terms = self._services.terms
-        check_offer(offer, self._table.devices.count, terms.max_data_bytes, terms.deliveries)
+        check_offer(offer, self._table.devices.count, terms.max_data_bytes, terms.deliveries, terms.serving)
         await self._check_ownership(engine_id, job_id)
         await self._end_earlier(engine_id, job_id)
         self._queue, position = self._queue.ask(engine_id, job_id, self._services.now())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import structlog
 import trio
 
@@ -46,6 +47,8 @@ class HostedStatus:
 @dataclass(eq=False)
 class _Hosted:
     model: HostedModel
+    job_id: str
+    told: ServerListener
     settled: trio.Event = field(default_factory=trio.Event)
     """It answers, or will not."""
     ended: trio.Event = field(default_factory=trio.Event)
@@ -104,15 +107,18 @@ class Hosting:
             served = ", ".join(each.value for each in _SERVED)
             raise WorkerFailedError("model", f"the file is {found.value}, served are {served}")
         plan = self._plan(job_id, ModelFile(name, model, device, options, tokenizer), memory_bytes)
-        told = told or ServerListener()
 
         def on_ready(lines: tuple[str, ...]) -> None:
             hosted.settled.set()
-            told.on_ready(lines)
+            hosted.told.on_ready(lines)
 
-        listener = ServerListener(on_ready, told.on_death)
-        hosted = self._hosted[job_id] = _Hosted(HostedModel(plan, listener))
-        self._nursery.start_soon(self._run, job_id, hosted)
+        def on_death(reason: str, pause_s: float) -> None:
+            hosted.told.on_death(reason, pause_s)
+
+        listener = ServerListener(on_ready, on_death)
+        hosted = _Hosted(HostedModel(plan, listener), job_id, told or ServerListener())
+        self._hosted[job_id] = hosted
+        self._nursery.start_soon(self._run, hosted)
         try:
             await hosted.settled.wait()
         except trio.Cancelled:
@@ -131,6 +137,16 @@ class Hosting:
             await hosted.ended.wait()
         hosted.scope.cancel()
         await hosted.ended.wait()
+
+    def hand_over(self, old: str, new: str, told: ServerListener) -> bool:
+        """The model of ``old`` goes on for ``new``, without a pause; False if it does not answer now."""
+        hosted = self._hosted.get(old)
+        if hosted is None or new in self._hosted or hosted.model.state is not HostedState.READY:
+            return False
+        del self._hosted[old]
+        self._hosted[new] = hosted
+        hosted.job_id, hosted.told = new, told
+        return True
 
     def calls(self, job_id: str) -> ModelCalls:
         """Raises RemoteFailureError."""
@@ -153,22 +169,22 @@ class Hosting:
             raise RemoteFailureError("not_found", f"job {job_id} is no deployment that is served here now")
         return hosted
 
-    async def _run(self, job_id: str, hosted: _Hosted) -> None:
+    async def _run(self, hosted: _Hosted) -> None:
         try:
             with hosted.scope:
                 await hosted.model.run()
         except (WorkerError, OSError) as error:
             hosted.failure = error if isinstance(error, WorkerError) else WorkerError(str(error))
-            log.warning("hosted model gave up", job_id=job_id, reason=str(error))
+            log.warning("hosted model gave up", job_id=hosted.job_id, reason=str(error))
         finally:
-            if self._hosted.get(job_id) is hosted:
-                del self._hosted[job_id]
+            if self._hosted.get(hosted.job_id) is hosted:
+                del self._hosted[hosted.job_id]
             hosted.failure = hosted.failure or WorkerError("the model was stopped before it answered")
             hosted.settled.set()
             hosted.ended.set()
 
     def _plan(self, job_id: str, model: ModelFile, memory_bytes: int) -> ServerPlan:
-        limits = self._limits
+        limits = msgspec.structs.replace(self._limits, memory_bytes=memory_bytes)
         pool = PoolConfig(
             directory=self._directory / job_id[:16],
             memory_bytes=memory_bytes,

@@ -171,14 +171,27 @@ class Job(msgspec.Struct, frozen=True):
         return self.kind is LeaseKind.DIRECT
 
     @property
+    def is_deployment(self) -> bool:
+        """It serves a model for a time, and trains nothing."""
+        return self.offer.job.serving is not None
+
+    @property
+    def work_name(self) -> str:
+        return "serving" if self.is_deployment else "training"
+
+    @property
     def may_work(self) -> bool:
         """A paid job once its escrow was seen, a direct one always."""
         return self.is_direct or self.escrow_checked
 
     @property
     def occupies_device(self) -> bool:
-        """A direct job's result is kept for its Engine without one: nobody is paid for holding it."""
-        return self.ending is None and not (self.is_direct and self.result is not None)
+        """A direct job's result is kept for its Engine without one: nobody is paid for holding it.
+
+        A deployment's model answers until its Engine has seen that it does.
+        """
+        kept = self.is_direct and self.result is not None and not self.is_deployment
+        return self.ending is None and not kept
 
     @property
     def covered(self) -> int:
@@ -339,7 +352,8 @@ def _before_work(job: Job, event: Event) -> Step:
         case Phase.PREFETCHING | Phase.PAUSED, CheckpointFetched():
             return _files_changed(_replace(job, checkpoint_held=True))
         case Phase.OPENED | Phase.PAUSED, WorkerPrepared(total_steps, device):
-            text = f"ready: {total_steps} steps on {device}"
+            what = "the model answers" if job.is_deployment else f"{total_steps} steps"
+            text = f"ready: {what} on {device}"
             return _prepared(job, text)
         case _:
             raise _illegal(job, event)
@@ -348,7 +362,7 @@ def _before_work(job: Job, event: Event) -> Step:
 def _prepared(job: Job, text: str) -> Step:
     """A direct job waits for nobody any more."""
     if job.is_direct and not job.pause_wanted:
-        return _replace(job, prepared=True, waiting_since=None), (JobStage(0, "training", text),)
+        return _replace(job, prepared=True, waiting_since=None), (JobStage(0, job.work_name, text),)
     return _replace(job, prepared=True), (JobStage(0, "prepared", text),)
 
 
@@ -360,7 +374,8 @@ def _where_data_is(job: Job) -> str:
 
 
 def _files_changed(job: Job) -> Step:
-    return job, (JobStage(0, "warming", "data is here, building the model"),) if job.has_files else ()
+    text = "the model is here, loading it" if job.is_deployment else "data is here, building the model"
+    return job, (JobStage(0, "warming", text),) if job.has_files else ()
 
 
 def _at_work(job: Job, event: Event) -> Step:
@@ -373,7 +388,7 @@ def _at_work(job: Job, event: Event) -> Step:
             return _replace(job, start=start), (JobStage(0, "checking escrow", f"escrow {start.escrow}"),)
         case EscrowChecked() if job.start is not None and not job.escrow_checked:
             text = "the escrow holds what was promised"
-            return _replace(job, escrow_checked=True, waiting_since=None), (JobStage(0, "training", text),)
+            return _replace(job, escrow_checked=True, waiting_since=None), (JobStage(0, job.work_name, text),)
         case SegmentAllowed(segment) if job.may_work and segment == job.done == job.covered:
             return _replace(job, allowed=segment + 1), ()
         case SegmentStored(segment, checkpoint, metrics, at) if segment == job.done < job.allowed:
@@ -390,7 +405,7 @@ def _segment_done(job: Job, finished: SegmentFinished, at: float) -> Step:
     done = _replace(job, done=finished.segment + 1, metrics=finished.metrics)
     text = f"segment {done.done} of {job.segments} is finished"
     if job.is_direct:
-        return done, (finished, JobStage(0, "training", text))
+        return done, (finished, JobStage(0, job.work_name, text))
     return _replace(done, waiting_since=at), (finished, JobStage(0, "waiting for voucher", text))
 
 
@@ -409,7 +424,7 @@ def _vouchered(job: Job, voucher: Voucher, at: float) -> Step:
     if paid.covered < paid.done or paid.result is not None:
         return paid, ()
     return _replace(paid, waiting_since=None), (
-        JobStage(0, "training", f"segment {paid.done + 1} of {paid.segments}"),
+        JobStage(0, job.work_name, f"segment {paid.done + 1} of {paid.segments}"),
     )
 
 
@@ -422,7 +437,7 @@ def _paused(job: Job, event: Event) -> Step:
             waits = job.covered < job.done or starting or job.samples_missed
             waiting_since = at if waits else None
             resumed = _replace(job, pause_wanted=False, waiting_since=waiting_since)
-            return resumed, (JobStage(0, "training", "resumed by the user"),)
+            return resumed, (JobStage(0, job.work_name, "resumed by the user"),)
         case WorkerPaused():
             return _replace(job, worker_paused=True), ()
         case WorkerResumed():
@@ -444,7 +459,7 @@ def _fed(job: Job, event: SamplesMissed | SamplesBack) -> Step:
             back = _replace(job, samples_missed=False)
             if not running:
                 return back, ()
-            return _replace(back, waiting_since=None), (JobStage(0, "training", "samples come again"),)
+            return _replace(back, waiting_since=None), (JobStage(0, job.work_name, "samples come again"),)
         case _:
             return job, ()
 

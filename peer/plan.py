@@ -246,7 +246,7 @@ def gives_up_at(job: Job, patience: Patience) -> float | None:
     """When the peer stops waiting for its Engine, or None while it waits for nobody."""
     if job.ending is not None or job.waiting_since is None:
         return None
-    if job.is_direct and job.result is not None:
+    if job.is_direct and job.result is not None and not job.is_deployment:
         return job.waiting_since + patience.fetch_s
     return job.waiting_since + (patience.pause_s if job.pause_wanted else patience.engine_s)
 

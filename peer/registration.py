@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import structlog
 import trio
@@ -32,6 +33,12 @@ POLL_WAIT_MS = 10_000
 POLL_MARGIN_S = 10.0
 MIN_HEARTBEAT_S = 0.1
 FORMATS = ("cyxmodel",)
+SERVING_RUNTIMES = {"cyxmodel": "torch", "onnx": "onnxruntime", "gguf": "llama_cpp"}
+
+
+def served_formats() -> tuple[str, ...]:
+    """What the workers of this machine can serve; nothing is imported for it."""
+    return tuple(name for name, runtime in SERVING_RUNTIMES.items() if find_spec(runtime) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,7 @@ class Registration:
             payout_wallet=services.terms.payout_wallet,
             version=self._offer.version,
             deliveries=services.terms.deliveries,
+            serves=services.terms.serving.formats,
         )
 
     async def _beat(self, every_s: float) -> None:

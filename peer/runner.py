@@ -118,7 +118,7 @@ class JobRunner:
 
     def abandon(self) -> None:
         """The peer shuts down: ends what runs, keeps the facts."""
-        self._work.training.end()
+        self._work.end(self.job)
 
     def _tell_last_word(self, job: Job) -> None:
         word = ending_announcement(job)
@@ -143,7 +143,7 @@ class JobRunner:
         for kind, scope in self._doing.items():
             if issubclass(kind, get_args(Work)):
                 scope.cancel()
-        self._work.training.end()
+        self._work.end(self.job)
         self._services.artifacts.end_work(self.job)
         self._on_end(self)
 

@@ -10,12 +10,13 @@ import trio
 from p2p.jobs import Delivery
 from p2p.network import Network
 from peer.access import Access
+from peer.admission import NO_SERVING, ServingLimits
 from peer.artifacts import Artifacts
 from peer.deployments import Deployments, DeviceWorkers
-from peer.hosting import Hosting
 from peer.link import CoordinatorLink
 from peer.money import Money
 from peer.plan import Patience
+from peer.served import ServedModels
 from peer.store import Store
 
 
@@ -37,6 +38,7 @@ class Terms:
     """Takes jobs whose data stays with the Engine."""
     stream_ahead_bytes: int = 64 << 20
     """How much of what is streamed a worker may hold ahead of its use."""
+    serving: ServingLimits = NO_SERVING
 
     @property
     def deliveries(self) -> tuple[Delivery, ...]:
@@ -57,4 +59,4 @@ class Services:
     now: Callable[[], float]
     terms: Terms
     access: Access
-    hosting: Hosting
+    served: ServedModels

@@ -116,7 +116,7 @@ class JobTable:
     async def _accept(self, offer: OfferJob, kind: LeaseKind = LeaseKind.PAID) -> JobRunner:
         """Holds a device and stores the job before anybody hears of it."""
         terms = self._services.terms
-        check_offer(offer, self.devices.count, terms.max_data_bytes, terms.deliveries)
+        check_offer(offer, self.devices.count, terms.max_data_bytes, terms.deliveries, terms.serving)
         if any(job.job_id == offer.job.job_id and job.kind is not kind for job in self.jobs()):
             raise OfferRefusedError(f"job id {offer.job.job_id} is in use here by another job")
         self.devices = self.devices.acquire(offer.lease.lease_id, (offer.device,))

@@ -24,7 +24,7 @@ from p2p.errors import (
     TransferError,
 )
 from p2p.files import fetch
-from p2p.jobs import DataSummary, Delivery, FileRef
+from p2p.jobs import DataSummary, Delivery, FileRef, ServingSpec
 from p2p.protocols import Done
 from p2p.protocols.coordinator import (
     CoordinatorCall,
@@ -82,6 +82,7 @@ from peer.plan import (
     ReportResult as ReportResultTask,
 )
 from peer.services import Services
+from peer.serving import Serving, check_model
 from peer.training import Training
 
 log = structlog.get_logger(__name__)
@@ -106,7 +107,13 @@ class JobWork:
         """``token`` is the newest that the Engine gave for the job."""
         self._services = services
         self._feed = feed
-        self.training = Training(services, feed, token)
+        self._training = Training(services, feed, token)
+        self._serving = Serving(services, feed)
+
+    def end(self, job: Job) -> None:
+        """Nothing of the job runs any more; only what was made of it may."""
+        self._training.end()
+        self._serving.end(job)
 
     async def perform(self, job: Job, task: Task) -> None:
         """Raises JobError, WorkerError; ChainError for what is to be tried again."""
@@ -116,24 +123,19 @@ class JobWork:
             case FetchCheckpoint():
                 await self._fetch_checkpoint(job)
             case PrepareWorker():
-                prepared = await self.training.prepare(job)
-                await self._feed(WorkerPrepared(prepared.total_steps, prepared.device))
+                await self._prepare(job)
             case CheckEscrow():
                 await self._check_escrow(job)
             case WatchEscrow():
                 await self._watch_escrow(job)
             case AllowSegment(segment):
                 await self._feed(SegmentAllowed(segment))
-                await self.training.allow(segment)
-            case PauseWorker():
-                await self.training.send(Pause())
-                await self._feed(WorkerPaused(0))
-            case SetWorkerRate(rate):
-                await self.training.send(ChangeLearningRate(rate=rate))
-                await self._feed(WorkerRateSet(rate))
-            case ResumeWorker():
-                await self.training.send(Resume())
-                await self._feed(WorkerResumed(0))
+                if job.is_deployment:
+                    await self._serving.serve(job, segment)
+                else:
+                    await self._training.allow(segment)
+            case PauseWorker() | ResumeWorker() | SetWorkerRate():
+                await self._steer(job, task)
             case GiveUp(waited_s):
                 text = f"nothing from the Engine for {waited_s:.0f} s"
                 await self._feed(WorkFailed("engine_absent", text, retryable=True))
@@ -153,16 +155,54 @@ class JobWork:
             case ReturnRest():
                 await self._return_rest(job)
 
+    async def _prepare(self, job: Job) -> None:
+        if job.is_deployment:
+            await self._feed(WorkerPrepared(0, await self._serving.prepare(job)))
+            return
+        await self._services.served.clear(self._services.workers[job.offer.device].device)
+        prepared = await self._training.prepare(job)
+        await self._feed(WorkerPrepared(prepared.total_steps, prepared.device))
+
+    async def _steer(self, job: Job, task: PauseWorker | ResumeWorker | SetWorkerRate) -> None:
+        match task:
+            case PauseWorker():
+                if job.is_deployment:
+                    self._serving.pause()
+                else:
+                    await self._training.send(Pause())
+                await self._feed(WorkerPaused(0))
+            case ResumeWorker():
+                if job.is_deployment:
+                    self._serving.resume()
+                else:
+                    await self._training.send(Resume())
+                await self._feed(WorkerResumed(0))
+            case SetWorkerRate(rate):
+                if not job.is_deployment:  # which learns nothing
+                    await self._training.send(ChangeLearningRate(rate=rate))
+                await self._feed(WorkerRateSet(rate))
+
     # -- before the work -------------------------------------------------------------------------
 
     async def _fetch_data(self, job: Job) -> None:
-        data = job.offer.job.data
+        data, serving = job.offer.job.data, job.offer.job.serving
+        if serving is not None:
+            await self._fetch_model(job, serving)
+            return
         if data.delivery is Delivery.STREAM:
-            await self.training.open_samples(job)
+            await self._training.open_samples(job)
             await self._feed(DataFetched())
             return
         path = await self._fetch(job, data.file, self._services.terms.max_data_bytes)
         await trio.to_thread.run_sync(check_data, path, data)
+        await self._feed(DataFetched())
+
+    async def _fetch_model(self, job: Job, serving: ServingSpec) -> None:
+        """With its tokenizer; the smaller file first."""
+        for file in sorted(job.offer.job.files, key=lambda file: file.size):
+            path = await self._fetch(job, file, self._services.terms.max_data_bytes)
+            if file == job.offer.job.data.file:
+                await trio.to_thread.run_sync(check_model, path, serving)
         await self._feed(DataFetched())
 
     async def _fetch_checkpoint(self, job: Job) -> None:

@@ -71,6 +71,7 @@ from peer.link import CoordinatorLink
 from peer.money import Money
 from peer.plan import Patience
 from peer.registration import Offer, Registration
+from peer.served import ServedModels
 from peer.services import Services, Terms
 from peer.store import open_store
 from peer.streams import JobStreams
@@ -453,7 +454,9 @@ class World:
         return replace_struct(offer, **changes)
 
     @asynccontextmanager
-    async def peer(self, pool: Workers | None = None) -> AsyncIterator[RunningPeer]:
+    async def peer(
+        self, pool: Workers | None = None, hosting: Hosting | None = None
+    ) -> AsyncIterator[RunningPeer]:
         """A peer in the world's directory; may be started again after it ended."""
         network = self.net.join(self.peer_identity)
         workers_directory = self.directory / "workers"
@@ -472,7 +475,7 @@ class World:
                 return Money(CHAIN, self.chain, self.chain)
 
             access = Access(network.peer_id, link.coordinator_id, time.time, self.allowed)
-            hosting = Hosting(self.directory / "hosted", nursery)
+            served = ServedModels(hosting or Hosting(self.directory / "hosted", nursery), nursery)
             services = Services(
                 network,
                 link,
@@ -485,13 +488,13 @@ class World:
                 time.time,
                 self.terms,
                 access,
-                hosting,
+                served,
             )
             table = JobTable(services, nursery)
             await table.recover()
             network.set_handler(job_wire.PROTOCOL_ID, JobStreams(services, table).handle)
             serve_transfers(network, artifacts.files, artifacts.may_fetch)
-            inference = InferenceService(network, access, store, artifacts, deployments, hosting, time.time)
+            inference = InferenceService(network, access, store, artifacts, deployments, served, time.time)
             inference.serve()
             device = OfferedDevice(DeviceKind.CPU, "scripted", 1 << 30, "cpu")
             offer = Offer((device,), 1 << 30, "0")

@@ -1,0 +1,172 @@
+"""One deployment at work: loads its model, serves it period by period, ends it.
+
+A period is a segment whose checkpoint is the model itself. Only time in which the model could answer
+counts; what is not vouchered in time is not served on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from backend.errors import ArchiveError, WorkerError, WorkerFailedError
+from backend.formats.served import served_model
+from backend.serving.messages import RuntimeOptions
+from backend.workers.model_server import ServerListener
+from p2p.errors import RemoteFailureError
+from p2p.jobs import FileRef, JobMetrics, ServingSpec
+from peer.errors import JobError
+from peer.events import Event, ResultStored, SegmentStored
+from peer.job import EndingKind, Job
+from peer.served import UNPAID, ServedModel
+from peer.services import Services
+
+DOWN_PATIENCE_S = 180.0
+"""A worker that does not come back in this time ends the job, which may go on at another peer."""
+LEAST_GRACE_S = 5.0
+"""A voucher is late after a period, or after this if periods are shorter."""
+RETRYABLE = frozenset({"memory", "internal"})
+_DOWN, _PAUSED = "down", "paused"
+
+Feed = Callable[[Event], Awaitable[None]]
+
+
+class ReadyClock:
+    """Counts the time in which nothing holds it."""
+
+    def __init__(self) -> None:
+        self._holds = {_DOWN}
+        self._changed = trio.Event()
+
+    def hold(self, reason: str) -> None:
+        self._holds.add(reason)
+        self._wake()
+
+    def release(self, reason: str) -> None:
+        self._holds.discard(reason)
+        self._wake()
+
+    async def count(self, seconds: float) -> None:
+        """Returns after that time. Raises JobError if the worker stays away for too long."""
+        left_s = seconds
+        while left_s > 0:
+            if self._holds:
+                await self._wait()
+                continue
+            began_at = trio.current_time()
+            with trio.move_on_after(left_s):
+                await self._changed.wait()
+            left_s -= trio.current_time() - began_at
+
+    async def _wait(self) -> None:
+        patience_s = DOWN_PATIENCE_S if _DOWN in self._holds else float("inf")
+        with trio.move_on_after(patience_s) as scope:
+            await self._changed.wait()
+        if scope.cancelled_caught:
+            text = f"the model did not answer again within {patience_s:.0f} s"
+            raise JobError("worker_died", text, retryable=True)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+class Serving:
+    """The hosted model of one job."""
+
+    def __init__(self, services: Services, feed: Feed) -> None:
+        self._services = services
+        self._feed = feed
+        self._clock = ReadyClock()
+        self._model: ServedModel | None = None
+
+    async def prepare(self, job: Job) -> str:
+        """Returns the device once the model answers. Raises JobError."""
+        served, device = self._services.served, self._services.workers[job.offer.device].device
+        model = self._model = served.begin(job, device)
+        told = ServerListener(
+            on_ready=lambda lines: self._clock.release(_DOWN),
+            on_death=lambda reason, pause_s: self._clock.hold(_DOWN),
+        )
+        if not served.take_over(model, told):
+            await served.clear(device)
+            await self._start(model, told)
+        self._clock.release(_DOWN)
+        model.refusal = RemoteFailureError(UNPAID, "unpaid: nothing is paid for the deployment yet")
+        return device
+
+    async def _start(self, model: ServedModel, told: ServerListener) -> None:
+        spec, serving = model.job.offer.job, model.serving
+        gpu_layers = 0 if model.device == "cpu" else serving.gpu_layers
+        try:
+            await self._services.served.hosting.start(
+                model.job.job_id,
+                self._path(spec.data.file),
+                None if serving.tokenizer is None else self._path(serving.tokenizer),
+                RuntimeOptions(gpu_layers=gpu_layers, context=serving.context),
+                model.device,
+                serving.memory_bytes,
+                name=serving.name,
+                told=told,
+            )
+        except WorkerFailedError as error:
+            raise JobError(error.code, error.text, error.code in RETRYABLE) from error
+        except (WorkerError, RemoteFailureError) as error:
+            raise JobError("worker", f"the model is not served: {error}", retryable=True) from error
+
+    def _path(self, file: FileRef) -> Path:
+        path = self._services.artifacts.files.path(file.blake3)
+        if path is None:
+            raise JobError("storage", f"file {file.blake3} is not in the store any more", retryable=True)
+        return path
+
+    async def serve(self, job: Job, segment: int) -> None:
+        """One period. Raises JobError."""
+        model = self._model
+        if model is None:
+            raise JobError("internal", "the deployment has no model", retryable=True)
+        period_s = float(model.serving.period_s)
+        model.refusal, model.due_at = None, float("inf")
+        await self._clock.count(period_s)
+        is_last = segment == job.segments - 1
+        if not job.is_direct:
+            model.due_at = trio.current_time() + max(period_s, LEAST_GRACE_S)
+        elif is_last:
+            model.refusal = RemoteFailureError("not_found", "the deployment is over: its time is up")
+        file = job.offer.job.data.file
+        metrics = JobMetrics(step=segment + 1, total_steps=job.segments, epoch=0, loss=0.0)
+        at = self._services.now()
+        if is_last:
+            await self._feed(ResultStored(file, metrics, at))
+        else:
+            await self._feed(SegmentStored(segment, file, metrics, at))
+
+    def pause(self) -> None:
+        self._clock.hold(_PAUSED)
+        if self._model is not None:
+            self._model.is_paused = True
+
+    def resume(self) -> None:
+        self._clock.release(_PAUSED)
+        if self._model is not None:
+            self._model.is_paused = False
+
+    def end(self, job: Job) -> None:
+        model, self._model = self._model, None
+        if model is not None:
+            text = "its peer shuts down" if job.ending is None else job.ending.text
+            is_whole = job.ending is not None and job.ending.kind is EndingKind.COMPLETED
+            self._services.served.end(model, text, lingers=is_whole)
+
+
+def check_model(path: Path, promised: ServingSpec) -> None:
+    """Looks at the header only. Raises JobError for a file of another format, or a malformed one."""
+    try:
+        found = served_model(path).format.value
+    except ArchiveError as error:
+        raise JobError("model", str(error)[:4000], retryable=False) from error
+    if found != promised.format:
+        text = f"the model is {found}, allowed {promised.format} as submitted"
+        raise JobError("model", text, retryable=False)
