@@ -24,12 +24,18 @@ Tell = Callable[[Any], None]
 
 
 class Session(Protocol):
+    @property
+    def engine(self) -> AsyncEngine | None:
+        """None where it is another process's: such a one streams no requests to models."""
+
     async def ask(self, method: str, tell: Tell | None = None, /, **parameters: Any) -> Any:
         """The last answer; ``tell`` gets those before it as they come."""
 
 
 class _Running:
     """An Engine in another process."""
+
+    engine: AsyncEngine | None = None
 
     def __init__(self, places: Places) -> None:
         self._path = places.control
@@ -42,8 +48,9 @@ class _Running:
 class _Own:
     """An Engine in this process."""
 
-    def __init__(self, control: Callable[[str, dict[str, Any]], Any]) -> None:
-        self._control = control
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine: AsyncEngine | None = engine
+        self._control = engine.control
 
     async def ask(self, method: str, tell: Tell | None = None, /, **parameters: Any) -> Any:
         async with aclosing(await self._control(method, parameters)) as answers:
@@ -72,7 +79,7 @@ async def open_session(config: Config, lan: bool = False) -> AsyncIterator[Sessi
         yield _Running(places)
         return
     async with own_engine(config, lan) as engine:
-        yield _Own(engine.control)
+        yield _Own(engine)
 
 
 def own_engine(config: Config, lan: bool = False) -> AbstractAsyncContextManager[AsyncEngine]:

@@ -252,7 +252,7 @@ class EngineApp(App):
             case "deploy":
                 from engine_app.ui.panels.deploy import DeployPage
 
-                return DeployPage(context, self.servers, self._is_wide)
+                return DeployPage(context, self.servers, self.network, self._is_wide)
             case "wallet":
                 from engine_app.ui.panels.wallet import WalletPage
 
@@ -376,9 +376,9 @@ class EngineApp(App):
         open_menu(self.context)
 
     def _deploy(self, model: Path | None) -> None:
-        from engine_app.ui.panels.serve import open_serve
+        from engine_app.ui.panels.serve import open_deploy
 
-        open_serve(self.context, self.servers, model)
+        open_deploy(self.context, self.servers, self.network, model)
 
     def _show_export(self, model: Path | None) -> None:
         from engine_app.ui.panels.export import open_export

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,13 +20,18 @@ from engine_app.config import Config
 from engine_app.document.errors import FileError
 from engine_app.document.files import save_graph
 from engine_app.entry import CommandError
+from engine_app.gateway.remote import RemoteModel
 from engine_app.sessions import Session, open_session
 from engine_app.ui.loop import Tasks
 from engine_app.ui.runs import Run
 from p2p.errors import P2PError
 from p2p.session.places import Places
 
+if TYPE_CHECKING:
+    from engine_app.gateway.endpoint import Endpoint
+
 LOOK_EVERY_S = 3.0
+STATUS_TIMEOUT_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 KEPT_LINES = 200
 KEPT_STORIES = 50
@@ -45,6 +50,22 @@ class JobWish:
     """On the own network."""
     stream: bool = False
     private: tuple[str, ...] = ("test",)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerWish:
+    """A model to be served by peers. ``peer``: an id, or empty for whichever the coordinator chooses."""
+
+    model: Path
+    name: str
+    tokenizer: Path | None
+    peer: str
+    minutes: int
+    replicas: int
+    budget: int
+    """Of each replica, in units; 0 on the own network."""
+    gpu_layers: int = 0
+    context: int = 0
 
 
 class Story:
@@ -79,6 +100,10 @@ class Network:
         self.peers: list[dict[str, Any]] = []
         self.jobs: list[dict[str, Any]] = []
         self.stories: dict[str, Story] = {}
+        self.deployments: list[dict[str, Any]] = []
+        """At peers, the newest first."""
+        self.statuses: dict[str, dict[str, Any]] = {}
+        """What the models of those that run told last, by deployment."""
         self.estimate: dict[str, Any] | None = None
         self.estimate_for: tuple[Graph, str, int] | None = None
         """What the estimate is of."""
@@ -147,6 +172,11 @@ class Network:
 
     async def _look(self, session: Session) -> None:
         self.jobs = await session.ask("jobs")
+        self.deployments = await session.ask("deployments")
+        async with trio.open_nursery() as nursery:
+            for each in self.deployments:
+                if each["is_running"]:
+                    nursery.start_soon(self._look_at, session, each["id"])
         try:
             self.peers = await session.ask("peers", lan=not self.address)
         except P2PError as error:
@@ -154,6 +184,14 @@ class Network:
         else:
             where = "the coordinator's peers" if self.address else "your own network"
             self.state, self.text = "online", f"Connected to {where}"
+
+    async def _look_at(self, session: Session, deployment: str) -> None:
+        """A model that does not answer keeps what it told last."""
+        with trio.move_on_after(STATUS_TIMEOUT_S):
+            try:
+                self.statuses[deployment] = await session.ask("deployment_status", deployment=deployment)
+            except P2PError:
+                return
 
     async def _follow(self, session: Session, job: str, name: str) -> None:
         story = self._story(job, name)
@@ -208,6 +246,42 @@ class Network:
             self.jobs = await session.ask("jobs")
 
         self._order(f"{name.capitalize()}: asking the peer", work)
+
+    def deploy(self, wish: PeerWish) -> None:
+        """Each replica is a deployment of its own, of the same name."""
+
+        async def work(session: Session) -> None:
+            where: dict[str, Any] = {"peer": wish.peer or "any"}
+            if self.address:
+                where = {"budget": wish.budget, "allow": [wish.peer] if wish.peer else []}
+            how = {"periods": wish.minutes, "gpu_layers": wish.gpu_layers, "context": wish.context}
+            tokenizer = str(wish.tokenizer) if wish.tokenizer else None
+            for _ in range(wish.replicas):
+                await session.ask(
+                    "deploy", model=str(wish.model), name=wish.name, tokenizer=tokenizer, **where, **how
+                )
+            self.deployments = await session.ask("deployments")
+            self._look_now.set()
+
+        self._order("Deploying", work)
+
+    def extend(self, deployment: str, minutes: int, budget: int) -> None:
+        async def work(session: Session) -> None:
+            await session.ask("extend", deployment=deployment, periods=minutes, budget=budget)
+            self.deployments = await session.ask("deployments")
+            self._look_now.set()
+
+        self._order("Extending", work)
+
+    def endpoint(self, deployment: str, peer: str) -> Endpoint | None:
+        """The model there, and nowhere else; None while another program holds the Engine's session."""
+        engine = self._session.engine if self._session is not None else None
+        if engine is None:
+            return None
+        try:
+            return RemoteModel(deployment, engine.model(deployment, peer))
+        except P2PError:
+            return None
 
     def set_rate(self, job: str, rate: float) -> None:
         """From the next step on; schedules go on multiplying it."""

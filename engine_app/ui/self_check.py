@@ -18,10 +18,9 @@ from engine_app.ui.loop import run_app
 from engine_app.ui.panels.build import BuildPage, show_problems
 from engine_app.ui.panels.graph_files import open_picture
 from engine_app.ui.panels.read_options import open_read
-from engine_app.ui.panels.serve import open_serve
 from engine_app.ui.pictures import frames, resize, take_picture
 from engine_app.ui.runs import Run
-from engine_app.ui.self_check_models import THREE, show_network, shown_export, shown_servers
+from engine_app.ui.self_check_models import THREE, show_deployment, show_network, shown_export, shown_servers
 from engine_app.ui.theme import QUICK_S
 
 DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
@@ -152,7 +151,7 @@ class _Walk:
         window = self._window
         window.servers.all = []
         await self._take(f"{name}-deploy-empty", lambda: window.show_page("deploy"))
-        await self._take(f"{name}-serve", lambda: open_serve(window.context, window.servers, None))
+        await self._take(f"{name}-serve", lambda: window.context.act.deploy(None))
         window.host.close()
         window.servers.all = shown_servers(window.context.config.data_dir)
         page = window.content
@@ -164,6 +163,23 @@ class _Walk:
         await self._until(lambda: page.try_it.conversation is not None)
         page.try_it.tryout.chat("How is a peer paid?")
         await self._take(f"{name}-chat", lambda: None)
+
+        await self._deploy_at_peer(name)
+
+    async def _deploy_at_peer(self, name: str) -> None:
+        window = self._window
+        network = window.network
+        show_network(network, window.desk.graph, window.trainer.source)
+        show_deployment(network)
+        page = window.content
+        page.choose(network.deployments[0]["id"])
+        await self._take(f"{name}-remote", lambda: None)
+        window.context.act.deploy(None)
+        await frames(2)
+        await self._take(f"{name}-serve-peer", lambda: window.host.children[0].body.elsewhere("peer"))
+        window.host.close()
+        network.address, network.state, network.text, network.estimate = "", "off", "", None
+        network.peers, network.jobs, network.deployments = [], [], []
 
     async def _export(self, name: str) -> None:
         window = self._window

@@ -173,3 +173,37 @@ def show_network(network: Network, graph: Graph, data: str) -> None:
             "settle_signature": None,
         }
     ]
+
+
+def show_deployment(network: Network) -> None:
+    """A model at one of the peers."""
+    peer = network.peers[0]["peer_id"]
+    network.deployments = [
+        {
+            "id": "b41c" * 8,
+            "name": "summaries",
+            "format": "gguf",
+            "state": "running",
+            "is_running": True,
+            "peer_id": peer,
+            "given_to": [peer],
+            "served_s": 1260,
+            "left_s": 2340,
+            "ends_at": 1_790_000_000.0,
+            "paid": 315_000_000,
+            "budget": 900_000_000,
+            "text": "",
+            "continues": None,
+        }
+    ]
+    network.statuses = {
+        "b41c" * 8: {
+            "state": "ready",
+            "restarts": 0,
+            "requests": 96,
+            "queue_depth": 1,
+            "p50_ms": 640.0,
+            "p95_ms": 1900.0,
+            "tokens_per_s": 58.2,
+        }
+    }

@@ -82,6 +82,16 @@ class LocalServer:
     def is_over(self) -> bool:
         return self.state in ("stopped", "failed")
 
+    @property
+    def place(self) -> str:
+        """Where it answers; empty before it does."""
+        return self.url if self.model is not None else ""
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """What is drawn of it, but for its figures."""
+        return self.id, self.state, self.text, self.about, self.place
+
 
 class Servers:
     """Listeners are told of every change, and ask for what they need."""

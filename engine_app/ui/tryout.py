@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from backend.serving.asked import Asked
+from backend.serving.http import HttpError
 from engine_app.entry import CommandError
-from engine_app.gateway.errors import EndpointLostError
+from engine_app.gateway.errors import GatewayError
 from engine_app.ui.questions import (
     DESCRIBE,
     Answer,
@@ -123,7 +124,7 @@ class Tryout:
     # -- asking --------------------------------------------------------------------------------
 
     async def _whole(self, asked: Asked) -> bytes:
-        """Raises QuestionError for a refusal, CommandError, EndpointLostError, trio.TooSlowError."""
+        """Raises QuestionError for a refusal, CommandError, GatewayError, HttpError, trio.TooSlowError."""
         with trio.fail_after(TIMEOUT_S):
             async with self._endpoint.ask(asked) as answer:
                 body = await read_whole(answer)
@@ -152,7 +153,7 @@ class Tryout:
         async def run() -> None:
             try:
                 await work()
-            except (QuestionError, CommandError, EndpointLostError) as error:
+            except (QuestionError, CommandError, GatewayError, HttpError) as error:
                 self.problem = str(error)
             except trio.TooSlowError:
                 self.problem = f"no answer for {TIMEOUT_S:.0f} s"

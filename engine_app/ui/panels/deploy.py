@@ -11,6 +11,8 @@ from kivy.uix.boxlayout import BoxLayout
 from engine_app.plain import plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
+from engine_app.ui.network import Network
+from engine_app.ui.panels.remote import Remote, fill_remote, remote_buttons, remotes_of
 from engine_app.ui.panels.try_it import TryIt
 from engine_app.ui.readings import Reading
 from engine_app.ui.servers import LocalServer, Servers
@@ -26,26 +28,35 @@ STATES = {
     "ready": "Answering",
     "restarting": "Starting again",
     "stopping": "Stopping",
+    "waiting": "Waiting for a peer",
     "stopped": "Stopped",
     "failed": "Failed",
 }
 
+MAX_SHOWN = 50
+
 
 class DeployPage(BoxLayout):
-    def __init__(self, context: Context, servers: Servers, is_wide: bool) -> None:
+    def __init__(self, context: Context, servers: Servers, network: Network, is_wide: bool) -> None:
         super().__init__()
         look = context.look
-        self._context, self._servers, self._is_wide = context, servers, is_wide
+        self._context, self._is_wide = context, is_wide
+        self._servers, self._network = servers, network
         self._chosen = ""
         self._drawn: dict[str, Any] = {}
         self._tiles: Tiles | None = None
         self.try_it: TryIt | None = None
         self._list = Card(look, gap=theme.HALF)
+        self._told = Column(look, gap=theme.HALF)
+        self._tried = ""
         self._detail = Column(look, gap=theme.LARGE)
         self._try = Column(look, gap=0)
         left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
         right = Column(look, gap=theme.LARGE, pad=theme.LARGE) if is_wide else left
-        left.add_widget(self._list)
+        head = Column(look, gap=0)
+        for part in (self._list, self._told):
+            head.add_widget(part)
+        left.add_widget(head)
         for part in (self._detail, self._try):
             right.add_widget(part)
         if is_wide:
@@ -56,59 +67,67 @@ class DeployPage(BoxLayout):
         else:
             self.add_widget(Scroll(look, left))
         self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)
-        self._stop = servers.listen(self._soon)
+        self._stops = [servers.listen(self._soon), network.listen(self._soon)]
         self.refresh()
 
     def close(self) -> None:
-        self._stop()
+        for stop in self._stops:
+            stop()
         self._soon.cancel()
         if self.try_it is not None:
             self.try_it.close()
 
     @property
-    def chosen(self) -> LocalServer | None:
-        found = [each for each in self._servers.all if each.id == self._chosen]
-        return found[0] if found else next(iter(self._servers.all), None)
+    def chosen(self) -> LocalServer | Remote | None:
+        every = self._every
+        found = [each for each in every if each.id == self._chosen]
+        return found[0] if found else next(iter(every), None)
 
-    def choose(self, server_id: str) -> None:
-        self._chosen = server_id
+    @property
+    def _every(self) -> list[LocalServer | Remote]:
+        return [*self._servers.all, *remotes_of(self._network)]
+
+    def choose(self, deployment: str) -> None:
+        self._chosen = deployment
         self.refresh()
 
     def refresh(self) -> None:
         """Each part anew only when what it shows has changed."""
-        server = self.chosen
-        rows = [(each.id, each.state) for each in self._servers.all]
+        one = self.chosen
+        rows = [(each.id, each.state) for each in self._every]
         shown = {
-            "list": (rows, server.id if server else ""),
-            "detail": (server.id, server.state, server.text, server.about) if server else None,
-            "try": (server.id, server.model is not None and server.state == "ready") if server else None,
+            "list": (rows, one.id if one else ""),
+            "told": (self._network.problem, self._network.busy),
+            "detail": one.shown if one else None,
+            "try": (one.id, one.place if one.state == "ready" else "") if one else None,
         }
         for name, found in shown.items():
             if name not in self._drawn or self._drawn[name] != found:
                 self._drawn[name] = found
-                getattr(self, f"_show_{name}")(server)
-        if server is not None and self._tiles is not None:
-            self._tiles.show(figures(server))
+                getattr(self, f"_show_{name}")(one)
+        if one is not None and self._tiles is not None:
+            self._tiles.show(figures(one.reading, one.restarts))
 
     # -- all of them ---------------------------------------------------------------------------
 
-    def _show_list(self, chosen: LocalServer | None) -> None:
+    def _show_list(self, chosen: LocalServer | Remote | None) -> None:
         look, card = self._context.look, self._list
         card.clear_widgets()
         card.add_widget(Text(look, "Deployments", theme.HEADING))
-        for each in self._servers.all:
+        for each in self._every[:MAX_SHOWN]:
+            where = "at a peer" if isinstance(each, Remote) else "on this machine"
             row = ListRow(
                 look,
-                each.name,
-                f"{STATES[each.state]}, on this machine",
+                plain(each.name),
+                f"{STATES[each.state]}, {where}",
                 partial(self.choose, each.id),
                 mark=state_colour(look, each.state),
-                icon="deploy",
+                icon="jobs" if isinstance(each, Remote) else "deploy",
             )
-            row.choose(each is chosen)
+            row.choose(chosen is not None and each.id == chosen.id)
             card.add_widget(row)
-        if not self._servers.all:
-            text = "A model that is deployed answers over HTTP: to you here, and to your programs."
+        if not self._every:
+            text = "A model that is deployed answers: to you here, and to your programs."
             card.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
         buttons = Row(look)
         deploy = partial(self._context.act.deploy, None)
@@ -119,13 +138,23 @@ class DeployPage(BoxLayout):
         card.add_widget(Gap(look, theme.HALF))
         card.add_widget(buttons)
 
+    def _show_told(self, _chosen: LocalServer | Remote | None) -> None:
+        """What the network does for the user just now, and what went wrong with it."""
+        look, network = self._context.look, self._network
+        self._told.clear_widgets()
+        if network.problem:
+            text = plain(network.problem, lines=True)
+            self._told.add_widget(Text(look, text, theme.SMALL, look.palette.danger))
+        if network.busy:
+            self._told.add_widget(Text(look, f"{plain(network.busy)}...", theme.SMALL, look.palette.muted))
+
     # -- one of them ---------------------------------------------------------------------------
 
-    def _show_detail(self, server: LocalServer | None) -> None:
+    def _show_detail(self, one: LocalServer | Remote | None) -> None:
         look, detail = self._context.look, self._detail
         detail.clear_widgets()
         self._tiles = None
-        if server is None:
+        if one is None:
             text = "Train a model or pick a file, and deploy it. It runs in a closed worker of its own."
             if self._is_wide:
                 detail.add_widget(empty_state(look, "Nothing is deployed", text))
@@ -133,27 +162,37 @@ class DeployPage(BoxLayout):
         card = Card(look, gap=theme.MEDIUM)
         head = Row(look)
         names = Column(look, gap=0)
-        names.add_widget(Text(look, server.name, theme.HEADING, lines=1))
-        names.add_widget(StateText(look, STATES[server.state], state_colour(look, server.state)))
+        names.add_widget(Text(look, plain(one.name), theme.HEADING, lines=1))
+        names.add_widget(StateText(look, STATES[one.state], state_colour(look, one.state)))
         head.add_widget(names)
-        head.add_widget(self._ending(server))
         card.add_widget(head)
-        if server.text:
-            colour = look.palette.danger if server.state == "failed" else look.palette.muted
-            card.add_widget(Text(look, plain(server.text, lines=True), theme.SMALL, colour))
-        for line in server.about:
-            card.add_widget(Text(look, plain(line), theme.SMALL, look.palette.muted))
-        if server.url and not server.is_over:
-            self._tiles = Tiles(look, figures(server), across=6 if self._is_wide else 3)
+        if one.text:
+            colour = look.palette.danger if one.state == "failed" else look.palette.muted
+            card.add_widget(Text(look, plain(one.text, lines=True), theme.SMALL, colour))
+        if isinstance(one, Remote):
+            for button in remote_buttons(self._context, self._network, one):
+                head.add_widget(button)
+            fill_remote(look, card, one)
+        else:
+            head.add_widget(self._ending(one))
+            for line in one.about:
+                card.add_widget(Text(look, plain(line), theme.SMALL, look.palette.muted))
+        if one.place and not one.is_over:
+            self._tiles = Tiles(look, figures(one.reading, one.restarts), across=6 if self._is_wide else 3)
             card.add_widget(self._tiles)
-            ways = Row(look, gap=theme.MEDIUM) if self._is_wide else Column(look)
-            ways.add_widget(labelled(look, "Address", CopyRow(look, server.url, "the address")))
-            ways.add_widget(labelled(look, "From a terminal", CopyRow(look, curl_line(server), "the line")))
-            card.add_widget(ways)
-            if server.needs_key:
-                text = "Each request needs a key: `cyxwiz keys list` shows who has one."
-                card.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
+        if isinstance(one, LocalServer) and one.url and not one.is_over:
+            self._add_address(card, one)
         detail.add_widget(card)
+
+    def _add_address(self, card: Card, server: LocalServer) -> None:
+        look = self._context.look
+        ways = Row(look, gap=theme.MEDIUM) if self._is_wide else Column(look)
+        ways.add_widget(labelled(look, "Address", CopyRow(look, server.url, "the address")))
+        ways.add_widget(labelled(look, "From a terminal", CopyRow(look, curl_line(server), "the line")))
+        card.add_widget(ways)
+        if server.needs_key:
+            text = "Each request needs a key: `cyxwiz keys list` shows who has one."
+            card.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
 
     def _ending(self, server: LocalServer) -> PushButton:
         look, servers = self._context.look, self._servers
@@ -162,18 +201,25 @@ class DeployPage(BoxLayout):
         text = "Stop now" if server.state == "stopping" else "Stop"
         return PushButton(look, text, partial(servers.stop, server), Kind.PLAIN, "stop")
 
-    def _show_try(self, server: LocalServer | None) -> None:
-        """Stays through restarts, with what was drawn and said."""
-        if server is not None and server.state in ("restarting", "stopping") and self.try_it is not None:
+    def _show_try(self, one: LocalServer | Remote | None) -> None:
+        """Stays through restarts, with what was drawn and said; another peer begins anew."""
+        if one is not None and one.state in ("restarting", "stopping") and self._tried == one.id:
             return
         if self.try_it is not None:
             self.try_it.close()
             self.try_it = None
         self._try.clear_widgets()
-        if server is not None and server.model is not None and server.state == "ready":
-            tryout = Tryout(server.model, self._context.tasks)
-            self.try_it = TryIt(self._context, tryout, self._is_wide)
-            self._try.add_widget(self.try_it)
+        self._tried = one.id if one is not None else ""
+        if one is None or one.state != "ready":
+            return
+        model = self._network.endpoint(one.id, one.place) if isinstance(one, Remote) else one.model
+        if model is None:
+            text = "Another program of this data folder holds the connection: ask the model there."
+            look = self._context.look
+            self._try.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
+            return
+        self.try_it = TryIt(self._context, Tryout(model, self._context.tasks), self._is_wide)
+        self._try.add_widget(self.try_it)
 
 
 def state_colour(look: Look, state: str) -> Colour:
@@ -182,15 +228,14 @@ def state_colour(look: Look, state: str) -> Colour:
     return colours.get(state, palette.warning)
 
 
-def figures(server: LocalServer) -> list[tuple[str, str]]:
-    reading: Reading = server.reading
+def figures(reading: Reading, restarts: int) -> list[tuple[str, str]]:
     return [
         ("requests", f"{reading.requests:,}"),
         ("waiting", f"{reading.queue_depth:,}"),
         ("median", latency(reading.p50_ms)),
         ("95 %", latency(reading.p95_ms)),
-        ("tokens/s", f"{reading.tokens_per_s:.1f}" if reading.generated_tokens else "–"),
-        ("restarts", str(server.restarts)),
+        ("tokens/s", f"{reading.tokens_per_s:.1f}" if reading.tokens_per_s else "–"),
+        ("restarts", str(restarts)),
     ]
 
 

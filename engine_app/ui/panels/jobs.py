@@ -53,7 +53,10 @@ class JobsPage(BoxLayout):
         right = Column(look, gap=theme.LARGE, pad=theme.LARGE) if is_wide else left
         for part in (self._connection, self._order):
             left.add_widget(part)
-        for part in (self._jobs, self._rate, self._detail):
+        one = Column(look, gap=0)
+        for part in (self._rate, self._detail):
+            one.add_widget(part)
+        for part in (self._jobs, one):
             right.add_widget(part)
         for part in (self._data, self._peers):
             left.add_widget(part)
@@ -80,7 +83,7 @@ class JobsPage(BoxLayout):
         parts = {
             "connection": (network.state, network.text),
             "peers": (network.state, network.peers),
-            "jobs": (network.jobs, self._chosen),
+            "jobs": (self._trainings, self._chosen),
             "rate": (self._chosen, self._job["state"] if self._job else ""),
             "detail": (self._chosen, self._job, self._lines),
         }
@@ -94,6 +97,11 @@ class JobsPage(BoxLayout):
     @property
     def _job(self) -> dict[str, Any] | None:
         return next((job for job in self._network.jobs if job["job_id"] == self._chosen), None)
+
+    @property
+    def _trainings(self) -> list[dict[str, Any]]:
+        """Deployments are jobs too, and have a page of their own."""
+        return [job for job in self._network.jobs if not job.get("serving")]
 
     @property
     def _story(self) -> Story | None:
@@ -152,13 +160,13 @@ class JobsPage(BoxLayout):
     # -- jobs ----------------------------------------------------------------------------------
 
     def _show_jobs(self) -> None:
-        look, network, card = self._context.look, self._network, self._jobs
+        look, card = self._context.look, self._jobs
         card.clear_widgets()
         card.add_widget(Text(look, "Jobs", theme.HEADING))
-        if not network.jobs:
+        if not self._trainings:
             text = "What you submit is trained by a peer and paid segment by segment. Its story appears here."
             card.add_widget(empty_state(look, "No jobs yet", text))
-        for job in network.jobs[:MAX_JOBS]:
+        for job in self._trainings[:MAX_JOBS]:
             row = ListRow(
                 look,
                 plain(job["name"]),
@@ -199,6 +207,7 @@ class JobsPage(BoxLayout):
         if job is not None and job["state"] == "running":
             rate = job["learning_rate"] or (job["metrics"] or {}).get("learning_rate") or FIRST_RATE
             self._rate.add_widget(rate_card(self._context, self._network, job["job_id"], rate))
+            self._rate.add_widget(Gap(self._context.look, theme.LARGE))
 
     def _buttons(self, job: dict[str, Any]) -> Row:
         look, network = self._context.look, self._network

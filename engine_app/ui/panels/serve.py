@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -15,7 +17,9 @@ from engine_app.serving import add_key, find_model
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.devices import local_devices
+from engine_app.ui.network import Network
 from engine_app.ui.panels.pick_model import ask_model
+from engine_app.ui.panels.serve_peer import WHERE, PeerSheet
 from engine_app.ui.parameters import whole_problem
 from engine_app.ui.servers import Servers, ServeWish, free_port, port_problem
 from engine_app.ui.widgets.box import Column, Row, Text
@@ -29,11 +33,16 @@ MOST_LAYERS, MOST_CONTEXT = 1000, 1 << 20
 
 
 class ServeSheet(Column):
-    def __init__(self, context: Context, servers: Servers, model: Path | None) -> None:
+    def __init__(
+        self, context: Context, servers: Servers, model: Path | None, elsewhere: Callable[[str], Any]
+    ) -> None:
+        """``elsewhere``: called where the user would rather have it at a peer."""
         look = context.look
         super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
+        self.elsewhere = elsewhere
+        self.add_widget(labelled(look, "It runs on", Segments(look, WHERE, "here", elsewhere)))
         self._context, self._servers = context, servers
-        self._model, self._format, self._problem = model, ModelFormat.UNKNOWN, ""
+        self.model, self._format, self._problem = model, ModelFormat.UNKNOWN, ""
         self._host, self._key = HERE, ""
         self._layers, self._window, self._threads = 0, 0, 1
         self._has_keys = False
@@ -57,7 +66,7 @@ class ServeSheet(Column):
     # -- the model -----------------------------------------------------------------------------
 
     def _show_model(self) -> None:
-        look, part, model = self._context.look, self._parts["model"], self._model
+        look, part, model = self._context.look, self._parts["model"], self.model
         row = Row(look, gap=theme.MEDIUM)
         names = Column(look, gap=0, pos_hint={"center_y": 0.5})
         names.add_widget(Text(look, plain(model.name) if model else "No model yet", theme.STRONG, lines=1))
@@ -78,7 +87,7 @@ class ServeSheet(Column):
         ask_model(self._context, "Deploy a model", ENDINGS, self._take, folders=True)
 
     def _take(self, path: Path) -> None:
-        self._model = path
+        self.model = path
 
         async def look() -> None:
             try:
@@ -167,7 +176,7 @@ class ServeSheet(Column):
 
     def _make_key(self) -> None:
         async def work() -> None:
-            name = self._model.stem if self._model else "deployment"
+            name = self.model.stem if self.model else "deployment"
             make = partial(add_key, self._context.config.data_dir, name[:80], ("predict", "metrics"))
             self._key, _ = await trio.to_thread.run_sync(make)
             self._has_keys = True
@@ -188,12 +197,12 @@ class ServeSheet(Column):
             part.add_widget(Text(look, "Make a key first.", theme.SMALL, look.palette.muted))
 
     def _go(self) -> None:
-        if self._model is None or self._port_problem(self._port.text) is not None:
+        if self.model is None or self._port_problem(self._port.text) is not None:
             return  # which is told below the port
         self._context.host.close()
         self._servers.start(
             ServeWish(
-                self._model,
+                self.model,
                 self._host,
                 int(self._port.text),
                 self._layers,
@@ -205,6 +214,26 @@ class ServeSheet(Column):
         self._context.act.show_page("deploy")
 
 
-def open_serve(context: Context, servers: Servers, model: Path | None) -> None:
-    sheet = ServeSheet(context, servers, model)
-    context.host.open("Deploy a model", sheet, side=not context.host.is_wide, wide=600)
+def open_deploy(
+    context: Context, servers: Servers, network: Network, model: Path | None, place: str = "here"
+) -> None:
+    """``place``: here, or peer; the dialog of the one leads to that of the other."""
+    host = context.host
+    sheet: ServeSheet | PeerSheet
+
+    def elsewhere(place: str) -> None:
+        model = sheet.model
+        host.close()
+        open_deploy(context, servers, network, model, place)
+
+    if place == "peer":
+        sheet = PeerSheet(context, network, model, elsewhere)
+        gone = sheet.close
+    else:
+        sheet = ServeSheet(context, servers, model, elsewhere)
+        gone = _nothing
+    host.open("Deploy a model", sheet, side=not host.is_wide, wide=600, gone=gone)
+
+
+def _nothing() -> None:
+    """It follows nobody."""

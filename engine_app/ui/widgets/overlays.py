@@ -57,7 +57,7 @@ class Sheet(FloatLayout):
         )
         head.add_widget(IconButton(look, "close", "Close", gone))
         self.box.add_widget(head)
-        self._body = body
+        self.body = body
         self._scroll = None
         if fills:
             if isinstance(body, Panel):
@@ -73,7 +73,7 @@ class Sheet(FloatLayout):
     def to_end(self) -> None:
         """Scrolls to the last line."""
         if self._scroll is not None:
-            self._scroll.scroll_by(self._body.height)
+            self._scroll.scroll_by(self.body.height)
 
     def _arrange(self) -> None:
         if self.width < 2:
@@ -85,11 +85,11 @@ class Sheet(FloatLayout):
         self.box.width = min(self.width - 2 * margin, self._wide)
         if self._place == "bottom":
             self.box.width = min(self.width - 2 * margin, px(720))
-        content = most if self._fills else min(most, self._body.height)
+        content = most if self._fills else min(most, self.body.height)
         if self._scroll is not None:
             self._scroll.height = content
         else:
-            self._body.size_hint_y, self._body.height = None, content
+            self.body.size_hint_y, self.body.height = None, content
         self.box.height = head + content
         x = (
             (self.x + self.width) - self.box.width - margin

@@ -12,6 +12,7 @@ import trio
 
 from backend.graph import Frozen, Lora
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
+from tests.unit.backend.model_files import image_model, save
 
 pytestmark = pytest.mark.e2e
 
@@ -21,11 +22,13 @@ Open = Callable[..., AbstractAsyncContextManager[tuple[Any, Any]]]
 class Answering:
     """Stands where a session does: keeps what it was asked."""
 
+    engine = None
+
     def __init__(self, answers: dict[str, Any]) -> None:
         self._answers = answers
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
-    async def ask(self, name: str, told: Any = None, **words: Any) -> Any:
+    async def ask(self, name: str, told: Any = None, /, **words: Any) -> Any:
         self.asked.append((name, words))
         return self._answers.get(name)
 
@@ -164,3 +167,69 @@ async def test_data_is_read_as_the_user_says_and_what_will_not_do_is_told(
         await driver.tap(button(window.content, "How to read it"))  # from what it was made of
         await driver.frames(4)
         assert found(window.host, ReadSheet)._fields["target"].text == "kind"
+
+
+async def test_a_model_is_deployed_at_a_chosen_peer_for_a_known_cost_extended_and_stopped(
+    open_window: Open, tmp_path: Path
+) -> None:
+    from engine_app.ui.panels.remote import ExtendSheet
+    from engine_app.ui.panels.serve_peer import PeerSheet
+    from engine_app.ui.self_check_models import show_deployment, show_network
+    from engine_app.ui.widgets.buttons import IconButton, ListRow
+
+    model = save(tmp_path / "digits.cyxmodel", image_model())
+    async with open_window() as (window, driver):
+        network = window.network
+        show_network(network, DIGITS, DIGITS_DATA)
+        network.jobs = []
+        window.context.act.deploy(model)
+        await driver.frames(8)
+        await driver.tap(segment(window.host.children[0], "A peer"))
+        await driver.frames(8)
+        sheet = found(window.host, PeerSheet)
+        await driver.until(lambda: not button(sheet, "Deploy").disabled)
+        assert "Costs at most 0.9 CYXWIZ" in texts(sheet)  # the dearest peer, an hour
+        await driver.tap(found(sheet, ListRow, name="Ryzen 9 7950X, 64 GiB"))
+        await driver.tap(found(labelled_as(sheet, "Replicas"), IconButton, tip="More"))
+        await driver.tap(found(labelled_as(sheet, "Minutes"), IconButton, tip="More"))
+        await driver.frames(4)
+        assert "Costs 0.75 CYXWIZ" in texts(sheet)  # 2 times 75 minutes at 0.3 an hour
+        show_deployment(network)
+        views, peer = network.deployments, network.peers[1]["peer_id"]
+        session = Answering({"deployments": views})
+        network._session = session
+        await driver.tap(button(sheet, "Deploy"))
+        await driver.until(lambda: not network.busy)
+        orders = [words for name, words in session.asked if name == "deploy"]
+        assert len(orders) == 2
+        assert orders[0]["allow"] == [peer] and orders[0]["budget"] == 375_000_000
+        assert (orders[0]["periods"], orders[0]["name"], orders[0]["model"]) == (75, "digits", str(model))
+        assert window.page == "deploy"
+        page = window.content
+        await driver.frames(4)
+        assert "0.315 CYXWIZ of 0.9 CYXWIZ" in texts(page)
+        assert "58.2" in texts(page)  # tokens a second
+        await driver.tap(button(page, "Longer"))
+        await driver.frames(8)
+        await driver.tap(button(found(window.host, ExtendSheet), "Extend"))
+        await driver.until(lambda: not network.busy)
+        extended = dict(session.asked)["extend"]
+        assert extended == {"deployment": views[0]["id"], "periods": 60, "budget": 900_000_000}
+        await driver.frames(4)
+        await driver.tap(button(page, "Stop"))
+        await driver.frames(8)
+        await driver.tap(button(window.host.children[0], "Stop it"))
+        await driver.until(lambda: not network.busy)
+        assert ("cancel", {"job": views[0]["id"]}) in session.asked
+        network.deployments = [{**views[0], "state": "settled", "is_running": False}]
+        network._tell()
+        await driver.frames(4)
+        assert "Stopped" in texts(page)
+        assert not network.stories
+
+
+def labelled_as(root: Any, title: str) -> Any:
+    """The column of a control under that name."""
+    from engine_app.ui.widgets.box import Text
+
+    return found(root, Text, text=title).parent
