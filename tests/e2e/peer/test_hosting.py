@@ -15,12 +15,12 @@ import trio
 
 from backend.errors import WorkerDiedError, WorkerFailedError
 from backend.serving.asked import Asked
-from backend.serving.messages import TensorSpec
+from backend.serving.messages import ServerLimits, TensorSpec
 from backend.workers.hosted import HostedState
 from backend.workers.model_server import ServerListener
 from p2p.errors import RemoteFailureError
 from peer.hosting import Hosting
-from tests.e2e.serving.servers import linear_onnx
+from tests.e2e.serving.servers import endless_onnx, greedy_onnx, linear_onnx
 
 pytestmark = pytest.mark.e2e
 JOB, OTHER = "ab" * 32, "cd" * 32
@@ -28,11 +28,14 @@ ROW = json.dumps({"inputs": [[1, 2, 3]]}).encode()
 LOGITS = [[16.0, 22.0]]
 
 
+LIMITS = ServerLimits()
+
+
 @asynccontextmanager
-async def open_hosting(directory: Path) -> AsyncIterator[Hosting]:
+async def open_hosting(directory: Path, limits: ServerLimits = LIMITS) -> AsyncIterator[Hosting]:
     with trio.fail_after(100):
         async with trio.open_nursery() as nursery:
-            yield Hosting(directory / "hosted", nursery)
+            yield Hosting(directory / "hosted", nursery, limits=limits)
             nursery.cancel_scope.cancel()
 
 
@@ -80,6 +83,34 @@ async def test_a_hosted_model_answers_requests_and_tensors_and_its_neighbour_out
         assert hosting.jobs == (OTHER,)
         with pytest.raises(RemoteFailureError, match="no deployment"):
             hosting.calls(JOB)
+
+
+async def test_a_model_that_hangs_or_wants_all_memory_fails_its_caller_and_nobody_else(
+    tmp_path: Path,
+) -> None:
+    endless_onnx(tmp_path / "endless.onnx")
+    greedy_onnx(tmp_path / "greedy.onnx")
+    async with open_hosting(tmp_path, ServerLimits(timeout_s=3)) as hosting:
+        await hosting.start(JOB, tmp_path / "endless.onnx")
+        await hosting.start(OTHER, tmp_path / "greedy.onnx", memory_bytes=2 << 30)
+        await fails(hosting, JOB, (1, 1), 1.0, "too_late")
+        await fails(hosting, OTHER, (1,), 5e9, "memory")
+        fine = await hosting.calls(OTHER).predict(*row((1,), 3.0))
+        assert fine.outputs[0].shape == (3,)
+        fine = await hosting.calls(JOB).predict(*row((1, 1), -1.0))
+        assert np.frombuffer(fine.body, "<f4").tolist() == [-1.0]
+        for job in (JOB, OTHER):
+            assert (await hosting.status(job)).restarts == 0
+
+
+def row(shape: tuple[int, ...], value: float) -> tuple[tuple[TensorSpec, ...], bytes]:
+    return (TensorSpec("", "float32", shape),), np.full(shape, value, "<f4").tobytes()
+
+
+async def fails(hosting: Hosting, job: str, shape: tuple[int, ...], value: float, code: str) -> None:
+    with pytest.raises(WorkerFailedError) as caught:
+        await hosting.calls(job).predict(*row(shape, value))
+    assert caught.value.code == code
 
 
 def worker_pid(directory: Path, job: str) -> int:
