@@ -105,16 +105,11 @@ class Application:
         return begun
 
     def _direct_reply(self, route: Route, asked: Prediction, outcome: dict[str, Array] | HttpError) -> Reply:
-        try:
-            if isinstance(outcome, HttpError):
-                raise outcome
-            return asked.answer(outcome)
-        except HttpError as error:
-            self.refused[error.code] += 1
-            return route.refuse(error)
-        except Exception as error:
-            self.refused["internal"] += 1
-            return route.refuse(failure(error))
+        found = outcome if isinstance(outcome, HttpError) else _answered(asked, outcome)
+        if isinstance(found, Reply):
+            return found
+        self.refused[found.code] += 1
+        return route.refuse(found)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse: Callable[[HttpError], Reply] = cyxwiz_error
@@ -158,6 +153,15 @@ class Application:
             shortcut is None or scope["method"] == "HEAD" or not _reply_at_once(answer, shortcut, close=close)
         ):
             await _send_reply(answer, send, close=close)
+
+
+def _answered(asked: Prediction, outputs: dict[str, Array]) -> Reply | HttpError:
+    try:
+        return asked.answer(outputs)
+    except HttpError as error:
+        return HttpError(error.status, error.code, error.text, error.headers)  # without its frames
+    except Exception as error:
+        return failure(error)
 
 
 def _reply_at_once(reply: Reply, shortcut: Shortcut, *, close: bool) -> bool:
@@ -207,7 +211,10 @@ async def _unless_gone(route: Route, call: Call, receive: Receive) -> Reply | St
         await asyncio.wait((answering, leaving))
     if answering.cancelled():
         raise HttpError(499, "left", "the client has left")
-    return answering.result()
+    try:
+        return answering.result()
+    finally:
+        del answering  # what was raised holds this frame, and it the call
 
 
 async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from backend.errors import DeadlineError
 from backend.formats.tensors import Array
 from backend.runtime.base import Runtime
 from backend.serving.batching import BatchLimits, BatchQueue, Pace, Ticket
+from backend.serving.failures import without_frames
 from backend.serving.stats import ModelStats
 
 Arrays = dict[str, Array]
@@ -65,21 +67,15 @@ class Batcher:
     async def ask(self, inputs: Arrays, deadline: float) -> Arrays:
         """All outputs for these inputs. Raises QueueFullError, InputError, DeadlineError, MemoryError."""
         answered: asyncio.Future[Arrays] = self._loop.create_future()
-
-        def told(outcome: Outcome) -> None:
-            if answered.done():
-                return
-            if isinstance(outcome, Exception):
-                answered.set_exception(outcome)
-            else:
-                answered.set_result(outcome)
-
-        ticket = self.submit(inputs, deadline, told)
+        ticket = self.submit(inputs, deadline, _settling(answered))
         try:
             return await answered
         except asyncio.CancelledError:
             self._queue.discard(ticket)
             raise
+        finally:
+            # What was raised holds this frame: both would keep the inputs until cycles are collected.
+            del answered
 
     def submit(self, inputs: Arrays, deadline: float, told: Callable[[Outcome], None]) -> Ticket:
         """``told`` is called once, on the loop, and may not raise. Raises QueueFullError."""
@@ -124,20 +120,27 @@ class Batcher:
         batch = self._queue.take()
         self._running, self.running_since = batch, now
         if self.pace.runs_inline():
-            self._finish(batch, self._compute(batch))
+            self._finish(batch, *self._compute(batch))
         else:
-            done = self._loop.run_in_executor(self._thread, self._compute, batch)
-            done.add_done_callback(lambda future: self._finish(batch, future.result()))
+            self._thread.submit(self._compute_there, batch)
+
+    def _compute_there(self, batch: list[Ticket]) -> None:
+        """In the model's thread. No future holds the outcomes: see ``hop``."""
+        outcomes, duration_s = self._compute(batch)
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._finish, batch, outcomes, duration_s)
 
     def _compute(self, batch: list[Ticket]) -> tuple[list[Outcome], float]:
         started_at = time.perf_counter()
-        outcomes = run_batch(
-            self._runtime.run, [_question(ticket).inputs for ticket in batch], max(t.deadline for t in batch)
-        )
+        questions, deadline = [_question(ticket).inputs for ticket in batch], max(t.deadline for t in batch)
+        outcomes: list[Outcome]
+        try:
+            outcomes = run_batch(self._runtime.run, questions, deadline)
+        except Exception as error:  # such as no memory to join them in
+            outcomes = [without_frames(error)] * len(batch)
         return outcomes, time.perf_counter() - started_at
 
-    def _finish(self, batch: list[Ticket], result: tuple[list[Outcome], float]) -> None:
-        outcomes, duration_s = result
+    def _finish(self, batch: list[Ticket], outcomes: list[Outcome], duration_s: float) -> None:
         self._running, self.running_since = [], None
         self.pace.note(duration_s)
         self._stats.note_batch(sum(ticket.items for ticket in batch))
@@ -145,6 +148,18 @@ class Batcher:
             _question(ticket).answer(outcome)
         if len(self._queue):
             self._schedule()
+
+
+def _settling(answered: asyncio.Future[Arrays]) -> Callable[[Outcome], None]:
+    def told(outcome: Outcome) -> None:
+        if answered.done():
+            return
+        if isinstance(outcome, Exception):
+            answered.set_exception(outcome)
+        else:
+            answered.set_result(outcome)
+
+    return told
 
 
 def can_share(runtime: Runtime) -> bool:
@@ -179,7 +194,7 @@ def _alone(run: Callable[[Arrays, float], Arrays], inputs: Arrays, deadline: flo
     try:
         return run(inputs, deadline)
     except Exception as error:
-        return error
+        return without_frames(error)
 
 
 def _question(ticket: Ticket) -> _Question:

@@ -23,6 +23,7 @@ from backend.serving.batcher import Arrays, Batcher
 from backend.serving.batching import BatchLimits, QueueFullError
 from backend.serving.failures import failure
 from backend.serving.generation import Generations
+from backend.serving.hop import in_thread
 from backend.serving.http import HttpError, Reply, busy, invalid
 from backend.serving.messages import ServedModel, ServerLimits, TensorSpec
 from backend.serving.residency import Residency
@@ -56,9 +57,8 @@ class Resident:
 
     async def decode(self, work: Callable[[], Decoded], deadline: float) -> Decoded:
         """What ``work`` gives, off the loop. Raises TimeoutError, and what it raises."""
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout_at(_loop_time(deadline)):
-            return await loop.run_in_executor(self.decoding, work)
+            return await in_thread(self.decoding, work)
 
     @property
     def queue_depth(self) -> int:
@@ -247,9 +247,8 @@ class ModelHost:
         await self._make_room(model.size_bytes, deadline)
         self._residency.add(model.name, model.size_bytes)
         self._residency.enter(model.name)
-        loop = asyncio.get_running_loop()
         try:
-            runtime, encoder, took_s = await loop.run_in_executor(self._loader, self._open, model)
+            runtime, encoder, took_s = await in_thread(self._loader, lambda: self._open(model))
         except BaseException:
             self._residency.remove(model.name)
             raise

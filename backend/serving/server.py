@@ -41,7 +41,6 @@ _FRAMING = 8
 """Bytes that a byte of a body may take with the frames of its chunks."""
 _SWEEP_EVERY_S = 0.25
 _BACKLOG = 1024
-_COLLECT_AFTER, _COLLECT_OLDER = 20_000, (20, 20)
 
 
 class Corked(asyncio.Transport):
@@ -347,7 +346,9 @@ class ModelServer:
         self._gatekeeper.replace(order.keys)
         host = self._host = ModelHost(order.models, order.limits, self._directory, load)
         lines = await _load_first(host)
-        _collect_seldom()
+        # What is here now stays: it need not be looked through again and again.
+        gc.collect()
+        gc.freeze()
         admission = Admission(order.hosts, self._gatekeeper, order.needs_key)
         app = Application(host, admission)
         app.route(all_routes(host, app.refused, order.needs_key))
@@ -383,14 +384,6 @@ async def _load_first(host: ModelHost) -> tuple[str, ...]:
         what = ", ".join(abilities(resident))
         where = ", ".join(facts.devices)
         return (f"{host.default}: {facts.format} through {facts.runtime} on {where}; can {what}",)
-
-
-def _collect_seldom() -> None:
-    """What is here now stays, and lists of numbers make no cycles: looking through them cost a sixth of the
-    time of a request in JSON."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, *_COLLECT_OLDER)
 
 
 async def _sweep(host: ModelHost) -> None:

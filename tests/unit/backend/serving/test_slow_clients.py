@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import pytest
@@ -188,7 +190,12 @@ async def _warm(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class Touchy(Single):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[weakref.ref[Array]] = []
+
     def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
+        self.seen.append(weakref.ref(inputs["x"]))
         if inputs["x"].max() > 5:
             raise KeyError("secret")
         return super().run(inputs)
@@ -205,6 +212,28 @@ def test_a_model_that_fails_without_a_task_fails_for_this_request_only() -> None
         assert (await _answer(reader))[0].startswith(b"HTTP/1.1 200 ")
 
     over_a_socket(work, Touchy())
+
+
+def test_what_failed_holds_no_memory_until_cycles_are_collected() -> None:
+    model = Touchy()
+
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        await _warm(reader, writer)
+        bad = _request(9)
+        for cut in (len(bad), 40):  # without a task, and with one
+            writer.write(bad[:cut])
+            await asyncio.sleep(0)
+            writer.write(bad[cut:])
+            await _answer(reader)
+        assert not any(seen() is not None for seen in model.seen)
+
+    gc.disable()
+    try:
+        over_a_socket(work, model)
+    finally:
+        gc.enable()
+    assert len(model.seen) > 2
 
 
 def test_what_fails_without_a_task_is_told_and_counted() -> None:
