@@ -1,0 +1,129 @@
+"""A graph drawn from nothing with the mouse, trained, trained again by a paid peer, and closed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tests.e2e.display.screen import Screen, Window
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+NODES = (
+    "DatasetInput",
+    "DataSplit",
+    "Normalize",
+    "DataLoader",
+    "Input",
+    "Flatten",
+    "Dense",
+    "ReLU",
+    "Dense",
+    "Output",
+    "CrossEntropyLoss",
+    "AdamW",
+)
+
+
+def test_a_graph_drawn_by_hand_is_trained_and_its_curve_moves(screen: Screen, window: Window) -> None:
+    draw(window)
+    train(screen, window)
+    close(window)
+
+
+def test_letters_that_are_written_are_no_shortcuts(window: Window) -> None:
+    window.press("Skip")
+    add(window, "Dense")
+    window.fill(window.wait_for(lambda: window.find("Search ..."), "the palette"), "xcf .")
+    assert window.state["nodes"] == {"dense": "Dense"}
+    window.keys("Escape", "Delete")
+    window.wait_for(lambda: not window.state["nodes"], "the node to be removed")
+    window.keys("ctrl+z")
+    window.wait_for(lambda: window.state["nodes"], "the removal to be undone")
+
+
+def draw(window: Window) -> None:
+    """A classifier, from an empty window: types from the palette, the last link from port to port."""
+    window.press("Skip")
+    for name in NODES:
+        add(window, name)
+    assert window.state["problems"] == ["nothing is linked to target"]
+    window.press("Show all")
+    click_node(window, "dataloader")
+    window.keys("period")  # zooms to it
+    window.click(window.ask("port", node="dataloader", port="labels"))
+    pan_to(window, "crossentropyloss", "target")
+    window.click(window.ask("port", node="crossentropyloss", port="target"))
+    link = ["dataloader", "labels", "crossentropyloss", "target"]
+    window.wait_for(lambda: link in window.state["links"], "the link")
+    window.press("Show all")
+    click_node(window, "dense2")
+    window.fill(window.wait_for(lambda: window.find("64"), "its units"), "10")
+    window.keys("Return")
+
+
+def add(window: Window, name: str) -> None:
+    before = len(window.state["nodes"])
+    window.fill(window.wait_for(lambda: window.find("Search ..."), "the palette"), name)
+    # The field holds the text as well; the row is below it.
+    window.click(window.wait_for(partial(below, window, name), name))
+    window.wait_for(lambda: len(window.state["nodes"]) > before, f"the node {name}")
+
+
+def below(window: Window, name: str) -> tuple[float, float] | None:
+    place, field = window.find(name), window.find("Search ...")
+    return place if place and field and place[1] > field[1] + 20 else None
+
+
+def click_node(window: Window, node: str) -> None:
+    window.click(window.ask("port", node=node))
+    window.wait_for(lambda: window.state["selected"] == [node], f"{node} to be selected")
+
+
+def pan_to(window: Window, node: str, port: str) -> None:
+    """Drags the ground until the port is in sight; the port that was tapped first stays so."""
+    for _ in range(20):
+        x, _ = window.ask("port", node=node, port=port)
+        if x < 930:
+            return
+        window.drag((930, 600), (480, 600))
+    raise AssertionError(f"{node} does not come into sight")
+
+
+def train(screen: Screen, window: Window) -> None:
+    """On the digits, until it tells of 0.95 on samples that it has not seen."""
+    window.click(window.find("Wallet") or (40, 240))
+    window.wait_for(lambda: window.state["page"] == "wallet", "the wallet")
+    window.press("Train")
+    window.wait_for(lambda: window.state["page"] == "train", "the page for training")
+    window.press("Choose data")
+    window.press("digits")
+    window.press("Set the graph to this data")
+    window.wait_for(lambda: not window.state["problems"], "the graph to fit the data")
+    window.fill(window.wait_for(lambda: window.find("1", field=True), "the epochs"), "30")
+    window.keys("Return")
+    before = screen.picture()
+    window.press("Start training")
+    window.wait_for(lambda: window.state["metrics"].get("step", 0) > 20, "the first steps", 120)
+    early = screen.picture()
+    window.wait_for(lambda: window.state["training"] == "idle", "the end of the training", 180)
+    late = screen.picture()
+    found = window.state["metrics"]
+    assert found["test_accuracy"] >= 0.95, found
+    assert moved(before, early) > 200
+    assert moved(early, late) > 200
+
+
+def moved(one: np.ndarray, other: np.ndarray) -> int:
+    """Pixels that differ in the right half, where the curves are."""
+    middle = one.shape[1] // 2
+    return int((one[:, middle:] != other[:, middle:]).any(-1).sum())
+
+
+def close(window: Window) -> None:
+    """As a user does; what is not saved is asked about."""
+    window.close()
+    window.press("Close")
+    assert window.ended() == 0
