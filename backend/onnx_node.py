@@ -30,6 +30,7 @@ _LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38,
 _OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 _PARAMETERS = ("operator", "opset", "attributes", "inputs", "outputs", "steps")
 _MAX_STEPS = 64
+_REMEMBERED = 8192
 _VALUE = re.compile(r"(in|out|v)(0|[1-9][0-9]{0,3})")
 REFUSED_OPERATORS = frozenset({
     "Bernoulli", "If", "Loop", "Multinomial", "Optional", "OptionalGetElement", "OptionalHasElement",
@@ -133,17 +134,19 @@ def weight_place(number: int) -> str:
 
 def read_node(parameters: Mapping[str, Any]) -> OnnxNode:
     """Raises ShapeMismatchError, which says which parameter is wrong."""
-    found = _read(*(parameters[name] for name in _PARAMETERS))
+    given = tuple([parameters[name] for name in _PARAMETERS])
+    # Long ones are read again each time, rather than kept.
+    is_short = sum(len(each) for each in given if isinstance(each, str)) <= _REMEMBERED
+    found = _remembered(*given) if is_short else _read(*given)
     if isinstance(found, str):
         raise ShapeMismatchError(found)
     return found
 
 
-@lru_cache(maxsize=256)
 def _read(
     operator: str, opset: int, attributes: str, inputs: str, outputs: str, steps: str
 ) -> OnnxNode | str:
-    """The node, or what is wrong with it: graphs are checked again at every edit."""
+    """The node, or what is wrong with it."""
     try:
         _check_operator(operator)
         found = OnnxNode(
@@ -162,6 +165,10 @@ def _read(
     if any(each.kind != "flows" for each in found.given):
         return "outputs: what an operator gives flows"
     return found
+
+
+_remembered = lru_cache(maxsize=256)(_read)
+"""Graphs are checked again at every edit."""
 
 
 def _check_operator(operator: object) -> str:

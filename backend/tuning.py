@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from backend.catalogue.parameter import Parameters
 from backend.catalogue.record import Shape, tensor_shapes
 from backend.diagnostics import Diagnostic, error
-from backend.graph import Body, Frozen, Graph, Lora, Node, Wiring, model_nodes, upstream
+from backend.graph import Body, Frozen, Graph, Lora, Node, Wiring, model_nodes
 from backend.onnx_node import TYPE as OPERATOR
 from backend.onnx_node import operator_nodes
 from backend.shapes import Shapes, parameters_of
@@ -140,19 +140,25 @@ def check_tunings(wiring: Wiring) -> Iterator[Diagnostic]:
 
 def check_gradients(graph: Graph, shapes: Shapes) -> Iterator[Diagnostic]:
     """Through an operator of an ONNX model no gradient passes, so nothing before it may need one."""
-    nodes = {node.id: node for node in model_nodes(graph)}
-    for node in nodes.values():
-        if not operator_nodes(Body((node,))):
-            continue
-        # What is inside a node beside an operator may stand before it.
-        inside = frozenset() if node.type == OPERATOR else frozenset({node.id})
-        before = (upstream(graph, [node.id]) - {node.id} | inside) & nodes.keys()
-        trained = [each for each in nodes if each in before and _count([nodes[each]], shapes).trainable]
-        if trained:
-            names = ", ".join(ascii(each[:60]) for each in trained[:_NAMED])
-            more = f" and {len(trained) - _NAMED} more" if len(trained) > _NAMED else ""
-            text = "no gradient passes through an operator of an ONNX model: freeze what is before it: "
-            yield error(node.id, f"{text}{names}{more}")
+    if not operator_nodes(graph):
+        return
+    incoming = graph.incoming()
+    trained_before: dict[str, dict[str, None]] = {}
+    """By node, the first few before it, and itself, that are trained."""
+    for node in model_nodes(graph):
+        before: dict[str, None] = {}
+        for link in incoming[node.id]:
+            before |= trained_before.get(link.source_node, {})
+        own = {node.id: None} if _count([node], shapes).trainable else {}
+        if operator_nodes(Body((node,))):
+            # What is inside a node beside an operator may stand before it.
+            found = [*before, *(own if node.type != OPERATOR else {})]
+            if found:
+                names = ", ".join(ascii(each[:60]) for each in found[:_NAMED])
+                more = " and others" if len(found) > _NAMED else ""
+                text = "no gradient passes through an operator of an ONNX model: freeze what is before it: "
+                yield error(node.id, f"{text}{names}{more}")
+        trained_before[node.id] = dict.fromkeys([*before, *own][: _NAMED + 1])
 
 
 def check_trainable(graph: Graph, shapes: Shapes) -> Iterator[Diagnostic]:

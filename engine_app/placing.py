@@ -26,6 +26,8 @@ def placing(source: Path, target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         copy_regular(source, temporary, follow=False)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         yield temporary
         temporary.replace(target)
         sync_directory(target.parent)
@@ -56,5 +58,3 @@ def copy_regular(source: Path, target: Path, *, follow: bool = True) -> None:
                 left -= len(piece)
             if left:
                 raise OSError(0, f"became {left} bytes shorter while it was read", str(source))
-            copy.flush()
-            os.fsync(copy.fileno())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -280,7 +281,8 @@ class _Placing:
             before = self._open[node.input[1]].nodes
             target = sizes(self._asked(before, node.input[1]))
             if target is not None:
-                return self._counterpart(node, (source, target), {node.input[1]: target})
+                with suppress(UnsupportedError):
+                    return self._counterpart(node, (source, target), may_keep=False)
         return self._kept(self._foreign(nodes, node), node, tuple(nodes.values()))
 
     def _asked(self, nodes: Mapping[int, onnx.NodeProto], name: str) -> Foreign:
@@ -289,12 +291,9 @@ class _Placing:
         return replace(self._foreign(nodes, last), outputs=(name,))
 
     def _counterpart(
-        self, node: onnx.NodeProto, inputs: tuple[Value, ...], known: Mapping[str, Value] | None = None
+        self, node: onnx.NodeProto, inputs: tuple[Value, ...], *, may_keep: bool = True
     ) -> dict[str, Ref]:
-        """The nodes of the graph that do the same, or one that stands for it. Raises UnsupportedError.
-
-        ``known``: what an input is, where that follows from the batch.
-        """
+        """The nodes of the graph that do the same, or one that stands for it. Raises UnsupportedError."""
         before = self.made.mark()
         try:
             return self._translated(self._operation(node, inputs))
@@ -303,7 +302,7 @@ class _Placing:
         except _MALFORMED as error:
             reason = f"settings or inputs that do not belong together: {error!r}"[:300]
         self.made.back_to(before)
-        if known is not None:
+        if not may_keep:
             raise UnsupportedError(reason)
         try:
             return self._kept(self._foreign({0: node}, node), node, (node,))

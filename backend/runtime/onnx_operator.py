@@ -86,7 +86,8 @@ class OnnxOperation(nn.Module):
                 for number, tensor in enumerate(self.node.inputs)
                 if tensor is not None and tensor.kind == "weights"
             }
-            self._session = open_session(one_node_model(self.node, held), torch.get_num_threads())
+            # One thread: every session has threads of its own, and a model may have hundreds of these.
+            self._session = open_session(one_node_model(self.node, held), 1)
             self._session_of = state
         return self._session
 
