@@ -77,9 +77,23 @@ def inspect(path: Path, as_json: bool) -> None:
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path, resolve_path=True))
 @click.option("-o", "--output", required=True, type=NEW_FILE, help="A .cyxmodel; .json: its graph alone.")
 @click.option("--graph", type=OLD_FILE, help="The graph that weights belong to, by their names.")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    metavar="NAME=N",
+    help="Of an axis that an ONNX leaves open (inspect names them); steps=N of a GGUF. Repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 @click.pass_context
-def import_(context: click.Context, path: Path, output: Path, graph: Path | None, as_json: bool) -> None:
+def import_(
+    context: click.Context,
+    path: Path,
+    output: Path,
+    graph: Path | None,
+    sizes: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Make a model of FILE: ONNX, safetensors, a folder of them, or GGUF.
 
     Operators of an ONNX that no node stands for are kept as they are: onnxruntime computes them, and what
@@ -87,7 +101,7 @@ def import_(context: click.Context, path: Path, output: Path, graph: Path | None
     """
     from engine_app.importing import import_here
 
-    import_here(_config(context), path, output, graph, as_json)
+    import_here(_config(context), path, output, graph, sizes, as_json)
 
 
 FILE_COMMANDS = (export, import_, inspect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from backend.formats.cyxmodel import inspect_cyxmodel
 from backend.formats.model_folder import is_model_folder, read_model_folder
 from backend.formats.sniff import ModelFormat, sniff
 from backend.graph import Graph
-from backend.importing.messages import ImportModel, ModelImported
+from backend.importing.messages import MAX_SIZE, ImportModel, ModelImported
 from backend.inspection import summary_of
 from backend.parity import Certificate
 from backend.reports import Failed
@@ -31,6 +32,7 @@ from engine_app.plain import plain
 from engine_app.show import open_story, print_json
 from p2p.datadir import write_atomic
 
+NO_SIZES: Mapping[str, int] = {}
 _GRAPH_FILE, _ONE_FILE = "graph.json", "model.bin"
 
 
@@ -44,12 +46,29 @@ class Import:
     certificate: Certificate | None
 
 
-def import_here(config: Config, source: Path, output: Path, graph: Path | None, as_json: bool) -> None:
+def read_sizes(texts: Iterable[str]) -> dict[str, int]:
+    """Of NAME=N. Raises CommandError."""
+    found = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        is_number = number.isascii() and number.isdecimal() and len(number) <= 7
+        if not 1 <= len(name) <= 128 or not is_number or not 1 <= int(number) <= MAX_SIZE:
+            raise CommandError(f"--size {text[:80]!r}, must be NAME=N with N from 1 to {MAX_SIZE}")
+        found[name] = int(number)
+    if len(found) > 16:
+        raise CommandError(f"{len(found)} sizes, limit 16")
+    return found
+
+
+def import_here(
+    config: Config, source: Path, output: Path, graph: Path | None, sizes: Iterable[str], as_json: bool
+) -> None:
     """``output``: a .cyxmodel, or the graph alone where it ends with .json."""
 
     async def main() -> None:
         with open_story(as_json) as story:
-            found = await import_model(config, source, output, graph, partial(tell_stage, story))
+            wanted = read_sizes(sizes)
+            found = await import_model(config, source, output, graph, partial(tell_stage, story), wanted)
         answer: dict[str, Any] = {"output": str(output), "about": found.about}
         answer |= {"nodes": found.nodes, "parameters": found.parameters}
         if found.certificate is not None:
@@ -60,16 +79,28 @@ def import_here(config: Config, source: Path, output: Path, graph: Path | None, 
 
 
 async def import_model(
-    config: Config, source: Path, output: Path, graph: Path | None, on_stage: OnStage
+    config: Config,
+    source: Path,
+    output: Path,
+    graph: Path | None,
+    on_stage: OnStage,
+    sizes: Mapping[str, int] = NO_SIZES,
 ) -> Import:
-    """Writes ``output`` whole or not at all. Raises CommandError, ArchiveError, WorkerError, OSError."""
+    """Writes ``output`` whole or not at all. Raises CommandError, ArchiveError, WorkerError, OSError.
+
+    ``sizes``: of axes that the file leaves open, by their names.
+    """
     files = await trio.to_thread.run_sync(_files_of, source)
     workspace = config.data_dir / "local"
     workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
     with TemporaryDirectory(dir=workspace) as name:
         async with open_pool(pool_for(Path(name) / "workers", *files.values())) as pool:
             worker = await pool.acquire()
-            imported, certificate = await _import(worker, files, graph, on_stage)
+            copies = files | ({_GRAPH_FILE: graph} if graph is not None else {})
+            for file, path in copies.items():
+                await trio.to_thread.run_sync(copy_regular, path, worker.directory / file)
+            order = ImportModel(tuple(files), _GRAPH_FILE if graph is not None else None, dict(sizes))
+            imported, certificate = await _import(worker, order, on_stage)
             found = worker.path(imported.file)
             summary = summary_of(await trio.to_thread.run_sync(_put_in_place, found, output, Path(name)))
     return Import(imported.about, summary.nodes, summary.parameters, certificate)
@@ -89,13 +120,10 @@ def _files_of(source: Path) -> dict[str, Path]:
 
 
 async def _import(
-    worker: Worker, files: dict[str, Path], graph: Path | None, on_stage: OnStage
+    worker: Worker, order: ImportModel, on_stage: OnStage
 ) -> tuple[ModelImported, Certificate | None]:
     """Raises WorkerError."""
-    copies = files | ({_GRAPH_FILE: graph} if graph is not None else {})
-    for name, path in copies.items():
-        await trio.to_thread.run_sync(copy_regular, path, worker.directory / name)
-    await worker.send(ImportModel(tuple(files), _GRAPH_FILE if graph is not None else None))
+    await worker.send(order)
     while True:
         event, body = await worker.receive()
         match event:

@@ -78,6 +78,13 @@ class Building:
         node = self.nodes[node_id]
         self.nodes[node_id] = replace(node, parameters={**node.parameters, name: value})
 
+    def limit_ids(self, ref: Ref, count: int) -> None:
+        """What comes from an Input are ids below this number."""
+        node = self.nodes[ref.node_id]
+        known = node.parameters.get("vocabulary")
+        if node.type == "Input" and isinstance(known, int) and 1 <= count < known:
+            self.set(ref.node_id, "vocabulary", count)
+
     def mark(self) -> Mark:
         """How far it is, for ``back_to``."""
         return Mark(dict(self.nodes), len(self.links), dict(self.weights))

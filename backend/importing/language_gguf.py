@@ -21,8 +21,8 @@ from backend.serialize import dump_graph
 from backend.shapes import infer_shapes
 from backend.tuning import count_weights
 
-MAX_STEPS = 256
-"""Tokens that the graph takes at once; a GGUF says how many a model can take, which costs memory for each."""
+DEFAULT_STEPS = 256
+"""Tokens that the graph takes at once; as many as the GGUF says it can take cost memory for each."""
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _MAX_SIZE = 1 << 20
 _MAX_BLOCKS = 1024
@@ -37,10 +37,13 @@ class Imported:
     model: LanguageModel
 
 
-def read_foreign_model(header: GgufHeader, tensors: Mapping[str, Array]) -> Imported:
-    """Raises ModelImportError for what is neither a llama nor a GPT-2 to the letter."""
+def read_foreign_model(header: GgufHeader, tensors: Mapping[str, Array], steps: int) -> Imported:
+    """``steps``: how many tokens the graph takes at most.
+
+    Raises ModelImportError for what is neither a llama nor a GPT-2 to the letter.
+    """
     facts = _Facts(header)
-    graph = _graph(facts, header)
+    graph = _graph(facts, header, steps)
     try:
         model = read_language_model(graph)
     except NotLanguageModel as error:
@@ -90,14 +93,14 @@ class _Facts:
         return float(f"{value:.7g}")
 
 
-def _graph(facts: _Facts, header: GgufHeader) -> Graph:
+def _graph(facts: _Facts, header: GgufHeader, most: int) -> Graph:
     width, heads = facts.size("embedding_length"), facts.size("attention.head_count")
     if facts.size("rope.dimension_count", width // heads) != width // heads:
         raise ModelImportError("gguf: only a part of each head is rotated, taken over are whole heads")
     embedding = header.tensors.get(_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise ModelImportError(f"gguf: no {_EMBEDDING}, of which every language model has one")
-    vocabulary, steps = embedding.shape[0], min(facts.size("context_length"), MAX_STEPS)
+    vocabulary, steps = embedding.shape[0], min(facts.size("context_length"), most)
     chain = [
         Node("tokens", "Input", 1, {"shape": [steps], "vocabulary": vocabulary}),
         Node("embedding", "Embedding", 1, {"vocabulary": vocabulary, "dimension": width}),

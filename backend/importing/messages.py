@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from backend.worker_message import FileName, WorkerMessage
 
 MAX_FILES = 1024
+MAX_SIZE = 1 << 20
 UNKNOWN_IDS = 2
-"""How many ids an input of whole numbers has, as long as nothing says more."""
+"""How many ids an input of whole numbers is asked with where nothing says how many there are."""
+
+
+AxisName = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class ImportModel(WorkerMessage, frozen=True):
@@ -22,6 +26,10 @@ class ImportModel(WorkerMessage, frozen=True):
 
     files: Annotated[tuple[FileName, ...], Meta(min_length=1, max_length=MAX_FILES)]
     graph: FileName | None = None
+    sizes: Annotated[dict[AxisName, Annotated[int, Meta(ge=1, le=MAX_SIZE)]], Meta(max_length=16)] = field(
+        default_factory=dict
+    )
+    """Of axes that a file leaves open, by their names; ``steps`` for a language model."""
 
 
 class ModelImported(WorkerMessage, frozen=True):

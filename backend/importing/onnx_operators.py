@@ -208,7 +208,7 @@ def _gather(op: Operation) -> Ref:
     ids = op.flowing(1)
     need(ids.ids and op.made.nodes[ids.node_id].type == "Input", "from numbers that are no input")
     assert isinstance(table, np.ndarray)
-    op.made.set(ids.node_id, "vocabulary", len(table))
+    op.made.limit_ids(ids, len(table))
     given = {"vocabulary": len(table), "dimension": table.shape[1]}
     return op.put("Embedding", given, ids, weights={"weight": real_numbers(table)})
 

@@ -129,15 +129,17 @@ class Imported:
     doors: tuple[Door, ...]
 
 
-def read_onnx(data: bytes, placers: Mapping[str, Placer]) -> Imported:
-    """Raises ArchiveError for a hostile file, ModelImportError for nodes that have no counterpart."""
+def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, int]) -> Imported:
+    """``sizes``: of axes that the model leaves open, by their names.
+
+    Raises ArchiveError for a hostile file, ModelImportError for nodes that have no counterpart."""
     facts = check_onnx(data)
     model = _parsed(data)
     placing = _Placing(model, facts.opsets.get("", 0), placers)
     made, graph = placing.made, model.graph
     for tensor in graph.initializer:
         placing.values[tensor.name] = _array(tensor)
-    doors = tuple([_door(made, entry) for entry in facts.inputs])
+    doors = tuple([_door(made, entry, sizes) for entry in facts.inputs])
     for door in doors:
         placing.values[door.name] = Ref(door.node_id, "output", door.shape, door.dtype != "float32")
         placing.kinds[door.name] = door.dtype
@@ -179,17 +181,21 @@ def _refusal(problems: list[str], nodes: int) -> str:
     return f"onnx: {counted}: {shown}{more}. cyxwiz serve runs the file as it is, if onnxruntime does"
 
 
-def _door(made: Building, entry: OnnxValue) -> Door:
+def _door(made: Building, entry: OnnxValue, sizes: Mapping[str, int]) -> Door:
+    """Raises ModelImportError."""
     name, shape, dtype = entry.name, entry.shape, entry.dtype
     if not shape or dtype not in ("float32", "int64", "int32"):
         raise ModelImportError(f"onnx: input {name!r} is {dtype} {shape}, supported are float32 and ids")
-    sample = [size for size in shape[1:] if isinstance(size, int) and 1 <= size <= MAX_ELEMENTS]
-    if len(sample) < len(shape) - 1:
-        raise ModelImportError(f"onnx: input {name!r} is {shape}, supported are fixed axes behind the batch")
+    fixed = [sizes.get(size, size) if isinstance(size, str) else size for size in shape[1:]]
+    sample = [size for size in fixed if isinstance(size, int) and 1 <= size <= MAX_ELEMENTS]
+    if len(sample) < len(fixed):
+        text = f"onnx: input {name!r} is {shape}, supported are fixed axes behind the batch"
+        open_axes = [size for size in fixed if isinstance(size, str)]
+        raise ModelImportError(f"{text}: --size {open_axes[0]}=N says which" if open_axes else text)
     batch = shape[0] if isinstance(shape[0], int) else None
     if batch is not None and not 1 <= batch <= _MAX_BATCH:
         raise ModelImportError(f"onnx: input {name!r} takes batches of {batch}, limit {_MAX_BATCH}")
-    given = {"shape": sample, "vocabulary": 0 if dtype == "float32" else UNKNOWN_IDS}
+    given = {"shape": sample, "vocabulary": 0 if dtype == "float32" else MAX_IDS}
     return Door(made.add(name, "Input", given, ()), name, dtype, tuple(sample), batch)
 
 
@@ -316,21 +322,16 @@ class _Placing:
         inputs = tuple(self.values.get(name) if name else None for name in node.input)
         kept = keep(foreign, self.made, _weights_name(node, inputs) or node.name or node.op_type.lower())
         for each in nodes:
-            self._widen_ids(each, tuple(self.values.get(name) if name else None for name in each.input))
+            self._count_ids(each)
         types = read_node(self.made.nodes[next(iter(kept.values())).node_id].parameters).given
         self.kinds |= {name: each.type for name, each in zip(kept, types, strict=True)}
         return kept
 
-    def _widen_ids(self, node: onnx.NodeProto, inputs: tuple[Value, ...]) -> None:
-        """An operator does not say which ids it takes: as many as its table has rows, or any."""
-        rows = MAX_IDS
-        if node.op_type == "Gather" and isinstance(inputs[0], np.ndarray) and inputs[0].ndim:
-            rows = len(inputs[0])
-        for value in inputs:
-            if isinstance(value, Ref) and value.ids and self.made.nodes[value.node_id].type == "Input":
-                known = self.made.nodes[value.node_id].parameters.get("vocabulary")
-                if known == UNKNOWN_IDS:
-                    self.made.set(value.node_id, "vocabulary", rows)
+    def _count_ids(self, node: onnx.NodeProto) -> None:
+        """Only a table says which ids it takes: as many as it has rows."""
+        table, ids = (self.values.get(name) for name in [*node.input, "", ""][:2])
+        if node.op_type == "Gather" and isinstance(table, np.ndarray) and table.ndim and isinstance(ids, Ref):
+            self.made.limit_ids(ids, len(table))
 
     def _translated(self, operation: Operation) -> dict[str, Ref]:
         """Raises UnsupportedError, or what reading a malformed node raises."""

@@ -29,7 +29,7 @@ from backend.formats.model_folder import read_header
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensors import Array, first_not_finite
 from backend.graph import Graph
-from backend.importing.language_gguf import read_foreign_model
+from backend.importing.language_gguf import DEFAULT_STEPS, read_foreign_model
 from backend.importing.messages import UNKNOWN_IDS, ImportModel, ModelImported
 from backend.importing.weights import fitted, load_weights
 from backend.onnx_node import operator_nodes
@@ -73,10 +73,12 @@ def import_model(
             graph, weights, metadata = _from_gguf(paths[0])
             about = f"graph and {len(weights)} tensors of a GGUF"
         case ModelFormat.GGUF:
-            graph, weights, about, certificate = _from_foreign_gguf(paths[0], report)
+            graph, weights, about, certificate = _from_foreign_gguf(
+                paths[0], order.sizes.get("steps", DEFAULT_STEPS), report
+            )
             metadata = {}
         case ModelFormat.ONNX:
-            graph, weights, certificate = _from_onnx(paths[0], report)
+            graph, weights, certificate = _from_onnx(paths[0], order.sizes, report)
             metadata = {}
             kept = len(operator_nodes(graph))
             about = f"{len(graph.nodes)} nodes of an ONNX, which answer as it does"
@@ -155,9 +157,11 @@ def _from_gguf(path: Path) -> _Read:
     return graph, fitted(graph, restored_weights(tensors, model, text.encode())), metadata
 
 
-def _from_foreign_gguf(path: Path, report: Report) -> tuple[Graph, dict[str, Array], str, Certificate | None]:
+def _from_foreign_gguf(
+    path: Path, steps: int, report: Report
+) -> tuple[Graph, dict[str, Array], str, Certificate | None]:
     header, tensors = read_gguf(path)
-    found = read_foreign_model(header, tensors)
+    found = read_foreign_model(header, tensors, steps)
     del tensors
     weights = fitted(found.graph, found.weights)
     about = (
@@ -187,14 +191,16 @@ def _from_foreign_gguf(path: Path, report: Report) -> tuple[Graph, dict[str, Arr
 # -- ONNX ----------------------------------------------------------------------------------------
 
 
-def _from_onnx(path: Path, report: Report) -> tuple[Graph, dict[str, Array], Certificate]:
+def _from_onnx(
+    path: Path, sizes: Mapping[str, int], report: Report
+) -> tuple[Graph, dict[str, Array], Certificate]:
     if importlib.util.find_spec("onnx") is None:
         raise ModelImportError("onnx: needs the package onnx: pip install 'cyxwiz[export]'")
     from backend.importing.onnx_operators import PLACERS
     from backend.importing.onnx_read import read_onnx
 
     data = path.read_bytes()
-    found = read_onnx(data, PLACERS)
+    found = read_onnx(data, PLACERS, sizes)
     try:
         weights = fitted(found.graph, found.weights)
         compiled = compile_graph(found.graph)

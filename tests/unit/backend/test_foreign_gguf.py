@@ -87,6 +87,13 @@ def test_a_matrix_of_both_ends_is_used_for_both(tmp_path: Path) -> None:
     assert np.array_equal(weights["head.output.weight"], weights["embedding.weight"])
 
 
+def test_a_graph_takes_no_more_steps_than_are_wanted(tmp_path: Path) -> None:
+    metadata, tensors = theirs(tmp_path, llama())
+    write_gguf(tmp_path / "t", metadata, [GgufPiece(name, "f32", values) for name, values in tensors.items()])
+    answer, _ = import_model(ImportModel(("t",), sizes={"steps": 4}), tmp_path, lambda stage: None)
+    assert load_graph(read_cyxmodel(tmp_path / answer.file).graph).node("tokens").parameters["shape"] == [4]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -333,6 +333,19 @@ def test_what_has_no_counterpart_is_named(data: bytes, reason: str, tmp_path: Pa
         imported(tmp_path, data)
 
 
+def test_an_axis_that_is_left_open_gets_the_size_that_it_is_given(tmp_path: Path) -> None:
+    data = one("Softmax", axis=1, shape=("n", "steps", 3))
+    with pytest.raises(ModelImportError, match="--size steps=N says which"):
+        imported(tmp_path, data)
+    (tmp_path / "m.bin").write_bytes(data)
+    order = ImportModel(("m.bin",), sizes={"steps": 5, "other": 2})
+    answer, certificate = import_model(order, tmp_path, lambda stage: None)
+    graph = load_graph(read_cyxmodel(tmp_path / answer.file).graph)
+    assert graph.node("x").parameters["shape"] == [5, 3]
+    assert certificate is not None
+    assert certificate.verdict != "differs"
+
+
 def test_what_follows_from_a_lost_node_is_not_named_again(tmp_path: Path) -> None:
     nodes = [helper.make_node("NonZero", ["x"], ["a"], name="lost"), helper.make_node("Relu", ["a"], ["y"])]
     with pytest.raises(ModelImportError, match="1 of 2 nodes"):
