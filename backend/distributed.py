@@ -6,7 +6,8 @@ draws other masks. BatchNorm on CPUs takes the statistics of a rank's own part, 
 are the weighted means of the ranks'; on GPUs they are those of the whole batch (SyncBatchNorm).
 
 The ranks are connected by gloo before their sandboxes close. Orders go to rank 0 alone: the others
-stand still while it does, for every step needs all of them.
+stand still while it does, for every step needs all of them, and its learning rate goes to all with
+the step's numbers.
 """
 
 from __future__ import annotations

@@ -419,9 +419,6 @@ class LocalTraining:
 
     async def _change_rate(self, found: object) -> None:
         """Raises RemoteFailureError."""
-        if "," in self._order.device:
-            # Orders go to the first device's worker alone; the others would go on at the old rate.
-            raise RemoteFailureError("refused", "the rate cannot change while several devices train together")
         await self._send(ChangeLearningRate(rate=_rate(found)))
 
     async def _stop(self) -> None:

@@ -15,11 +15,14 @@ from backend.formats.cyxmodel import CyxModel, read_cyxmodel
 from backend.formats.tensors import pack_tensors
 from backend.graph import Graph
 from backend.reports import (
+    AllowSegments,
     Cancel,
     Cancelled,
+    ChangeLearningRate,
     Event,
     Failed,
     Finished,
+    LearningRateChanged,
     Pause,
     Paused,
     Progress,
@@ -27,6 +30,7 @@ from backend.reports import (
     Resumed,
     SegmentSaved,
     Train,
+    WaitingForPermission,
 )
 from backend.serialize import dump_graph
 from backend.workers.group import TrainingWorkers, open_training
@@ -144,6 +148,24 @@ async def cut_short(found: TrainingWorkers, target: Path) -> None:
     shutil.copyfile(found.first.path(saved.file), target)
     await found.first.send(Cancel())
     await until(found, Cancelled)
+
+
+async def test_the_first_ranks_learning_rate_is_that_of_all(tmp_path: Path) -> None:
+    found: list[CyxModel] = []
+    for devices in (("cpu",), TWO):
+        async with workers(tmp_path / str(len(devices)), devices) as these:
+            await these.start(order(allowed=0), dump_graph(task(2)))
+            await until(these, WaitingForPermission)
+            await these.first.send(ChangeLearningRate(rate=0.3))
+            await these.first.send(AllowSegments(upto=1))
+            seen, finished = await until(these, Finished)
+            assert isinstance(finished, Finished)
+            assert [each.rate for each in seen if isinstance(each, LearningRateChanged)] == [0.3]
+            found.append(read_cyxmodel(these.first.path(finished.file)))
+    one, two = found
+    assert losses(two) == pytest.approx(losses(one), rel=SAME)
+    for name, value in two.weights.items():
+        assert np.allclose(value, one.weights[name], rtol=1e-3, atol=1e-4), name
 
 
 async def test_a_rank_that_dies_ends_the_training_and_is_named(tmp_path: Path) -> None:
