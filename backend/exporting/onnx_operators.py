@@ -104,18 +104,41 @@ def _restore(graph: Any, node: Any, operator: OnnxNode, opset: int) -> None:
 
 def _unfolded(node: Any, operator: OnnxNode, opset: int) -> list[Any]:
     """The steps, between the values of the one node that stands for them. Raises OperatorSetError."""
-    for step in operator.steps:
-        if _since(step.operator, operator.opset) != _since(step.operator, opset):
-            what = f"operator {step.operator} of operator set {operator.opset}"
-            raise OperatorSetError(f"{what}, which is another one in {opset}, of which the file is")
+    original = _alone(operator)
+    if any(_since(s.operator, operator.opset) != _since(s.operator, opset) for s in operator.steps):
+        original = _converted_steps(original, operator, opset)
     names = {f"in{number}": name for number, name in enumerate(node.input)} | {"": ""}
     places = [number for number, tensor in enumerate(operator.outputs) if tensor is not None]
     names |= {f"out{number}": name for number, name in zip(places, node.output, strict=True)}
-    found = [*_alone(operator).graph.node]
+    found = [*original.graph.node]
     for each in found:
         each.input[:] = [names.get(name, f"{node.output[0]}.{name}") for name in each.input]
         each.output[:] = [names.get(name, f"{node.output[0]}.{name}") for name in each.output]
     return found
+
+
+def _converted_steps(model: Any, operator: OnnxNode, opset: int) -> Any:
+    """Raises OperatorSetError unless the converter changes nothing but what the operators mean."""
+    found = _convert(model, opset, f"operators of operator set {operator.opset}")
+    before, after = model.graph.node, found.graph.node
+    same = len(before) == len(after) and all(
+        (a.op_type, list(a.input), list(a.output)) == (b.op_type, list(b.input), list(b.output))
+        for a, b in zip(before, after, strict=True)
+    )
+    if not same:
+        what = f"operators of operator set {operator.opset}"
+        raise OperatorSetError(f"{what} have no counterparts in {opset}, of which the file is")
+    return found
+
+
+def _convert(model: Any, opset: int, what: str) -> Any:
+    """Raises OperatorSetError."""
+    import onnx
+
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except Exception as error:  # the converter raises whatever its adapters raise
+        raise OperatorSetError(f"{what}, and the file is of {opset}: {str(error)[:200]}") from error
 
 
 def _constants(graph: Any) -> dict[str, Any]:
@@ -149,13 +172,8 @@ def _alone(operator: OnnxNode) -> Any:
 
 def _converted(model: Any, operator: OnnxNode, opset: int) -> Any:
     """Raises OperatorSetError."""
-    import onnx
-
     what = f"operator {operator.operator} of operator set {operator.opset}"
-    try:
-        found = onnx.version_converter.convert_version(model, opset)
-    except Exception as error:  # the converter raises whatever its adapters raise
-        raise OperatorSetError(f"{what}, and the file is of {opset}: {str(error)[:200]}") from error
+    found = _convert(model, opset, what)
     before, after = model.graph.node[0], [each for each in found.graph.node if each.op_type != "Constant"]
     kept = len(before.input)
     if (

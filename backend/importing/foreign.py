@@ -121,8 +121,19 @@ def _check_operator(proto: onnx.NodeProto) -> None:
 # -- what it is made of ----------------------------------------------------------------------------
 
 
-def _attribute(proto: onnx.AttributeProto) -> Attribute:
+def plain_value(proto: onnx.AttributeProto) -> Any:
+    """Numbers of single precision as the shortest decimals that mean them: 1e-12, not 9.99999996e-13."""
     value = helper.get_attribute_value(proto)
+    match proto.type:
+        case onnx.AttributeProto.FLOAT:
+            return float(str(np.float32(value)))
+        case onnx.AttributeProto.FLOATS:
+            return [float(str(np.float32(each))) for each in value]
+    return value
+
+
+def _attribute(proto: onnx.AttributeProto) -> Attribute:
+    value = plain_value(proto)
     match proto.type:
         case onnx.AttributeProto.FLOAT | onnx.AttributeProto.INT:
             return value  # type: ignore[no-any-return]

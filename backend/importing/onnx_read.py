@@ -5,6 +5,7 @@ The first axis of every value is the batch. What has no counterpart is collected
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,7 +28,15 @@ from backend.formats.onnx_check import OnnxValue, check_onnx
 from backend.formats.onnx_schema import ELEMENT_TYPES
 from backend.formats.tensors import Array
 from backend.graph import Graph
-from backend.importing.foreign import Entering, Foreign, NotApartError, folded, keep, sizes
+from backend.importing.foreign import (
+    Entering,
+    Foreign,
+    NotApartError,
+    folded,
+    keep,
+    plain_value,
+    sizes,
+)
 from backend.importing.messages import UNKNOWN_IDS
 from backend.onnx_node import read_node
 
@@ -288,7 +297,8 @@ class _Placing:
             target = sizes(self._asked(before, node.input[1]))
             if target is not None:
                 with suppress(UnsupportedError):
-                    return self._counterpart(node, (source, target), may_keep=False)
+                    found = _with_open_batch(target, source.shape)
+                    return self._counterpart(node, (source, found), may_keep=False)
         return self._kept(self._foreign(nodes, node), node, tuple(nodes.values()))
 
     def _asked(self, nodes: Mapping[int, onnx.NodeProto], name: str) -> Foreign:
@@ -355,7 +365,7 @@ class _Placing:
             self.made,
             node,
             inputs,
-            {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute},
+            {each.name: plain_value(each) for each in node.attribute},
             self._opset,
             _weights_name(node, inputs),
             self._readers[first] == 1,
@@ -369,6 +379,15 @@ class _Placing:
         if self._inferred is None:
             self._inferred = _element_types(self._model)
         return self._inferred.get(name, "int64" if value.ids else "float32")
+
+
+def _with_open_batch(target: Array, shape: Shape) -> Array:
+    """The target of a Reshape, of which only the size of the batch is left to be worked out."""
+    sample = [int(size) for size in target[1:]]
+    if -1 in sample:
+        rest = math.prod(size for size in sample if size != -1)
+        sample[sample.index(-1)] = math.prod(shape) // max(1, rest)
+    return np.array([-1, *sample], np.int64)
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -181,6 +182,7 @@ def grpc_pair(port: int, sizes: Sizes) -> Calls:
 
 def in_process(model: Path, sizes: Sizes) -> float:
     """Median, in milliseconds."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

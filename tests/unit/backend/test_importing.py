@@ -126,6 +126,10 @@ OPERATORS: dict[str, tuple[bytes, str]] = {
         "BatchNorm",
     ),
     "layer_norm": (one("LayerNormalization", real(6), real(6), axis=-1), "LayerNorm"),
+    "layer_norm_of_the_smallest_epsilon": (
+        one("LayerNormalization", real(6), real(6), axis=-1, epsilon=1e-12),
+        "LayerNorm",
+    ),
     "layer_norm_of_two_axes": (one("LayerNormalization", real(6, 6), axis=2), "LayerNorm"),
     "relu": (one("Relu"), "ReLU"),
     "leaky_relu": (one("LeakyRelu", alpha=0.3), "LeakyReLU"),

@@ -1,8 +1,9 @@
-"""SmolLM2-135M, as others made it, becomes a graph that answers as llama.cpp does."""
+"""Real models of others as graphs: SmolLM2-135M as llama.cpp answers, MiniLM as onnxruntime does."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from shutil import copyfile
 
@@ -28,3 +29,20 @@ def test_smollm2_becomes_a_graph_of_the_same_answers(tmp_path: Path) -> None:
     assert certificate.argmax_agreement == 1.0
     graph = load_graph(inspect_cyxmodel(tmp_path / answer.file).graph)
     assert graph.node("blocks").parameters["times"] == 30
+
+
+def test_minilm_becomes_a_graph_of_the_same_answers(tmp_path: Path) -> None:
+    folder = real_models.find_model("minilm")
+    if folder is None:
+        pytest.skip("MiniLM is not here: scripts/test fetches it")
+    (found,) = folder.glob("*.onnx")
+    copyfile(found, tmp_path / "m.onnx")
+    order = ImportModel(("m.onnx",), sizes={"sequence": 16})
+    answer, certificate = import_model(order, tmp_path, lambda stage: None)
+    assert certificate is not None
+    assert certificate.verdict == "within tolerance"
+    summary = inspect_cyxmodel(tmp_path / answer.file)
+    types = Counter(node.type for node in load_graph(summary.graph).nodes)
+    assert types["Dense"] == 36
+    assert types["LayerNorm"] == 13
+    assert types["OnnxOperator"] < 40
