@@ -432,13 +432,27 @@ class JobEngine:
         return caller
 
     def deployment(self, name: str, peer: str | None = None) -> ModelAtPeer:
-        """The model of a deployment, wherever it is; by its id or the unique beginning of one.
+        """The model of a deployment, wherever it is; by its name, its id, or the unique beginning of one.
+
+        Of replicas of one name it is the newest that has a peer.
 
         With ``peer`` only there: nothing is ever sent to another one that it may move to.
         Raises JobUnknownError; each call raises JobEndedError once it is over, or not there any more.
         """
-        job_id = self._live(name).job.job_id
+        job_id = self._replica(name, peer) or self._live(name).job.job_id
         return ModelAtPeer(job_id, lambda: self._deployment_caller(job_id, peer))
+
+    def _replica(self, name: str, peer: str | None) -> str | None:
+        named = (
+            job.job_id
+            for job in self.jobs()
+            if job.spec.serving is not None
+            and job.spec.serving.name == name
+            and not job.is_over
+            and job.peer_id is not None
+            and peer in (None, job.peer_id)
+        )
+        return next(named, None)
 
     def _deployment_caller(self, job_id: str, peer: str | None) -> JobCaller:
         live = self._lives.get(job_id)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from p2p import api
 from p2p.files import FileStore
 from p2p.host import open_host
 from p2p.identity import Identity, load_or_create_identity
-from p2p.jobs import DataSummary, FileRef, JobSpec, JobState
+from p2p.jobs import DataSummary, FileRef, JobSpec, JobState, ServingSpec
 from p2p.protocols.coordinator import LeaseRef
 from p2p.session.job import Direct, Grant, Job
 from p2p.session.places import Places
@@ -79,7 +80,8 @@ async def served(folder: Path, models: dict[str, Path]) -> AsyncIterator[Engine]
         with open_jobs(Places(directory).jobs) as jobs:
             for job_id, model in models.items():
                 await store.remember_direct(job_id, engine_id)
-                await jobs.create(job_at(job_id, network.peer_id, tuple(network.addresses())), b"")
+                job = job_at(job_id, model.stem, network.peer_id, tuple(network.addresses()))
+                await jobs.create(job, b"")
                 await hosting.start(job_id, model, options=RuntimeOptions(threads=1))
         InferenceService(network, access, store, artifacts, deployments, hosting, time.time).serve()
         with trio.fail_after(TIMEOUT_S):
@@ -87,14 +89,15 @@ async def served(folder: Path, models: dict[str, Path]) -> AsyncIterator[Engine]
         nursery.cancel_scope.cancel()
 
 
-def job_at(job_id: str, peer_id: str, addresses: tuple[str, ...]) -> Job:
+def job_at(job_id: str, name: str, peer_id: str, addresses: tuple[str, ...]) -> Job:
     file = FileRef("01" * 32, "02" * 32, 10)
     summary = DataSummary(file=file, samples=1, sample_shape=(1,), dtype="float32", classes=1)
-    spec = JobSpec(job_id, "03" * 32, summary, 0, "1" * 32, 1)
+    serving = ServingSpec(name, "onnx", 1 << 30)
+    spec = JobSpec(job_id, "03" * 32, summary, 0, "1" * 32, 1, served=serving)
     grant = Grant(LeaseRef("lease-1", 1), peer_id, addresses, 0, 0)
     return Job(
         spec=spec,
-        name="model",
+        name=name,
         coordinator="",
         direct=Direct(peer_id, addresses, (grant,)),
         training_flops=0,
@@ -139,7 +142,7 @@ async def test_a_conversation_with_a_language_model(tmp_path: Path) -> None:
     model = real_model(GGUF) / f"{GGUF}.gguf"
     async with served(tmp_path, {TALKS: model}) as engine:
         options = ("--max-tokens", "8", "--temperature", "0")
-        once = await engine.run("chat", TALKS, "The capital of France is?", *options)
+        once = await engine.run("chat", GGUF, "The capital of France is?", *options)
         assert once.strip()
         piped = await engine.run("chat", TALKS[:8], *options, "--json", stdin=b"The capital of France is?")
         answer = json.loads(piped)
@@ -162,14 +165,20 @@ def talk_on_a_terminal(directory: Path) -> None:
     """A long answer is stopped by Ctrl-C; the next question is answered, and Ctrl-D ends it."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "engine_app.cli", "--data-dir", str(directory), "chat", TALKS]
+    command += ["--temperature", "0"]  # a long story then, each time
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
     seen = b""
 
+    def read() -> None:
+        nonlocal seen
+        assert select.select([ours], [], [], 30)[0], seen
+        seen += os.read(ours, 1 << 16)
+
     def until(text: bytes) -> None:
         nonlocal seen
         while text not in seen:
-            seen += os.read(ours, 1 << 16)
+            read()
         seen = seen[seen.index(text) + len(text) :]
 
     try:
@@ -177,7 +186,7 @@ def talk_on_a_terminal(directory: Path) -> None:
         os.write(ours, b"Tell me a very long story.\n")
         until(b"story.\r\n")
         while len(seen) < 20:
-            seen += os.read(ours, 1 << 16)
+            read()
         process.send_signal(signal.SIGINT)
         until(b"(stopped)")
         until(b"> ")
