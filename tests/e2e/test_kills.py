@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
-from demo import balances, chain_info
-from local_network import EngineRun, LocalNetwork, NetworkError, wait_until
+from local_network import EngineRun, LocalNetwork, NetworkError
+
+from tests.e2e.money import Money
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -29,51 +29,6 @@ STEPS: dict[str, Callable[[dict[str, Any]], bool]] = {
 """How whoever follows a job sees that it has come so far."""
 BEFORE_ANY_PROOF = ("matching", "funding", "funded", "running")
 SEGMENTS = 4
-CLOSED = ("settled", "refunded")
-CLOSE_DEADLINE_S = 30.0
-
-
-class Money:
-    """What user, peers and platform hold, before and after one job."""
-
-    def __init__(self, network: LocalNetwork) -> None:
-        self._network = network
-        self._wallets = {"user": network.ask_engine("wallet", "show")["address"]}
-        for name, program in network.programs.items():
-            if name != "coordinator" and program.is_running:
-                status = network.ask(name, "status")
-                self._wallets[status["peer_id"]] = status["payout_wallet"]
-        self._before = self._look()
-
-    def _look(self) -> dict[str, int]:
-        return trio.run(balances, chain_info(self._network), self._wallets)
-
-    def check(self, job_id: str) -> list[dict[str, Any]]:
-        """Returns the job's escrows, oldest first, once each is closed: the user paid what was earned,
-        nine tenths of it went to the peers that earned it, and the rest to the platform."""
-        payments = wait_until(lambda: self._closed(job_id), CLOSE_DEADLINE_S, "every escrow to be closed")
-        after = self._look()
-        expected = dict(self._before)
-        for payment in payments:
-            expected["user"] -= payment["earned"]
-            expected["platform"] += payment["earned"] // 10
-            if payment["earned"]:
-                expected[payment["peer_id"]] += payment["earned"] - payment["earned"] // 10
-        assert after == expected
-        return payments
-
-    def check_paid_once(self, job_id: str) -> None:
-        """After a job that is settled: no segment was paid twice, and none not at all."""
-        paid = 0.0
-        for payment in self.check(job_id):
-            paid += (SEGMENTS - payment["first_segment"]) * payment["earned"] / payment["amount"]
-        assert paid == pytest.approx(SEGMENTS, abs=0.001)
-
-    def _closed(self, job_id: str) -> list[dict[str, Any]] | None:
-        payments = [
-            entry for entry in self._network.ask("coordinator", "payments") if entry["job_id"] == job_id
-        ]
-        return payments if payments and all(entry["state"] in CLOSED for entry in payments) else None
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +89,7 @@ def test_the_same_job_finishes_after_a_kill(
         os.kill(shared.chain_pid(), signal.SIGKILL)
     summary = run.finish()
     assert (summary["job_id"], summary["state"]) == (job_id, "settled")
-    money.check_paid_once(job_id)
+    money.check_paid_once(job_id, SEGMENTS)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -149,7 +104,7 @@ def test_a_killed_peers_job_finishes(
     assert (summary["job_id"], summary["state"]) == (job_id, "settled")
     if step in (*BEFORE_ANY_PROOF, "voucher"):
         assert peers[summary["peer_id"]] != victim
-    money.check_paid_once(job_id)
+    money.check_paid_once(job_id, SEGMENTS)
 
 
 def test_another_peer_goes_on_bit_exactly_from_the_last_checkpoint_that_the_engine_holds(

@@ -1,0 +1,150 @@
+"""Paid deployments over real processes: served and paid by the period, stopped, restarted, moved, refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from local_network import LocalNetwork, wait_until
+
+from engine_app.checks import BackendChecks
+from p2p.api import Engine, tokens
+from p2p.errors import P2PError
+from p2p.session.checks import ServedModel
+from tests.e2e.money import Money
+from tests.e2e.peer.test_hosting import worker_pid
+from tests.e2e.serving.servers import linear_onnx
+
+pytestmark = [pytest.mark.e2e]
+ROW = np.array([[1, 2, 3]], np.float32)
+LOGITS = [[16.0, 22.0]]
+PRICE = "36"
+"""A hundredth of a token for each second."""
+OPTIONS = ("--gpus", "none", "--prewarmed", "0")
+DEADLINE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def shared(
+    make_network: Callable[..., AbstractContextManager[LocalNetwork]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[LocalNetwork]:
+    with make_network(tmp_path_factory.mktemp("network"), "--retry-patience", "3") as network:
+        network.start_peer("peer", PRICE, *OPTIONS)
+        yield network
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    linear_onnx(tmp_path / "linear.onnx")
+    return tmp_path / "linear.onnx"
+
+
+def deploy(engine: Engine, model: Path, periods: int, **options: Any) -> str:
+    memory = 1 << 30
+    return engine.deploy(model, tokens("2"), periods=periods, period_s=1, memory_bytes=memory, **options)
+
+
+def view(engine: Engine, deployment: str) -> Any:
+    return next(view for view in engine.deployments() if view.id == deployment)
+
+
+def answers(engine: Engine, deployment: str) -> bool:
+    try:
+        return bool(engine.predict(deployment, ROW)["logits"].tolist() == LOGITS)
+    except P2PError:
+        return False
+
+
+def ended(engine: Engine, deployment: str) -> str:
+    def over() -> str | None:
+        state = view(engine, deployment).state
+        return str(state.value) if state.is_final else None
+
+    return wait_until(over, DEADLINE_S, "the end of the deployment")
+
+
+def test_a_model_is_served_to_its_end_and_paid_in_full(shared: LocalNetwork, model: Path) -> None:
+    money = Money(shared)
+    with Engine(shared.engine_home, coordinator=shared.address) as engine:
+        deployment = deploy(engine, model, 3)
+        wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
+        [told] = shared.ask("peer", "status")["deployments"]
+        assert (told["job_id"], told["name"], told["state"]) == (deployment, "linear", "ready")
+        assert ended(engine, deployment) == "settled"
+        found = view(engine, deployment)
+        assert (found.served_s, found.left_s, found.paid) == (3, 0, tokens("0.03"))
+        with pytest.raises(P2PError):
+            engine.predict(deployment, ROW)
+        [payment] = money.check(deployment)
+        assert payment["earned"] == payment["amount"] == tokens("0.03")
+        assert shared.ask("peer", "status")["deployments"] == []
+
+
+def test_a_worker_that_is_killed_comes_back_and_a_stop_returns_what_was_not_served(
+    shared: LocalNetwork, model: Path
+) -> None:
+    money = Money(shared)
+    with Engine(shared.engine_home, coordinator=shared.address) as engine:
+        deployment = deploy(engine, model, 100)
+        wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
+        os.kill(worker_pid(shared.programs["peer"].home, deployment), signal.SIGKILL)
+        restarted = "an answer of the next worker"
+        wait_until(lambda: answers(engine, deployment), DEADLINE_S, restarted)
+        served = view(engine, deployment).served_s
+        wait_until(lambda: view(engine, deployment).served_s > served, DEADLINE_S, "another period")
+        [told] = shared.ask("peer", "status")["deployments"]
+        assert (told["restarts"], told["state"]) == (1, "ready")
+        engine.stop_deployment(deployment)
+        ended(engine, deployment)
+        [payment] = money.check(deployment)
+        paid = view(engine, deployment).paid
+        assert payment["earned"] == paid and 0 < paid < tokens("0.5")
+        assert payment["returned"] == payment["amount"] - paid
+
+
+def test_a_file_that_is_not_what_it_says_is_refused_and_nothing_is_lost(
+    shared: LocalNetwork, tmp_path: Path
+) -> None:
+    class Trusting(BackendChecks):
+        def check_served(self, path: Path) -> ServedModel:
+            return ServedModel("onnx", 1 << 30)
+
+    wrong = tmp_path / "wrong.onnx"
+    wrong.write_bytes(b"GGUF" + bytes(1000))
+    money = Money(shared)
+    with Engine(shared.engine_home, coordinator=shared.address, checks=Trusting()) as engine:
+        deployment = deploy(engine, wrong, 5)
+        ended(engine, deployment)
+        found = view(engine, deployment)
+        assert found.paid == 0
+        money.check_nobody_earned(tokens("0.05"))
+    assert "GGUF file: version 0, readable are 2, 3" in shared.programs["peer"].log.read_text()
+
+
+@pytest.mark.slow
+def test_a_deployment_moves_when_its_peer_is_killed_and_is_refunded_when_none_is_left(
+    shared: LocalNetwork, model: Path
+) -> None:
+    second = shared.start_peer("second", PRICE, *OPTIONS)
+    money = Money(shared)
+    with Engine(shared.engine_home, coordinator=shared.address) as engine:
+        deployment = deploy(engine, model, 100)
+        wait_until(lambda: view(engine, deployment).served_s >= 1, DEADLINE_S, "a period")
+        first = view(engine, deployment).peer_id
+        names = ("second", "peer") if first == second["peer_id"] else ("peer", "second")
+        shared.programs[names[0]].kill()
+        moved = lambda: view(engine, deployment).peer_id not in (None, first)  # noqa: E731
+        wait_until(moved, DEADLINE_S, "the other peer")
+        wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer of the other peer")
+        shared.programs[names[1]].kill()
+        ended(engine, deployment)
+        payments = money.check(deployment)
+        assert len(payments) == 2 and 0 < payments[0]["earned"] < payments[0]["amount"]
+        assert sum(payment["earned"] for payment in payments) == view(engine, deployment).paid
