@@ -161,7 +161,8 @@ def _described(foreign: Foreign) -> tuple[OnnxNode, tuple[Ref, ...], dict[str, t
     """The node, yet without shapes of its outputs; what flows into it; and its weights."""
     for proto in foreign.protos:
         _check_operator(proto)
-    single = foreign.last if len(foreign.protos) == 1 else None
+    is_whole = foreign.outputs == tuple(foreign.last.output)
+    single = foreign.last if len(foreign.protos) == 1 and is_whole else None
     names = [*single.input] if single is not None else [*foreign.entering]
     tensors: list[OnnxTensor | None] = []
     weights: dict[str, torch.Tensor] = {}

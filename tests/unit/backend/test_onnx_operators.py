@@ -173,6 +173,23 @@ def test_a_reshape_that_asks_for_the_size_of_the_batch_can_be_trained(tmp_path: 
     assert [node.type for node in graph.nodes] == ["Input", "Reshape", "Output"]
 
 
+def test_the_second_part_of_a_shape_is_not_taken_for_the_first(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["a"]),
+        helper.make_node("Split", ["a", "two"], ["b", "c"], axis=0),
+        helper.make_node("Concat", ["c", "b"], ["d"], axis=0),
+        helper.make_node("Reshape", ["x", "c"], ["e"]),
+        helper.make_node("Reshape", ["x", "b"], ["y"]),
+    ]
+    with pytest.raises(ModelImportError):
+        imported(tmp_path, model(nodes, {"two": ints(2, 2)}, outputs=("y", "e")))
+    nodes[3] = helper.make_node("Concat", ["b", "c"], ["e"], axis=0)
+    nodes[4] = helper.make_node("Reshape", ["x", "e"], ["y"])
+    graph, certificate = imported(tmp_path, model(nodes, {"two": ints(2, 2)}))
+    assert certificate is not None
+    assert [node.type for node in graph.nodes] == ["Input", "Reshape", "Output"]
+
+
 def test_more_than_so_many_operators_are_not_kept_together(tmp_path: Path) -> None:
     nodes = [helper.make_node("Transpose", ["x"], ["v0"], perm=[1, 0], name="first")]
     nodes += [helper.make_node("Softsign", [f"v{n}"], [f"v{n + 1}"]) for n in range(64)]
