@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.errors import DatasetError
 from backend.sample_plan import Window
 
 if TYPE_CHECKING:
@@ -56,5 +55,5 @@ class ReadAhead:
     def _fill(self, reading: _Reading) -> None:
         try:
             reading.rows = self._read(reading.window)
-        except (DatasetError, OSError, MemoryError) as error:
+        except Exception as error:  # the thread's boundary: whoever takes the window gets it
             reading.error = error
