@@ -21,6 +21,7 @@ from p2p.errors import P2PError
 
 MAX_PROMPT_CHARACTERS = 1 << 20
 _TAB = "    "
+_PROMPT = "> "
 _HINT = "(Ctrl-D ends the conversation, /new begins another)"
 
 
@@ -95,7 +96,8 @@ class Conversation:
         async with trio.open_nursery() as nursery:
             self._answering: trio.CancelScope | None = None
             nursery.start_soon(self._stop_answers, interrupts)
-            read = partial(trio.to_thread.run_sync, _read_line, abandon_on_cancel=True)  # type: ignore[call-arg]
+            prompt = "" if self._order.as_json else _PROMPT
+            read = partial(trio.to_thread.run_sync, _read_line, prompt, abandon_on_cancel=True)  # type: ignore[call-arg]
             while (line := await read()) is not None:
                 if line.strip() == "/new":
                     self._messages = self._order.begin()
@@ -122,18 +124,19 @@ class Conversation:
         async for _ in interrupts:
             if self._answering is not None:
                 self._answering.cancel()
-            else:
-                print(f"\n{_HINT}\n> ", end="", flush=True)
+            elif not self._order.as_json:
+                print(f"\n{_HINT}\n{_PROMPT}", end="", flush=True)
 
 
-def _read_line() -> str | None:
+def _read_line(prompt: str) -> str | None:
     """None at the end of the input."""
     with suppress(ImportError):
         import readline  # noqa: F401 - gives the prompt its history and editing
     try:
-        return input("> ")[:MAX_PROMPT_CHARACTERS]
+        return input(prompt)[:MAX_PROMPT_CHARACTERS]
     except EOFError:
-        print()
+        if prompt:
+            print()
         return None
 
 

@@ -5,6 +5,7 @@ Knows nothing of money or tokens: who calls it decides who may. Nothing of a req
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,8 @@ class Hosting:
         limits: ServerLimits = _DEFAULT_LIMITS,
         most: int = MAX_HOSTED,
     ) -> None:
+        # What a killed predecessor left: copies of models.
+        shutil.rmtree(directory, ignore_errors=True)
         self._directory = directory
         self._nursery = nursery
         self._sandbox = sandbox
@@ -96,16 +99,16 @@ class Hosting:
         Raises WorkerFailedError for a model that cannot be served, WorkerDiedError, and
         RemoteFailureError if the job is hosted already or this peer hosts as many as it may.
         """
+        found = await trio.to_thread.run_sync(sniff, model)
+        if found not in _SERVED:
+            served = ", ".join(each.value for each in _SERVED)
+            raise WorkerFailedError("model", f"the file is {found.value}, served are {served}")
         if job_id in self._hosted:
             raise RemoteFailureError("conflict", f"job {job_id} is hosted already")
         if len(self._hosted) >= self._most:
             raise RemoteFailureError(
                 "busy", f"{len(self._hosted)} models are hosted here, limit {self._most}"
             )
-        found = await trio.to_thread.run_sync(sniff, model)
-        if found not in _SERVED:
-            served = ", ".join(each.value for each in _SERVED)
-            raise WorkerFailedError("model", f"the file is {found.value}, served are {served}")
         plan = self._plan(job_id, ModelFile(name, model, device, options, tokenizer), memory_bytes)
 
         def on_ready(lines: tuple[str, ...]) -> None:
@@ -173,9 +176,9 @@ class Hosting:
         try:
             with hosted.scope:
                 await hosted.model.run()
-        except (WorkerError, OSError) as error:
-            hosted.failure = error if isinstance(error, WorkerError) else WorkerError(str(error))
-            log.warning("hosted model gave up", job_id=hosted.job_id, reason=str(error))
+        except Exception as error:  # the boundary of its task: no model may end the peer
+            hosted.failure = error if isinstance(error, WorkerError) else WorkerError(repr(error))
+            log.warning("hosted model gave up", job_id=hosted.job_id, reason=repr(error))
         finally:
             if self._hosted.get(hosted.job_id) is hosted:
                 del self._hosted[hosted.job_id]
