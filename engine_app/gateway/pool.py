@@ -34,6 +34,10 @@ class Member:
     retried: int = 0
     uses: set[Use] = field(default_factory=set)
 
+    def give_up(self) -> None:
+        for use in tuple(self.uses):
+            use.give_up()
+
 
 class Use:
     """One request's use of an endpoint, until ``scope`` is left; what becomes of it is noted once."""
@@ -102,6 +106,8 @@ class Pool:
         self._on_change = on_change
         self._members: dict[str, list[Member]] = {}
         self._choices = 0
+        self._removed: list[Member] = []
+        """Those that still have requests."""
         self._withdrawn: set[str] = set()
         self._changed = trio.Event()
         """Set when the health of any changes."""
@@ -110,15 +116,21 @@ class Pool:
         """Its health must be watched by ``watch``."""
         member = Member(endpoint, place, Load(endpoint.name))
         self._members.setdefault(place.model, []).append(member)
+        self._rescue(place.model)
         return member
 
     def remove(self, member: Member) -> None:
-        """Requests that it answers now go on."""
-        left = [each for each in self._members.get(member.place.model, ()) if each is not member]
+        """An answer that has begun goes on; what waits for one goes elsewhere, as soon as that can be."""
+        model = member.place.model
+        left = [each for each in self._members.get(model, ()) if each is not member]
         if left:
-            self._members[member.place.model] = left
+            self._members[model] = left
         else:
-            self._members.pop(member.place.model, None)
+            self._members.pop(model, None)
+        self._removed = [each for each in (*self._removed, member) if each.uses]
+        if not self._is_allowed(member.place):
+            member.give_up()  # nothing is sent there again, as after a loss it would be
+        self._rescue(model)
 
     @property
     def members(self) -> list[Member]:
@@ -185,9 +197,18 @@ class Pool:
             self._changed.set()
             self._changed = trio.Event()
             self._on_change(member)
-            if not health.is_up and self.is_up(member.place.model):
-                for use in tuple(member.uses):
-                    use.give_up()
+            self._rescue(member.place.model)
+
+    def _rescue(self, model: str) -> None:
+        """What waits at endpoints that are gone goes to one that is up, if there is one."""
+        if not self.is_up(model):
+            return
+        for member in self._members.get(model, ()):
+            if not member.health.is_up:
+                member.give_up()
+        for member in self._removed:
+            if member.place.model == model:
+                member.give_up()
 
     def readings(self) -> list[EndpointReading]:
         return [

@@ -231,6 +231,39 @@ async def test_what_waits_at_an_endpoint_that_is_gone_goes_to_another_one() -> N
         assert tested.pool.members[0].stats.requests["lost"] == 1
 
 
+@pytest.mark.parametrize("comes_later", [False, True])
+async def test_what_waits_at_an_endpoint_that_was_removed_goes_to_another_one(comes_later: bool) -> None:
+    (silent, place), (well, _) = replicas(2)
+    silent.told = [Told(hold=trio.Event())]
+    async with gateway((silent, place)) as tested, await tested.open() as stream:
+        await stream.send_all(b"GET /v1/model HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        await until(lambda: bool(silent.asked))
+        (member,) = tested.pool.members
+        if comes_later:
+            tested.pool.remove(member)
+            assert not silent.cancelled.is_set(), "it may still answer, and nobody else can"
+            tested.pool.add(well, place)
+        else:
+            tested.pool.add(well, place)
+            assert not silent.cancelled.is_set()
+            tested.pool.remove(member)
+        assert b" 200 " in await stream.receive_some(1 << 16)
+        await silent.cancelled.wait()
+
+
+async def test_what_waits_at_a_peer_that_was_forbidden_is_taken_back_even_if_nobody_else_answers() -> None:
+    (far, _), *_ = replicas(1)
+    far.told = [Told(hold=trio.Event())]
+    async with gateway((far, Place("m", "m", "P", "job"))) as tested, await tested.open() as stream:
+        await stream.send_all(b"GET /v1/model HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        await until(lambda: bool(far.asked))
+        (member,) = tested.pool.members
+        tested.forbidden.add("P")
+        tested.pool.remove(member)
+        assert b" 502 " in await stream.receive_some(1 << 16)
+        await far.cancelled.wait()
+
+
 async def test_a_peer_that_is_not_allowed_sees_nothing_from_that_moment() -> None:
     (far, _), (here, place) = replicas(2)
     far.told = [None]
