@@ -29,10 +29,10 @@ from p2p.session import plan
 from p2p.session.checks import Prepared
 from p2p.session.deployments import DeploymentOrder, DeploymentView, serving_of, spec_of, view
 from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
-from p2p.session.inference import JobCaller, ModelClient, Tensor
+from p2p.session.inference import HastyCaller, JobCaller, ModelClient, Tensor
 from p2p.session.job import WITH_PEER, Direct, Job
 from p2p.session.live import LiveJob
-from p2p.session.model_at_peer import ModelAtPeer
+from p2p.session.model_at_peer import Caller, ModelAtPeer
 from p2p.session.neighbours import Neighbour, find_neighbours
 from p2p.session.news import News
 from p2p.session.runner import JobRunner
@@ -50,6 +50,8 @@ TOLD_TIMEOUT_S = 30.0
 KEEP_PARTIAL_S = 7 * 24 * 3600.0
 """Files that never arrived whole."""
 CANCEL_TIMEOUT_S = 10.0
+BOUND_PATIENCE_S = 1.0
+"""Of calls that are bound to one peer: whoever binds them can ask another one."""
 
 
 class JobEngine:
@@ -436,7 +438,8 @@ class JobEngine:
 
         Of replicas of one name it is the newest that has a peer.
 
-        With ``peer`` only there: nothing is ever sent to another one that it may move to.
+        With ``peer`` only there, and with little patience: nothing is ever sent to another one that it
+        may move to.
         Raises JobUnknownError; each call raises JobEndedError once it is over, or not there any more.
         """
         job_id = self._replica(name, peer) or self._live(name).job.job_id
@@ -454,7 +457,7 @@ class JobEngine:
         )
         return next(named, None)
 
-    def _deployment_caller(self, job_id: str, peer: str | None) -> JobCaller:
+    def _deployment_caller(self, job_id: str, peer: str | None) -> Caller:
         live = self._lives.get(job_id)
         if live is None or live.job.is_over:
             raise JobEndedError(f"deployment {job_id[:8]} is over")
@@ -462,7 +465,8 @@ class JobEngine:
             raise JobEndedError(f"deployment {job_id[:8]} has no peer yet")
         if peer is not None and live.job.peer_id != peer:
             raise JobEndedError(f"deployment {job_id[:8]} is at another peer now")
-        return self._caller(live.job.peer_id, job_id)
+        caller = self._caller(live.job.peer_id, job_id)
+        return caller if peer is None else HastyCaller(caller, BOUND_PATIENCE_S)
 
 
 def _terms(peer: str | None, budget: int) -> Direct | None:

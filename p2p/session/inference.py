@@ -84,14 +84,17 @@ class JobCaller:
         self._authorized_until = 0.0
         self._authorizing = trio.Lock()
 
-    async def call(self, call: InferenceCall, body: bytes = b"") -> tuple[InferenceAnswer, bytes]:
+    async def call(
+        self, call: InferenceCall, body: bytes = b"", patience_s: float | None = None
+    ) -> tuple[InferenceAnswer, bytes]:
         """Raises RemoteFailureError when the peer refuses, ConnectionFailedError, DeadlineError."""
-        return await self.repeat(lambda: self.streams.call(call, body, PREDICT_TIMEOUT_S))
+        return await self.repeat(lambda: self.streams.call(call, body, PREDICT_TIMEOUT_S), patience_s)
 
-    async def repeat(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def repeat(self, attempt: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
         """Again over new connections, and once with a new token: asking a model may be repeated."""
         backoff = Backoff(self._engine.draw)
-        gives_up_at = trio.current_time() + self._engine.limits.inference_patience_s
+        patience_s = self._engine.limits.inference_patience_s if patience_s is None else patience_s
+        gives_up_at = trio.current_time() + patience_s
         refused = False
         while True:
             try:
@@ -131,6 +134,21 @@ class JobCaller:
             if not isinstance(answer, Done):
                 raise RemoteProtocolError(f"peer answered {type(answer).__name__} to {type(call).__name__}")
             self._authorized_until = until - 60.0
+
+
+class HastyCaller:
+    """The same, for whoever has somebody else to ask: it gives up soon."""
+
+    def __init__(self, caller: JobCaller, patience_s: float) -> None:
+        self.streams = caller.streams
+        self._caller = caller
+        self._patience_s = patience_s
+
+    async def call(self, call: InferenceCall, body: bytes = b"") -> tuple[InferenceAnswer, bytes]:
+        return await self._caller.call(call, body, self._patience_s)
+
+    async def repeat(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        return await self._caller.repeat(attempt, self._patience_s)
 
 
 class ModelClient:
