@@ -80,6 +80,8 @@ class NumericsTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_s: float
 
 
+MAX_WATCHED = 1_000
+"""Nodes whose activity is told."""
 Heads = Annotated[tuple[HeadMetrics, ...], Meta(max_length=MAX_HEADS)]
 
 
@@ -152,6 +154,8 @@ class Train(WorkerMessage, frozen=True):
     start_partly: bool = False
     """Whether it may lack some of the graph's weights."""
     stream: SampleStream | None = None
+    watch_every_s: Annotated[float, Meta(ge=0.1)] | None = None
+    """How often to tell what goes on at the nodes (Watched); None: never, which costs nothing."""
 
 
 class Samples(WorkerMessage, frozen=True):
@@ -268,6 +272,23 @@ class Progress(WorkerMessage, frozen=True):
     """How long the training has waited for samples so far; None where all of them are here."""
 
 
+class NodeActivity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """``node``: its id, with those of the nodes around it before it, with dots."""
+
+    node: Annotated[str, Meta(max_length=1000)]
+    mean: float
+    std: float
+    gradient: float | None = None
+    """Norm of the gradients of its weights; None for a node without any."""
+
+
+class Watched(WorkerMessage, frozen=True):
+    """What went on at the nodes in one step; sent only to who asked for it."""
+
+    step: int
+    nodes: Annotated[tuple[NodeActivity, ...], Meta(max_length=MAX_WATCHED)]
+
+
 class SegmentSaved(WorkerMessage, frozen=True):
     """A checkpoint from which training goes on bit-exactly is in ``file``."""
 
@@ -363,6 +384,7 @@ Event = (
     | TrainingPrepared
     | WantSamples
     | Progress
+    | Watched
     | SegmentSaved
     | WaitingForPermission
     | Paused

@@ -5,6 +5,7 @@ What a step does follows from weights, batch, seed and number of the step alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.distributed import Ranks
+
+
+Run = Callable[..., torch.Tensor | Tensors]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,16 @@ class Stepper:
             seed_step(self.parts.device, self.parts.seed + self.ranks.rank, number)
         return inputs, targets
 
-    def predict(self, inputs: Tensors) -> Tensors:
-        """In the precision that was chosen; what comes out is compared in float32."""
+    def predict(self, inputs: Tensors, run: Run | None = None) -> Tensors:
+        """In the precision that was chosen; what comes out is compared in float32.
+
+        ``run``: what stands for the module while it is watched.
+        """
+        run = run or self.module
         if not self._is_half:
-            return as_tuple(self.module(*inputs))
+            return as_tuple(run(*inputs))
         with self.precision():
-            answer = as_tuple(self.module(*inputs))
+            answer = as_tuple(run(*inputs))
         return tuple(each.float() for each in answer)
 
     def precision(self) -> AbstractContextManager[object]:
@@ -99,9 +107,9 @@ class Stepper:
             return nullcontext()
         return torch.autocast(self._device_type, torch.bfloat16)
 
-    def forward(self, batch: Batch, number: int) -> Outcome:
+    def forward(self, batch: Batch, number: int, run: Run | None = None) -> Outcome:
         inputs, targets = self.inputs_of(batch, number)
-        predictions = self.predict(inputs)
+        predictions = self.predict(inputs, run)
         objective = self.parts.objective
         loss, judged = objective.loss(predictions, targets), objective.judge(predictions, targets)
         if self.ranks is None:

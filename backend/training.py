@@ -13,7 +13,9 @@ from typing import NoReturn, Protocol
 
 import msgspec
 import torch
+from torch import fx
 
+from backend.activity import Watcher
 from backend.balance import find_class_weights, with_class_weights
 from backend.blame import Culprit, culprit_of_update, find_culprit, first_bad_gradient
 from backend.checkpoint import capture_weights, restore_weights
@@ -31,7 +33,7 @@ from backend.objective import Objective, Penalties
 from backend.pipeline import read_pipeline
 from backend.preparation import build_augmentations, compile_preparation
 from backend.rates import Rates
-from backend.reports import Metrics
+from backend.reports import Metrics, Watched
 from backend.sample_plan import TEST, VALIDATION, make_schedule
 from backend.samples import LocalSamples, SampleSource, check_fit
 from backend.schedules import Position
@@ -66,6 +68,9 @@ class TrainingConfig:
     """Whether it ends early when the graph says so."""
     ranks: Ranks | None = None
     """The other processes that train the same model; each computes a part of every batch."""
+    watch_every_s: float | None = None
+    """How often ``watched`` is told what goes on at the nodes; never where there are ranks."""
+    watched: Callable[[Watched], None] = lambda found: None
 
 
 class Trainer:
@@ -128,6 +133,7 @@ class Trainer:
             pipeline,
             checkpoint.training.normalization if checkpoint else scaling_of(start, pipeline),
         )
+        self._watcher = self._watch_with(config)
         self._can_look_back = isinstance(samples, LocalSamples) and config.ranks is None
         self._state_bytes = size.checkpoint_bytes
         self._control: Control = _Unhindered()
@@ -255,7 +261,8 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         turn = self._turn(len(batch.targets))
-        outcome = self._stepper.forward(batch, self._step)
+        watcher = self._watcher if self._watcher is not None and self._watcher.is_due else None
+        outcome = self._stepper.forward(batch, self._step, watcher.run if watcher is not None else None)
         if turn.is_last:
             self._rates.follow_schedules(self._position())
         whole = self._stepper.over_all(outcome, len(batch.targets))
@@ -263,7 +270,17 @@ class Trainer:
         if loss is not None and not math.isfinite(loss):
             self._explain(f"the loss is {loss}", batch)
         self._stepper.backward(outcome, turn)
+        if watcher is not None:
+            self._config.watched(Watched(step=self._step, nodes=watcher.activity()))
         self._update(turn)
+
+    def _watch_with(self, config: TrainingConfig) -> Watcher | None:
+        if config.watch_every_s is None or config.ranks is not None:
+            return None
+        module = self._stepper.module
+        return (
+            Watcher(module, config.watch_every_s, config.now) if isinstance(module, fx.GraphModule) else None
+        )
 
     def _update(self, turn: Turn) -> None:
         if turn.is_last:

@@ -43,6 +43,7 @@ from backend.reports import (
     StateSaved,
     Train,
     TrainingPrepared,
+    Watched,
 )
 from backend.workers.group import TrainingWorkers, open_training
 from backend.workers.supervisor import PoolConfig, Worker
@@ -75,6 +76,7 @@ from p2p.datadir import write_atomic
 from p2p.errors import RemoteFailureError
 from p2p.session.checks import Prepared
 
+WATCH_EVERY_S = 0.5
 DISK_BYTES = 32 << 30
 """What a worker may write, beside its copy of the data."""
 _AHEAD = 2
@@ -94,6 +96,8 @@ class Wish:
     """A model with whose weights it begins."""
     start_partly: bool = False
     tensorboard: Path | None = None
+    watched: Callable[[Watched], None] | None = None
+    """Told now and then what goes on at the nodes; nothing is looked at where nobody is."""
 
 
 def train_here(config: Config, wish: Wish, as_json: bool) -> None:
@@ -127,7 +131,7 @@ async def begin(
         except BaseException:
             place.discard()
             raise
-        training = LocalTraining(place, order, story)
+        training = LocalTraining(place, order, story, wish.watched)
         started(training)
         return await training.run()
 
@@ -188,7 +192,15 @@ def _close(metrics: Metrics, output: Path, as_json: bool) -> None:
 class LocalTraining:
     """One training in one worker, with Ctrl-C, Enter and the control socket as its controls."""
 
-    def __init__(self, place: Place, order: TrainingOrder, story: Story) -> None:
+    def __init__(
+        self,
+        place: Place,
+        order: TrainingOrder,
+        story: Story,
+        watched: Callable[[Watched], None] | None = None,
+    ) -> None:
+        """``watched`` is told now and then what goes on at the nodes."""
+        self._watched = watched
         self._place = place
         self._order = order
         self._story = story
@@ -279,6 +291,7 @@ class LocalTraining:
             allowed_segments=first + _AHEAD,
             device=workers.devices[0],
             may_stop=True,
+            watch_every_s=None if self._watched is None else WATCH_EVERY_S,
         )
         await workers.start(command, (directory / GRAPH).read_bytes())
 
@@ -316,6 +329,8 @@ class LocalTraining:
                     self._metrics = metrics
                     self._log(metrics)
                     self._story.tell({"kind": "progress", "metrics": to_builtins(metrics)})
+                case Watched() if self._watched is not None:
+                    self._watched(event)
                 case SegmentSaved():
                     await self._keep(worker, event.file, event.metrics)
                     await worker.send(AllowSegments(upto=event.segment + 1 + _AHEAD))

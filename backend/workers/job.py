@@ -174,6 +174,8 @@ class TrainingJob:
                 time.monotonic,
                 command.may_stop,
                 self._ranks,
+                command.watch_every_s,
+                self._send,
             ),
             checkpoint,
             self._read_start(),

@@ -12,6 +12,7 @@ from engine_app.document.view import Rect
 from engine_app.scene.curves import curve_points
 from engine_app.scene.meshes import (
     BOX_FLOATS,
+    GLYPH_FLOATS,
     NO_COLOUR,
     RIBBON_FLOATS,
     blocks,
@@ -21,6 +22,7 @@ from engine_app.scene.meshes import (
     no_boxes,
     strips,
 )
+from engine_app.scene.pulse import Training, curves, pulses
 from engine_app.scene.render import DOT, FINE, LINK_WIDTH, Layers, Look, Picture, link_colour
 from engine_app.scene.snapshot import Floats, Snapshot
 from engine_app.scene.tool_state import Cutting, Linking, Moving, PortEnd, Resizing, Selecting, ToolState
@@ -59,6 +61,19 @@ def drawn(
     lines = [_resampled(each, found.segments) for each in _lines(picture, tools)]
     links = np.concatenate([found.links, *lines]) if lines else found.links
     return replace(found, links=links, boxes=joined([found.boxes, *_shapes(picture, tools)], BOX_FLOATS))
+
+
+def with_training(layers: Layers, picture: Picture, training: Training, seen: Rect) -> Layers:
+    """Over what is drawn already: pulses on links and curves below nodes."""
+    lines, texts = curves(picture, training, seen)
+    if layers.segments != FINE:
+        lines = []
+    return replace(
+        layers,
+        links=np.concatenate([layers.links, *lines]) if lines else layers.links,
+        boxes=joined([layers.boxes, pulses(picture, training, seen)], BOX_FLOATS),
+        glyphs=joined([layers.glyphs, *texts], GLYPH_FLOATS),
+    )
 
 
 def _lines(picture: Picture, tools: ToolState) -> list[tuple[Floats, Colour]]:

@@ -20,6 +20,7 @@ from engine_app.config import Config
 from engine_app.document.recovery import Recovered
 from engine_app.plain import plain
 from engine_app.ui import files, tour
+from engine_app.ui.activity import pulse_speed
 from engine_app.ui.context import Actions, Context
 from engine_app.ui.desk import Desk
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
@@ -86,6 +87,8 @@ class EngineApp(App):
         self.trainer = Trainer(self._opening.config, tasks)
         self._keeper = Keeper(self._opening.config.data_dir, self.desk, lambda: self.path)
         self.trainer.listen(self._expect_data)
+        self.trainer.listen(self._show_training)
+        self.desk.listen(self._show_training)
         tasks.start(self._keeper.run)
 
     # What the network, the chain and models need takes long to import: not before somebody asks for it.
@@ -125,6 +128,21 @@ class EngineApp(App):
         await trio.to_thread.run_sync(importlib.import_module, "engine_app.ui.network")
         if self.network.address:
             self.network.connect()
+
+    def _show_training(self) -> None:
+        """On the canvas of the graph that is trained: pulses while it runs, what it told about its nodes.
+
+        That stays until the graph is changed.
+        """
+        page, trainer = self._pages.get("build"), self.trainer
+        activity = trainer.activity
+        if page is None or activity is None:
+            return
+        runs = trainer.state in ("training", "paused")
+        is_on = activity.belongs_to(self.desk.graph) if runs else activity.graph is self.desk.graph
+        flow = self.trainer.run.metrics.get("samples_per_s") if self.trainer.run is not None else None
+        speed = pulse_speed(flow) if trainer.state == "training" else 0.0
+        page.show_training(activity.traces if is_on else {}, speed if is_on and runs else None)
 
     def _expect_data(self) -> None:
         if not self.trainer.is_reading:

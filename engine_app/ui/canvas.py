@@ -6,8 +6,8 @@ Only what changed is built anew: panning within what was built moves a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from kivy.clock import Clock
@@ -38,6 +38,7 @@ from engine_app.document.wiring import opened
 from engine_app.scene import overlay
 from engine_app.scene.gestures import Button, Gesture, GestureRecognizer, Modifiers, Scrolled
 from engine_app.scene.meshes import QUAD, grid, no_boxes, ribbon_indices
+from engine_app.scene.pulse import Sparks, Training
 from engine_app.scene.render import (
     LARGEST_TITLE,
     SMALLEST_TEXT,
@@ -147,6 +148,8 @@ class GraphCanvas(Widget):
         self._moving: frozenset[int] = frozenset()
         self._has_fitted = False
         self._touch: Any = None
+        self._training = Training()
+        self._speed = 0.0
         self._map_key: tuple[Any, ...] | None = None
         self.scene = Snapshot()
         self.view = View(zoom=self._dp)
@@ -287,7 +290,19 @@ class GraphCanvas(Widget):
         """Pixels from the upper left corner."""
         return float(touch.x - self.x), float((self.y + self.height) - touch.y)
 
-    def _tick(self, _dt: float) -> None:
+    def show_training(self, sparks: Mapping[str, Sparks], speed: float | None) -> None:
+        """What goes on at the nodes, and how fast data flows, in lengths of a link in a second; None: not."""
+        if not sparks and not self._training.sparks:
+            return
+        phase = None if speed is None else (self._training.phase or 0.0)
+        self._training, self._speed = Training(phase, sparks), speed or 0.0
+        self._draw_soon()
+
+    def _tick(self, dt: float) -> None:
+        if self._speed and self._training.phase is not None and self.get_parent_window() is not None:
+            phase = (self._training.phase + dt * self._speed) % 1.0
+            self._training = replace(self._training, phase=phase)
+            self._draw_soon()
         self._take(self._gestures.tick(Clock.get_time()))
 
     def _take(self, gestures: list[Gesture]) -> None:
@@ -381,7 +396,10 @@ class GraphCanvas(Widget):
             self._cover, self._moving = (cover_of(view.visible), zoom), going
             self._still.set(still(picture, self._cover[0], going), texture)
             self._titles.set(frame_texts(picture), QUAD, texture)
-        self._drawn.set(overlay.drawn(picture, self.tools, going, moving), texture)
+        above = overlay.drawn(picture, self.tools, going, moving)
+        if self._training.sparks:
+            above = overlay.with_training(above, picture, self._training, view.visible)
+        self._drawn.set(above, texture)
         self._draw_map()
         self.canvas.ask_update()
 

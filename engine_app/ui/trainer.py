@@ -22,6 +22,7 @@ from engine_app.local_training import LocalTraining, Wish, begin
 from engine_app.placing import install
 from engine_app.show import Story
 from engine_app.training_queue import TrainingLine
+from engine_app.ui.activity import Activity
 from engine_app.ui.converter import Converter
 from engine_app.ui.runs import Run, RunFiles, SavedRun
 from p2p.errors import P2PError
@@ -92,6 +93,8 @@ class Trainer:
         """idle, preparing, waiting, training, paused, stopping."""
         self.text = ""
         self.run: Run | None = None
+        self.activity: Activity | None = None
+        """What went on at the nodes in the newest training."""
         self.history: list[SavedRun] = self._files.load()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
@@ -162,7 +165,8 @@ class Trainer:
         try:
             await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
             await trio.to_thread.run_sync(save_graph, graph_file, graph)
-            wish = Wish(graph_file, Path(run.data), Path(run.output), self.device)
+            self.activity = Activity(graph)
+            wish = Wish(graph_file, Path(run.data), Path(run.output), self.device, watched=self.activity.add)
             line = TrainingLine(self._config.data_dir)
             metrics = await begin(line, wish, cast(Story, _Told(self)), self._on_started)
             run.add(to_builtins(metrics))

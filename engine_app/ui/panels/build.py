@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kivy.uix.boxlayout import BoxLayout
 from kivy.uix.widget import Widget
 
+from engine_app.scene.pulse import Sparks
 from engine_app.scene.tool_state import PortEnd
 from engine_app.ui import theme
+from engine_app.ui.activity import Trace
 from engine_app.ui.context import Context
 from engine_app.ui.panels.inspector import InspectorPanel, fill_problems
 from engine_app.ui.panels.outline import OutlinePanel
@@ -92,6 +95,19 @@ class BuildPage(BoxLayout):
         self._context.desk.select(node_id)
         if not self._is_wide:
             self._show_inspector(node_id)
+
+    def show_training(self, traces: Mapping[str, Trace], speed: float | None) -> None:
+        """On the canvas; of what is open, where that is inside a node."""
+        canvas = self.bench.canvas_widget
+        prefix = "".join(f"{each}." for each in canvas.state.inside)
+        canvas.show_training(
+            {
+                name.removeprefix(prefix): Sparks(tuple(trace.spread), tuple(trace.gradients))
+                for name, trace in traces.items()
+                if name.startswith(prefix)
+            },
+            speed,
+        )
 
     def search_here(self) -> bool:
         return self.bench.search_here()

@@ -58,6 +58,10 @@ class RadialItem(Grounded):
             return True
         return super().on_key(code)
 
+    def _move_ring(self, *_: Any) -> None:
+        radius = min(self.width, self.height) / 2 - self.look.px(1)
+        self._ring.circle = (self.x + self.width / 2, self.y + self.height / 2, max(radius, 1))
+
     def _arrange(self, *_: Any) -> None:
         px = self.look.px
         x, y = self.x + self.width / 2, self.y + self.height / 2
@@ -89,6 +93,7 @@ class RadialMenu(FloatLayout):
         self.items = [RadialItem(look, each, partial(self._take, each), self._step) for each in choices]
         self._title = Text(look, title, theme.LABEL, look.palette.text, align="center", lines=2)
         self._title.size_hint_x = None
+        paint(self._title, faded(look.palette.surface, 0.9), look.px(theme.RADIUS))
         self.add_widget(self._title)
         for item in self.items:
             self.add_widget(item)

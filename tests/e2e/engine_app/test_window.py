@@ -175,6 +175,7 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
     async with open_window() as (window, driver):
         window.open_example()
         window.desk.set_training(epochs=6)
+        canvas = window.content.bench.canvas_widget
         window.show_page("train")
         trainer = window.trainer
         await driver.until(lambda: trainer.preview is not None)
@@ -185,9 +186,13 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
         with trio.fail_after(90):
             while trainer.state != "training":
                 await driver.frames(1)
+            while not canvas._training.sparks or not canvas._speed:
+                await driver.frames(1)
+            assert canvas._training.phase is not None
             trainer.pause()
             while trainer.state == "training":
                 await driver.frames(1)
+            assert canvas._training.phase is not None and canvas._speed == 0
             trainer.change_rate(0.005)
             trainer.resume()
             while not trainer.history:
@@ -201,6 +206,10 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
         await driver.frames(3)
         matrix = next(each for each in window.host.walk() if isinstance(each, Confusion))
         assert matrix.height > 100
+        spread = canvas._training.sparks["conv1"]
+        assert spread.gradients and spread.spread and canvas._training.phase is None
+        window.desk.rename("another")
+        assert not canvas._training.sparks
 
 
 async def test_a_training_is_cancelled_and_bad_data_is_told(open_window: Open, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace as replace_order
 
 from backend.formats.cyxmodel import read_cyxmodel
 from backend.formats.tensors import Array, pack_tensors
@@ -21,6 +22,7 @@ from backend.reports import (
     StateSaved,
     Train,
     TrainingPrepared,
+    Watched,
 )
 from backend.serialize import dump_graph
 from backend.workers.job import TrainingJob
@@ -77,6 +79,24 @@ def test_a_cancelled_training_is_saved_where_it_stood_and_goes_on_from_there(tmp
     whole = trained(task)
     whole.finish()
     assert equal(read_cyxmodel(tmp_path / "result.cyxmodel"), whole.result())
+
+
+def test_a_training_that_is_watched_tells_of_its_nodes_and_changes_no_bit(tmp_path: Path) -> None:
+    task = with_settings(overfitting(), epochs=3)
+    told = Told(tmp_path, task, NOISE, replace_order(order(), watch_every_s=0.1))
+    told.job.run()
+    seen = told.of(Watched)
+    assert seen and isinstance(seen[0], Watched)
+    nodes = {each.node: each for each in seen[0].nodes}
+    layers = {node.id for node in task.nodes if node.type == "Dense"}
+    assert layers <= nodes.keys()
+    assert all((nodes[name].gradient or 0) > 0 and nodes[name].std > 0 for name in layers)
+    whole = trained(task)
+    whole.finish()
+    assert equal(read_cyxmodel(tmp_path / "result.cyxmodel"), whole.result())
+    unwatched = Told(tmp_path, task, NOISE, order())
+    unwatched.job.run()
+    assert not unwatched.of(Watched)
 
 
 def test_a_training_that_diverges_says_where_and_saves_what_was_before(tmp_path: Path) -> None:
