@@ -23,7 +23,9 @@ def test_damaged_files_break_no_reader(start: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}"
+    "path",
+    sorted(path for path in CORPUS.glob("*/*") if path.parent.name in READERS),
+    ids=lambda path: f"{path.parent.name}-{path.name}",
 )
 def test_the_corpus_is_judged_as_it_is_named(path: Path, tmp_path: Path) -> None:
     read = READERS[path.parent.name]
