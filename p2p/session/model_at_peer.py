@@ -47,16 +47,15 @@ class ModelAtPeer:
         self._name = ""
 
     async def status(self) -> DeploymentStatus:
-        """Raises RemoteFailureError, ConnectionFailedError, DeadlineError, RemoteProtocolError."""
+        """What the model takes, gives and can, and how it is.
+
+        Raises RemoteFailureError, ConnectionFailedError, DeadlineError, RemoteProtocolError.
+        """
         answer, _ = await self._find_caller().call(StatusOf(self.deployment))
         if not isinstance(answer, DeploymentStatus):
             raise RemoteProtocolError(f"peer answered {type(answer).__name__} to StatusOf")
         self._name = answer.name or self._name
         return answer
-
-    async def describe(self) -> DeploymentStatus:
-        """Of a model that answers: what it takes, gives and can. Raises as ``status``."""
-        return await self.status()
 
     async def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All outputs by name. Of a model with one input its name may be empty. Raises as ``status``."""
