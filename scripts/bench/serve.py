@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -260,6 +261,8 @@ def main() -> None:
     if options.install_mlserver:
         install_mlserver()
         return
+    # So that whoever is told to stop takes its servers with it: they have sessions of their own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     found = measure(options.rounds)
     print(f"{'server':10} {'clients':>7} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8}")
     for (name, clients), value in sorted(found.items()):
