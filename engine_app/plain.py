@@ -10,3 +10,9 @@ def plain(text: str, *, lines: bool = False) -> str:
         char if char.isprintable() or char in kept else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def brief(text: str, most_lines: int = 40, characters: int = 2000) -> str:
+    """As ``plain``, with its lines, cut so that it can be drawn: its end, where errors say what they are."""
+    kept = plain(text, lines=True)[-characters:].split("\n")[-most_lines:]
+    return "\n".join(kept)

@@ -24,7 +24,7 @@ from engine_app.ui.self_check_models import THREE, show_deployment, show_network
 from engine_app.ui.theme import QUICK_S
 
 DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 
 
 async def check_window(config: Config, directory: Path) -> list[Path]:
@@ -77,6 +77,7 @@ class _Walk:
         window.show_page("build")
         await self._take("desktop-build", lambda: window.desk.select("optimizer"))
         await self._light()
+        await self._models_at_all_sizes()
         window.host.set_content(build_gallery(window.host.look))
         await self._take("controls", lambda: None)
 
@@ -112,7 +113,8 @@ class _Walk:
     async def _train(self, name: str) -> None:
         """Curves of a run that is made up: nothing is trained here."""
         window = self._window
-        await self._until(lambda: not window.trainer.is_reading)
+        window.show_page("train")  # which reads what was proposed
+        await self._until(lambda: window.trainer.preview is not None)
         run = Run(DIGITS.name, DIGITS_DATA, 1)
         for step in range(1, 500):
             loss = 2.2 * math.exp(-step / 90) + 0.05 + 0.04 * math.sin(step * 1.7) * math.exp(-step / 300)
@@ -163,7 +165,6 @@ class _Walk:
         await self._until(lambda: page.try_it.conversation is not None)
         page.try_it.tryout.chat("How is a peer paid?")
         await self._take(f"{name}-chat", lambda: None)
-
         await self._deploy_at_peer(name)
 
     async def _deploy_at_peer(self, name: str) -> None:
@@ -197,6 +198,14 @@ class _Walk:
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
             await frames(1)
+
+    async def _models_at_all_sizes(self) -> None:
+        """What a model is asked, in the light too."""
+        window = self._window
+        window.servers.all = shown_servers(window.context.config.data_dir)
+        await self._take("desktop-light-deploy", lambda: window.show_page("deploy"))
+        await self._export("desktop-light")
+        window.servers.all = []
 
     async def _light(self) -> None:
         window = self._window

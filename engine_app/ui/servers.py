@@ -177,12 +177,16 @@ class Servers:
             keys = _with_own(own_key, Keys(self._config.data_dir, server.lines.append))
             server.url = _shown_url(wish.host, listener)
             at = Server(_reachable(wish.host), listener.getsockname()[1], text)
-            server.model = HttpEndpoint(server.name, at)
+            endpoint = server.model = HttpEndpoint(server.name, at)
             server.server = SupervisedServer(plan, listener, keys, told)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow, server, server.model)
-                await server.server.run()
-                nursery.cancel_scope.cancel()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._follow, server, endpoint)
+                    await server.server.run()
+                    nursery.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):  # closes only what is idle: it waits for nobody
+                    await endpoint.aclose()
 
     def _ready(self, server: LocalServer, lines: tuple[str, ...]) -> None:
         server.about = lines

@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 120.0
 """For a whole answer, or between two parts of a streamed one."""
+MAX_MESSAGES = 200
+"""Of a conversation; older ones are forgotten."""
 MAX_WRITTEN = 1 << 18
 """Characters of a streamed answer that are kept."""
+MAX_REFUSAL_BYTES = 1 << 16
 Listener = Callable[[], None]
 
 
@@ -71,7 +74,7 @@ class Tryout:
         """Asks the model what it is."""
 
         async def work() -> None:
-            self.about = read_description(await self._whole(DESCRIBE))
+            self.about = await trio.to_thread.run_sync(read_description, await self._whole(DESCRIBE))
 
         self._do(work)
 
@@ -90,6 +93,7 @@ class Tryout:
     def chat(self, text: str) -> None:
         if self.about is None or not text.strip():
             return
+        del self.messages[: -MAX_MESSAGES + 2]
         self.messages.append(Message("user", text))
         told = [(each.role, each.text) for each in self.messages]
         answer = Message("assistant", "")
@@ -129,7 +133,7 @@ class Tryout:
             async with self._endpoint.ask(asked) as answer:
                 body = await read_whole(answer)
         if answer.status != 200:
-            raise QuestionError(read_error(answer.status, body))
+            raise QuestionError(read_error(answer.status, body[:MAX_REFUSAL_BYTES]))
         return body
 
     async def _stream(self, asked: Asked, add: Callable[[str], None]) -> None:
@@ -137,7 +141,7 @@ class Tryout:
         lines = EventLines()
         async with self._endpoint.ask(asked) as answer:
             if answer.status != 200:
-                raise QuestionError(read_error(answer.status, await read_whole(answer)))
+                raise QuestionError(read_error(answer.status, (await read_whole(answer))[:MAX_REFUSAL_BYTES]))
             with trio.CancelScope() as patience:
                 patience.deadline = trio.current_time() + TIMEOUT_S
                 async for chunk in answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine_app.plain import plain
+from engine_app.plain import brief
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.tryout import Tryout
@@ -13,7 +13,7 @@ from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.fields import TextField
 
 SHOWN_MESSAGES = 40
-SHOWN_CHARACTERS = 8000
+SHOWN_CHARACTERS, SHOWN_LINES = 8000, 200
 """Of one message: the end of it."""
 
 
@@ -51,7 +51,7 @@ class Conversation(Column):
             self._bubbles = [(each, self._bubble(each.role == "user")) for each in messages]
         for message, text in self._bubbles:
             waits = not message.text and self._tryout.is_busy and message is messages[-1]
-            text.text = "..." if waits else plain(message.text[-SHOWN_CHARACTERS:], lines=True)
+            text.text = "..." if waits else brief(message.text, SHOWN_LINES, SHOWN_CHARACTERS)
 
     def _bubble(self, is_mine: bool) -> Text:
         look = self._look
@@ -69,7 +69,7 @@ class Conversation(Column):
         if not self._bubbles and self._tryout.written:
             self._bubbles = [(None, self._bubble(False))]
         for _, text in self._bubbles:
-            text.text = plain(self._tryout.written[-SHOWN_CHARACTERS:], lines=True)
+            text.text = brief(self._tryout.written, SHOWN_LINES, SHOWN_CHARACTERS)
 
     def _show_buttons(self) -> None:
         look, row = self._look, self._buttons

@@ -8,7 +8,7 @@ from typing import Any
 from kivy.clock import Clock
 from kivy.uix.boxlayout import BoxLayout
 
-from engine_app.plain import plain
+from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.network import Network
@@ -143,7 +143,7 @@ class DeployPage(BoxLayout):
         look, network = self._context.look, self._network
         self._told.clear_widgets()
         if network.problem:
-            text = plain(network.problem, lines=True)
+            text = brief(network.problem)
             self._told.add_widget(Text(look, text, theme.SMALL, look.palette.danger))
         if network.busy:
             self._told.add_widget(Text(look, f"{plain(network.busy)}...", theme.SMALL, look.palette.muted))
@@ -168,7 +168,7 @@ class DeployPage(BoxLayout):
         card.add_widget(head)
         if one.text:
             colour = look.palette.danger if one.state == "failed" else look.palette.muted
-            card.add_widget(Text(look, plain(one.text, lines=True), theme.SMALL, colour))
+            card.add_widget(Text(look, brief(one.text), theme.SMALL, colour))
         if isinstance(one, Remote):
             for button in remote_buttons(self._context, self._network, one):
                 head.add_widget(button)

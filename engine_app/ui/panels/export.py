@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from kivy.clock import Clock
 
 from engine_app.exporting import Order
-from engine_app.plain import plain
+from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.exporter import ENDINGS, FORMATS, Exporter
@@ -221,7 +221,7 @@ class ExportSheet(Column):
     def _show_result(self, part: Column) -> None:
         look, exporter = self._context.look, self._exporter
         if exporter.problem:
-            part.add_widget(Text(look, plain(exporter.problem, lines=True), colour=look.palette.danger))
+            part.add_widget(Text(look, brief(exporter.problem), colour=look.palette.danger))
             for node in exporter.problem_nodes:
                 row = Row(look)
                 show = partial(self._show_node, node)

@@ -11,7 +11,7 @@ import trio
 from kivy.clock import Clock
 
 from engine_app.document.files import write_atomically
-from engine_app.plain import plain
+from engine_app.plain import brief, plain
 from engine_app.scene.snapshot import SnapshotBuilder
 from engine_app.scene.svg import svg_of
 from engine_app.ui import theme
@@ -150,7 +150,7 @@ class ImportSheet(Column):
             told = f"{stage.number} of {stage.total}: {stage.text}" if stage else "Starting a closed worker"
             self._told.text = plain(told)
         elif importer.problem:
-            self._told.text, self._told.color = plain(importer.problem, lines=True), look.palette.danger
+            self._told.text, self._told.color = brief(importer.problem), look.palette.danger
         if self._shown != importer.is_busy:
             self._shown = importer.is_busy
             self._buttons.clear_widgets()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine_app.plain import plain
+from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.network import JobWish, Network
@@ -117,7 +117,7 @@ class OrderCard(Card):
     def _show_told(self, part: Column, problem: str, busy: str, ready: bool) -> None:
         look = self._context.look
         if problem:
-            part.add_widget(Text(look, plain(problem, lines=True), theme.SMALL, look.palette.danger))
+            part.add_widget(Text(look, brief(problem), theme.SMALL, look.palette.danger))
         if busy:
             part.add_widget(Text(look, f"{plain(busy)}...", theme.SMALL, look.palette.muted))
         if not ready and not busy:

@@ -10,7 +10,7 @@ from typing import Any
 from kivy.clock import Clock
 
 from backend.readers.source import Missing, ReadOptions, Task
-from engine_app.plain import plain
+from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.converter import Converter, sections_of
@@ -165,7 +165,7 @@ class ReadSheet(Column):
         look, converter, part = self._context.look, self._converter, self._go
         part.clear_widgets()
         for problem in filter(None, (self._wrong, converter.problem)):
-            part.add_widget(Text(look, plain(problem, lines=True), colour=look.palette.danger))
+            part.add_widget(Text(look, brief(problem), colour=look.palette.danger))
         if converter.is_busy:
             line = ProgressLine(look)
             line.show(converter.share)

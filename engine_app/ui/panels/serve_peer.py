@@ -12,7 +12,7 @@ from kivy.clock import Clock
 
 from backend.formats.sniff import ModelFormat, sniff
 from engine_app.entry import CommandError
-from engine_app.plain import plain
+from engine_app.plain import brief, plain
 from engine_app.serving import find_model, model_name
 from engine_app.ui import theme
 from engine_app.ui.context import Context
@@ -241,7 +241,7 @@ class PeerSheet(Column):
         button.disabled = self._format is ModelFormat.UNKNOWN or not self._peers or bool(network.busy)
         part.add_widget(button)
         if network.problem:
-            part.add_widget(Text(look, plain(network.problem, lines=True), theme.SMALL, look.palette.danger))
+            part.add_widget(Text(look, brief(network.problem), theme.SMALL, look.palette.danger))
         if network.busy:
             part.add_widget(Text(look, f"{plain(network.busy)}...", theme.SMALL, look.palette.muted))
 

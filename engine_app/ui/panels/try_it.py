@@ -11,7 +11,7 @@ import trio
 from kivy.clock import Clock
 
 from backend.serving.asked import Asked
-from engine_app.plain import plain
+from engine_app.plain import brief, plain
 from engine_app.ui import questions, theme
 from engine_app.ui.context import Context
 from engine_app.ui.ink import Pixels, rasterized
@@ -240,7 +240,7 @@ class TryIt(Card):
         if tryout.about is None and tryout.is_busy:
             part.add_widget(Text(look, "Asking the model what it takes", theme.SMALL, look.palette.muted))
         if tryout.problem:
-            part.add_widget(Text(look, plain(tryout.problem, lines=True), colour=look.palette.danger))
+            part.add_widget(Text(look, brief(tryout.problem), colour=look.palette.danger))
         if tryout.about is not None and not ways(tryout.about):
             text = "It takes several inputs: ask it through its address, with each as an array."
             part.add_widget(Text(look, text, colour=look.palette.muted))

@@ -158,6 +158,7 @@ class Picture(Widget):
             Color(1, 1, 1)
             self._drawn = Rectangle(size=(0, 0))
         self._look = look
+        self._has_pixels = False
         self.bind(pos=self._place, size=self._place)
 
     def show(self, pixels: Pixels | Sequence[Sequence[float]]) -> None:
@@ -168,11 +169,11 @@ class Picture(Widget):
         texture.blit_buffer(
             np.ascontiguousarray(found[::-1]).tobytes(), colorfmt="luminance", bufferfmt="ubyte"
         )
-        self._drawn.texture = texture
+        self._drawn.texture, self._has_pixels = texture, True
         self._place()
 
     def _place(self, *_: Any) -> None:
         edge = self._look.px(2)
-        if self._drawn.texture is not None:
+        if self._has_pixels:
             self._drawn.pos = (self.x + edge, self.y + edge)
             self._drawn.size = (self.width - 2 * edge, self.height - 2 * edge)

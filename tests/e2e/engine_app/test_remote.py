@@ -28,6 +28,7 @@ async def test_a_job_is_submitted_from_the_window_followed_to_its_end_and_paid(
         config = Config(tmp_path / "window", network.address, None, "error")
         async with open_window(config=config) as (window, driver):
             await _buy_and_train(window, driver, tmp_path)
+            await _deploy_and_ask(window, driver, tmp_path / "mine.cyxmodel")
     finally:
         await trio.to_thread.run_sync(network.stop)
 
@@ -69,6 +70,36 @@ async def _buy_and_train(window: Any, driver: Any, directory: Path) -> None:
         purse.refresh()
         await _until(driver, lambda: not purse.busy)
         assert purse.units == 100 * TOKEN - sum(escrow["earned"] for escrow in job["escrows"])
+
+
+async def _deploy_and_ask(window: Any, driver: Any, model: Path) -> None:
+    """At the peer that trained it, drawn on by hand, and stopped: what was not served comes back."""
+    from engine_app.ui.network import PeerWish
+    from engine_app.ui.widgets.facts import ShareBar
+
+    engine, purse = window.network, window.purse
+    with trio.fail_after(120):
+        before = purse.units
+        engine.deploy(PeerWish(model, "digits", None, "", 5, 1, TOKEN))
+        await _until(driver, lambda: not engine.busy)
+        assert engine.problem == ""
+        window.show_page("deploy")
+        page = window.content
+        await _until(driver, lambda: page.try_it is not None and page.try_it.pad is not None)
+        (one,) = engine.deployments
+        assert one["is_running"] and one["left_s"] <= 300
+        page.try_it.pad.draw([[(0.5, 0.9), (0.5, 0.1)]])
+        await _until(driver, lambda: any(isinstance(e, ShareBar) for e in page.walk(restrict=True)))
+        await _until(driver, lambda: engine.statuses[one["id"]]["requests"] > 0)
+        engine.order("cancel", one["id"])
+        await _until(driver, lambda: not engine.busy)
+        assert engine.problem == ""
+        await _until(driver, lambda: page.chosen.is_over)
+        paid = engine.deployments[0]["paid"]
+        purse.refresh()
+        await _until(driver, lambda: not purse.busy)
+        assert paid < TOKEN // 2
+        assert before - purse.units <= TOKEN  # what is not settled yet is on its way
 
 
 async def _until(driver: Any, holds: Any) -> None:
