@@ -28,10 +28,10 @@ class Money:
     def _look(self) -> dict[str, int]:
         return trio.run(balances, chain_info(self._network), self._wallets)
 
-    def check(self, job_id: str) -> list[dict[str, Any]]:
-        """Returns the job's escrows, oldest first, once each is closed: the user paid what was earned,
+    def check(self, *job_ids: str) -> list[dict[str, Any]]:
+        """Returns the jobs' escrows, oldest first, once each is closed: the user paid what was earned,
         nine tenths of it went to the peers that earned it, and the rest to the platform."""
-        payments = wait_until(lambda: self._closed(job_id), CLOSE_DEADLINE_S, "every escrow to be closed")
+        payments = wait_until(lambda: self._closed(job_ids), CLOSE_DEADLINE_S, "every escrow to be closed")
         after = self._look()
         expected = dict(self._before)
         for payment in payments:
@@ -57,8 +57,8 @@ class Money:
             paid += (segments - payment["first_segment"]) * payment["earned"] / payment["amount"]
         assert paid == pytest.approx(segments, abs=0.001)
 
-    def _closed(self, job_id: str) -> list[dict[str, Any]] | None:
+    def _closed(self, job_ids: tuple[str, ...]) -> list[dict[str, Any]] | None:
         payments = [
-            entry for entry in self._network.ask("coordinator", "payments") if entry["job_id"] == job_id
+            entry for entry in self._network.ask("coordinator", "payments") if entry["job_id"] in job_ids
         ]
         return payments if payments and all(entry["state"] in CLOSED for entry in payments) else None

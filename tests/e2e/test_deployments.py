@@ -36,7 +36,8 @@ def shared(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LocalNetwork]:
     with make_network(tmp_path_factory.mktemp("network"), "--retry-patience", "3") as network:
-        network.start_peer("peer", PRICE, *OPTIONS)
+        let_in = network.engine("id").strip()
+        network.start_peer("peer", PRICE, *OPTIONS, "--lan", "--allow", let_in)
         yield network
 
 
@@ -109,6 +110,20 @@ def test_a_worker_that_is_killed_comes_back_and_a_stop_returns_what_was_not_serv
         assert payment["returned"] == payment["amount"] - paid
 
 
+def test_an_extension_takes_the_running_model_over(shared: LocalNetwork, model: Path) -> None:
+    money = Money(shared)
+    home = shared.programs["peer"].home
+    with Engine(shared.engine_home, coordinator=shared.address) as engine:
+        first = deploy(engine, model, 3)
+        wait_until(lambda: answers(engine, first), DEADLINE_S, "an answer")
+        worker = worker_pid(home, first)
+        second = engine.extend(first, 2, tokens("1"))
+        wait_until(lambda: answers(engine, second), DEADLINE_S, "an answer to the second name")
+        assert worker_pid(home, first) == worker  # in the directory that it was started in
+        assert (ended(engine, first), ended(engine, second)) == ("settled", "settled")
+        money.check(first, second)
+
+
 def test_a_file_that_is_not_what_it_says_is_refused_and_nothing_is_lost(
     shared: LocalNetwork, tmp_path: Path
 ) -> None:
@@ -126,6 +141,20 @@ def test_a_file_that_is_not_what_it_says_is_refused_and_nothing_is_lost(
         assert found.paid == 0
         money.check_nobody_earned(tokens("0.05"))
     assert "GGUF file: version 0, readable are 2, 3" in shared.programs["peer"].log.read_text()
+
+
+def test_an_unpaid_deployment_for_an_engine_that_is_let_in(shared: LocalNetwork, model: Path) -> None:
+    money = Money(shared)
+    [address, *_] = shared.ask("peer", "status")["addresses"]
+    with Engine(shared.engine_home, coordinator=shared.address) as engine:
+        options = {"periods": 2, "period_s": 1, "memory_bytes": 1 << 30}
+        deployment = engine.deploy(model, peer=address, **options)
+        wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
+        assert ended(engine, deployment) == "completed"
+        assert view(engine, deployment).served_s == 2
+        with pytest.raises(P2PError):
+            engine.predict(deployment, ROW)
+    money.check_nobody_earned(0)
 
 
 @pytest.mark.slow
