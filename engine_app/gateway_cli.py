@@ -83,23 +83,23 @@ def run_(
 
 
 @gateway.command(epilog=_SEES)
-@click.argument("peer")
+@click.argument("peers", metavar="PEER...", nargs=-1, required=True)
 @click.pass_context
-def allow(context: click.Context, peer: str) -> None:
+def allow(context: click.Context, peers: tuple[str, ...]) -> None:
     """Let PEER see what is asked of the models that it serves, in all gateways of this user."""
-    from engine_app.gateway.running import allow_peer
+    from engine_app.gateway.running import allow_peers
 
-    allow_peer(context.obj, peer)
+    allow_peers(context.obj, peers)
 
 
 @gateway.command()
-@click.argument("peer")
+@click.argument("peers", metavar="PEER...", nargs=-1, required=True)
 @click.pass_context
-def forbid(context: click.Context, peer: str) -> None:
+def forbid(context: click.Context, peers: tuple[str, ...]) -> None:
     """Send PEER nothing from now on, not even for what is deployed there; also in gateways that run."""
-    from engine_app.gateway.running import forbid_peer
+    from engine_app.gateway.running import forbid_peers
 
-    forbid_peer(context.obj, peer)
+    forbid_peers(context.obj, peers)
 
 
 @gateway.command("allowed", epilog=_SEES)

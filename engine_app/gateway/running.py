@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -264,14 +265,16 @@ class _News:
 # -- who may see prompts -------------------------------------------------------------------------------
 
 
-def allow_peer(data_dir: str | None, peer: str) -> None:
-    _change(data_dir, lambda allowed: allowed.allowing(checked_peer(peer)))
-    print(f"allowed {peer}: {SEES}")
+def allow_peers(data_dir: str | None, peers: tuple[str, ...]) -> None:
+    _change(data_dir, peers, Allowed.allowing)
+    for peer in peers:
+        print(f"allowed {peer}: {SEES}")
 
 
-def forbid_peer(data_dir: str | None, peer: str) -> None:
-    _change(data_dir, lambda allowed: allowed.forbidding(checked_peer(peer)))
-    print(f"forbidden {peer}: gateways send it nothing from now on")
+def forbid_peers(data_dir: str | None, peers: tuple[str, ...]) -> None:
+    _change(data_dir, peers, Allowed.forbidding)
+    for peer in peers:
+        print(f"forbidden {peer}: gateways send it nothing from now on")
 
 
 def list_allowed(data_dir: str | None, as_json: bool) -> None:
@@ -288,8 +291,10 @@ def list_allowed(data_dir: str | None, as_json: bool) -> None:
         print(f"{plain(peer)}  forbidden")
 
 
-def _change(data_dir: str | None, change: Callable[[Allowed], Allowed]) -> None:
+def _change(data_dir: str | None, peers: tuple[str, ...], change: Callable[[Allowed, str], Allowed]) -> None:
+    """All of them or none."""
     try:
-        change_allowed(read_config(data_dir).data_dir, change)
+        checked = [checked_peer(peer) for peer in peers]
+        change_allowed(read_config(data_dir).data_dir, lambda allowed: reduce(change, checked, allowed))
     except (CommandError, ConfigError, OSError) as error:
         report(error)
