@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from local_network import LocalNetwork
 
 from tests.e2e.display.screen import Screen, Window
 
@@ -30,7 +32,23 @@ NODES = (
 def test_a_graph_drawn_by_hand_is_trained_and_its_curve_moves(screen: Screen, window: Window) -> None:
     draw(window)
     train(screen, window)
-    close(window)
+    close(window, is_saved=False)
+
+
+def test_a_graph_is_trained_by_a_paid_peer_and_its_model_deployed_there_and_asked(
+    screen: Screen, network: LocalNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the window offers to put files
+    network.start_peer("peer", "2")
+    with screen.open_window(network.engine_home) as window:
+        window.press("Skip")
+        window.press("Open the digits example")
+        submit(window)
+        model = fetch(window, tmp_path)
+        deploy_at_peer(window, model)
+        ask_by_drawing(window)
+        stop(window)
+        close(window, is_saved=True)
 
 
 def test_letters_that_are_written_are_no_shortcuts(window: Window) -> None:
@@ -116,14 +134,78 @@ def train(screen: Screen, window: Window) -> None:
     assert moved(early, late) > 200
 
 
+def show(window: Window, page: str) -> None:
+    window.press(page)
+    window.wait_for(lambda: window.state["page"] == page.lower(), page)
+
+
+def submit(window: Window) -> None:
+    """To the coordinator that this data directory knows."""
+    show(window, "Jobs")
+    window.wait_for(lambda: window.state["network"] in ("online", "off"), "the network")
+    if window.state["network"] == "off":
+        window.press("Connect")
+    window.wait_for(lambda: window.state["network"] == "online", "the coordinator")
+    window.press("Submit")
+    window.wait_for(lambda: [job["state"] for job in window.state["jobs"]] == ["settled"], "the model", 180)
+
+
+def fetch(window: Window, directory: Path) -> Path:
+    window.press("Handwritten digits")
+    window.press("Fetch the model")
+    window.press("Fetch")
+    return window.wait_for(lambda: next(directory.glob("*.cyxmodel"), None), "the model's file")
+
+
+def deploy_at_peer(window: Window, model: Path) -> None:
+    show(window, "Deploy")
+    window.press("Deploy a model")
+    window.press("Choose a model")
+    window.press("Look for a file")
+    window.fill(window.wait_for(lambda: window.find("A file or folder", field=True), "the path"), str(model))
+    window.keys("Return")
+    window.press("A peer")
+    window.wait_for(lambda: window.find("Costs at most..."), "the price")
+    window.press("Deploy")
+    window.wait_for(lambda: window.find("Answering, at a peer"), "the deployment to answer", 120)
+
+
+def ask_by_drawing(window: Window) -> None:
+    """A line down the middle of the pad, which is below what can be seen at once."""
+    window.wait_for(lambda: window.find("Try it"), "what it is tried with")
+    pad = None
+    for _ in range(10):
+        pad = window.ask("place", kind="DrawPad")
+        if pad is not None and pad[3] < 780:
+            break
+        window.click(window.find("Longer") or (700, 400), button=5, times=2)
+    assert pad is not None
+    middle = (pad[0] + pad[2]) / 2
+    window.drag((middle, pad[1] + 30), (middle, pad[3] - 30))
+    window.wait_for(lambda: any(text.endswith("%") for text in window.ask("texts")), "an answer")
+
+
+def stop(window: Window) -> None:
+    for _ in range(10):
+        if window.find("Stop") is not None:
+            break
+        window.click((700, 400), button=4, times=4)
+    window.press("Stop")
+    window.wait_for(lambda: window.find("Stopped, at a peer") or window.find("Stop it"), "the end")
+    if window.find("Stop it") is not None:
+        window.press("Stop it")
+        window.wait_for(lambda: window.find("Stopped, at a peer"), "the end")
+
+
 def moved(one: np.ndarray, other: np.ndarray) -> int:
     """Pixels that differ in the right half, where the curves are."""
     middle = one.shape[1] // 2
     return int((one[:, middle:] != other[:, middle:]).any(-1).sum())
 
 
-def close(window: Window) -> None:
+def close(window: Window, *, is_saved: bool) -> None:
     """As a user does; what is not saved is asked about."""
     window.close()
-    window.press("Close")
+    if not is_saved:
+        window.press("Close")
     assert window.ended() == 0

@@ -115,6 +115,13 @@ def _find(window: Any, asked: dict[str, Any]) -> list[float] | None:
     return place
 
 
+def _place_of(window: Any, asked: dict[str, Any]) -> list[float] | None:
+    """Left, top, right and bottom of the topmost widget of that class."""
+    found = [widget for widget in _widgets(window) if type(widget).__name__ == asked["kind"]]
+    seen = [_box(widget) for widget in found if _is_seen(widget, _box(widget))]
+    return list(seen[-1]) if seen else None
+
+
 def _seen_texts(window: Any, asked: dict[str, Any]) -> list[str]:
     del asked
     return [text for widget in _widgets(window) if _is_seen(widget, _box(widget)) for text in _texts(widget)]
@@ -165,6 +172,7 @@ def _state(window: Any, asked: dict[str, Any]) -> dict[str, Any]:
 _ANSWERS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "find": _find,
     "texts": _seen_texts,
+    "place": _place_of,
     "port": _port,
     "written": _written,
     "state": _state,
