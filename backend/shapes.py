@@ -7,7 +7,7 @@ unknown, so that one mistake is told once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from backend.catalogue import CATALOGUE
@@ -170,7 +170,7 @@ def _infer(
                 bodies[node.id] = _open(record.wrapping, record, node, inputs, depth)
                 found = _close(record.wrapping, record, node, inputs, bodies[node.id])
             if found is not None:
-                known[node.id] = replace(found, node=node)
+                known[node.id] = Inference(found.inputs, found.outputs, found.counts, found.layers, node)
         except ShapeMismatchError as error:
             problems[node.id] = Problem(str(error), error.remedies)
     return Shapes(known, problems, bodies)
@@ -214,6 +214,9 @@ def _checked(
 ) -> Inference:
     outputs = record.rule(parameters, inputs)
     for output in outputs:
+        if type(output) is TensorType:  # nearly all of them
+            _check_size(output.shape)
+            continue
         for shape in _shapes_in(output):
             _check_size(shape)
     counts = record.count(parameters, inputs, outputs)
@@ -264,8 +267,6 @@ def _close(
 
 def _shapes_in(value: PortType) -> tuple[Shape, ...]:
     match value:
-        case TensorType(shape):
-            return (shape,)
         case DatasetType(samples, labels):
             return (samples.shape, labels.shape)
         case _:
