@@ -134,7 +134,7 @@ class _Joined:
 class RemoteModels:
     """Keeps the pool in step with the deployments that there are.
 
-    ``find``: those of the session. ``at``: a deployment's model, at that peer only.
+    ``find``: those of the session. ``at``: a deployment's model, at that peer only; raises P2PError.
     """
 
     def __init__(
@@ -183,11 +183,11 @@ class RemoteModels:
         assert place.peer_id is not None
         assert place.deployment is not None
         name = f"{place.model}@{place.peer_id[-8:]}/{place.deployment[:8]}"
-        endpoint = RemoteModel(name, self._at(place.deployment, place.peer_id))
         try:
+            endpoint = RemoteModel(name, self._at(place.deployment, place.peer_id))
             with trio.fail_after(STATUS_TIMEOUT_S):
                 status = await endpoint.told()
-        except (EndpointLostError, trio.TooSlowError) as error:
+        except (EndpointLostError, P2PError, trio.TooSlowError) as error:
             log.info("deployment does not answer yet", endpoint=name, reason=str(error))
             return
         member = self._pool.add(endpoint, replace(place, own_name=status.name or place.own_name))

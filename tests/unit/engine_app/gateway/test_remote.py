@@ -19,6 +19,7 @@ from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.gateway.pool import Pool
 from engine_app.gateway.remote import RemoteModel, RemoteModels
 from p2p.errors import ConnectionFailedError, P2PError, RemoteFailureError, StreamResetError
+from p2p.session.errors import JobUnknownError
 from tests.unit.engine_app.gateway.gateways import Told as Answered
 from tests.unit.engine_app.gateway.gateways import until
 
@@ -76,6 +77,7 @@ class World:
         self.deployments = list(deployments)
         self.models: dict[tuple[str, str], FarModel] = {}
         self.forbidden: set[str] = set()
+        self.unknown = False
         self.heard: list[tuple[str, str | None]] = []
         self.pool = Pool(self.lets, lambda: 0.5, lambda member: None)
         told = remote.Told(*(self._hear(what) for what in ("joined", "left", "not allowed")))
@@ -87,6 +89,8 @@ class World:
         return place.peer_id not in self.forbidden
 
     def at(self, deployment: str, peer: str) -> FarModel:
+        if self.unknown:
+            raise JobUnknownError("no job of that name")
         return self.models.setdefault((deployment, peer), FarModel())
 
     def _hear(self, what: str) -> Any:
@@ -134,7 +138,10 @@ async def test_a_deployment_that_does_not_answer_joins_once_it_does() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.remote.run)
         assert world.pool.members == []
-        far.trouble = None
+        far.trouble, world.unknown = None, True
+        await trio.sleep(3 * remote.LOOK_EVERY_S)
+        assert world.pool.members == []
+        world.unknown = False
         await until(lambda: len(world.pool.members) == 1)
         nursery.cancel_scope.cancel()
 
