@@ -75,6 +75,8 @@ from engine_app.ui.meshes import GlyphAtlas, MeshLayer, font_size
 from engine_app.ui.theme import Look as WindowLook
 
 GRID_GAP, CLOSEST_DOTS = 24.0, 14.0
+SLOW_TICK_S, SLOW_FLOW_S = 0.05, 0.25
+"""A frame that takes longer than the one is followed by pulses that move every so many seconds."""
 SMALLEST = 100
 """A canvas that is narrower has not been laid out yet."""
 _BUTTONS = {"right": Button.SECONDARY, "middle": Button.MIDDLE}
@@ -150,6 +152,7 @@ class GraphCanvas(Widget):
         self._touch: Any = None
         self._training = Training()
         self._speed = 0.0
+        self._flowed_s = self._flow_wait_s = 0.0
         self._map_key: tuple[Any, ...] | None = None
         self.scene = Snapshot()
         self.view = View(zoom=self._dp)
@@ -299,11 +302,21 @@ class GraphCanvas(Widget):
         self._draw_soon()
 
     def _tick(self, dt: float) -> None:
-        if self._speed and self._training.phase is not None and self.get_parent_window() is not None:
-            phase = (self._training.phase + dt * self._speed) % 1.0
-            self._training = replace(self._training, phase=phase)
-            self._draw_soon()
+        self._flow(dt)
         self._take(self._gestures.tick(Clock.get_time()))
+
+    def _flow(self, dt: float) -> None:
+        """Moves the pulses; now and then only, where a frame is so slow that they would take all the time."""
+        self._flowed_s += dt
+        wait = SLOW_FLOW_S if dt > SLOW_TICK_S else 0.0
+        if not self._speed or self._training.phase is None or self._flowed_s < max(wait, self._flow_wait_s):
+            return
+        if self.get_parent_window() is None:
+            return
+        phase = (self._training.phase + self._flowed_s * self._speed) % 1.0
+        self._training = replace(self._training, phase=phase)
+        self._flowed_s, self._flow_wait_s = 0.0, wait
+        self._draw_soon()
 
     def _take(self, gestures: list[Gesture]) -> None:
         for gesture in gestures:

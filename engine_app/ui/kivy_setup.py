@@ -51,7 +51,7 @@ def prepare_kivy(options: WindowOptions) -> None:
         ("graphics", "minimum_width"): 360,
         ("graphics", "minimum_height"): 480,
         ("graphics", "maxfps"): options.max_fps,
-        ("graphics", "multisamples"): 2,
+        ("graphics", "multisamples"): 0,  # what is drawn has smooth edges of its own
         ("kivy", "exit_on_escape"): 0,
         ("kivy", "desktop"): 1,
     }

@@ -141,6 +141,33 @@ def measure_drawing() -> list[dict[str, Any]]:
     return rows
 
 
+def measure_10000() -> list[dict[str, Any]]:
+    """The same canvas with 10,000 nodes, near and with all of them in sight."""
+    from kivy.core.window import Window
+
+    from engine_app.ui.canvas import CanvasActions, GraphCanvas
+    from engine_app.ui.desk import Desk
+    from engine_app.ui.theme import Look
+
+    ignore: Callable[..., None] = lambda *_: None  # noqa: E731
+    desk = Desk(make_graph(10_000))
+    desk.think_with(lambda work, done: None)
+    canvas = GraphCanvas(Look(), desk, CanvasActions(ignore, ignore, ignore, ignore), size=(WIDTH, HEIGHT))
+    for child in Window.children[:]:
+        Window.remove_widget(child)
+    Window.add_widget(canvas)
+    canvas.fit()
+    fitted, found = canvas.view, []
+    for name, begin in (("pan", fitted.zoomed(1 / fitted.zoom, WIDTH / 2, HEIGHT / 2)), ("fit", fitted)):
+
+        def move(number: int, start: Any = begin) -> None:
+            canvas.look_at(start.panned(-7.0 * number, -3.0 * number))
+
+        time_frames(move)
+        found.append(row(f"{name}_10000_cpu_ms", statistics.median(time_frames(move)[1])))
+    return found
+
+
 def measure_opening() -> dict[str, Any]:
     """A file of 1,000 nodes, to the first picture of it."""
     from backend.serialize import dump_graph
@@ -206,6 +233,112 @@ def measure_start() -> dict[str, Any]:
     return row("window_start_s", statistics.median(times))
 
 
+UNDER_LOAD = """
+import json, os, tempfile, time, trio
+from pathlib import Path
+os.environ["SDL_VIDEODRIVER"] = "offscreen"
+from engine_app.config import Config
+from engine_app.ui.kivy_setup import WindowOptions, prepare_kivy
+place = Path(tempfile.mkdtemp())
+prepare_kivy(WindowOptions(home=place / "kivy"))
+from kivy.clock import Clock
+from engine_app.ui.app import EngineApp, Opening
+from engine_app.ui.loop import run_app
+from engine_app.ui.pictures import frames
+window = EngineApp(Opening(Config(place / "engine", None, None, "error"), greets=False))
+trips, between = [], []
+
+def make_nice():
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            os.setpriority(os.PRIO_PROCESS, int(pid), 10)
+
+async def echo(stream):
+    async with stream:
+        async for data in stream:
+            await stream.send_all(data)
+
+async def measure():
+    window.open_example()
+    window.desk.set_training(epochs=200)
+    await frames(5)
+    window.trainer.start(window.desk.graph)
+    canvas = window.content.bench.canvas_widget
+    while not canvas._speed:
+        await frames(1)
+    make_nice()
+    await frames(30)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, echo, 0, )
+        stream = await trio.testing.open_stream_to_socket_listener(listeners[0])
+        last = time.perf_counter()
+        def on_frame(_dt):
+            nonlocal last
+            now = time.perf_counter()
+            between.append((now - last) * 1e3)
+            last = now
+        event = Clock.schedule_interval(on_frame, 0)
+        for _ in range(100):
+            start = time.perf_counter()
+            await stream.send_all(b"x" * 100)
+            await stream.receive_some(100)
+            trips.append((time.perf_counter() - start) * 1e3)
+            await trio.sleep(0.02)
+        event.cancel()
+        nursery.cancel_scope.cancel()
+    window.trainer.cancel()
+    while window.trainer.is_busy:
+        await frames(1)
+    print("MEASURED", json.dumps([sorted(trips), sorted(between)]), flush=True)
+    window.stop()
+
+def begin(tasks):
+    window.begin(tasks)
+    window.context.start(measure)
+
+import trio.testing
+trio.run(run_app, window, begin, print)
+"""
+
+
+def measure_under_load() -> list[dict[str, Any]]:
+    """Round trips on a socket and frames in the window's loop, while a niced worker trains and tells."""
+    command = [sys.executable, "-c", UNDER_LOAD]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=one_thread)
+    lines = [each for each in done.stdout.splitlines() if each.startswith("MEASURED")]
+    if not lines:
+        raise SystemExit(f"nothing was measured under load: {done.stderr[-2000:]}")
+    trips, frames = json.loads(lines[0].removeprefix("MEASURED"))
+    return [
+        row("round_trips_under_load_ms", trips[int(0.99 * len(trips)) - 1]),
+        row("median_round_trip_under_load_ms", statistics.median(trips)),
+        row("frames_under_load_ms", frames[int(0.99 * len(frames)) - 1]),
+        row("median_frame_under_load_ms", statistics.median(frames)),
+    ]
+
+
+def measure_editing() -> list[dict[str, Any]]:
+    """What a change of a parameter costs the window: document, what is known of it, arrays."""
+    from engine_app.document.edits import SetParameter
+    from engine_app.document.files import editable
+    from engine_app.scene.snapshot import SnapshotBuilder
+    from engine_app.ui.desk import Desk
+
+    found = []
+    for count in (1000, 3000):
+        desk, builder, times = Desk(make_graph(count)), SnapshotBuilder(), []
+        builder.build(desk.graph, desk.analysis)
+        desk.think_with(lambda work, done: None)  # in the window that is a thread
+        for number in range(9):
+            start = time.perf_counter()
+            desk.do(SetParameter(f"n{3 * (count // 6)}", "filters", 8 + number))
+            builder.build(editable(desk.graph).graph, desk.analysis)
+            times.append((time.perf_counter() - start) * 1e3)
+        found.append(row(f"edit_{count}_nodes_ms", statistics.median(times)))
+    return found
+
+
 def row(what: str, ours: float, other: float | None = None, name: str | None = None) -> dict[str, Any]:
     ratio = ours / other if other else None
     return {"what": what, "ours": ours, "other": other, "other_name": name, "ratio": ratio}
@@ -215,7 +348,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
-    results = [measure_start()]
+    results = [measure_start(), *measure_under_load()]
     os.environ["SDL_VIDEODRIVER"] = "offscreen"
     from engine_app.ui.kivy_setup import WindowOptions, prepare_kivy
 
@@ -226,7 +359,9 @@ def main() -> None:
         Config.set("graphics", "vsync", "0")
         Config.set("graphics", "multisamples", "0")
         results += measure_drawing()
+        results += measure_10000()
         results.append(measure_opening())
+        results += measure_editing()
     for found in results:
         other = (
             f"{found['other']:.1f} ({found['other_name']}), {found['ratio']:.3f}" if found["ratio"] else ""
