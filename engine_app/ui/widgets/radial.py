@@ -87,7 +87,6 @@ class RadialMenu(FloatLayout):
         self._look = look
         self._at = at
         self._close = close
-        self._touch = touch
         self._has_slid = False
         paint(self, faded(look.palette.shade, look.palette.shade[3] * 0.55))
         self.items = [RadialItem(look, each, partial(self._take, each), self._step) for each in choices]
@@ -149,8 +148,8 @@ class RadialMenu(FloatLayout):
         if touch.grab_current is not self:
             return bool(super().on_touch_up(touch)) or True
         touch.ungrab(self)
-        self._touch = None
-        meant = self._ring.meant(*touch.pos) if self._has_slid else None
+        is_open = self.parent is not None  # Escape may have closed it under the finger
+        meant = self._ring.meant(*touch.pos) if self._has_slid and is_open else None
         if meant is not None:
             self.items[meant].press()
         return True

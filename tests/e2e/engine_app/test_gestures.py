@@ -201,6 +201,18 @@ async def test_the_grounds_menu_adds_a_note_where_it_was_opened(show: Any) -> No
         assert bench.undone()
 
 
+async def test_a_menu_that_escape_closed_under_the_finger_does_nothing_more(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        finger = await hold(bench, driver, NODE)
+        finger.move(*bench.centre_of("Remove"))
+        await driver.frames(1)
+        driver.key(27)
+        finger.up()
+        await driver.frames()
+        assert bench.menu is None and bench.graph == MLP
+
+
 async def test_a_right_click_opens_the_same_menu(show: Any) -> None:
     bench = Bench()
     async with Shown(bench, show) as driver:
