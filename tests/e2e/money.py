@@ -25,6 +25,11 @@ class Money:
                 self._wallets[status["peer_id"]] = status["payout_wallet"]
         self._before = self._look()
 
+    def join(self, peer: dict[str, Any]) -> None:
+        """A peer that has started since, as it said when it was ready."""
+        self._wallets[peer["peer_id"]] = peer["payout_wallet"]
+        self._before = self._look()
+
     def _look(self) -> dict[str, int]:
         return trio.run(balances, chain_info(self._network), self._wallets)
 
@@ -40,14 +45,15 @@ class Money:
             if payment["earned"]:
                 expected[payment["peer_id"]] += payment["earned"] - payment["earned"] // 10
         assert after == expected
+        self._before = after
         return payments
 
     def check_nobody_earned(self, at_stake: int) -> None:
         """After a job that ended before its escrow counted: that may still hold ``at_stake`` for the user,
         whose Engine takes it back by itself after some minutes."""
-        after = self._look()
-        missing = self._before.pop("user") - after.pop("user")
-        assert after == self._before
+        before, self._before = self._before, self._look()
+        missing = before["user"] - self._before["user"]
+        assert self._before == {**before, "user": self._before["user"]}
         assert missing in (0, at_stake)
 
     def check_paid_once(self, job_id: str, segments: int) -> None:

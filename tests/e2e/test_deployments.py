@@ -41,6 +41,25 @@ def shared(
         yield network
 
 
+@pytest.fixture(scope="module")
+def money(shared: LocalNetwork) -> Money:
+    return Money(shared)
+
+
+class Trusting(BackendChecks):
+    """Sends a file that is no model."""
+
+    def check_served(self, path: Path) -> ServedModel:
+        return ServedModel("onnx", 1 << 30) if path.name == "wrong.onnx" else super().check_served(path)
+
+
+@pytest.fixture(scope="module")
+def engine(shared: LocalNetwork, money: Money) -> Iterator[Engine]:
+    """``money`` first: the wallet's command and this Engine would lock each other out."""
+    with Engine(shared.engine_home, coordinator=shared.address, checks=Trusting()) as engine:
+        yield engine
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     linear_onnx(tmp_path / "linear.onnx")
@@ -71,109 +90,100 @@ def ended(engine: Engine, deployment: str) -> str:
     return wait_until(over, DEADLINE_S, "the end of the deployment")
 
 
-def test_a_model_is_served_to_its_end_and_paid_in_full(shared: LocalNetwork, model: Path) -> None:
-    money = Money(shared)
-    with Engine(shared.engine_home, coordinator=shared.address) as engine:
-        deployment = deploy(engine, model, 3)
-        wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
-        [told] = shared.ask("peer", "status")["deployments"]
-        assert (told["job_id"], told["name"], told["state"]) == (deployment, "linear", "ready")
-        assert ended(engine, deployment) == "settled"
-        found = view(engine, deployment)
-        assert (found.served_s, found.left_s, found.paid) == (3, 0, tokens("0.03"))
-        with pytest.raises(P2PError):
-            engine.predict(deployment, ROW)
-        [payment] = money.check(deployment)
-        assert payment["earned"] == payment["amount"] == tokens("0.03")
-        assert shared.ask("peer", "status")["deployments"] == []
+def test_a_model_is_served_to_its_end_and_paid_in_full(
+    shared: LocalNetwork, engine: Engine, money: Money, model: Path
+) -> None:
+    deployment = deploy(engine, model, 3)
+    wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
+    [told] = shared.ask("peer", "status")["deployments"]
+    assert (told["job_id"], told["name"], told["state"]) == (deployment, "linear", "ready")
+    assert ended(engine, deployment) == "settled"
+    found = view(engine, deployment)
+    assert (found.served_s, found.left_s, found.paid) == (3, 0, tokens("0.03"))
+    with pytest.raises(P2PError):
+        engine.predict(deployment, ROW)
+    [payment] = money.check(deployment)
+    assert payment["earned"] == payment["amount"] == tokens("0.03")
+    assert shared.ask("peer", "status")["deployments"] == []
 
 
 def test_a_worker_that_is_killed_comes_back_and_a_stop_returns_what_was_not_served(
-    shared: LocalNetwork, model: Path
+    shared: LocalNetwork, engine: Engine, money: Money, model: Path
 ) -> None:
-    money = Money(shared)
-    with Engine(shared.engine_home, coordinator=shared.address) as engine:
-        deployment = deploy(engine, model, 100)
-        wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
-        os.kill(worker_pid(shared.programs["peer"].home, deployment), signal.SIGKILL)
-        restarted = "an answer of the next worker"
-        wait_until(lambda: answers(engine, deployment), DEADLINE_S, restarted)
-        served = view(engine, deployment).served_s
-        wait_until(lambda: view(engine, deployment).served_s > served, DEADLINE_S, "another period")
-        [told] = shared.ask("peer", "status")["deployments"]
-        assert (told["restarts"], told["state"]) == (1, "ready")
-        engine.stop_deployment(deployment)
-        ended(engine, deployment)
-        [payment] = money.check(deployment)
-        paid = view(engine, deployment).paid
-        assert payment["earned"] == paid and 0 < paid < tokens("0.5")
-        assert payment["returned"] == payment["amount"] - paid
+    deployment = deploy(engine, model, 100)
+    wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
+    os.kill(worker_pid(shared.programs["peer"].home, deployment), signal.SIGKILL)
+    restarted = "an answer of the next worker"
+    wait_until(lambda: answers(engine, deployment), DEADLINE_S, restarted)
+    served = view(engine, deployment).served_s
+    wait_until(lambda: view(engine, deployment).served_s > served, DEADLINE_S, "another period")
+    [told] = shared.ask("peer", "status")["deployments"]
+    assert (told["restarts"], told["state"]) == (1, "ready")
+    engine.stop_deployment(deployment)
+    ended(engine, deployment)
+    [payment] = money.check(deployment)
+    paid = view(engine, deployment).paid
+    assert payment["earned"] == paid and 0 < paid < tokens("0.5")
+    assert payment["returned"] == payment["amount"] - paid
 
 
-def test_an_extension_takes_the_running_model_over(shared: LocalNetwork, model: Path) -> None:
-    money = Money(shared)
+def test_an_extension_takes_the_running_model_over(
+    shared: LocalNetwork, engine: Engine, money: Money, model: Path
+) -> None:
     home = shared.programs["peer"].home
-    with Engine(shared.engine_home, coordinator=shared.address) as engine:
-        first = deploy(engine, model, 3)
-        wait_until(lambda: answers(engine, first), DEADLINE_S, "an answer")
-        worker = worker_pid(home, first)
-        second = engine.extend(first, 2, tokens("1"))
-        wait_until(lambda: answers(engine, second), DEADLINE_S, "an answer to the second name")
-        assert worker_pid(home, first) == worker  # in the directory that it was started in
-        assert (ended(engine, first), ended(engine, second)) == ("settled", "settled")
-        money.check(first, second)
+    first = deploy(engine, model, 3)
+    wait_until(lambda: answers(engine, first), DEADLINE_S, "an answer")
+    worker = worker_pid(home, first)
+    second = engine.extend(first, 2, tokens("1"))
+    wait_until(lambda: answers(engine, second), DEADLINE_S, "an answer to the second name")
+    assert worker_pid(home, first) == worker  # in the directory that it was started in
+    assert (ended(engine, first), ended(engine, second)) == ("settled", "settled")
+    money.check(first, second)
+
+
+def test_an_unpaid_deployment_for_an_engine_that_is_let_in(
+    shared: LocalNetwork, engine: Engine, money: Money, model: Path
+) -> None:
+    [address, *_] = shared.ask("peer", "status")["addresses"]
+    options = {"periods": 2, "period_s": 1, "memory_bytes": 1 << 30}
+    deployment = engine.deploy(model, peer=address, **options)
+    wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
+    assert ended(engine, deployment) == "completed"
+    assert view(engine, deployment).served_s == 2
+    with pytest.raises(P2PError):
+        engine.predict(deployment, ROW)
+    money.check_nobody_earned(0)
 
 
 def test_a_file_that_is_not_what_it_says_is_refused_and_nothing_is_lost(
-    shared: LocalNetwork, tmp_path: Path
+    shared: LocalNetwork, engine: Engine, money: Money, tmp_path: Path
 ) -> None:
-    class Trusting(BackendChecks):
-        def check_served(self, path: Path) -> ServedModel:
-            return ServedModel("onnx", 1 << 30)
-
     wrong = tmp_path / "wrong.onnx"
     wrong.write_bytes(b"GGUF" + bytes(1000))
-    money = Money(shared)
-    with Engine(shared.engine_home, coordinator=shared.address, checks=Trusting()) as engine:
-        deployment = deploy(engine, wrong, 5)
-        ended(engine, deployment)
-        found = view(engine, deployment)
-        assert found.paid == 0
-        money.check_nobody_earned(tokens("0.05"))
+    deployment = deploy(engine, wrong, 5)
+    ended(engine, deployment)
+    found = view(engine, deployment)
+    assert found.paid == 0
+    money.check_nobody_earned(tokens("0.05"))
     assert "GGUF file: version 0, readable are 2, 3" in shared.programs["peer"].log.read_text()
-
-
-def test_an_unpaid_deployment_for_an_engine_that_is_let_in(shared: LocalNetwork, model: Path) -> None:
-    money = Money(shared)
-    [address, *_] = shared.ask("peer", "status")["addresses"]
-    with Engine(shared.engine_home, coordinator=shared.address) as engine:
-        options = {"periods": 2, "period_s": 1, "memory_bytes": 1 << 30}
-        deployment = engine.deploy(model, peer=address, **options)
-        wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
-        assert ended(engine, deployment) == "completed"
-        assert view(engine, deployment).served_s == 2
-        with pytest.raises(P2PError):
-            engine.predict(deployment, ROW)
-    money.check_nobody_earned(0)
 
 
 @pytest.mark.slow
 def test_a_deployment_moves_when_its_peer_is_killed_and_is_refunded_when_none_is_left(
-    shared: LocalNetwork, model: Path
+    shared: LocalNetwork, engine: Engine, money: Money, model: Path
 ) -> None:
     second = shared.start_peer("second", PRICE, *OPTIONS)
-    money = Money(shared)
-    with Engine(shared.engine_home, coordinator=shared.address) as engine:
-        deployment = deploy(engine, model, 100)
-        wait_until(lambda: view(engine, deployment).served_s >= 1, DEADLINE_S, "a period")
-        first = view(engine, deployment).peer_id
-        names = ("second", "peer") if first == second["peer_id"] else ("peer", "second")
-        shared.programs[names[0]].kill()
-        moved = lambda: view(engine, deployment).peer_id not in (None, first)  # noqa: E731
-        wait_until(moved, DEADLINE_S, "the other peer")
-        wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer of the other peer")
-        shared.programs[names[1]].kill()
-        ended(engine, deployment)
-        payments = money.check(deployment)
-        assert len(payments) == 2 and 0 < payments[0]["earned"] < payments[0]["amount"]
-        assert sum(payment["earned"] for payment in payments) == view(engine, deployment).paid
+    money.join(second)
+    deployment = deploy(engine, model, 100)
+    wait_until(lambda: view(engine, deployment).served_s >= 1, DEADLINE_S, "a period")
+    first = view(engine, deployment).peer_id
+    names = ("second", "peer") if first == second["peer_id"] else ("peer", "second")
+    shared.programs[names[0]].kill()
+    moved = lambda: view(engine, deployment).peer_id not in (None, first)  # noqa: E731
+    wait_until(moved, DEADLINE_S, "the other peer")
+    wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer of the other peer")
+    shared.programs[names[1]].kill()
+    ended(engine, deployment)
+    payments = money.check(deployment)
+    assert len(payments) == 2 and 0 < payments[0]["earned"] < payments[0]["amount"]
+    assert sum(payment["earned"] for payment in payments) == view(engine, deployment).paid
