@@ -68,7 +68,7 @@ def check_offer(
 def _check_serving(wanted: ServingSpec, max_data_bytes: int, limits: ServingLimits) -> None:
     if wanted.format not in limits.formats:
         allowed = ", ".join(limits.formats) or "none"
-        raise OfferRefusedError(f"a deployment of a {wanted.format} model, served here: {allowed}")
+        raise OfferRefusedError(f"a deployment whose model is {wanted.format}, served here: {allowed}")
     if wanted.memory_bytes > limits.memory_bytes:
         raise OfferRefusedError(
             f"a deployment of {wanted.memory_bytes} bytes of memory, limit {limits.memory_bytes}"

@@ -307,7 +307,7 @@ def recovered(job: Job) -> Job:
     """The job after a restart of the peer, from its stored facts.
 
     A finished result still waits for its Engine; anything else that ran is lost here and may be
-    tried again elsewhere.
+    tried again elsewhere. So is a deployment whose last period nobody can see any more.
     """
     lost = _replace(
         job,
@@ -317,7 +317,7 @@ def recovered(job: Job) -> Job:
         pause_wanted=False,
         samples_missed=False,
     )
-    if job.ending is not None or job.result is not None:
+    if job.ending is not None or (job.result is not None and not job.is_deployment):
         return lost
     text = f"the peer restarted; {job.done} of {job.segments} segments were finished"
     return _replace(lost, ending=Ending(EndingKind.FAILED, text, "restarted", True))

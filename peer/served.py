@@ -13,6 +13,7 @@ import msgspec
 import structlog
 import trio
 
+from backend.errors import WorkerError
 from backend.workers.hosted import HostedState
 from backend.workers.model_calls import ModelCalls
 from backend.workers.model_server import ServerListener
@@ -28,6 +29,7 @@ LINGER_S = 10.0
 STOP_GRACE_S = 2.0
 MAX_OVER = 256
 """Deployments whose end callers are told of."""
+MAX_TEXT = 1000
 UNPAID = "unpaid"
 """Code of a call that is refused until a voucher comes."""
 _LOADING = RemoteFailureError("busy", "the model is being loaded")
@@ -106,7 +108,7 @@ class ServedModels:
         if self._models.get(job_id) is not model:
             return
         del self._models[job_id]
-        self._over[job_id] = text
+        self._over[job_id] = text[:MAX_TEXT]
         while len(self._over) > MAX_OVER:
             self._over.popitem(last=False)
         self._leaving[job_id] = model
@@ -157,6 +159,8 @@ class ServedModels:
             return  # handed over
         try:
             await self.hosting.stop(job_id, STOP_GRACE_S)
+        except (WorkerError, OSError) as error:  # the boundary of a task that outlives its job
+            log.warning("hosted model not stopped well", job_id=job_id, reason=str(error))
         finally:
             if self._leaving.get(job_id) is model:
                 del self._leaving[job_id]

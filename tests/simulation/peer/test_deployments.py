@@ -127,7 +127,11 @@ async def test_a_deployment_is_served_period_by_period_and_over_when_it_is_paid(
                 "",
             )
             await hear_segment(line, 0, model_of(offer))
+            (model,) = served.models
+            assert model.due_at < float("inf")  # then calls wait for the voucher
+            served.calls(job_id)
             await line.pay(1)
+            await until(lambda: model.due_at == float("inf"), "the next period")
             result = await line.hear(ResultReady)
             assert result.result == model_of(offer)
             assert (await served.status(job_id)).state is HostedState.READY

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from p2p.errors import LocalProtocolError
 from p2p.identity import Identity
-from peer.cli import cli
+from peer.cli import _as_deployment, cli
 from peer.config import Config, check_config, parse_price
 from peer.errors import ConfigError
 
@@ -105,6 +105,23 @@ def test_the_list_of_allowed_engines_is_changed_without_a_running_peer(tmp_path:
     assert isinstance(ask("allow", "nobody").exception, ConfigError)
     assert "no Engine is let in" in ask("deny", engine_id).output
     assert json.loads(ask("allowed", "--json").stdout)["allowed"] == []
+
+
+def test_status_says_how_a_deployment_is() -> None:
+    told = {
+        "job_id": "ab" * 32,
+        "name": "digits",
+        "format": "onnx",
+        "state": "ready",
+        "requests": 7,
+        "periods_left": 12,
+        "period_s": 60,
+        "refused": "",
+    }
+    line = "deployment abababababab  digits (onnx) ready, 7 requests, 12 periods of 60 s left"
+    assert _as_deployment(told) == line
+    late = _as_deployment({**told, "requests": None, "refused": "unpaid: no voucher"})
+    assert late.endswith("not asked yet, 12 periods of 60 s left; refuses calls: unpaid: no voucher")
 
 
 def test_a_peer_for_nobody_is_not_started(tmp_path: Path) -> None:

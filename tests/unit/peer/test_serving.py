@@ -21,7 +21,7 @@ from p2p.protocols.coordinator import OfferJob
 from peer.admission import ServingLimits, Verdict, check_checkpoint, check_offer, judge_graph
 from peer.errors import JobError, OfferRefusedError
 from peer.hosting import HostedStatus
-from peer.job import LeaseKind, new_job
+from peer.job import LeaseKind, new_job, recovered
 from peer.plan import Patience, gives_up_at
 from peer.served import LINGER_S, UNPAID, ServedModels
 from peer.serving import DOWN_PATIENCE_S, ReadyClock, check_model
@@ -85,7 +85,7 @@ class Models:
 @pytest.mark.parametrize(
     ("offer", "limits", "words"),
     [
-        (deployment_offer(), ServingLimits(), "a deployment of a onnx model, served here: none"),
+        (deployment_offer(), ServingLimits(), "a deployment whose model is onnx, served here: none"),
         (deployment_offer(), ServingLimits(("gguf",), 1 << 40), "served here: gguf"),
         (deployment_offer(), ServingLimits(("onnx",), 5), "536870912 bytes of memory, limit 5"),
         (deployment_offer(tokenizer=FileRef("a" * 64, "b" * 64, 10**6)), LIMITS, "tokenizer of 1000000"),
@@ -133,6 +133,12 @@ def test_an_unpaid_deployment_does_not_keep_its_device_for_an_engine_that_left()
     over = msgspec.structs.replace(job, result=DATA, metrics=METRICS, waiting_since=NOW)
     assert over.occupies_device
     assert gives_up_at(over, Patience(engine_s=7.0)) == NOW + 7
+
+
+def test_after_a_restart_a_last_period_that_nobody_saw_is_served_again() -> None:
+    job = new_job(deployment_offer())
+    held = recovered(msgspec.structs.replace(job, accepted=True, done=10, result=DATA, metrics=METRICS))
+    assert held.ending is not None and held.ending.code == "restarted" and held.ending.retryable
 
 
 # -- what counts -------------------------------------------------------------------------------
