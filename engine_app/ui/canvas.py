@@ -75,7 +75,7 @@ from engine_app.ui.meshes import GlyphAtlas, MeshLayer, font_size
 from engine_app.ui.theme import Look as WindowLook
 
 GRID_GAP, CLOSEST_DOTS = 24.0, 14.0
-SLOW_TICK_S, SLOW_FLOW_S = 0.05, 0.25
+SLOW_TICK_S, SLOW_FLOW_S = 0.04, 0.25
 """A frame that takes longer than the one is followed by pulses that move every so many seconds."""
 SMALLEST = 100
 """A canvas that is narrower has not been laid out yet."""
