@@ -10,8 +10,10 @@ import functools
 import inspect
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
@@ -21,6 +23,16 @@ TEST_DEADLINE_S = 120
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that runs within a test sends the log to a stream that is closed with the test."""
+    was_configured, before = structlog.is_configured(), structlog.get_config()
+    yield
+    structlog.reset_defaults()
+    if was_configured:
+        structlog.configure(**before)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
+from msgspec.structs import replace
 
 from p2p.auth import verify_token
 from p2p.codec import Codec
 from p2p.errors import MessageInvalidError, RecordRefusedError, TokenRefusedError, TransferError
 from p2p.identity import Identity
-from p2p.jobs import DataPart, DataSummary, Delivery
+from p2p.jobs import DataPart, DataSummary, Delivery, JobSpec
 from p2p.protocols import coordinator, inference, job, peer, reach, transfer
 from p2p.protocols import data as samples
 from p2p.protocols.coordinator import PeerRecord, SignedRecord
@@ -49,6 +50,8 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.floats(low, high, allow_nan=False)
         case inspect.StrType(pattern="^[0-9a-f]{64}$"):
             return st.binary(min_size=32, max_size=32).map(bytes.hex)
+        case inspect.StrType(pattern=str(pattern), max_length=high):
+            return st.from_regex(pattern, fullmatch=True).filter(lambda text: len(text) <= (high or 20))
         case inspect.StrType(min_length=low, max_length=high):
             return st.text(min_size=low or 0, max_size=min(high or 20, (low or 0) + 20))
         case inspect.BytesType(min_length=low, max_length=high):
@@ -65,6 +68,14 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.one_of([values_of(one) for one in types])
         case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
             return st.lists(values_of(item), min_size=low or 0, max_size=min(high or 3, 3)).map(tuple)
+        case inspect.TupleType(item_types=items):
+            return st.tuples(*map(values_of, items))
+        case inspect.StructType(cls=cls, fields=fields) if cls is JobSpec:
+            parts = {field.name: values_of(field.type) for field in fields}
+            of_file = parts["data"].map(lambda data: replace(data, delivery=Delivery.FILE, private=()))
+            deployment = st.builds(cls, **parts | {"data": of_file})
+            training = st.builds(cls, **parts | {"served": st.just(msgspec.UNSET)})
+            return st.one_of(training, deployment)
         case inspect.StructType(cls=cls, fields=fields) if cls is DataSummary:
             parts = {field.name: values_of(field.type) for field in fields}
             return st.builds(cls, **parts | {"delivery": st.just(Delivery.STREAM), "private": PRIVATE})
