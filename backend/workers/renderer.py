@@ -23,7 +23,12 @@ from pathlib import Path
 import msgspec
 
 from backend.errors import BackendError, InputError
-from backend.runtime.chat_template import MAX_TEMPLATE_CHARACTERS, Conversation, render
+from backend.runtime.chat_template import (
+    MAX_PROMPT_CHARACTERS,
+    MAX_TEMPLATE_CHARACTERS,
+    Conversation,
+    render,
+)
 from backend.workers.sandbox import (
     SandboxLimits,
     SandboxMode,
@@ -57,6 +62,10 @@ class TemplateRenderer:
         template = conversation.template
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise InputError(f"the model's chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters")
+        # Else one client's conversation would be what ends the template's process, for all of them.
+        said = sum(len(text) for message in conversation.messages for text in message.values())
+        if said > MAX_PROMPT_CHARACTERS:
+            raise InputError(f"conversation of {said} characters, limit {MAX_PROMPT_CHARACTERS}")
         with self._turn:
             kind = _ENDED if template in self._fatal else b""
             if not kind:

@@ -61,6 +61,13 @@ def test_a_template_that_had_to_be_ended_is_not_tried_again(
         render(of(ENDLESS))
 
 
+def test_no_conversation_ends_the_template_for_others(render: renderer.TemplateRenderer) -> None:
+    said = [{"role": "user", "content": "x" * (65 << 20)}]
+    with pytest.raises(InputError, match="conversation of 68157444 characters, limit"):
+        render(Conversation("{{ messages[0].content }}", said, "<s>", "</s>"))
+    assert render(of("{{ messages[0].content }}")) == "Hi"
+
+
 def test_a_template_is_late_but_not_to_blame_where_the_machine_is_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
