@@ -14,5 +14,5 @@ def plain(text: str, *, lines: bool = False) -> str:
 
 def brief(text: str, most_lines: int = 40, characters: int = 2000) -> str:
     """As ``plain``, with its lines, cut so that it can be drawn: its end, where errors say what they are."""
-    kept = plain(text, lines=True)[-characters:].split("\n")[-most_lines:]
+    kept = plain(text[-characters:], lines=True)[-characters:].split("\n")[-most_lines:]
     return "\n".join(kept)

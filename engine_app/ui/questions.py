@@ -11,9 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from backend.serving.asked import Asked
 
@@ -21,6 +22,10 @@ MAX_BARS = 10
 MAX_LINES = 40
 MAX_DEPTH = 4
 MAX_TEXT = 1 << 20
+MAX_NAME = 200
+"""Characters of a name that are drawn."""
+_MAX_DIGITS = 18
+"""Of a whole number that stays one; what is greater may not even fit into a float."""
 JSON = "application/json"
 
 
@@ -40,13 +45,13 @@ class Way(Enum):
 class Tensor(msgspec.Struct, frozen=True):
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[int, ...], Meta(max_length=16)]
 
 
 class Takes(msgspec.Struct, frozen=True):
     kind: str = ""
     class_names: tuple[str, ...] = ()
-    input_names: tuple[str, ...] = ()
+    input_names: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=1 << 14)] = ()
     white: float = 0.0
 
 
@@ -82,7 +87,7 @@ def read_description(body: bytes) -> Description:
     """Raises QuestionError."""
     try:
         return msgspec.json.decode(body, type=Description)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise QuestionError(f"the model's description cannot be read: {error}") from error
 
 
@@ -219,7 +224,7 @@ def read_answers(body: bytes) -> tuple[Answer, ...]:
         told = [each for item, title in zip(items, titles, strict=True) for each in _item(item, title)]
         return tuple(told[:MAX_LINES])
     if isinstance(found.get("outputs"), dict):
-        return tuple(_raw(str(name), values) for name, values in list(found["outputs"].items())[:MAX_LINES])
+        return tuple(_raw(_name(name), values) for name, values in list(found["outputs"].items())[:MAX_LINES])
     raise QuestionError("the answer holds neither answers nor outputs")
 
 
@@ -237,12 +242,16 @@ def read_error(status: int, body: bytes) -> str:
 
 def _decoded(body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body)
+        found = json.loads(body, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise QuestionError(f"the answer is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise QuestionError("the answer is no object")
     return found
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
 _KNOWN = frozenset({"top", "next", "probability", "probabilities", "classes", "values", "value"})
@@ -261,7 +270,7 @@ def _item(item: Any, title: str, depth: int = 0) -> list[Answer]:
 
 
 def _titled(answer: Answer, title: str) -> Answer:
-    return Answer(answer.bars, answer.lines, title or answer.title)
+    return Answer(answer.bars, answer.lines, _name(title or answer.title))
 
 
 def _known(item: dict[str, Any]) -> Answer:
@@ -272,7 +281,7 @@ def _known(item: dict[str, Any]) -> Answer:
         share = float(item["probability"])
         yes = item.get("name") if item.get("class") == 1 else "yes"
         no = item.get("name") if item.get("class") == 0 else "no"
-        both = sorted(((str(yes), share), (str(no), 1 - share)), key=lambda bar: -bar[1])
+        both = sorted(((_name(yes), share), (_name(no), 1 - share)), key=lambda bar: -bar[1])
         return Answer(bars=tuple(both))
     if "classes" in item:
         return Answer(lines=_places(item))
@@ -286,8 +295,8 @@ def _bars(ranked: list[Any]) -> tuple[tuple[str, float], ...]:
     found = []
     for each in ranked[:MAX_BARS]:
         if isinstance(each, dict) and _is_share(each.get("probability")):
-            name = each.get("name", each.get("text", each.get("class", "")))
-            found.append((str(name) if str(name).strip() else repr(name), float(each["probability"])))
+            name = _name(each.get("name", each.get("text", each.get("class", ""))))
+            found.append((name if name.strip() else repr(name), float(each["probability"])))
     return tuple(found)
 
 
@@ -308,7 +317,8 @@ def _places(item: dict[str, Any]) -> tuple[str, ...]:
         elif isinstance(value, int):
             counts[value] = counts.get(value, 0) + 1
     ordered = sorted(counts.items(), key=lambda pair: -pair[1])[:MAX_LINES]
-    return tuple(f"{names[at] if 0 <= at < len(names) else at}: {count} places" for at, count in ordered)
+    told = [(_name(names[at] if 0 <= at < len(names) else at), count) for at, count in ordered]
+    return tuple(f"{name}: {count} places" for name, count in told)
 
 
 def _values(values: Any) -> tuple[str, ...]:
@@ -316,7 +326,7 @@ def _values(values: Any) -> tuple[str, ...]:
         more = "" if len(values) <= MAX_BARS else f" … and {len(values) - MAX_BARS} more"
         return (", ".join(f"{value:.6g}" for value in values[:MAX_BARS]) + more,)
     if isinstance(values, dict):
-        return tuple(f"{name}: {_short(value)}" for name, value in list(values.items())[:MAX_LINES])
+        return tuple(f"{_name(name)}: {_short(value)}" for name, value in list(values.items())[:MAX_LINES])
     return (_short(values),)
 
 
@@ -336,6 +346,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 600 else f"{text[:600]}…"
 
 
+def _name(value: Any) -> str:
+    text = value if isinstance(value, str) else _short(value)
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
+
+
 # -- streams -------------------------------------------------------------------------------------
 
 
@@ -343,12 +358,15 @@ class EventLines:
     """Server-sent events as they come in pieces: gives the text that each adds. Raises QuestionError."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self.is_over = False
 
     def take(self, chunk: bytes) -> str:
         self._rest += chunk
-        *lines, self._rest = self._rest.split(b"\n")
+        lines: list[bytes] = []
+        if b"\n" in chunk:  # a line in many pieces is not looked through for each of them
+            *lines, rest = bytes(self._rest).split(b"\n")
+            self._rest = bytearray(rest)
         if len(self._rest) > MAX_TEXT:
             raise QuestionError(f"a line of more than {MAX_TEXT} bytes in the answer")
         return "".join(map(self._line, lines))
@@ -370,4 +388,5 @@ class EventLines:
             return ""
         delta = first.get("delta")
         text = delta.get("content") if isinstance(delta, dict) else first.get("text")
-        return text if isinstance(text, str) else ""
+        # Half a surrogate pair could not be sent back with the rest of the conversation.
+        return text.encode(errors="replace").decode() if isinstance(text, str) else ""

@@ -109,6 +109,31 @@ def test_hostile_answers_are_refused_or_bounded() -> None:
     assert max(len(line) for each in read_answers(json.dumps(many).encode()) for line in each.lines) < 700
 
 
+def test_hostile_answers_are_drawn_short_or_refused() -> None:
+    huge = b"1" + b"0" * 400
+    assert read_answers(b'{"outputs": {"a": [%b, 2]}}' % huge)[0].lines[0] == "0: inf"
+    assert read_answers(b'{"answers": [{"values": [-%b, 2]}]}' % huge)[0].lines == ("-inf, 2",)
+    long = "A" * 100_000
+    top = {"top": [{"name": long, "probability": 0.5}, {"name": {long: long}, "probability": 0.1}]}
+    yes = {"probability": 0.7, "class": 1, "name": long}
+    places = {"classes": [[0, 0]], "names": [long]}
+    told = read_answers(json.dumps({"answers": [top, yes, places, {long: {"values": {long: 1}}}]}).encode())
+    drawn = [text for each in told for text in (each.title, *each.lines, *(name for name, _ in each.bars))]
+    assert max(map(len, drawn)) < 300
+    for body in (b'{"name": "\xff"}', b'{"name": "m", "more": ' + b"[" * 5000 + b"]" * 5000 + b"}"):
+        with pytest.raises(QuestionError, match="cannot be read"):
+            read_description(body)
+    wide = {"inputs": [{"name": "i", "dtype": "float32", "shape": [1] * 100}]}
+    for given in (wide, {"takes": {"input_names": [long]}}, {"takes": {"input_names": ["a"] * 100_000}}):
+        with pytest.raises(QuestionError, match="cannot be read"):
+            about(**given)
+
+
+def test_half_a_surrogate_pair_does_not_end_the_conversation() -> None:
+    said = EventLines().take(b'data: {"choices": [{"text": "a\\ud800"}]}\n')
+    assert json.loads(chatted(about(), [("assistant", said)]).body)["messages"][0]["content"] == "a?"
+
+
 def test_a_refusal_is_told_in_the_words_of_the_server() -> None:
     assert read_error(400, b'{"error": {"code": "invalid", "text": "item 1: shaped (2,)"}}') == (
         "item 1: shaped (2,) (400)"
