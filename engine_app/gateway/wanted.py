@@ -6,6 +6,7 @@ by another name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -23,9 +24,11 @@ from backend.serving.http import (
     open_inference_error,
     openai_error,
 )
+from backend.serving.remote_paths import why_refused
 from backend.serving.route_table import RouteTable
 
 MODEL_FIELD = b"x-model"
+_CONTENT_TYPE = re.compile(rb"[ -~]{0,256}")
 _BINARY = (OCTETS, b"application/x-npy", b"application/vnd.safetensors", b"text/csv", b"text/plain")
 
 
@@ -164,8 +167,15 @@ class Wanted:
 def read_wanted(
     route: Route, method: str, path: str, parameters: dict[str, str], headers: dict[bytes, bytes], body: bytes
 ) -> Wanted:
-    """Raises HttpError 400 for a body that is no JSON where it must be."""
+    """Raises HttpError 400 for a body that is no JSON where it must be, and for what no endpoint would take.
+
+    An endpoint that drops such a request would count as lost, for everybody.
+    """
     kind = headers.get(b"content-type", b"")
+    if not _CONTENT_TYPE.fullmatch(kind):
+        raise invalid(f"content type of {len(kind)} bytes, allowed are 256 that can be printed")
+    if problem := why_refused(method, path):
+        raise invalid(problem)
     asked = Asked(method, path, kind.decode("latin-1"), body, passed_on(tuple(headers.items()), ASKED_FIELDS))
     given = headers.get(MODEL_FIELD)
     field = None if given is None else given.decode("latin-1")

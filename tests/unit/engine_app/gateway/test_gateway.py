@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import h11
 import pytest
 import trio
@@ -380,6 +382,35 @@ async def test_bodies_are_bounded_each_and_together() -> None:
             assert (await tested.ask("/v1/predict", b"x" * 150_000)).status == 503
             assert (await tested.ask("/v1/predict", b"{}")).status == 200, "a small one has room"
         await until(lambda: tested.app.load()[1] == 0)
+
+
+async def test_a_body_of_many_small_chunks_costs_no_more_than_its_size_and_holds_up_nobody() -> None:
+    fake = Fake("a")
+    async with gateway((fake, Place("m", "m"))) as tested, await tested.open() as stream:
+        head = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n"
+        tracemalloc.start()
+        try:
+            await stream.send_all(head + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 8_000)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.send_all, b"0\r\n\r\n")
+                assert (await receive(h11.Connection(h11.CLIENT), stream)).status == 200
+            most_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert fake.asked[0].body == b"x" * 8_000
+    assert most_bytes < 900_000
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/v2/models/m/versions/%0a/infer", "application/json"), ("/v1/predict", "text/" + "x" * 300)],
+)
+async def test_what_no_endpoint_would_take_is_refused_here(path: str, kind: str) -> None:
+    """Asked all the same, it would make a peer drop the connection, and look lost."""
+    fake = Fake("a")
+    async with gateway((fake, Place("m", "m"))) as tested:
+        got = await tested.ask(path, {"model": "m"}, content_type=kind)
+    assert (got.status, fake.asked) == (400, [])
 
 
 async def test_more_connections_than_allowed_are_turned_away() -> None:
