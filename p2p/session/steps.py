@@ -45,7 +45,7 @@ from p2p.session.lease import check_lease, earned_by
 from p2p.session.live import LiveJob
 from p2p.session.news import News, NewsKind
 from p2p.session.own_data import OwnData
-from p2p.session.served import check_served
+from p2p.session.served import check_served, period_over
 from p2p.session.store import JobStore
 from p2p.session.treasury import Treasury, creation, refund, refund_request
 from p2p.vouchers import Voucher, voucher_bytes
@@ -217,6 +217,7 @@ class Steps:
         except PaymentRefusedError as error:
             await self._live.apply(events.PaymentDropped(escrow.address, str(error)))
             raise JobRefusedError(f"the escrow cannot be created: {error}") from error
+        self._live.paid_at = trio.current_time()
         await self._live.apply(events.EscrowPaid(escrow.address, signature))
 
     def _too_late(self, escrow: Escrow) -> str | None:
@@ -268,6 +269,7 @@ class Steps:
             return
         self._engine.files.pin(checkpoint.file.blake3, self._job.job_id)
         voucher = self._sign(escrow, done)
+        self._live.paid_at = trio.current_time()
         await self._live.apply(events.SegmentProven(escrow.address, checkpoint, voucher))
         release_old(self._engine, self._job, done)
 
@@ -293,6 +295,8 @@ class Steps:
             return None
         try:
             if job.spec.serving is not None:
+                if not await period_over(self._live, job.spec.serving, escrow):
+                    return None
                 await check_served(self._engine, self._live, file, escrow.peer_id)
             else:
                 path = await fetch_model(self._engine, self._live, file, escrow.peer_id, escrow.addresses)

@@ -11,6 +11,7 @@ from p2p.jobs import JobState
 from p2p.session.deployments import DeploymentOrder
 from p2p.session.engine import JobEngine
 from p2p.session.errors import JobEndedError, JobRefusedError
+from p2p.session.served import PATIENCE_S
 from tests.simulation.p2p.session_world import PeerScript, World, open_world
 
 pytestmark = pytest.mark.virtual_clock
@@ -73,7 +74,19 @@ async def test_a_model_whose_worker_comes_back_is_waited_for(tmp_path: Path) -> 
         assert world.ledger.paid_out == 3 * PERIOD
 
 
-@pytest.mark.parametrize("script", [PeerScript(denies=True), PeerScript(serves_another=True)])
+async def test_periods_are_not_paid_faster_than_time_passes(tmp_path: Path) -> None:
+    async with open_world(tmp_path, [PeerScript(segment_s=0.01)]) as world, world.engine() as (engine, _):
+        began_at = trio.current_time()
+        job = await engine.deploy(order(world, 10), BUDGET)
+        await to_the_end(engine, job)
+        assert trio.current_time() - began_at >= 10 * 5
+        assert world.ledger.paid_out == 10 * PERIOD
+
+
+@pytest.mark.parametrize(
+    "script",
+    [PeerScript(denies=True), PeerScript(serves_another=True), PeerScript(ready_at=2 * PATIENCE_S)],
+)
 async def test_a_peer_that_does_not_serve_is_reported_and_not_paid(
     tmp_path: Path, script: PeerScript
 ) -> None:
