@@ -29,7 +29,7 @@ class Server:
 
     host: str
     port: int
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from engine_app.gateway.endpoint import EndpointStatus, Place
 from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.gateway.pool import Member, Pool
 from p2p.errors import P2PError, RemoteFailureError
+from p2p.protocols.inference import LIMITS
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -72,6 +73,10 @@ class RemoteModel:
 
     @asynccontextmanager
     async def ask(self, asked: Asked) -> AsyncIterator[_Answer]:
+        # Not sent, since that would fail as if the peer were lost.
+        if len(asked.body) > LIMITS.body_bytes:
+            text = f"body of {len(asked.body)} bytes, limit {LIMITS.body_bytes} at a peer"
+            raise HttpError(413, "too_large", text)
         try:
             async with self._model.ask(asked) as answer:
                 yield _Answer(answer)

@@ -19,6 +19,7 @@ from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.gateway.pool import Pool
 from engine_app.gateway.remote import RemoteModel, RemoteModels
 from p2p.errors import ConnectionFailedError, P2PError, RemoteFailureError, StreamResetError
+from p2p.framing import FrameLimits
 from p2p.session.errors import JobUnknownError
 from tests.unit.engine_app.gateway.gateways import Told as Answered
 from tests.unit.engine_app.gateway.gateways import until
@@ -159,6 +160,17 @@ async def test_a_peers_refusals_are_understood(error: P2PError, expected: type[E
     with pytest.raises(expected):
         async with RemoteModel("far", FarModel(trouble=error)).ask(ASKED):
             raise AssertionError("nothing was answered")
+
+
+async def test_a_body_beyond_what_a_peer_takes_is_refused_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "LIMITS", FrameLimits(body_bytes=len(ASKED.body)))
+    far = FarModel()
+    async with RemoteModel("far", far).ask(ASKED):
+        pass
+    with pytest.raises(HttpError, match=r"14 bytes, limit 13 at a peer"):
+        async with RemoteModel("far", far).ask(replace(ASKED, body=ASKED.body + b" ")):
+            raise AssertionError("nothing was answered")
+    assert len(far.asked) == 1
 
 
 async def test_an_answer_that_breaks_off_is_lost_and_not_whole() -> None:
