@@ -260,7 +260,20 @@ def load_attributes(text: str) -> dict[str, Attribute]:
         raise ShapeMismatchError(f"attributes: {error}") from error
     if not isinstance(found, dict) or len(found) > _MAX_ENTRIES:
         raise ShapeMismatchError(f"attributes must be a JSON object of at most {_MAX_ENTRIES} entries")
+    return _attributes(found)
+
+
+def _attributes(found: Mapping[str, Any]) -> dict[str, Attribute]:
+    """Raises ShapeMismatchError."""
+    for name in found:
+        if not _is_text(name):
+            raise ShapeMismatchError(f"attribute {name[:60]!a} has a name that no file can hold")
     return {name: _attribute(name, value) for name, value in found.items()}
+
+
+def _is_text(value: object) -> bool:
+    """Half a surrogate pair, which JSON can hold, no ONNX file can."""
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _attribute(name: str, value: Any) -> Attribute:
@@ -268,13 +281,13 @@ def _attribute(name: str, value: Any) -> Attribute:
     match value:
         case bool() | None:
             pass
-        case str():
+        case str() if _is_text(value):
             return value
         case int() | float() if _is_number(value):
             return value
         case [*entries] if entries and len(entries) <= _MAX_NUMBERS:
             if len({type(each) for each in entries}) == 1 and all(
-                isinstance(each, str) or _is_number(each) for each in entries
+                _is_text(each) or _is_number(each) for each in entries
             ):
                 return entries
         case {"empty": "ints" | "floats" | "strings" as of, **rest} if not rest:
@@ -332,8 +345,7 @@ def _step(number: int, entry: Any) -> OnnxStep:
         case [operator, dict() as attributes, [*inputs], [*outputs]] if (
             len(attributes) <= _MAX_ENTRIES and _are_values(inputs) and _are_values(outputs)
         ):
-            read = {name: _attribute(name, value) for name, value in attributes.items()}
-            return OnnxStep(_check_operator(operator), read, tuple(inputs), tuple(outputs))
+            return OnnxStep(_check_operator(operator), _attributes(attributes), tuple(inputs), tuple(outputs))
     raise ShapeMismatchError(f"steps: number {number} must be [operator, attributes, inputs, outputs]")
 
 
