@@ -84,6 +84,7 @@ class Story:
             self._move(name, done, total, text)
 
     def _move(self, name: str, done: int, total: int, text: str) -> None:
+        text = plain(text)
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=total, text="")
         self._progress.update(self._bars[name], completed=done, total=total, text=text)
@@ -100,7 +101,7 @@ def open_story(as_json: bool) -> Iterator[Story]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     disable = as_json or not console.is_terminal
     with Progress(*columns, console=console, disable=disable) as progress:
@@ -198,7 +199,7 @@ def print_job(job: dict[str, Any]) -> None:
     """The closing lines of a command about one job."""
     print(f"job        {job['job_id']}")
     paused = " (paused)" if job["paused"] else ""
-    print(f"state      {job['state']}{paused}" + (f": {job['text']}" if job["text"] else ""))
+    print(f"state      {job['state']}{paused}" + (f": {plain(job['text'])}" if job["text"] else ""))
     if job["peer_id"]:
         print(f"peer       {job['peer_id']}")
     if job["escrows"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine_app.show import open_story
+from engine_app.show import open_story, print_job
 
 
 def test_stages_are_told_with_and_without_their_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,3 +14,10 @@ def test_stages_are_told_with_and_without_their_number(capsys: pytest.CaptureFix
     told = "".join(capsys.readouterr())
     assert "segment 1 was checked" in told
     assert "2 of 4: compared" in told
+
+
+def test_a_peers_words_about_a_job_reach_no_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"job_id": "ab", "state": "failed", "paused": False, "text": "gone\x1b]0;title\x07"}
+    empty = dict.fromkeys(("peer_id", "escrows", "result", "metrics"))
+    print_job({**empty, **told, "evaluated_by_owner": {}})
+    assert r"gone\x1b]0;title\x07" in capsys.readouterr().out
