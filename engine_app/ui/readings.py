@@ -11,6 +11,8 @@ from dataclasses import dataclass
 _SAMPLE = re.compile(r"^(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 MAX_LINES = 20_000
+LARGEST = 1 << 53
+"""Of a count; sums of greater ones may be no numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def read_metrics(text: str) -> Reading:
     for line in text.splitlines()[:MAX_LINES]:
         found = _SAMPLE.match(line)
         value = _number(found["value"]) if found else None
-        if found is None or value is None:
+        if found is None or value is None or abs(value) > LARGEST:
             continue
         labels = dict(_LABEL.findall(found["labels"] or ""))
         match found["name"]:

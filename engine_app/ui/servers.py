@@ -230,6 +230,7 @@ async def read_whole(answer: AsyncIterable[bytes], limit: int = MAX_ANSWER_BYTES
         found += chunk
         if len(found) > limit:
             raise CommandError(f"an answer of more than {limit} bytes")
+        await trio.lowlevel.checkpoint()  # single bytes may come by the ten thousands at once
     return bytes(found)
 
 

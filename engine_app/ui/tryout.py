@@ -149,6 +149,7 @@ class Tryout:
                     if more := lines.take(chunk):
                         add(more)
                         self._tell()
+                    await trio.lowlevel.checkpoint()  # as in ``read_whole``: the window is drawn meanwhile
             if patience.cancelled_caught:
                 raise trio.TooSlowError
         self.took_ms = (time.monotonic() - began) * 1000

@@ -23,3 +23,9 @@ def test_what_a_server_writes_is_read_back() -> None:
 def test_other_text_reads_as_nothing() -> None:
     assert read_metrics("") == Reading()
     assert read_metrics("# HELP\nup 1\ncyxwiz_queue_depth nan\ncyxwiz_queue_depth{\n<html>") == Reading()
+
+
+def test_no_count_is_without_end() -> None:
+    text = 'cyxwiz_requests_total{outcome="ok"} %s\ncyxwiz_queue_depth 2\n'
+    for value in ("inf", "-inf", "1.7e308"):
+        assert read_metrics(2 * (text % value)) == Reading(queue_depth=4)
