@@ -296,7 +296,11 @@ def _head(request: h11.Request) -> Head:
     if not target.startswith(b"/"):
         raise HttpError(400, "no_http", f"target {target[:80]!r}, allowed is a path")
     path = unquote(target.decode("latin-1"), errors="replace")
-    return Head(request.method.decode("latin-1"), path, dict(request.headers))
+    headers = dict(request.headers)
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        # A proxy before us that goes by the other one would take our next request for this one's body.
+        raise HttpError(400, "no_http", "a transfer-encoding and a content-length, allowed is one of them")
+    return Head(request.method.decode("latin-1"), path, headers)
 
 
 def _declared(headers: dict[bytes, bytes]) -> int | None:

@@ -352,6 +352,17 @@ async def test_a_head_without_end_is_refused() -> None:
         assert b" 431 " in await stream.receive_some(1 << 16)
 
 
+async def test_a_request_that_ends_in_two_places_hides_no_other_one() -> None:
+    (fake, place), *_ = replicas(1)
+    async with gateway((fake, place)) as tested, await tested.open() as stream:
+        head = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n"
+        hidden = b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        await stream.send_all(head + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
+        answered = b"".join([part async for part in stream])
+    assert answered.startswith(b"HTTP/1.1 400 ") and answered.count(b"HTTP/1.1") == 1
+    assert fake.asked == []
+
+
 async def test_a_head_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.05)
     async with gateway(*replicas(1)) as tested, await tested.open() as stream:
