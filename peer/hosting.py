@@ -189,7 +189,7 @@ class Hosting:
     def _plan(self, job_id: str, model: ModelFile, memory_bytes: int) -> ServerPlan:
         limits = msgspec.structs.replace(self._limits, memory_bytes=memory_bytes)
         pool = PoolConfig(
-            directory=self._directory / job_id[:16],
+            directory=self._directory / job_id,  # whole: Engines choose their ids, and a pool clears its own
             memory_bytes=memory_bytes,
             wall_clock_s=float("inf"),
             sandbox=self._sandbox,

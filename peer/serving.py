@@ -26,7 +26,10 @@ from peer.services import Services
 DOWN_PATIENCE_S = 180.0
 """A worker that does not come back in this time ends the job, which may go on at another peer."""
 LEAST_GRACE_S = 5.0
-"""A voucher is late after a period, or after this if periods are shorter."""
+MOST_GRACE_S = 60.0
+"""A voucher is late after a period, within these bounds."""
+COUNTED = 0.9
+"""Of that time, what counts for the next periods: the rest is room for an Engine that pays as time passes."""
 RETRYABLE = frozenset({"memory", "internal"})
 _DOWN, _PAUSED = "down", "paused"
 
@@ -39,12 +42,24 @@ class ReadyClock:
     def __init__(self) -> None:
         self._holds = {_DOWN}
         self._changed = trio.Event()
+        self._counted_s = 0.0
+        self._counted_at = 0.0
+
+    def read(self) -> float:
+        """All of it until now, in seconds."""
+        now = trio.current_time()
+        if not self._holds:
+            self._counted_s += now - self._counted_at
+        self._counted_at = now
+        return self._counted_s
 
     def hold(self, reason: str) -> None:
+        self.read()
         self._holds.add(reason)
         self._wake()
 
     def release(self, reason: str) -> None:
+        self.read()
         self._holds.discard(reason)
         self._wake()
 
@@ -81,6 +96,10 @@ class Serving:
         self._feed = feed
         self._clock = ReadyClock()
         self._model: ServedModel | None = None
+        self._waited_from: float | None = None
+        """What the clock read when the last period ended."""
+        self._ahead_s = 0.0
+        """Answered while its voucher was awaited: counts for the next ones."""
 
     async def prepare(self, job: Job) -> str:
         """Returns the device once the model answers. Raises JobError."""
@@ -129,10 +148,17 @@ class Serving:
             raise JobError("internal", "the deployment has no model", retryable=True)
         period_s = float(model.serving.period_s)
         model.refusal, model.due_at = None, float("inf")
-        await self._clock.count(period_s)
+        grace_s = min(max(period_s, LEAST_GRACE_S), MOST_GRACE_S)
+        if self._waited_from is not None:
+            self._ahead_s += min(self._clock.read() - self._waited_from, COUNTED * grace_s)
+            self._waited_from = None
+        taken_s = min(self._ahead_s, period_s)
+        await self._clock.count(period_s - taken_s)
+        self._ahead_s -= taken_s
         is_last = segment == job.segments - 1
         if not job.is_direct:
-            model.due_at = trio.current_time() + max(period_s, LEAST_GRACE_S)
+            model.due_at = trio.current_time() + grace_s
+            self._waited_from = self._clock.read()
         elif is_last:
             model.refusal = RemoteFailureError("not_found", "the deployment is over: its time is up")
         file = job.offer.job.data.file

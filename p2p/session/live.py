@@ -33,8 +33,9 @@ class LiveJob:
         self.ended = False
         self.told = Told()
         """What the peer was told on the stream that is open, or was last."""
-        self.paid_at = float("-inf")
-        """On trio's clock: when its escrow was paid, or the last segment signed for, in this session."""
+        self.served_at = float("-inf")
+        """Of a deployment, on trio's clock: when its escrow was paid or its model was last seen to answer,
+        in this session."""
         self._store = store
         self._now = now
         self._told = story_length

@@ -31,15 +31,15 @@ DENIALS = frozenset({"not_found", "refused", "unauthorized", "invalid"})
 async def period_over(live: LiveJob, serving: ServingSpec, escrow: Escrow) -> bool:
     """Waits until the period can be over: a peer that claims it early is paid no earlier.
 
-    It began after the payment before it. False if meanwhile the escrow is the job's no longer.
+    It began when the one before it was over, or later. False if meanwhile the escrow is the job's no longer.
     """
-    with trio.move_on_at(live.paid_at + serving.period_s) as scope:
+    with trio.move_on_at(live.served_at + serving.period_s) as scope:
         await live.wait_for(lambda job: job.escrow is None or job.escrow.address != escrow.address)
     return scope.cancelled_caught
 
 
-async def check_served(engine: Engine, live: LiveJob, file: FileRef, peer_id: str) -> None:
-    """Returns once the deployment answers.
+async def check_served(engine: Engine, live: LiveJob, file: FileRef, peer_id: str) -> float:
+    """Returns once the deployment answers: when it was asked, on trio's clock.
 
     Raises ModelRefusedError for another file than the model, a peer that knows no such deployment, or
     one that says for too long that the model comes; and what a call raises that may be repeated.
@@ -51,7 +51,11 @@ async def check_served(engine: Engine, live: LiveJob, file: FileRef, peer_id: st
     deployment = ModelAtPeer(live.job.job_id, lambda: caller)
     gives_up_at = trio.current_time() + PATIENCE_S
     try:
-        while (status := await deployment.status()).state != ANSWERS:
+        while True:
+            asked_at = trio.current_time()
+            status = await deployment.status()
+            if status.state == ANSWERS:
+                return asked_at
             if trio.current_time() >= gives_up_at:
                 raise ModelRefusedError(f"says for {PATIENCE_S:.0f} s that the model is {status.state}")
             live.mention(News(NewsKind.STAGE, f"the model is {status.state} at its peer"))

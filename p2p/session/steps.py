@@ -217,7 +217,7 @@ class Steps:
         except PaymentRefusedError as error:
             await self._live.apply(events.PaymentDropped(escrow.address, str(error)))
             raise JobRefusedError(f"the escrow cannot be created: {error}") from error
-        self._live.paid_at = trio.current_time()
+        self._live.served_at = trio.current_time()
         await self._live.apply(events.EscrowPaid(escrow.address, signature))
 
     def _too_late(self, escrow: Escrow) -> str | None:
@@ -269,7 +269,6 @@ class Steps:
             return
         self._engine.files.pin(checkpoint.file.blake3, self._job.job_id)
         voucher = self._sign(escrow, done)
-        self._live.paid_at = trio.current_time()
         await self._live.apply(events.SegmentProven(escrow.address, checkpoint, voucher))
         release_old(self._engine, self._job, done)
 
@@ -297,7 +296,7 @@ class Steps:
             if job.spec.serving is not None:
                 if not await period_over(self._live, job.spec.serving, escrow):
                     return None
-                await check_served(self._engine, self._live, file, escrow.peer_id)
+                self._live.served_at = await check_served(self._engine, self._live, file, escrow.peer_id)
             else:
                 path = await fetch_model(self._engine, self._live, file, escrow.peer_id, escrow.addresses)
                 expected = expected_model(job, done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,11 +21,12 @@ from p2p.pricing import price_of
 from p2p.protocols.coordinator import OfferJob
 from peer.admission import ServingLimits, Verdict, check_checkpoint, check_offer, judge_graph
 from peer.errors import JobError, OfferRefusedError
+from peer.events import Event
 from peer.hosting import HostedStatus
 from peer.job import LeaseKind, new_job, recovered
 from peer.plan import Patience, gives_up_at
 from peer.served import LINGER_S, UNPAID, ServedModels
-from peer.serving import DOWN_PATIENCE_S, ReadyClock, check_model
+from peer.serving import COUNTED, DOWN_PATIENCE_S, ReadyClock, Serving, check_model
 from tests.e2e.serving.servers import linear_onnx
 from tests.unit.peer.make import DATA, METRICS, NOW, make_file, make_offer
 
@@ -163,6 +165,21 @@ async def test_only_time_in_which_the_model_could_answer_counts() -> None:
 
 
 @pytest.mark.virtual_clock
+async def test_what_is_read_of_the_clock_is_the_time_that_nothing_held() -> None:
+    clock = ReadyClock()
+    await trio.sleep(7)
+    assert clock.read() == 0
+    clock.release("down")
+    await trio.sleep(3)
+    assert clock.read() == pytest.approx(3)
+    clock.hold("paused")
+    await trio.sleep(50)
+    clock.release("paused")
+    await trio.sleep(2)
+    assert clock.read() == pytest.approx(5)
+
+
+@pytest.mark.virtual_clock
 async def test_a_worker_that_stays_away_ends_the_deployment() -> None:
     async with trio.open_nursery() as nursery:
         clock = ReadyClock()
@@ -170,6 +187,32 @@ async def test_a_worker_that_stays_away_ends_the_deployment() -> None:
             await clock.count(1.0)
         assert caught.value.retryable
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.virtual_clock
+async def test_what_is_answered_while_a_voucher_is_awaited_counts_for_the_next_period() -> None:
+    ends: list[float] = []
+
+    async def feed(event: Event) -> None:
+        ends.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        served = ServedModels(Models(), nursery)  # type: ignore[arg-type]
+        served.hosting.loaded[OLD] = ServerListener()  # type: ignore[attr-defined]
+        served.end(served.begin(new_job(deployment_offer()), "cpu"), "paid in full", lingers=True)
+        worker = SimpleNamespace(device="cpu")
+        services: Any = SimpleNamespace(served=served, workers=[worker] * 9, now=lambda: NOW)
+        job = new_job(deployment_offer(NEW, continues=OLD, period_s=20))
+        serving = Serving(services, feed)
+        await serving.prepare(job)
+        for segment, voucher_s in enumerate((8, 500, 500, 0)):
+            await serving.serve(job, segment)
+            await trio.sleep(voucher_s)
+        nursery.cancel_scope.cancel()
+    first, second, third, fourth = ends
+    assert second - first == pytest.approx(20)  # with the eight seconds before the voucher
+    assert third - second == pytest.approx(500 + 20 * (1 - COUNTED))  # what was refused does not count
+    assert fourth - third == pytest.approx(500 + 20 * (1 - COUNTED))
 
 
 # -- who is answered ---------------------------------------------------------------------------
