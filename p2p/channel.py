@@ -5,6 +5,7 @@ Knows nothing of any one protocol. One task may send while another receives.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import trio
@@ -30,13 +31,19 @@ class Channel(Generic[S, R]):
     """
 
     def __init__(
-        self, stream: Stream, send_codec: Codec[S], receive_codec: Codec[R], limits: FrameLimits
+        self,
+        stream: Stream,
+        send_codec: Codec[S],
+        receive_codec: Codec[R],
+        limits: FrameLimits,
+        take_body: Callable[[int], None] | None = None,
     ) -> None:
+        """``take_body``: see FrameDecoder."""
         self._stream = stream
         self._send_codec = send_codec
         self._receive_codec = receive_codec
         self._limits = limits
-        self._decoder = FrameDecoder(limits.within(stream.largest))
+        self._decoder = FrameDecoder(limits.within(stream.largest), take_body)
         self._send_lock = trio.Lock()
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2p.errors import FrameTooLargeError, LocalProtocolError
@@ -55,8 +56,10 @@ def encode_frame(frame: Frame, limits: FrameLimits) -> bytes:
 class FrameDecoder:
     """Feed it bytes cut anywhere; ask it for whole frames. A large body is copied once."""
 
-    def __init__(self, limits: FrameLimits) -> None:
+    def __init__(self, limits: FrameLimits, take_body: Callable[[int], None] | None = None) -> None:
+        """``take_body`` is told how long a body will be, and may raise FrameTooLargeError."""
         self._limits = limits
+        self._take_body = take_body
         self._pieces: deque[bytes | memoryview | bytearray] = deque()
         self._size = 0
         self._announced: tuple[int, int] | None = None
@@ -89,6 +92,9 @@ class FrameDecoder:
             if self._size < HEADER.size:
                 return False
             self._announced = HEADER.unpack(self._take(HEADER.size))
+            self._limits.check(*self._announced)
+            if self._take_body is not None:
+                self._take_body(self._announced[1])
         message_bytes, body_bytes = self._announced
         self._limits.check(message_bytes, body_bytes)
         return self._size >= message_bytes + body_bytes

@@ -6,8 +6,9 @@ stream, never the program.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from p2p.channel import Channel
 from p2p.codec import Codec
 from p2p.errors import (
     DeadlineError,
+    FrameTooLargeError,
     LocalProtocolError,
     MessageInvalidError,
     P2PError,
@@ -46,6 +48,34 @@ class Streamed:
     run: Callable[[Tell], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class BodyRoom:
+    """What bodies may take up here while they arrive and are worked on, in bytes. Small ones are free."""
+
+    is_known: Callable[[PeerId], bool]
+    """Others may send small ones only."""
+    of_caller: int = 512 << 20
+    of_all: int = 2 << 30
+    small: int = 64 << 10
+    _used: Counter[PeerId] = field(default_factory=Counter)
+
+    def take(self, caller: PeerId, size: int) -> int:
+        """What to give back. Raises FrameTooLargeError."""
+        if size <= self.small:
+            return 0
+        if not self.is_known(caller):
+            raise FrameTooLargeError(f"body of {size} bytes of a stranger, limit {self.small}")
+        if self._used[caller] + size > self.of_caller or self._used.total() + size > self.of_all:
+            raise FrameTooLargeError(f"body of {size} bytes beside {self._used[caller]} of this caller")
+        self._used[caller] += size
+        return size
+
+    def give_back(self, caller: PeerId, size: int) -> None:
+        self._used[caller] -= size
+        if not self._used[caller]:
+            del self._used[caller]
+
+
 CallHandler = Callable[[PeerId, C, bytes], Awaitable[A | tuple[A, bytes] | Streamed]]
 
 log = structlog.get_logger(__name__)
@@ -69,6 +99,7 @@ def serve_calls(
     handler: CallHandler[C, A],
     *,
     max_in_flight: int = 64,
+    room: BodyRoom | None = None,
 ) -> None:
     """Answers every call of ``protocol_id`` with what ``handler`` returns: an answer, or it and a body.
 
@@ -78,8 +109,25 @@ def serve_calls(
     """
 
     async def serve(stream: Stream) -> None:
-        channel: Channel[Response[Any], Request[C]] = Channel(stream, responses, requests, limits)
-        await _Session(channel, requests, handler, max_in_flight, protocol_id).run()
+        caller, held = stream.remote_peer_id, 0
+
+        def take_body(size: int) -> None:
+            nonlocal held
+            if room is not None:
+                held += room.take(caller, size)
+
+        def give_back(size: int) -> None:
+            nonlocal held
+            if room is not None and size > room.small:
+                held -= size
+                room.give_back(caller, size)
+
+        channel: Channel[Response[Any], Request[C]] = Channel(stream, responses, requests, limits, take_body)
+        try:
+            await _Session(channel, requests, handler, max_in_flight, protocol_id, give_back).run()
+        finally:
+            if room is not None and held:
+                room.give_back(caller, held)
 
     network.set_handler(protocol_id, serve)
 
@@ -94,7 +142,9 @@ class _Session:
         handler: CallHandler[Any, Any],
         max_in_flight: int,
         protocol_id: str,
+        give_back: Callable[[int], None],
     ) -> None:
+        self._give_back = give_back
         self._channel = channel
         self._requests = requests
         self._handler = handler
@@ -134,6 +184,7 @@ class _Session:
                 return
             await self._answer(request, frame.body)
         finally:
+            self._give_back(len(frame.body))
             self._slots.release()
 
     async def _answer(self, request: Request[Any], body: bytes) -> None:

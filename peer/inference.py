@@ -39,7 +39,7 @@ from p2p.protocols.inference import (
     StatusOf,
     TensorInfo,
 )
-from p2p.router import Streamed, Tell, serve_calls
+from p2p.router import BodyRoom, Streamed, Tell, serve_calls
 from peer.access import Access
 from peer.artifacts import Artifacts
 from peer.deployments import Deployments
@@ -106,7 +106,8 @@ class InferenceService:
         """Caller to the jobs it may use, each with the end of its token."""
 
     def serve(self) -> None:
-        serve_calls(self._network, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, self.answer)
+        room = BodyRoom(self._is_let_in)
+        serve_calls(self._network, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, self.answer, room=room)
 
     async def answer(
         self, caller: PeerId, call: InferenceCall, body: bytes
@@ -159,6 +160,10 @@ class InferenceService:
         while len(self._callers) > MAX_CALLERS:
             self._callers.popitem(last=False)
         return Done()
+
+    def _is_let_in(self, caller: PeerId) -> bool:
+        now = self._now()
+        return any(permission.until > now for permission in self._callers.get(caller, {}).values())
 
     def _jobs_of(self, caller: PeerId) -> list[str]:
         """That its tokens are for. Raises RemoteFailureError where there is none."""

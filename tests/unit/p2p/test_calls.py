@@ -26,7 +26,7 @@ from p2p.identifiers import PeerId
 from p2p.identity import Identity
 from p2p.network import Stream
 from p2p.protocols import Done, Failure, Request, Response
-from p2p.router import serve_calls
+from p2p.router import BodyRoom, serve_calls
 from p2p.testing import MemoryNet, MemoryNetwork
 
 PROTOCOL = "/test/echo/1"
@@ -104,6 +104,32 @@ async def test_a_stream_runs_no_more_calls_at_once_than_allowed() -> None:
             for _ in range(6):
                 nursery.start_soon(client.call, Echo("x", 1.0))
         assert trio.current_time() - start == pytest.approx(3.0)
+
+
+@pytest.mark.virtual_clock
+async def test_bodies_of_strangers_and_more_than_there_is_room_for_are_cut_off() -> None:
+    known: set[PeerId] = set()
+    room = BodyRoom(known.__contains__, of_caller=250, small=10)
+    async with echo_service(room=room) as (client, net, server):
+        assert await client.call(Echo("x"), b"x" * 10) == (Echo("x"), b"x" * 10)
+        with pytest.raises(StreamResetError):
+            await client.call(Echo("x"), b"x" * 11)
+        stranger = net.join(Identity.generate())
+        await stranger.connect(server.peer_id, server.addresses())
+        stream = await stranger.open_stream(server.peer_id, PROTOCOL)
+        known.add(stranger.peer_id)
+        channel: Channel[Any, Any] = Channel(stream, REQUESTS, RESPONSES, LIMITS)
+        for number in range(5):  # one after the other there is room for each
+            await channel.send(Request(number, Echo("x")), b"x" * 200)
+            assert (await channel.receive())[1] == b"x" * 200
+        await channel.send(Request(6, Echo("x", 1.0)), b"x" * 200)
+        await channel.send(Request(7, Echo("x")), b"x" * 200)
+        with pytest.raises(StreamResetError):
+            await channel.receive()
+        stream = await stranger.open_stream(server.peer_id, PROTOCOL)
+        channel = Channel(stream, REQUESTS, RESPONSES, LIMITS)
+        await channel.send(Request(8, Echo("x")), b"x" * 200)  # what was cut off takes up nothing
+        assert (await channel.receive())[1] == b"x" * 200
 
 
 @pytest.mark.virtual_clock
