@@ -124,7 +124,7 @@ class AnswerBegun(Message, frozen=True):
 
 
 class AnswerPart(Message, frozen=True):
-    """The body is the next part."""
+    """The body is the next part, never empty."""
 
 
 class AnswerEnded(Message, frozen=True):

@@ -97,7 +97,7 @@ class Answer:
             raise StopAsyncIteration
         message, body = await self.channel.receive(PART_TIMEOUT_S)
         match _answer_of(message):
-            case AnswerPart():
+            case AnswerPart() if body:
                 self._size_bytes += len(body)
                 return body
             case AnswerEnded(size_bytes):
@@ -109,7 +109,9 @@ class Answer:
                 self.is_over = True
                 raise RemoteFailureError(code, text)
             case other:
-                raise RemoteProtocolError(f"peer sent {type(other).__name__} within an answer")
+                raise RemoteProtocolError(
+                    f"peer sent {type(other).__name__} of {len(body)} bytes within an answer"
+                )
 
     async def read(self, limit: int = LIMITS.body_bytes) -> bytes:
         """The rest of it. Raises as iterating does, and RemoteProtocolError for more than ``limit`` bytes."""

@@ -14,7 +14,7 @@ import msgspec
 from p2p.errors import RemoteFailureError, RemoteProtocolError
 
 PATH = "/v1/chat/completions"
-MAX_EVENT_BYTES = 1 << 20
+MAX_EVENT_BYTES = 64 << 10
 MAX_SHOWN = 2000
 ROLES = ("system", "user", "assistant")
 

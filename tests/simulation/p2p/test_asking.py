@@ -86,7 +86,8 @@ async def test_one_stream_serves_one_call_after_the_other() -> None:
     ("said", "says"),
     [
         (((BEGUN, b"ab"), (AnswerEnded(3), b"")), "answer of 2 bytes, announced 3"),
-        (((BEGUN, b""), (Done(), b"")), "Done within an answer"),
+        (((BEGUN, b""), (Done(), b"")), "Done of 0 bytes within an answer"),
+        (((BEGUN, b""), (AnswerPart(), b"")), "AnswerPart of 0 bytes within"),
         (((BEGUN, b"x" * 101), (AnswerEnded(101), b"")), "more than 100 bytes"),
         (((Done(), b""),), "Done to Ask"),
     ],
