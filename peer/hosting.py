@@ -179,6 +179,7 @@ class Hosting:
         except Exception as error:  # the boundary of its task: no model may end the peer
             hosted.failure = error if isinstance(error, WorkerError) else WorkerError(repr(error))
             log.warning("hosted model gave up", job_id=hosted.job_id, reason=repr(error))
+            hosted.told.on_death(repr(error), 0.0)  # or its time would be counted on
         finally:
             if self._hosted.get(hosted.job_id) is hosted:
                 del self._hosted[hosted.job_id]

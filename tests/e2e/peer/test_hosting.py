@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+import trio.testing
 
 from backend.errors import WorkerDiedError, WorkerFailedError
 from backend.serving.asked import Asked
@@ -43,6 +44,22 @@ async def ask(hosting: Hosting, job: str, path: str, body: bytes = b"") -> tuple
     method = "POST" if body else "GET"
     async with hosting.calls(job).ask(Asked(method, path, "application/json", body)) as answer:
         return answer.status, await answer.read()
+
+
+async def test_whoever_has_a_model_hosted_is_told_when_it_is_given_up(tmp_path: Path) -> None:
+    linear_onnx(tmp_path / "m.onnx")
+    dead = trio.Event()
+
+    def break_down(lines: tuple[str, ...]) -> None:
+        raise ValueError("nobody thought of this")
+
+    async with open_hosting(tmp_path) as hosting:
+        told = ServerListener(break_down, lambda reason, pause_s: dead.set())
+        await hosting.start(JOB, tmp_path / "m.onnx", told=told)
+        await dead.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(RemoteFailureError, match="no deployment"):
+            await hosting.status(JOB)
 
 
 async def test_a_hosted_model_answers_requests_and_tensors_and_its_neighbour_outlives_it(
