@@ -9,6 +9,7 @@ from typing import Protocol
 
 from backend.serving.asked import Asked
 from backend.serving.http import Headers
+from engine_app.gateway.errors import EndpointLostError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,24 @@ class Answer(Protocol):
     @property
     def headers(self) -> Headers: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class RelayedAnswer:
+    """Of an endpoint whose errors are of one family: what ``lost`` are is an endpoint lost."""
+
+    def __init__(self, answer: Answer, lost: type[Exception]) -> None:
+        self.status = answer.status
+        self.content_type = answer.content_type
+        self.headers = answer.headers
+        self._answer = answer
+        self._lost = lost
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._answer:
+                yield part
+        except self._lost as error:
+            raise EndpointLostError(str(error)) from error
 
 
 class Endpoint(Protocol):

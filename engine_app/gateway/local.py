@@ -13,9 +13,8 @@ from backend.errors import BackendError, WorkerFailedError
 from backend.serving.asked import Asked
 from backend.serving.http import HttpError
 from backend.workers.hosted import HostedModel
-from backend.workers.model_calls import Answer
 from backend.workers.model_server import ModelFile, ServerListener
-from engine_app.gateway.endpoint import EndpointStatus, Place
+from engine_app.gateway.endpoint import EndpointStatus, Place, RelayedAnswer
 from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.serving import ServeOrder, plan_of
 
@@ -53,10 +52,10 @@ class LocalModel:
         await self._hosted.run()
 
     @asynccontextmanager
-    async def ask(self, asked: Asked) -> AsyncIterator[_LocalAnswer]:
+    async def ask(self, asked: Asked) -> AsyncIterator[Answer]:
         try:
             async with self._hosted.calls.ask(asked) as answer:
-                yield _LocalAnswer(answer)
+                yield RelayedAnswer(answer, BackendError)
         except BackendError as error:
             raise _worded(error) from error
 
@@ -72,21 +71,6 @@ class LocalModel:
 
     def _died(self, reason: str, pause_s: float) -> None:
         self._on_change(self, False, f"its worker ended: {reason}; another one starts in {pause_s:g} s")
-
-
-class _LocalAnswer:
-    def __init__(self, answer: Answer) -> None:
-        self.status = answer.status
-        self.content_type = answer.content_type
-        self.headers = answer.headers
-        self._answer = answer
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for part in self._answer:
-                yield part
-        except BackendError as error:
-            raise EndpointLostError(str(error)) from error
 
 
 def _worded(error: BackendError) -> Exception:

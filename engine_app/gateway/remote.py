@@ -15,9 +15,9 @@ import structlog
 import trio
 
 from backend.serving.asked import Asked
-from backend.serving.http import Headers, HttpError
+from backend.serving.http import HttpError
 from engine_app.gateway.deployments import Choice, Deployment, changes, places
-from engine_app.gateway.endpoint import EndpointStatus, Place
+from engine_app.gateway.endpoint import Answer, EndpointStatus, Place, RelayedAnswer
 from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.gateway.pool import Member, Pool
 from p2p.errors import P2PError, RemoteFailureError
@@ -34,16 +34,6 @@ _REFUSALS = {"invalid": 400, "refused": 403, "not_found": 404, "too_large": 413,
 """What a peer refuses in its own name; anything else is its failure."""
 
 
-class RemoteAnswer(Protocol):
-    @property
-    def status(self) -> int: ...
-    @property
-    def content_type(self) -> str: ...
-    @property
-    def headers(self) -> Headers: ...
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-
 class RemoteStatus(Protocol):
     @property
     def state(self) -> str: ...
@@ -56,7 +46,7 @@ class RemoteStatus(Protocol):
 class ModelThere(Protocol):
     """A deployment at one peer; see ``p2p.session.model_at_peer``. Both raise P2PError."""
 
-    def ask(self, asked: Asked) -> AbstractAsyncContextManager[RemoteAnswer]: ...
+    def ask(self, asked: Asked) -> AbstractAsyncContextManager[Answer]: ...
     async def status(self) -> RemoteStatus: ...
 
 
@@ -72,14 +62,14 @@ class RemoteModel:
         return self._name
 
     @asynccontextmanager
-    async def ask(self, asked: Asked) -> AsyncIterator[_Answer]:
+    async def ask(self, asked: Asked) -> AsyncIterator[Answer]:
         # Not sent, since that would fail as if the peer were lost.
         if len(asked.body) > LIMITS.body_bytes:
             text = f"body of {len(asked.body)} bytes, limit {LIMITS.body_bytes} at a peer"
             raise HttpError(413, "too_large", text)
         try:
             async with self._model.ask(asked) as answer:
-                yield _Answer(answer)
+                yield RelayedAnswer(answer, P2PError)
         except P2PError as error:
             raise _worded(error) from error
 
@@ -91,21 +81,6 @@ class RemoteModel:
         """Raises EndpointLostError."""
         try:
             return await self._model.status()
-        except P2PError as error:
-            raise EndpointLostError(str(error)) from error
-
-
-class _Answer:
-    def __init__(self, answer: RemoteAnswer) -> None:
-        self.status = answer.status
-        self.content_type = answer.content_type
-        self.headers = answer.headers
-        self._answer = answer
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for part in self._answer:
-                yield part
         except P2PError as error:
             raise EndpointLostError(str(error)) from error
 
