@@ -22,12 +22,16 @@ class Question:
     target: Path | None
 
 
-def infer(config: Config, deployment: str, source: Path, target: Path | None, as_json: bool) -> None:
+def infer(
+    config: Config, deployment: str, peer: str | None, source: Path, target: Path | None, as_json: bool
+) -> None:
+    """With ``peer`` only there."""
+
     async def use(session: Session) -> None:
         with TemporaryDirectory() as directory:
             output = target or Path(directory) / "outputs.npz"
             answer = await session.ask(
-                "predict", deployment=deployment, source=str(source), target=str(output)
+                "predict", deployment=deployment, peer=peer, source=str(source), target=str(output)
             )
             _show_outputs(answer, output, target is None, as_json)
 

@@ -10,6 +10,7 @@ from engine_app.train_cli import config_of
 @click.command()
 @click.argument("deployment")
 @click.argument("prompt", required=False)
+@click.option("--peer", metavar="PEER", help="Ask only there, also where the deployment moved by itself.")
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--max-tokens", type=click.IntRange(1, 1 << 20), help="The most that one answer may have.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0: always the likeliest word.")
@@ -24,6 +25,7 @@ def chat(
     /,
     deployment: str,
     prompt: str | None,
+    peer: str | None,
     system: str | None,
     coordinator: str | None,
     as_json: bool,
@@ -35,5 +37,5 @@ def chat(
     """
     from engine_app import chatting
 
-    order = chatting.ChatOrder(deployment, system, options, as_json)
+    order = chatting.ChatOrder(deployment, peer, system, options, as_json)
     chatting.talk(config_of(context, coordinator), order, prompt)

@@ -30,6 +30,8 @@ class ChatOrder:
     """What ``cyxwiz chat`` was told. ``options``: of the answers; None: as the model has it."""
 
     deployment: str
+    peer: str | None
+    """Only there; None: wherever the user gave it to."""
     system: str | None
     options: dict[str, float | None]
     as_json: bool
@@ -74,7 +76,8 @@ async def answer_to(session: Session, order: ChatOrder, messages: list[dict[str,
             print(plain(piece.replace("\t", _TAB), lines=True), end="", flush=True)
 
     try:
-        end = await session.ask("chat", tell, deployment=order.deployment, messages=messages, **order.options)
+        where = {"deployment": order.deployment, "peer": order.peer}
+        end = await session.ask("chat", tell, **where, messages=messages, **order.options)
     finally:
         if text and not order.as_json:
             print(flush=True)

@@ -323,8 +323,8 @@ def fetch(
 
 @main.command()
 @click.argument("deployment", required=False)
-@click.option("--peer", metavar="PEER", help="In place of DEPLOYMENT: the peer that trained the model,")
-@click.option("--model", metavar="HASH", help="and the model's BLAKE3, as follow shows it.")
+@click.option("--peer", metavar="PEER", help="Ask only there; in place of DEPLOYMENT with --model.")
+@click.option("--model", metavar="HASH", help="BLAKE3 of a model that --peer has trained, as follow tells.")
 @click.option(
     "--input",
     "source",
@@ -350,8 +350,8 @@ def infer(
     from engine_app import asking
 
     config = config_of(context, coordinator)
-    if deployment is not None and peer is None and model is None:
-        asking.infer(config, deployment, source, output, as_json)
+    if deployment is not None and model is None:
+        asking.infer(config, deployment, peer, source, output, as_json)
     elif deployment is None and peer is not None and model is not None:
         asking.infer_trained(config, asking.Question(peer, model, source, output), as_json)
     else:

@@ -14,7 +14,7 @@ from backend.serving.asked import Asked
 from backend.serving.http import HttpError
 from backend.workers.hosted import HostedModel
 from backend.workers.model_server import ModelFile, ServerListener
-from engine_app.gateway.endpoint import EndpointStatus, Place, RelayedAnswer
+from engine_app.gateway.endpoint import Answer, EndpointStatus, Place, RelayedAnswer
 from engine_app.gateway.errors import EndpointBusyError, EndpointLostError
 from engine_app.serving import ServeOrder, plan_of
 

@@ -183,15 +183,21 @@ class Control:
         yield msgspec.to_builtins(self._engine.deployments())
 
     async def _deployment_status(self, deployment: str) -> AsyncGenerator[Any]:
-        yield msgspec.to_builtins(await self._engine.deployment(deployment).status())
+        job = self._engine.job(self._engine.deployment(deployment).deployment)
+        # Wherever it is: nothing that a user wrote goes there.
+        yield msgspec.to_builtins(await self._engine.deployment(job.job_id, job.peer_id).status())
 
-    async def _predict(self, deployment: str, source: str, target: str) -> AsyncGenerator[Any]:
-        yield await predict_deployed(self._engine.deployment(deployment), Path(source), Path(target))
+    async def _predict(
+        self, deployment: str, source: str, target: str, peer: str | None = None
+    ) -> AsyncGenerator[Any]:
+        model = self._engine.deployment(deployment, peer)
+        yield await predict_deployed(model, Path(source), Path(target))
 
     async def _chat(
         self,
         deployment: str,
         messages: list[dict[str, str]],
+        peer: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
@@ -199,7 +205,7 @@ class Control:
         """Pieces of text as they come, then what is known of the whole."""
         options = ChatOptions(max_tokens=max_tokens, temperature=temperature, seed=seed)
         ends: list[Chatted] = []
-        answer = self._engine.deployment(deployment).chat(messages, options, ends.append)
+        answer = self._engine.deployment(deployment, peer).chat(messages, options, ends.append)
         async with aclosing(answer):
             async for piece in answer:
                 yield {"kind": "piece", "text": piece}

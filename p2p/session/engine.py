@@ -438,8 +438,8 @@ class JobEngine:
 
         Of replicas of one name it is the newest that has a peer.
 
-        With ``peer`` only there, and with little patience: nothing is ever sent to another one that it
-        may move to.
+        With ``peer`` only there, and with little patience; without, only at peers that the user gave it
+        to: nothing is ever sent to another one that it moved to by itself.
         Raises JobUnknownError; each call raises JobEndedError once it is over, or not there any more.
         """
         job_id = self._replica(name, peer) or self._live(name).job.job_id
@@ -465,6 +465,12 @@ class JobEngine:
             raise JobEndedError(f"deployment {job_id[:8]} has no peer yet")
         if peer is not None and live.job.peer_id != peer:
             raise JobEndedError(f"deployment {job_id[:8]} is at another peer now")
+        given_to = view(live.job, self.engine.now()).given_to if live.job.spec.serving is not None else ()
+        if peer is None and given_to and live.job.peer_id not in given_to:
+            raise JobEndedError(
+                f"deployment {job_id[:8]} moved by itself to peer {live.job.peer_id}, which would see what "
+                "is asked: name that peer to ask it there"
+            )
         caller = self._caller(live.job.peer_id, job_id)
         return caller if peer is None else HastyCaller(caller, BOUND_PATIENCE_S)
 

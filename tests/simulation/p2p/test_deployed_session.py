@@ -103,6 +103,12 @@ async def test_a_peer_that_vanishes_is_followed_by_another(tmp_path: Path) -> No
     scripts = [PeerScript(dies_at=1), PeerScript()]
     async with open_world(tmp_path, scripts) as world, world.engine() as (engine, _):
         job = await engine.deploy(order(world), BUDGET)
+        async for _ in engine.follow(job):
+            if world.peers[1].vouchers:
+                break
+        with pytest.raises(JobEndedError, match="moved by itself"):
+            await engine.deployment(job).status()
+        assert (await engine.deployment(job, world.peers[1].peer_id).status()).state == "ready"
         await to_the_end(engine, job)
         assert [voucher.segments_done for voucher in world.peers[0].vouchers] == [1]
         assert [voucher.segments_done for voucher in world.peers[1].vouchers] == [2, 3]

@@ -13,7 +13,7 @@ import trio
 from engine_app.chatting import ChatOrder, Conversation, answer_to
 from p2p.session.errors import SessionError
 
-ORDER = ChatOrder("ab12", "be brief", {"max_tokens": 5, "temperature": None, "seed": None}, False)
+ORDER = ChatOrder("ab12", None, "be brief", {"max_tokens": 5, "temperature": None, "seed": None}, False)
 END = {"finish_reason": "stop", "prompt_tokens": 3, "tokens": 2}
 
 
@@ -93,7 +93,7 @@ async def test_what_a_model_says_cannot_act_on_the_terminal(capsys: pytest.Captu
 async def test_in_json_each_answer_is_one_object(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    order = ChatOrder(ORDER.deployment, None, ORDER.options, True)
+    order = ChatOrder(ORDER.deployment, None, None, ORDER.options, True)
     await talked(Model("a", "b"), "x\n", order, monkeypatch)
     shown = capsys.readouterr().out
     assert json.loads(shown[shown.index("{") : shown.rindex("}") + 1]) == {"text": "ab", **END}
