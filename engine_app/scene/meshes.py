@@ -20,8 +20,9 @@ RIBBON_FORMAT = (("vPosition", 2), ("vSide", 2), ("vColour", 4))
 GLYPH_FORMAT = (("vPosition", 2), ("vTexture", 2), ("vColour", 4))
 FLAT_FORMAT = (("vPosition", 2), ("vColour", 4))
 BOX_FLOATS, RIBBON_FLOATS, GLYPH_FLOATS, FLAT_FLOATS = 20, 8, 8, 6
-SHADOW_REACH = 14.0
-"""How far a shadow is seen beyond its box."""
+SHADOW_SOFTNESS, SHADOW_DROP = 12.0, 4.0
+SHADOW_SEEN = 8.5
+"""How far beyond its outline a shadow of 0.35 still changes a colour of 8 bits."""
 QUAD = np.array([0, 1, 2, 2, 1, 3], np.int64)
 
 Colour = Sequence[float]
@@ -51,11 +52,12 @@ def boxes(
     if not count:
         return no_boxes()
     shade = np.broadcast_to(np.asarray(shadows, np.float32), (count,))
-    margin = (2.0 + SHADOW_REACH * (shade > 0)).astype(np.float32)[:, None]
-    outer = sizes + 2 * margin
+    margin = np.where(shade > 0, SHADOW_SEEN, 2.0).astype(np.float32)[:, None]
+    drop = np.where(shade > 0, SHADOW_DROP, 0.0)[:, None] * np.array([0, 1], np.float32)
+    outer, middle = sizes + 2 * margin, (corners + sizes / 2)[:, None]
     found = np.empty((count, 4, BOX_FLOATS), np.float32)
-    found[:, :, 0:2] = (corners - margin)[:, None] + CORNERS * outer[:, None]
-    found[:, :, 2:4] = (CORNERS - 0.5) * outer[:, None]
+    found[:, :, 2:4] = (CORNERS - 0.5) * outer[:, None] + drop[:, None]
+    found[:, :, 0:2] = middle + found[:, :, 2:4]
     found[:, :, 4:6] = (sizes / 2)[:, None]
     found[:, :, 6] = np.broadcast_to(np.asarray(radius, np.float32), (count,))[:, None]
     found[:, :, 7] = shade[:, None]

@@ -13,12 +13,15 @@ import numpy.typing as npt
 from backend.catalogue.record import PortKind
 from engine_app.document.ports import FOOTER, HEADER, ROW
 from engine_app.document.view import Frame, Mode, Rect
+from engine_app.scene.bodies import CUT_FROM, LEAST_ZOOM, apart, cut
 from engine_app.scene.hits import link_ends
 from engine_app.scene.meshes import (
     BOX_FLOATS,
     FLAT_FLOATS,
     GLYPH_FLOATS,
     RIBBON_FLOATS,
+    SHADOW_DROP,
+    SHADOW_SEEN,
     blocks,
     boxes,
     dots,
@@ -105,7 +108,7 @@ def is_covered(visible: Rect, cover: Rect, zoom: float, built_zoom: float) -> bo
         and visible.right <= cover.right
         and visible.bottom <= cover.bottom
     )
-    return inside and 0.75 < zoom / built_zoom < 1.34
+    return inside and LEAST_ZOOM < zoom / built_zoom < 1.34
 
 
 def still(picture: Picture, cover: Rect, without: frozenset[int] = frozenset()) -> Layers:
@@ -165,13 +168,13 @@ def _nodes(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats,
     """Blocks, boxes and text."""
     if picture.zoom < SHADED:
         return _blocks(picture, numbers, corners), no_boxes(), joined((), GLYPH_FLOATS)
-    parts = [_bodies(picture, numbers, corners)]
+    insides, *parts = _bodies(picture, numbers, corners)
     if picture.zoom >= PORTS:
         parts += [_ports(picture, numbers, corners), _badges(picture, numbers, corners)]
     texts = []
     if picture.zoom >= TITLES:
         texts = [_texts(picture, int(number), corners) for number in numbers]
-    return joined((), FLAT_FLOATS), joined(parts, BOX_FLOATS), joined(texts, GLYPH_FLOATS)
+    return insides, joined(parts, BOX_FLOATS), joined(texts, GLYPH_FLOATS)
 
 
 def _blocks(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
@@ -191,7 +194,8 @@ def _blocks(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
     return joined(parts, FLAT_FLOATS)
 
 
-def _bodies(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
+def _bodies(picture: Picture, numbers: Numbers, corners: Floats) -> tuple[Floats, Floats, Floats]:
+    """Blocks of those that are cut, their boxes, and those of the others."""
     scene, look, palette = picture.scene, picture.look, picture.look.palette
     cards = [scene.cards[number] for number in numbers]
     at, sizes = corners[numbers], scene.sizes[numbers]
@@ -208,15 +212,17 @@ def _bodies(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:
     marks = at + np.array([16, HEADER / 2], np.float32)
     shown = look.categories[scene.categories[numbers]].copy()
     shown[:, 3] = strengths
+    bodies = boxes(at, sizes, fills, radius=radius, lines=lines, heads=heads, shadows=shadows)
+    spots = dots(marks, 4.5, shown)
+    whole, rims, insides = np.ones(len(cards), np.bool_), bodies[:0], joined((), FLAT_FLOATS)
+    if picture.zoom >= CUT_FROM:
+        free = np.flatnonzero(apart(at, sizes, SHADOW_SEEN + SHADOW_DROP))
+        rims, insides, is_cut = cut(bodies[free], picture.zoom, float(lines[:, 3].max(initial=0.0)))
+        whole[free[is_cut]] = False
+        rims = np.concatenate([rims, spots[~whole]])
     # One node after the other, so that one lies over another with all that it has.
-    layered = np.stack(
-        [
-            boxes(at, sizes, fills, radius=radius, lines=lines, heads=heads, shadows=shadows),
-            dots(marks, 4.5, shown),
-        ],
-        1,
-    )
-    return layered.reshape(-1, 4, BOX_FLOATS)
+    layered = np.stack([bodies[whole], spots[whole]], 1).reshape(-1, 4, BOX_FLOATS)
+    return insides, rims, layered
 
 
 def _ports(picture: Picture, numbers: Numbers, corners: Floats) -> Floats:

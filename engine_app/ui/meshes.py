@@ -15,7 +15,8 @@ from engine_app.scene.meshes import (
     FLAT_FORMAT,
     GLYPH_FORMAT,
     RIBBON_FORMAT,
-    SHADOW_REACH,
+    SHADOW_DROP,
+    SHADOW_SOFTNESS,
     Integers64,
 )
 from engine_app.scene.snapshot import Floats
@@ -26,8 +27,6 @@ MAX_VERTICES = 65_535
 ATLAS_SIDE = 1024
 FONT_SIZES = (8, 11, 14, 18, 24, 32, 44, 60)
 """Glyphs are drawn at the next larger of these, so that text is neither coarse nor blurred."""
-
-SHADOW_SOFTNESS, SHADOW_DROP = SHADOW_REACH - 2, 4.0
 
 _HEADER = """
 #ifdef GL_ES
