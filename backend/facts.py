@@ -153,6 +153,8 @@ def read_facts(path: Path) -> DataFacts:
 def read_data_header(path: Path) -> TensorHeader:
     """Raises DatasetError."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise DatasetError(f"data file cannot be read: {path.name} is not there, or no regular file")
         with path.open("rb") as file:
             return read_tensor_header(file, os.fstat(file.fileno()).st_size)
     except OSError as error:

@@ -52,7 +52,9 @@ def copy_regular(source: Path, target: Path, *, follow: bool = True) -> None:
         if not stat.S_ISREG(found.st_mode):
             raise OSError(0, "is not a regular file", str(source))
         left = found.st_size
-        with target.open("wb") as copy:
+        # A new file: nobody may have put a link of that name there.
+        target.unlink(missing_ok=True)
+        with target.open("xb") as copy:
             while left and (piece := file.read(min(_PIECE_BYTES, left))):
                 copy.write(piece)
                 left -= len(piece)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import ArchiveError
+from backend.errors import ArchiveError, DatasetError
+from backend.facts import read_data_header
 from backend.parity import Certificate, InputFacts
 from engine_app.exporting import _check_copy
 from engine_app.placing import copy_regular, install, placing
@@ -69,3 +70,18 @@ def test_a_certificate_of_another_file_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ArchiveError, match="not the one that was run"):
         _check_copy(tmp_path / "file", certificate)
+
+
+def test_a_link_at_the_place_of_the_copy_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "made").write_text("new")
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "copy").symlink_to(tmp_path / "victim")
+    copy_regular(tmp_path / "made", tmp_path / "copy")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "copy").read_text() == "new"
+
+
+def test_a_pipe_that_is_called_a_dataset_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(DatasetError, match="no regular file"):
+        read_data_header(tmp_path / "x.safetensors")
