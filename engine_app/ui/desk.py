@@ -37,8 +37,9 @@ from engine_app.document.ports import PortView, ports_of
 from engine_app.document.wiring import FreshIds, opened
 
 Listener = Callable[[], None]
-Aside = Callable[[Callable[[], Analysis], Callable[[Analysis], None]], None]
-"""Works something out beside the window, and gives it back there."""
+Found = Analysis | Exception
+Aside = Callable[[Callable[[], Found], Callable[[Found], None]], None]
+"""Works something out beside the window, and gives it back there, where what is raised is shown."""
 LARGE = 300
 """Nodes from which on a graph is analysed aside, where that is possible: it would cost more than a frame."""
 
@@ -53,6 +54,7 @@ class Desk:
         self._data: DataFacts | None = None
         self._aside: Aside | None = None
         self._is_thinking = False
+        self._failed: Graph | None = None
 
     def think_with(self, aside: Aside) -> None:
         """How large graphs are analysed from now on."""
@@ -77,7 +79,8 @@ class Desk:
     def analysis(self) -> Analysis:
         """Worked out once for each graph, when somebody asks.
 
-        Of a large graph that is worked out aside: until then, what was known before. Listeners are told.
+        Of a large graph that is worked out aside: until then, or if that fails, what was known before.
+        Listeners are told.
         """
         known, graph = self._analysis, self._state.graph
         if known is None or known.graph is not graph:
@@ -86,7 +89,8 @@ class Desk:
             elif self._aside is None or len(graph.nodes) < LARGE:
                 known = analyse(graph, self._data, before=known)
             else:
-                self._think(self._aside, graph)
+                if self._failed is not graph:
+                    self._think(self._aside, graph)
                 return known or Analysis()
             self._analysis = known
         return known
@@ -94,8 +98,8 @@ class Desk:
     @property
     def is_thinking(self) -> bool:
         """Whether ``analysis`` is not yet of the graph as it is."""
-        known = self.analysis
-        return known.graph is not self._state.graph
+        known, graph = self.analysis, self._state.graph
+        return known.graph is not graph and self._failed is not graph
 
     def _think(self, aside: Aside, graph: Graph) -> None:
         """One graph at a time; the newest once it is through."""
@@ -104,17 +108,29 @@ class Desk:
         self._is_thinking = True
         before, data = self._analysis, self._data
 
-        def found(analysis: Analysis) -> None:
+        def think() -> Found:
+            try:
+                return analyse(graph, data, before=before)
+            except Exception as error:  # a thread's boundary: it is raised again where it is shown
+                return error
+
+        def found(result: Found) -> None:
             self._is_thinking = False
             if self._state.graph is graph and self._data is data:
-                self._analysis = analysis
+                if isinstance(result, Analysis):
+                    self._analysis = result
+                else:
+                    self._failed = graph  # not to be tried for ever
             self._tell()  # who listens asks again, which begins with the newest graph
+            if isinstance(result, Exception):
+                raise result
 
-        aside(lambda: analyse(graph, data, before=before), found)
+        aside(think, found)
 
     @property
     def can_train(self) -> bool:
-        return not self.analysis.errors and not self.is_thinking
+        known, graph = self.analysis, self._state.graph
+        return not known.errors and not self.is_thinking and self._failed is not graph
 
     @property
     def can_undo(self) -> bool:
@@ -160,7 +176,7 @@ class Desk:
     def expect(self, data: DataFacts | None) -> None:
         """What the graph is to be trained with: what does not fit it is among the problems."""
         if data != self._data:
-            self._data, self._analysis = data, None
+            self._data, self._analysis, self._failed = data, None, None
             self._tell()
 
     def listen(self, listener: Listener) -> Callable[[], None]:

@@ -7,10 +7,10 @@ import pytest
 
 from backend.graph import Graph, Node
 from backend.serialize import load_graph
-from engine_app.document.analysis import Analysis, analyse
+from engine_app.document.analysis import analyse
 from engine_app.document.editing import MAX_STEPS
 from engine_app.document.edits import MoveNodes
-from engine_app.ui.desk import LARGE, Desk
+from engine_app.ui.desk import LARGE, Desk, Found
 from tests.unit.engine_app.document.builders import line
 
 DIGITS = Path(__file__).parents[4] / "scripts/examples/digits_cnn.json"
@@ -116,7 +116,7 @@ def test_saving_marks_the_graph_that_was_saved(desk: Desk) -> None:
 
 
 def test_a_large_graph_is_analysed_aside_and_the_newest_one_counts() -> None:
-    work: list[tuple[Callable[[], Analysis], Callable[[Analysis], None]]] = []
+    work: list[tuple[Callable[[], Found], Callable[[Found], None]]] = []
     small = Desk(line("Dense"))
     small.think_with(lambda think, done: work.append((think, done)))
     assert small.analysis.graph is small.graph and not work
@@ -135,3 +135,28 @@ def test_a_large_graph_is_analysed_aside_and_the_newest_one_counts() -> None:
     assert told[-1] is False and large.analysis == analyse(large.graph)
     large.do(MoveNodes({"relu": (1.0, 2.0)}))
     assert not large.is_thinking and not work
+
+
+def test_an_analysis_that_fails_is_shown_once_and_what_was_known_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work: list[tuple[Callable[[], Found], Callable[[Found], None]]] = []
+    nodes = tuple(Node(f"n{number}", "ReLU") for number in range(LARGE + 2))
+    large = Desk(Graph("large", nodes))
+    known = large.analysis
+    large.think_with(lambda think, done: work.append((think, done)))
+    large.listen(lambda: str(large.is_thinking))
+    large.remove("n0")
+    assert large.is_thinking
+    think, done = work.pop()
+    with monkeypatch.context() as broken:
+        broken.setattr("engine_app.ui.desk.analyse", lambda *_, **__: 1 / 0)
+        result = think()
+    with pytest.raises(ZeroDivisionError):
+        done(result)
+    assert not large.is_thinking and not large.can_train and not work and large.analysis is known
+    large.remove("n1")
+    assert large.is_thinking
+    think, done = work.pop()
+    done(think())
+    assert not large.is_thinking and large.analysis == analyse(large.graph)
