@@ -98,7 +98,7 @@ class Application:
                 self.in_flight -= 1
                 _reply_at_once(self._direct_reply(route, asked, outcome), shortcut, close=False)
 
-            begun = self._host.submit(asked, deadline, told)
+            begun = self._host.submit(asked.name, asked.make, deadline, told)
         except Exception:
             return False  # what it was, the long way finds too
         self.in_flight += begun

@@ -169,9 +169,15 @@ class ModelHost:
         async with self.use(name, deadline) as resident:
             return await resident.batcher.ask(make(resident), deadline)
 
-    def submit(self, asked: Prediction, deadline: float, told: Callable[[Arrays | HttpError], None]) -> bool:
+    def submit(
+        self,
+        name: str,
+        make: Callable[[Resident], Arrays],
+        deadline: float,
+        told: Callable[[Arrays | HttpError], None],
+    ) -> bool:
         """As ``predict``, without a task: ``told`` is called later. False for what is refused or waits."""
-        entry = self._entries.get(asked.name)
+        entry = self._entries.get(name)
         if entry is None or entry.resident is None or entry.withdrawn:
             return False
         started_at = time.monotonic()
@@ -184,7 +190,7 @@ class ModelHost:
             told(found)
 
         try:
-            entry.resident.batcher.submit(asked.make(entry.resident), deadline, done)
+            entry.resident.batcher.submit(make(entry.resident), deadline, done)
         except (InputError, QueueFullError):
             return False  # the long way says so, and counts it
         self.enter(entry)

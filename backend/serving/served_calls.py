@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
 from backend.errors import BackendError, InputError, WorkerError
@@ -89,6 +89,14 @@ class _Request:
     async def gone(self) -> None:
         while not self._gone:
             await self._change()
+
+    def write_now(self, kind: Kind, head: bytes, data: bytes) -> bool:
+        """A whole answer in one frame; False where it needs parts. Nothing for somebody who has left."""
+        if len(data) > min(self._window, PART_BYTES):
+            return False
+        if not self._gone:
+            self._transport.write(encode_frame(self.number, kind, head, data))
+        return True
 
     async def write(self, kind: Kind, head: bytes, data: bytes | memoryview, *, is_last: bool) -> None:
         """In parts, each once there is room in the window for it. Raises _GoneError."""
@@ -212,25 +220,21 @@ class ServedCalls(asyncio.Protocol):
         if is_last:
             request.has_begun = True
             head = request.head
-            work = self._ask(request, head) if isinstance(head, AskHead) else self._predict(request, head)
-            task = self._loop.create_task(self._answer(request, work))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if isinstance(head, AskHead):
+                self._start(request, self._ask(request, head))
+            elif not self._predicts_at_once(request, head):
+                self._start(request, self._predict(request, head))
+
+    def _start(self, request: _Request, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(self._answer(request, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, request: _Request, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except _GoneError:
-            pass
-        except HttpError as error:
-            request.fail(error.code, error.text)
-        except InputError as error:
-            request.fail("invalid", str(error))
-        except BackendError as error:
-            request.fail("model", str(error))
         except Exception as error:
-            refused = failure(error)
-            request.fail(refused.code, refused.text)
+            _refuse(request, error)
         finally:
             self._forget(request)
 
@@ -250,18 +254,74 @@ class ServedCalls(asyncio.Protocol):
         exchange = _Exchange(request)
         await self._app(scope, exchange.receive, exchange.send)
 
+    def _predicts_at_once(self, request: _Request, head: PredictHead) -> bool:
+        """Begins without a task, which takes longer than a small model. False, with nothing done, else."""
+        began_at = time.monotonic()
+
+        def told(outcome: dict[str, Array] | HttpError) -> None:
+            self._answer_at_once(request, outcome, began_at)
+
+        try:
+            make = _inputs_of(request, head)
+            return self._host.submit(self._host.default, make, self._deadline(head, began_at), told)
+        except Exception:
+            return False  # what it was, the long way finds too
+
+    def _answer_at_once(
+        self, request: _Request, outcome: dict[str, Array] | HttpError, began_at: float
+    ) -> None:
+        """May not raise: the batcher calls it."""
+        try:
+            if isinstance(outcome, HttpError):
+                _refuse(request, outcome)
+            elif not self._write_at_once(request, *_predicted(outcome, began_at)):
+                return
+        except Exception as error:  # such as no memory for the answer
+            _refuse(request, error)
+        self._forget(request)
+
+    def _write_at_once(self, request: _Request, head: bytes, body: bytes) -> bool:
+        """False where a task has to go on with it."""
+        if request.write_now(Kind.BEGIN, head, body):
+            return True
+        self._start(request, request.write(Kind.BEGIN, head, body, is_last=True))
+        return False
+
     async def _predict(self, request: _Request, head: PredictHead) -> None:
         began_at = time.monotonic()
-        arrays = unpack_body(head.inputs, request.body)
-        timeout_s = min(head.timeout_s, self._host.limits.timeout_s)
+        make = _inputs_of(request, head)
+        outputs = await self._host.predict(self._host.default, make, self._deadline(head, began_at))
+        await request.write(Kind.BEGIN, *_predicted(outputs, began_at), is_last=True)
 
-        def make(resident: Resident) -> dict[str, Array]:
-            return all_fitted(_named(arrays, resident.runtime), resident.runtime.inputs)
+    def _deadline(self, head: PredictHead, began_at: float) -> float:
+        return began_at + min(head.timeout_s, self._host.limits.timeout_s)
 
-        outputs = await self._host.predict(self._host.default, make, began_at + timeout_s)
-        specs, body = pack_body(outputs)
-        answer = encode_head(PredictedHead(specs, len(body), time.monotonic() - began_at))
-        await request.write(Kind.BEGIN, answer, body, is_last=True)
+
+def _refuse(request: _Request, error: Exception) -> None:
+    match error:
+        case _GoneError():
+            pass
+        case HttpError(code=code, text=text):
+            request.fail(code, text)
+        case InputError():
+            request.fail("invalid", str(error))
+        case BackendError():
+            request.fail("model", str(error))
+        case _:
+            refused = failure(error)
+            request.fail(refused.code, refused.text)
+
+
+def _inputs_of(request: _Request, head: PredictHead) -> Callable[[Resident], dict[str, Array]]:
+    """For whichever model is there by then. Raises InputError, as what it returns does."""
+    arrays = unpack_body(head.inputs, request.body)
+    return lambda resident: all_fitted(_named(arrays, resident.runtime), resident.runtime.inputs)
+
+
+def _predicted(outputs: dict[str, Array], began_at: float) -> tuple[bytes, bytes]:
+    """The head of the answer, and its body."""
+    specs, body = pack_body(outputs)
+    return encode_head(PredictedHead(specs, len(body), time.monotonic() - began_at)), body
 
 
 def _named(arrays: dict[str, Array], runtime: Runtime) -> dict[str, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
+from backend.errors import InputError, WorkerDiedError, WorkerError, WorkerFailedError
 from backend.formats.tensors import Array
 from backend.runtime.base import Sampling, Token
 from backend.serving.asked import Asked
@@ -87,6 +88,59 @@ async def test_wrong_tensors_are_told_what_is_wrong(
         with pytest.raises(WorkerFailedError, match=says) as caught:
             await served.model_calls.predict(specs, body)
         assert caught.value.code == "invalid"
+
+
+class Moody(Doubler):
+    """What its first value asks for: an answer, an error, something that is no tensor, a wait for leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+
+    def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
+        match inputs["x"].flat[0]:
+            case 1:
+                raise InputError("not in the mood")
+            case 2:
+                return {"double": "no tensor"}  # type: ignore[dict-item]
+            case 3:
+                self.begun.set()
+                assert self.go_on.wait(10)
+        return super().run(inputs, deadline)
+
+
+def rows_of(value: float) -> bytes:
+    return np.full((4, 3), value, "<f4").tobytes()
+
+
+async def test_a_model_that_fails_says_so_loaded_or_not() -> None:
+    async with open_served(Moody()) as served:
+        calls = served.model_calls
+        for _ in range(2):  # the first one loads the model
+            with pytest.raises(WorkerFailedError, match="not in the mood"):
+                await calls.predict(PAIR, rows_of(1))
+        with pytest.raises(WorkerFailedError) as caught:
+            await calls.predict(PAIR, rows_of(2))
+        assert caught.value.code == "internal"
+        assert (await calls.predict(PAIR, rows_of(0))).body == bytes(32)
+        status = await calls.status()
+        assert (status.requests, status.failed, status.in_flight) == (4, 2, 0)
+
+
+async def test_whoever_leaves_a_prediction_holds_up_nobody() -> None:
+    runtime = Moody()
+    async with open_served(runtime) as served:
+        calls = served.model_calls
+        await calls.predict(PAIR, rows_of(0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(calls.predict, PAIR, rows_of(3))
+            await trio.to_thread.run_sync(runtime.begun.wait, 10)
+            nursery.cancel_scope.cancel()
+        assert calls.in_flight == 0
+        runtime.go_on.set()
+        assert (await calls.predict(PAIR, rows_of(0))).body == bytes(32)
+        assert (await calls.status()).in_flight == 0
 
 
 class Wide(Doubler):
