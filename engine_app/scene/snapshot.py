@@ -42,6 +42,9 @@ CATEGORIES: tuple[Category | None, ...] = (*Category, None)
 _KIND_NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 _CATEGORY_NUMBER = {category: number for number, category in enumerate(CATEGORIES)}
 MAX_SUMMARY = 30
+_Offsets = tuple[tuple[float, float], tuple[float, float]]
+_UNKNOWN_PORT = HEADER - ROW / 4
+"""How far down a link ends at a port that its node has not got."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,14 @@ class Card:
     title: str
     summary: str
     category: int
+    place: tuple[float, float]
     width: float
     height: float
     offsets: tuple[tuple[float, float], ...]
     """Of its ports, inputs first."""
     kinds: tuple[int, ...]
+    rows: Mapping[tuple[str, bool], int]
+    """Which of these a port is, by its name and whether it is an output."""
     collapsed: bool
     reroute: bool
     mode: Mode
@@ -153,7 +159,7 @@ class SnapshotBuilder:
             return _snapshot(wiring, cards)
         corners = last.corners.copy()
         for number in changed:
-            corners[number] = place_of(cards[number].node) or (0.0, 0.0)
+            corners[number] = cards[number].place
         return replace(last, cards=cards, corners=corners)
 
     def _texts(self, cards: tuple[Card, ...], analysis: Analysis, path: tuple[str, ...]) -> tuple[str, ...]:
@@ -195,10 +201,13 @@ def _card(node: Node, wiring: Wiring) -> Card:
         title_of(node),
         summary_of(node),
         _CATEGORY_NUMBER[record.category if record else None],
+        place_of(node) or (0.0, 0.0),
         width,
         height,
         tuple(port_offset(node, ports, port.name, is_output=out) for port, out in shown),
         tuple(_KIND_NUMBER[port.kind] for port, _ in shown),
+        # Of ports of one name the first counts.
+        {(port.name, out): row for row, (port, out) in reversed([*enumerate(shown)])},
         is_collapsed(node),
         is_reroute(node),
         mode_of(node),
@@ -235,7 +244,7 @@ def _snapshot(wiring: Wiring, cards: tuple[Card, ...]) -> Snapshot:
     return Snapshot(
         cards,
         index,
-        np.array([place_of(card.node) or (0.0, 0.0) for card in cards], np.float32).reshape(-1, 2),
+        np.array([card.place for card in cards], np.float32).reshape(-1, 2),
         np.array([(card.width, card.height) for card in cards], np.float32).reshape(-1, 2),
         np.array([card.category for card in cards], np.int32),
         np.repeat(np.arange(len(cards), dtype=np.int32), counts),
@@ -271,10 +280,10 @@ def _footer(card: Card, analysis: Analysis, path: tuple[str, ...]) -> str:
 
 def _links(
     wiring: Wiring, cards: tuple[Card, ...], index: Mapping[str, int]
-) -> tuple[list[tuple[int, int]], list[list[tuple[float, float]]], list[int], list[int]]:
+) -> tuple[list[tuple[int, int]], list[_Offsets], list[int], list[int]]:
     """Links of nodes that do not exist are not drawn; a problem says that they are there."""
     ends: list[tuple[int, int]] = []
-    offsets: list[list[tuple[float, float]]] = []
+    offsets: list[_Offsets] = []
     kinds: list[int] = []
     places: list[int] = []
     for place, link in enumerate(wiring.links):
@@ -282,17 +291,14 @@ def _links(
         if source is None or target is None:
             continue
         out, into = cards[source], cards[target]
-        port = out.ports.output(link.source_port)
+        begin, end = out.rows.get((link.source_port, True)), into.rows.get((link.target_port, False))
         ends.append((source, target))
-        offsets.append([_offset(out, link.source_port, True), _offset(into, link.target_port, False)])
-        kinds.append(_KIND_NUMBER[port.kind if port else None])
+        offsets.append(
+            (
+                (out.width, _UNKNOWN_PORT) if begin is None else out.offsets[begin],
+                (0.0, _UNKNOWN_PORT) if end is None else into.offsets[end],
+            )
+        )
+        kinds.append(_KIND_NUMBER[None] if begin is None else out.kinds[begin])
         places.append(place)
     return ends, offsets, kinds, places
-
-
-def _offset(card: Card, name: str, is_output: bool) -> tuple[float, float]:
-    ports = card.ports.outputs if is_output else card.ports.inputs
-    for number, port in enumerate(ports):
-        if port.name == name:
-            return card.offsets[number + (len(card.ports.inputs) if is_output else 0)]
-    return (card.width if is_output else 0.0), HEADER - ROW / 4
