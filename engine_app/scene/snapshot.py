@@ -42,7 +42,6 @@ CATEGORIES: tuple[Category | None, ...] = (*Category, None)
 _KIND_NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 _CATEGORY_NUMBER = {category: number for number, category in enumerate(CATEGORIES)}
 MAX_SUMMARY = 30
-_Offsets = tuple[tuple[float, float], tuple[float, float]]
 _UNKNOWN_PORT = HEADER - ROW / 4
 """How far down a link ends at a port that its node has not got."""
 
@@ -237,26 +236,24 @@ def _short(value: JsonValue) -> str:
 
 def _snapshot(wiring: Wiring, cards: tuple[Card, ...]) -> Snapshot:
     index = {card.node.id: number for number, card in enumerate(cards)}
-    counts = [len(card.kinds) for card in cards]
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]]) if cards else np.zeros(0)
-    outputs = [number >= len(card.ports.inputs) for card in cards for number in range(len(card.kinds))]
-    ends, offsets, kinds, places = _links(wiring, cards, index)
-    return Snapshot(
+    counts = np.array([len(card.kinds) for card in cards], np.int32)
+    inputs = np.array([len(card.ports.inputs) for card in cards], np.int32)
+    first = (np.cumsum(counts) - counts).astype(np.int32)
+    nodes = np.repeat(np.arange(len(cards), dtype=np.int32), counts)
+    ports = [offset for card in cards for offset in card.offsets]
+    form = Snapshot(
         cards,
         index,
         np.array([card.place for card in cards], np.float32).reshape(-1, 2),
         np.array([(card.width, card.height) for card in cards], np.float32).reshape(-1, 2),
         np.array([card.category for card in cards], np.int32),
-        np.repeat(np.arange(len(cards), dtype=np.int32), counts),
-        np.array([offset for card in cards for offset in card.offsets], np.float32).reshape(-1, 2),
+        nodes,
+        np.array(ports, np.float32).reshape(-1, 2),
         np.array([kind for card in cards for kind in card.kinds], np.int32),
-        np.array(outputs, np.bool_),
-        first.astype(np.int32),
-        np.array(ends, np.int32).reshape(-1, 2),
-        np.array(offsets, np.float32).reshape(-1, 2, 2),
-        np.array(kinds, np.int32),
-        np.array(places, np.int32),
+        np.arange(len(nodes)) - first[nodes] >= inputs[nodes],
+        first,
     )
+    return _linked(form, wiring)
 
 
 def _problems(form: Snapshot, analysis: Analysis, path: tuple[str, ...]) -> Integers:
@@ -278,27 +275,36 @@ def _footer(card: Card, analysis: Analysis, path: tuple[str, ...]) -> str:
     return "  ".join(text for text in (shape, weights) if text)
 
 
-def _links(
-    wiring: Wiring, cards: tuple[Card, ...], index: Mapping[str, int]
-) -> tuple[list[tuple[int, int]], list[_Offsets], list[int], list[int]]:
+def _linked(form: Snapshot, wiring: Wiring) -> Snapshot:
     """Links of nodes that do not exist are not drawn; a problem says that they are there."""
-    ends: list[tuple[int, int]] = []
-    offsets: list[_Offsets] = []
-    kinds: list[int] = []
-    places: list[int] = []
-    for place, link in enumerate(wiring.links):
-        source, target = index.get(link.source_node), index.get(link.target_node)
-        if source is None or target is None:
-            continue
-        out, into = cards[source], cards[target]
-        begin, end = out.rows.get((link.source_port, True)), into.rows.get((link.target_port, False))
-        ends.append((source, target))
-        offsets.append(
-            (
-                (out.width, _UNKNOWN_PORT) if begin is None else out.offsets[begin],
-                (0.0, _UNKNOWN_PORT) if end is None else into.offsets[end],
-            )
+    cards, index = form.cards, form.index
+    found = [
+        (
+            place,
+            source,
+            target,
+            cards[source].rows.get((link.source_port, True), -1),
+            cards[target].rows.get((link.target_port, False), -1),
         )
-        kinds.append(_KIND_NUMBER[None] if begin is None else out.kinds[begin])
-        places.append(place)
-    return ends, offsets, kinds, places
+        for place, link in enumerate(wiring.links)
+        if (source := index.get(link.source_node)) is not None
+        and (target := index.get(link.target_node)) is not None
+    ]
+    if not found:
+        return form
+    places, sources, targets, begins, ends = np.array(found, np.int32).T
+    offsets = np.full((len(found), 2, 2), _UNKNOWN_PORT, np.float32)
+    offsets[:, 0, 0], offsets[:, 1, 0] = form.sizes[sources, 0], 0
+    kinds = np.full(len(found), _KIND_NUMBER[None], np.int32)
+    known = begins >= 0
+    begun = form.first_port[sources[known]] + begins[known]
+    offsets[known, 0], kinds[known] = form.port_offsets[begun], form.port_kinds[begun]
+    known = ends >= 0
+    offsets[known, 1] = form.port_offsets[form.first_port[targets[known]] + ends[known]]
+    return replace(
+        form,
+        link_nodes=np.stack([sources, targets], 1),
+        link_offsets=offsets,
+        link_kinds=kinds,
+        link_places=places,
+    )
