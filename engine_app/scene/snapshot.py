@@ -94,6 +94,8 @@ class Snapshot:
     """Parameters and shape of each node, where they are known."""
     problems: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
     """0 for none, 1 for a warning, 2 for an error."""
+    around: Rect | None = None
+    """All that there is; worked out once, as every frame asks."""
 
     @property
     def port_places(self) -> Floats:
@@ -105,11 +107,7 @@ class Snapshot:
 
     def bounds(self) -> Rect | None:
         """Around all that there is."""
-        frames = [frame.rect for frame in (*self.groups, *self.notes)]
-        if len(self.cards):
-            low, high = self.corners.min(0), (self.corners + self.sizes).max(0)
-            frames.append(Rect(float(low[0]), float(low[1]), *map(float, high - low)))
-        return bounds(frames)
+        return self.around
 
     def port_name(self, port: int) -> str:
         card = self.cards[int(self.port_nodes[port])]
@@ -137,10 +135,12 @@ class SnapshotBuilder:
         self._cards = {id(card.node): card for card in cards}
         form = self._form(wiring, tuple(cards), path)
         analysis = analysis or Analysis()
+        groups, notes = frames_of(wiring, FrameKind.GROUP), frames_of(wiring, FrameKind.NOTE)
         self._last = replace(
             form,
-            groups=frames_of(wiring, FrameKind.GROUP),
-            notes=frames_of(wiring, FrameKind.NOTE),
+            groups=groups,
+            notes=notes,
+            around=_around(form, (*groups, *notes)),
             footers=self._texts(form.cards, analysis, path),
             problems=_problems(form, analysis, path),
         )
@@ -175,6 +175,14 @@ class SnapshotBuilder:
             after[card.node.id] = old
         self._footers = after
         return tuple(after[card.node.id][2] for card in cards)
+
+
+def _around(form: Snapshot, frames: tuple[Frame, ...]) -> Rect | None:
+    found = [frame.rect for frame in frames]
+    if len(form.cards):
+        low, high = form.corners.min(0), (form.corners + form.sizes).max(0)
+        found.append(Rect(float(low[0]), float(low[1]), *map(float, high - low)))
+    return bounds(found)
 
 
 def _has_same_form(one: Card, other: Card) -> bool:
