@@ -51,12 +51,18 @@ class Tasks:
     def __init__(self, nursery: trio.Nursery, show: Callable[[BaseException], None]) -> None:
         self._nursery = nursery
         self._show = show
+        self._is_over = False
 
     def start(self, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
-        """Cancel the scope to stop the task."""
+        """Cancel the scope to stop the task. Once the window has ended nothing is begun any more."""
         scope = trio.CancelScope()
-        self._nursery.start_soon(self._run, work, scope)
+        if not self._is_over:
+            self._nursery.start_soon(self._run, work, scope)
         return scope
+
+    def end(self) -> None:
+        """Kivy may still call back whoever then starts something."""
+        self._is_over = True
 
     def aside(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
         """``work`` in a thread, ``done`` with what it gave, in the window."""
@@ -86,8 +92,13 @@ async def run_app(app: App, begin: Callable[[Tasks], None], show: Callable[[Base
     ExceptionManager.add_handler(handler)
     try:
         async with trio.open_nursery() as nursery:
-            begin(Tasks(nursery, show))
-            await app.async_run(async_lib="trio")
+            tasks = Tasks(nursery, show)
+            begin(tasks)
+            try:
+                await app.async_run(async_lib="trio")
+            finally:
+                tasks.end()
             nursery.cancel_scope.cancel()
     finally:
+        app.dispatch("on_stop")  # Kivy says so itself unless the window is cancelled; then it is heard again
         ExceptionManager.remove_handler(handler)

@@ -203,7 +203,6 @@ def open_window(tmp_path: Path, driver: Driver) -> Any:
             nursery.start_soon(run_app, window, window.begin, window.show_error)
             await driver.frames(4)
             yield window, driver
-            window.on_stop()
             nursery.cancel_scope.cancel()
 
     return opened
