@@ -62,6 +62,8 @@ def test_deployments_at_peers_answer_beside_a_model_here_as_long_as_their_peers_
             with pytest.raises(HTTPError, match="404"):
                 ask(running, "there")
             assert names(running) == ["here"]
+            # Only then: what is taken back before the next look is nothing to tell of.
+            assert {running.next_news("went")["peer"] for _ in peers} == set(peers)
             network.engine("gateway", "allow", *peers)
             assert {running.next_news("came")["peer"] for _ in peers} == set(peers)
 
