@@ -197,28 +197,34 @@ class AsyncEngine:
         await self._jobs.cancel(deployment)
 
     def model(self, deployment: str, peer: str | None = None) -> ModelAtPeer:
-        """A deployed model, by the deployment's id or the beginning of it. With ``peer`` only there.
+        """A deployed model, by the deployment's id or the beginning of it.
 
+        With ``peer`` only there; without, only at peers that were chosen for it, not where it moved by itself.
         Raises JobUnknownError.
         """
         return self._jobs.deployment(deployment, peer)
 
-    async def predict(self, deployment: str, inputs: Any) -> dict[str, Any]:
+    async def predict(self, deployment: str, inputs: Any, peer: str | None = None) -> dict[str, Any]:
         """All outputs by name, numpy arrays. ``inputs``: arrays by name, or the one that the model takes."""
         named = inputs if isinstance(inputs, Mapping) else {"": inputs}
-        found = await self.model(deployment).predict({name: to_tensor(x) for name, x in named.items()})
+        tensors = {name: to_tensor(x) for name, x in named.items()}
+        found = await self.model(deployment, peer).predict(tensors)
         return {name: to_array(tensor) for name, tensor in found.items()}
 
-    def chat(self, deployment: str, messages: Messages, **options: Any) -> AsyncGenerator[str]:
+    def chat(
+        self, deployment: str, messages: Messages, peer: str | None = None, **options: Any
+    ) -> AsyncGenerator[str]:
         """The answer's text as it comes; ``options`` are those of ``p2p.session.chat.ChatOptions``.
 
         Close it (``contextlib.aclosing``) to stop the model early.
         """
-        return self.model(deployment).chat(messages, ChatOptions(**options))
+        return self.model(deployment, peer).chat(messages, ChatOptions(**options))
 
-    def ask(self, deployment: str, asked: AskedLike) -> AbstractAsyncContextManager[Answer]:
+    def ask(
+        self, deployment: str, asked: AskedLike, peer: str | None = None
+    ) -> AbstractAsyncContextManager[Answer]:
         """An HTTP request to the model, such as ``Asked("GET", "/v1/model")``, its answer as it comes."""
-        return self.model(deployment).ask(asked)
+        return self.model(deployment, peer).ask(asked)
 
     async def model_status(self, deployment: str) -> DeploymentStatus:
         """What the model takes, gives and can, and how it is."""
@@ -465,19 +471,21 @@ class Engine:
         """As ``AsyncEngine.stop_deployment``."""
         self._thread.call(lambda: self._engine.stop_deployment(deployment))
 
-    def predict(self, deployment: str, inputs: Any) -> dict[str, Any]:
+    def predict(self, deployment: str, inputs: Any, peer: str | None = None) -> dict[str, Any]:
         """As ``AsyncEngine.predict``."""
-        return self._thread.call(lambda: self._engine.predict(deployment, inputs))
+        return self._thread.call(lambda: self._engine.predict(deployment, inputs, peer))
 
-    def chat(self, deployment: str, messages: Messages, **options: Any) -> Iterator[str]:
+    def chat(
+        self, deployment: str, messages: Messages, peer: str | None = None, **options: Any
+    ) -> Iterator[str]:
         """The answer's text as it comes; dropping the iterator stops the model."""
-        return self._thread.iterate(lambda: self._engine.chat(deployment, messages, **options))
+        return self._thread.iterate(lambda: self._engine.chat(deployment, messages, peer, **options))
 
-    def ask(self, deployment: str, asked: AskedLike) -> tuple[int, str, bytes]:
+    def ask(self, deployment: str, asked: AskedLike, peer: str | None = None) -> tuple[int, str, bytes]:
         """Status, content type and body of the whole answer."""
 
         async def whole() -> tuple[int, str, bytes]:
-            async with self._engine.ask(deployment, asked) as answer:
+            async with self._engine.ask(deployment, asked, peer) as answer:
                 return answer.status, answer.content_type, await answer.read()
 
         return self._thread.call(whole)

@@ -17,6 +17,7 @@ from engine_app.checks import BackendChecks
 from p2p.api import Engine, tokens
 from p2p.errors import P2PError
 from p2p.session.checks import ServedModel
+from p2p.session.errors import JobEndedError
 from tests.e2e.money import Money
 from tests.e2e.peer.test_hosting import worker_pid
 from tests.e2e.serving.servers import linear_onnx
@@ -75,9 +76,9 @@ def view(engine: Engine, deployment: str) -> Any:
     return next(view for view in engine.deployments() if view.id == deployment)
 
 
-def answers(engine: Engine, deployment: str) -> bool:
+def answers(engine: Engine, deployment: str, peer: str | None = None) -> bool:
     try:
-        return bool(engine.predict(deployment, ROW)["logits"].tolist() == LOGITS)
+        return bool(engine.predict(deployment, ROW, peer)["logits"].tolist() == LOGITS)
     except P2PError:
         return False
 
@@ -181,7 +182,10 @@ def test_a_deployment_moves_when_its_peer_is_killed_and_is_refunded_when_none_is
     shared.programs[names[0]].kill()
     moved = lambda: view(engine, deployment).peer_id not in (None, first)  # noqa: E731
     wait_until(moved, DEADLINE_S, "the other peer")
-    wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer of the other peer")
+    with pytest.raises(JobEndedError, match="moved by itself"):
+        engine.predict(deployment, ROW)
+    other = view(engine, deployment).peer_id
+    wait_until(lambda: answers(engine, deployment, other), DEADLINE_S, "an answer of the other peer")
     shared.programs[names[1]].kill()
     ended(engine, deployment)
     payments = money.check(deployment)

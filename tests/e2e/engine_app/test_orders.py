@@ -97,8 +97,8 @@ async def test_a_job_is_streamed_with_private_parts_its_rate_changed_and_its_pee
         page.choose(jobs[0]["job_id"])
         await driver.frames(4)
         await driver.tap(button(page._rate, "Set"))
-        await driver.until(lambda: not network.busy)
-        assert ("set_rate", {"job": jobs[0]["job_id"], "rate": 0.01}) in session.asked
+        rate = ("set_rate", {"job": jobs[0]["job_id"], "rate": 0.01})
+        await driver.until(lambda: rate in session.asked and not network.busy)
         await driver.tap(button(page._detail, "Why this peer"))
         await driver.until(lambda: window.host.is_asking)
         assert "2 peers fit, 1 do not" in texts(window.host.children[0])
@@ -199,7 +199,7 @@ async def test_a_model_is_deployed_at_a_chosen_peer_for_a_known_cost_extended_an
         session = Answering({"deployments": views})
         network._session = session
         await driver.tap(button(sheet, "Deploy"))
-        await driver.until(lambda: not network.busy)
+        await driver.until(lambda: "deploy" in dict(session.asked) and not network.busy)
         orders = [words for name, words in session.asked if name == "deploy"]
         assert len(orders) == 2
         assert orders[0]["allow"] == [peer] and orders[0]["budget"] == 375_000_000
@@ -212,15 +212,15 @@ async def test_a_model_is_deployed_at_a_chosen_peer_for_a_known_cost_extended_an
         await driver.tap(button(page, "Longer"))
         await driver.frames(8)
         await driver.tap(button(found(window.host, ExtendSheet), "Extend"))
-        await driver.until(lambda: not network.busy)
+        await driver.until(lambda: "extend" in dict(session.asked) and not network.busy)
         extended = dict(session.asked)["extend"]
         assert extended == {"deployment": views[0]["id"], "periods": 60, "budget": 900_000_000}
         await driver.frames(4)
         await driver.tap(button(page, "Stop"))
         await driver.frames(8)
         await driver.tap(button(window.host.children[0], "Stop it"))
-        await driver.until(lambda: not network.busy)
-        assert ("cancel", {"job": views[0]["id"]}) in session.asked
+        stop = ("cancel", {"job": views[0]["id"]})
+        await driver.until(lambda: stop in session.asked and not network.busy)
         network.deployments = [{**views[0], "state": "settled", "is_running": False}]
         network._tell()
         await driver.frames(4)
