@@ -199,7 +199,7 @@ class AsyncEngine:
     def model(self, deployment: str, peer: str | None = None) -> ModelAtPeer:
         """A deployed model, by the deployment's id or the beginning of it.
 
-        With ``peer`` only there; without, only at peers that were chosen for it, not where it moved by itself.
+        With ``peer`` only there; without, only at peers chosen for it, not where it moved by itself.
         Raises JobUnknownError.
         """
         return self._jobs.deployment(deployment, peer)

@@ -50,7 +50,7 @@ def left_at_home(tmp_path: Path, code: str) -> list[str]:
     (tmp_path / "m.onnx").write_bytes(one_node_model(OnnxNode("Relu", 20, {}, (tensor,), (tensor,)), {}))
     home = tmp_path / "home"
     home.mkdir()
-    # A new environment: onnxruntime also keeps still where CI and the like are set, which would prove nothing.
+    # A new environment: where CI is set onnxruntime keeps still by itself, and this would prove nothing.
     environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
     environment |= {"HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[3])}
     environment |= {"XDG_CACHE_HOME": str(home / ".cache"), "TMPDIR": str(tmp_path)}
