@@ -46,9 +46,10 @@ class News(msgspec.Struct, frozen=True, omit_defaults=True):
     total: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON-like data, with the job id and time always there."""
+        """As JSON-like data, without what says nothing: but how far a transfer is, also at its first byte."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
-        return fields
+        counts = {"done": self.done, "total": self.total} if self.kind is NewsKind.TRANSFER else {}
+        return fields | counts
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> News:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine_app.show import open_story, print_job
+from p2p.session.news import News, NewsKind
 
 
 def test_stages_are_told_with_and_without_their_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,6 +15,12 @@ def test_stages_are_told_with_and_without_their_number(capsys: pytest.CaptureFix
     told = "".join(capsys.readouterr())
     assert "segment 1 was checked" in told
     assert "2 of 4: compared" in told
+
+
+def test_a_transfer_is_told_before_its_first_byte_and_of_an_empty_file() -> None:
+    with open_story(as_json=False) as story:
+        for total in (0, 7):
+            story.tell(News(NewsKind.TRANSFER, job_id="ab", done=0, total=total).to_json())
 
 
 def test_a_peers_words_about_a_job_reach_no_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
