@@ -53,3 +53,17 @@ class View:
         zoom = min(max(min(across, down, largest), MIN_ZOOM), MAX_ZOOM)
         x, y = rect.centre
         return replace(self, zoom=zoom, x=x - self.width / zoom / 2, y=y - self.height / zoom / 2)
+
+    def showing(self, rect: Rect, margin: float) -> View:
+        """Panned as little as has the rectangle in sight, ``margin`` pixels from the edges if it fits."""
+        seen = self.visible
+        x = self.x + _shift(rect.x, rect.width, seen.x, seen.width, margin / self.zoom)
+        y = self.y + _shift(rect.y, rect.height, seen.y, seen.height, margin / self.zoom)
+        return replace(self, x=x, y=y)
+
+
+def _shift(start: float, length: float, seen_from: float, seen: float, margin: float) -> float:
+    margin = max(min(margin, (seen - length) / 2), 0.0)
+    if start < seen_from + margin or length > seen:
+        return start - margin - seen_from
+    return max(start + length + margin - seen_from - seen, 0.0)

@@ -39,6 +39,9 @@ from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.radial import RadialMenu
 
+AROUND_NEW = theme.TOUCH + theme.HUGE
+"""Between a new node and the canvas's edges: the tools lie there."""
+
 
 class Workbench(FloatLayout):
     def __init__(self, context: Context, ask_for_node: Callable[[tools.PortEnd | None], Any]) -> None:
@@ -70,11 +73,11 @@ class Workbench(FloatLayout):
     # -- adding --------------------------------------------------------------------------------
 
     def add(self, type_name: str) -> None:
-        """Where a double tap or a link's end asked for it; else behind what is selected."""
+        """Where a double tap or a link's end asked for it; else behind what is selected. Into sight."""
         canvas, wanted = self.canvas_widget, self._wanted
         onto, self._wanted, self._onto = self._onto, None, None
         if wanted is None:
-            self._context.desk.add(type_name)
+            self._bring_into_sight(self._context.desk.add(type_name))
             return
         end = (wanted.end.node, wanted.end.port, wanted.end.is_output) if wanted.end else None
         edit, new = commands.new_node(canvas.wiring, type_name, wanted.x, wanted.y, None if onto else end)
@@ -82,6 +85,12 @@ class Workbench(FloatLayout):
             edit = InsertOnLink(onto, edit.nodes[0])
         if canvas.change(edit):
             canvas.select(frozenset({new}))
+            self._bring_into_sight(new)
+
+    def _bring_into_sight(self, node_id: str) -> None:
+        canvas = self.canvas_widget
+        rect = canvas.scene.rect(canvas.scene.index[node_id])
+        canvas.look_at(canvas.view.showing(rect, self._context.look.px(AROUND_NEW)))
 
     def ask_for_node(self, wanted: tools.AskForNode, onto: Ends | None = None) -> None:
         """A link that was dropped offers what takes it; the ground everything. ``onto``: a link for it."""

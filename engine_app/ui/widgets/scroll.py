@@ -15,6 +15,7 @@ from kivy.uix.widget import Widget
 
 from engine_app.ui import theme
 from engine_app.ui.theme import Look
+from engine_app.ui.widgets.rows import LazyRows
 
 SLOP = 10.0
 """A touch that moves less is a press, in dp."""
@@ -67,6 +68,8 @@ class Scroll(StencilView):
         self._offset = min(max(self._offset, 0.0), hidden)
         self._body.width = self.width
         self._body.pos = (self.x, (self.y + self.height) - self._body.height + self._offset)
+        if isinstance(self._body, LazyRows):
+            self._body.look_between(self._offset, self._offset + self.height)
         self._bar_colour.a = 0.5 if hidden else 0
         if hidden and self.height:
             length = max(self._look.px(32), self.height * self.height / self._body.height)

@@ -65,6 +65,17 @@ class Bench:
         return item.x + item.width / 2, item.y + item.height / 2
 
     @property
+    def palette(self) -> Any:
+        from engine_app.ui.panels.palette import PalettePanel
+
+        return next(each for each in self.host.walk() if isinstance(each, PalettePanel))
+
+    def found(self, name: str) -> Any:
+        """The row of a type in the palette, searched for as a user would."""
+        self.palette.search.field.input.text = name
+        return next(each for each in self.palette.walk() if getattr(each, "name", "") == name)
+
+    @property
     def graph(self) -> Graph:
         return self.desk.graph
 
@@ -183,7 +194,7 @@ async def test_a_node_is_inserted_on_a_link_from_its_menu(show: Any) -> None:
         (await hold(bench, driver, LINK)).up()
         await driver.tap(bench.item("Insert"))
         await driver.frames(3)
-        row = next(each for each in bench.host.walk() if getattr(each, "name", "") == "Dropout")
+        row = bench.found("Dropout")
         row.press()
         await driver.frames()
         ends = {(link.source_node, link.target_node) for link in bench.graph.links}
@@ -345,15 +356,13 @@ async def test_a_link_dropped_on_a_node_takes_its_fitting_port(show: Any) -> Non
 
 
 async def test_a_link_dropped_in_the_void_opens_a_palette_of_what_takes_it(show: Any) -> None:
-    from engine_app.ui.panels.palette import PalettePanel
-
     bench = Bench(CUT)
     async with Shown(bench, show) as driver:
         await driver.drag(bench.at(PORT_OUT), bench.at(VOID))
         await driver.frames(4)
-        palette = next(each for each in bench.host.walk() if isinstance(each, PalettePanel))
+        palette = bench.palette
         assert "Dropout" in palette.shown and "MNIST" not in palette.shown and "Adam" not in palette.shown
-        next(each for each in palette.walk() if getattr(each, "name", "") == "Dropout").press()
+        bench.found("Dropout").press()
         await driver.frames()
         assert ("dense", "dropout") in {(link.source_node, link.target_node) for link in bench.graph.links}
         place = place_of(bench.graph.node("dropout"))
@@ -381,7 +390,7 @@ async def test_a_double_tap_searches_at_the_place(show: Any) -> None:
             finger.up()
         await driver.frames(4)
         assert bench.host.is_asking
-        next(each for each in bench.host.walk() if getattr(each, "name", "") == "GELU").press()
+        bench.found("GELU").press()
         await driver.frames()
         place = place_of(bench.graph.node("gelu"))
         assert place is not None and abs(place[0] + 100 - VOID[0]) < 60
@@ -399,7 +408,7 @@ async def test_tab_searches_at_the_mouse(show: Any) -> None:
             assert bench.page.search_here()
         finally:
             Window.mouse_pos = (0, 0)
-        next(each for each in bench.host.walk() if getattr(each, "name", "") == "GELU").press()
+        bench.found("GELU").press()
         await driver.frames()
         place = place_of(bench.graph.node("gelu"))
         assert place is not None and abs(place[0] + 100 - VOID[0]) < 60

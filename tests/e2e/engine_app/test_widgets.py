@@ -116,6 +116,43 @@ async def test_a_row_in_a_list_can_be_pressed_and_the_list_dragged_from_it(show:
         assert rows[59].y >= scroll.y  # the focus is scrolled to
 
 
+async def test_rows_are_made_as_they_come_into_view_and_the_keyboard_reaches_them_all(show: Any) -> None:
+    from functools import partial
+
+    from engine_app.ui.theme import Look
+    from engine_app.ui.widgets.buttons import ListRow
+    from engine_app.ui.widgets.overlays import Host
+    from engine_app.ui.widgets.rows import Entry, LazyRows
+    from engine_app.ui.widgets.scroll import Scroll
+
+    look, made = Look(), []
+
+    def make(number: int) -> ListRow:
+        made.append(number)
+        return ListRow(look, f"row {number}")
+
+    entries = [Entry(str(number), 48, partial(make, number)) for number in range(200)]
+    host, rows = Host(look), LazyRows(look)
+    scroll = Scroll(look, rows)
+    host.set_content(scroll)
+    rows.show(entries)
+    async with show(host) as driver:
+        await driver.frames()
+        first = made.copy()
+        assert first == list(range(len(first))) and scroll.height / 48 <= len(first) < 40
+        scroll.scroll_by(100 * 48)
+        await driver.frames()
+        shown = [each.name for each in reversed(rows.children)]
+        assert "row 100" in shown and "row 0" not in shown and 60 not in made
+        scroll.to_top()
+        for _ in range(60):
+            host.on_key(TAB, [])
+        assert host.ring.current.name == "row 59" and host.ring.current.y >= scroll.y
+        rows.show(entries[::-1])
+        assert rows.children[-1].name != "row 0"
+        assert len(made) == len(set(made))  # each is made once
+
+
 async def test_a_slider_follows_the_finger_and_tells_once_at_the_end(show: Any) -> None:
     from engine_app.ui.theme import Look
     from engine_app.ui.widgets.fields import RangeSlider

@@ -45,6 +45,23 @@ async def test_a_node_is_found_added_changed_and_all_of_it_undone(open_window: O
         assert window.desk.graph.node("dropout2").type == "Dropout"
 
 
+async def test_a_node_that_is_added_out_of_sight_comes_into_sight(open_window: Open) -> None:
+    async with open_window() as (window, driver):
+        window.open_example()
+        await driver.frames(3)
+        bench = window.content.bench
+        canvas = bench.canvas_widget
+        away = canvas.view.panned(-5000, 3000)
+        for before in ("output", "conv1"):
+            window.desk.select(before)
+            canvas.look_at(away)
+            bench.add("ReLU")
+            rect = canvas.scene.rect(canvas.scene.index[window.desk.selected])
+            seen = canvas.view.visible
+            assert seen.x < rect.x < seen.x + seen.width - rect.width
+            assert seen.y < rect.y < seen.y + seen.height - rect.height
+
+
 async def test_a_problem_is_told_and_put_right_with_a_tap(open_window: Open) -> None:
     async with open_window() as (window, driver):
         window.open_example()
