@@ -15,6 +15,7 @@ from engine_app.ui.theme import Look, faded
 from engine_app.ui.widgets.box import Line, Row, Text, paint
 from engine_app.ui.widgets.buttons import Grounded, IconButton, Kind, PushButton
 from engine_app.ui.widgets.icons import Icon
+from engine_app.ui.widgets.still import Still
 
 PAGES = (
     ("build", "Build", "build"),
@@ -132,9 +133,9 @@ class TopBar(BoxLayout):
 def framed(context: Context, is_wide: bool, page: str, content: Widget, bar: TopBar) -> BoxLayout:
     """Everything of the window but what lies above it."""
     look = context.look
-    navigation = Navigation(look, is_wide, page, context.act.show_page)
+    navigation = Still(Navigation(look, is_wide, page, context.act.show_page))
     inner = BoxLayout(orientation="vertical")
-    for part in (bar, Line(look), content):
+    for part in (Still(bar), Line(look), content):
         inner.add_widget(part)
     outer = BoxLayout(orientation="horizontal" if is_wide else "vertical")
     parts = (navigation, Line(look, upright=True), inner) if is_wide else (inner, Line(look), navigation)

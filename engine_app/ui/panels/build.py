@@ -19,6 +19,7 @@ from engine_app.ui.panels.palette import PalettePanel
 from engine_app.ui.panels.workbench import Workbench
 from engine_app.ui.widgets.box import Column, Gap, Line, Row, empty_state, paint
 from engine_app.ui.widgets.buttons import Kind, PushButton
+from engine_app.ui.widgets.still import Still
 
 
 class BuildPage(BoxLayout):
@@ -36,7 +37,8 @@ class BuildPage(BoxLayout):
             self._inspector = InspectorPanel(context)
             for panel in (palette, self._inspector):
                 panel.size_hint_x, panel.width = None, look.px(theme.PANEL_WIDTH)
-            for part in (palette, Line(look, True), self.bench, Line(look, True), self._inspector):
+            sides = Still(palette), Still(self._inspector)
+            for part in (sides[0], Line(look, True), self.bench, Line(look, True), sides[1]):
                 self.add_widget(part)
         else:
             bar = Row(look, pad=theme.STEP)

@@ -13,6 +13,7 @@ from typing import Any
 from kivy.animation import Animation
 from kivy.clock import Clock
 from kivy.core.window import Window
+from kivy.graphics import ClearBuffers, ClearColor
 from kivy.uix.floatlayout import FloatLayout
 from kivy.uix.widget import Widget
 
@@ -130,7 +131,9 @@ class Host(FloatLayout):
         self.message = ""
         """What is told just now."""
         self._tip: Widget | None = None
-        self._ground = paint(self, look.palette.canvas)
+        self._ground = ClearColor(*look.palette.canvas)
+        for instruction in (self._ground, ClearBuffers(clear_color=True)):  # much cheaper than a rectangle
+            self.canvas.before.add(instruction)
 
     def set_look(self, look: Look) -> None:
         """For what is made from now on."""
