@@ -430,7 +430,7 @@ def _vouchered(job: Job, voucher: Voucher, at: float) -> Step:
 
 def _paused(job: Job, event: Event) -> Step:
     match event:
-        case PauseRequested(at) if job.graph is not None and job.result is None:
+        case PauseRequested(at) if job.graph is not None and job.result is None and not job.is_deployment:
             return _replace(job, pause_wanted=True, waiting_since=at), (JobStage(0, "paused", "by the user"),)
         case ResumeRequested(at) if job.pause_wanted:
             starting = not job.may_work or (job.is_direct and not job.prepared)
@@ -443,7 +443,7 @@ def _paused(job: Job, event: Event) -> Step:
         case WorkerResumed():
             return _replace(job, worker_paused=False), ()
         case _:
-            return job, ()  # a pause of what cannot pause any more
+            return job, ()  # a pause of what cannot pause, or not any more
 
 
 def _fed(job: Job, event: SamplesMissed | SamplesBack) -> Step:

@@ -44,7 +44,6 @@ class ServedModel:
     device: str
     refusal: RemoteFailureError | None = field(default=_LOADING)
     """Why no call is answered, but for what follows."""
-    is_paused: bool = False
     due_at: float = float("inf")
     """From this moment of trio's clock on a voucher is late, and calls wait for it."""
 
@@ -57,8 +56,6 @@ class ServedModel:
     def why_refused(self) -> RemoteFailureError | None:
         if self.refusal is not None:
             return self.refusal
-        if self.is_paused:
-            return RemoteFailureError("refused", "the deployment is paused by its user")
         if trio.current_time() >= self.due_at:
             return RemoteFailureError(
                 UNPAID, "unpaid: the last period has no voucher; calls are answered again once it is here"

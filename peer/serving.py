@@ -31,16 +31,15 @@ MOST_GRACE_S = 60.0
 COUNTED = 0.9
 """Of that time, what counts for the next periods: the rest is room for an Engine that pays as time passes."""
 RETRYABLE = frozenset({"memory", "internal"})
-_DOWN, _PAUSED = "down", "paused"
 
 Feed = Callable[[Event], Awaitable[None]]
 
 
 class ReadyClock:
-    """Counts the time in which nothing holds it."""
+    """Counts the time in which the model could answer. It is held at first."""
 
     def __init__(self) -> None:
-        self._holds = {_DOWN}
+        self._held = True
         self._changed = trio.Event()
         self._counted_s = 0.0
         self._counted_at = 0.0
@@ -48,26 +47,26 @@ class ReadyClock:
     def read(self) -> float:
         """All of it until now, in seconds."""
         now = trio.current_time()
-        if not self._holds:
+        if not self._held:
             self._counted_s += now - self._counted_at
         self._counted_at = now
         return self._counted_s
 
-    def hold(self, reason: str) -> None:
+    def hold(self) -> None:
         self.read()
-        self._holds.add(reason)
+        self._held = True
         self._wake()
 
-    def release(self, reason: str) -> None:
+    def release(self) -> None:
         self.read()
-        self._holds.discard(reason)
+        self._held = False
         self._wake()
 
     async def count(self, seconds: float) -> None:
         """Returns after that time. Raises JobError if the worker stays away for too long."""
         left_s = seconds
         while left_s > 0:
-            if self._holds:
+            if self._held:
                 await self._wait()
                 continue
             began_at = trio.current_time()
@@ -76,11 +75,10 @@ class ReadyClock:
             left_s -= trio.current_time() - began_at
 
     async def _wait(self) -> None:
-        patience_s = DOWN_PATIENCE_S if _DOWN in self._holds else float("inf")
-        with trio.move_on_after(patience_s) as scope:
+        with trio.move_on_after(DOWN_PATIENCE_S) as scope:
             await self._changed.wait()
         if scope.cancelled_caught:
-            text = f"the model did not answer again within {patience_s:.0f} s"
+            text = f"the model did not answer again within {DOWN_PATIENCE_S:.0f} s"
             raise JobError("worker_died", text, retryable=True)
 
     def _wake(self) -> None:
@@ -106,13 +104,13 @@ class Serving:
         served, device = self._services.served, self._services.workers[job.offer.device].device
         model = self._model = served.begin(job, device)
         told = ServerListener(
-            on_ready=lambda lines: self._clock.release(_DOWN),
-            on_death=lambda reason, pause_s: self._clock.hold(_DOWN),
+            on_ready=lambda lines: self._clock.release(),
+            on_death=lambda reason, pause_s: self._clock.hold(),
         )
         if not served.take_over(model, told):
             await served.clear(device)
             await self._start(model, told)
-        self._clock.release(_DOWN)
+        self._clock.release()
         model.refusal = RemoteFailureError(UNPAID, "unpaid: nothing is paid for the deployment yet")
         return device
 
@@ -168,16 +166,6 @@ class Serving:
             await self._feed(ResultStored(file, metrics, at))
         else:
             await self._feed(SegmentStored(segment, file, metrics, at))
-
-    def pause(self) -> None:
-        self._clock.hold(_PAUSED)
-        if self._model is not None:
-            self._model.is_paused = True
-
-    def resume(self) -> None:
-        self._clock.release(_PAUSED)
-        if self._model is not None:
-            self._model.is_paused = False
 
     def end(self, job: Job) -> None:
         model, self._model = self._model, None

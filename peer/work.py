@@ -166,16 +166,10 @@ class JobWork:
     async def _steer(self, job: Job, task: PauseWorker | ResumeWorker | SetWorkerRate) -> None:
         match task:
             case PauseWorker():
-                if job.is_deployment:
-                    self._serving.pause()
-                else:
-                    await self._training.send(Pause())
+                await self._training.send(Pause())
                 await self._feed(WorkerPaused(0))
             case ResumeWorker():
-                if job.is_deployment:
-                    self._serving.resume()
-                else:
-                    await self._training.send(Resume())
+                await self._training.send(Resume())
                 await self._feed(WorkerResumed(0))
             case SetWorkerRate(rate):
                 if not job.is_deployment:  # which learns nothing

@@ -363,6 +363,10 @@ class JobEngine:
         return live.job
 
     async def _set_paused(self, live: LiveJob, paused: bool) -> Job:
+        if live.job.spec.serving is not None:
+            raise JobRefusedError(
+                f"job {live.job.job_id[:8]} is a deployment, which holds its device: stop it, deploy it again"
+            )
         if live.job.is_over:
             raise JobEndedError(f"job {live.job.job_id[:8]} is {live.job.state.value}")
         await live.apply(events.PauseChanged(paused))

@@ -372,17 +372,22 @@ def may_be_stranded(job: Job, escrow: Escrow, now: float) -> bool:
     return not serves or escrow.refused is not None or now >= escrow.deadline
 
 
-def fate_of(escrow: Escrow, account: EscrowAccount | None, now: float, stranded_s: float) -> Fate:
+def fate_of(job: Job, escrow: Escrow, account: EscrowAccount | None, now: float, stranded_s: float) -> Fate:
     """``stranded_s``: for how long it has been seen to serve no job."""
     if account is None:  # not created, closed, or a node that lags
         return Fate.GONE if now > escrow.deadline else Fate.WAIT
     if account.status is not EscrowStatus.OPEN:
         return Fate.GONE
-    if escrow.refused is not None or now >= escrow.deadline:
+    if escrow.refused is not None or now >= escrow.deadline or _never_counted(job, escrow):
         return Fate.TAKE_BACK
     if escrow.voucher is not None and escrow.voucher.final:
         return Fate.WAIT  # the peer has earned what is in it
     return Fate.TAKE_BACK if stranded_s >= STRANDED_S + escrow.claim_window_s else Fate.WAIT
+
+
+def _never_counted(job: Job, escrow: Escrow) -> bool:
+    """The job was over before its coordinator heard of the escrow: nobody else will return it."""
+    return job.state.is_final and not escrow.reported and escrow.voucher is None
 
 
 def _prove(job: Job) -> Iterator[Step]:

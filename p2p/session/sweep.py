@@ -52,7 +52,8 @@ class Sweeper:
         since = self._stranded_at.setdefault(escrow.address, trio.current_time())
         try:
             account = await self._engine.treasury.escrow(escrow.address)
-            fate = plan.fate_of(escrow, account, self._engine.now(), trio.current_time() - since)
+            stranded_s = trio.current_time() - since
+            fate = plan.fate_of(live.job, escrow, account, self._engine.now(), stranded_s)
             if fate is Fate.GONE:
                 await live.apply(events.EscrowClosed(escrow.address))
             elif fate is Fate.TAKE_BACK:

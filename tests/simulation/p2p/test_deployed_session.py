@@ -60,6 +60,8 @@ async def test_what_is_stopped_is_paid_as_far_as_it_was_served(tmp_path: Path) -
         (view,) = engine.deployments()
         assert view.is_running
         assert (view.served_s, view.left_s) == (10, 40)
+        with pytest.raises(JobRefusedError, match="stop it, deploy it again"):
+            await engine.pause(job)
         await engine.cancel(job)
         await to_the_end(engine, job)
         assert engine.job(job).state is JobState.CANCELLED

@@ -254,6 +254,20 @@ async def test_money_in_an_escrow_that_nobody_counts_comes_back(tmp_path: Path) 
         assert (world.ledger.tokens, world.ledger.open) == (START - COST, {})
 
 
+async def test_an_escrow_of_a_job_that_ended_unreported_comes_back_at_once(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine() as (engine, _):
+        world.coordinator.refuses[wire.EscrowCreated] = RemoteFailureError("busy", "not now")
+        job = await submit(world, engine)
+        async for _ in engine.follow(job):
+            if world.ledger.open:
+                break
+        world.coordinator.retry(refunds=False)  # its peer refused, and no other one is left
+        await to_the_end(engine, job)
+        await trio.sleep(5)
+        assert engine.job(job).state is JobState.REFUNDED
+        assert (world.ledger.open, world.ledger.tokens) == ({}, START)
+
+
 async def test_money_that_the_coordinator_forgets_in_an_escrow_is_taken_back(tmp_path: Path) -> None:
     """It gave the job to another peer and never returned what the first escrow holds."""
     async with open_world(tmp_path, (PeerScript(), PeerScript())) as world, world.engine() as (engine, _):

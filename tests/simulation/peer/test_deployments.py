@@ -24,7 +24,6 @@ from p2p.protocols.job import (
     JobOpened,
     PauseJob,
     ResultReady,
-    ResumeJob,
     SegmentFinished,
     StopJob,
 )
@@ -145,7 +144,7 @@ async def test_a_deployment_is_served_period_by_period_and_over_when_it_is_paid(
         assert hosting.started[0][1]["name"] == "linear"
 
 
-async def test_a_deployment_can_be_paused_and_stopped(tmp_path: Path) -> None:
+async def test_a_deployment_is_never_paused_and_can_be_stopped(tmp_path: Path) -> None:
     async with open_serving(tmp_path) as (world, hosting), world.peer(hosting=hosting) as peer:
         offer = await make_deployment(world, 100)
         served = peer.services.served
@@ -154,11 +153,9 @@ async def test_a_deployment_can_be_paused_and_stopped(tmp_path: Path) -> None:
             await start(world, line)
             await until(lambda: peer.table.jobs() and peer.table.jobs()[0].allowed, "the first period")
             await line.channel.send(PauseJob())
-            await until(lambda: peer.table.jobs()[0].worker_paused, "the pause")
-            with pytest.raises(RemoteFailureError, match="paused by its user"):
-                served.calls(offer.job.job_id)
-            await line.channel.send(ResumeJob())
-            await until(lambda: not peer.table.jobs()[0].worker_paused, "the end of the pause")
+            await hear_segment(line, 0, model_of(offer))
+            job = peer.table.jobs()[0]
+            assert not job.pause_wanted and not job.worker_paused
             served.calls(offer.job.job_id)
             await line.channel.send(StopJob())
             await line.hear(JobClosed)
