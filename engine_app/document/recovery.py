@@ -33,6 +33,10 @@ class Recovered:
     changed_at_s: float
     """Of the clock on the wall, since 1970."""
 
+    def discard(self) -> None:
+        """Raises FileError."""
+        _remove(self.file)
+
 
 class RecoveryFile:
     """Of one open document; ``key`` tells documents without a file apart."""
@@ -52,17 +56,32 @@ class RecoveryFile:
             raise FileError(f"cannot keep what is not saved yet: {error}") from error
 
     def discard(self) -> None:
-        """Nothing is left to recover."""
-        self.path.unlink(missing_ok=True)
+        """Nothing is left to recover. Raises FileError."""
+        _remove(self.path)
+
+    def read(self) -> Recovered | None:
+        """None if there is nothing, or nothing that can be read."""
+        return _readable(self.path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot remove what was kept: {error}") from error
 
 
 def recoverable(folder: Path) -> list[Recovered]:
     """What can be recovered, newest first; files that cannot be read are left where they are."""
-    found = []
-    for path in sorted(folder.glob(f"*{SUFFIX}"))[:MAX_FILES] if folder.is_dir() else []:
-        with contextlib.suppress(OSError, ValueError, GraphFormatError, KeyError, TypeError):
-            found.append(_read(path))
+    paths = sorted(folder.glob(f"*{SUFFIX}"))[:MAX_FILES] if folder.is_dir() else []
+    found = [each for each in map(_readable, paths) if each is not None]
     return sorted(found, key=lambda each: -each.changed_at_s)
+
+
+def _readable(path: Path) -> Recovered | None:
+    with contextlib.suppress(OSError, ValueError, GraphFormatError, KeyError, TypeError):
+        return _read(path)
+    return None
 
 
 def _read(path: Path) -> Recovered:

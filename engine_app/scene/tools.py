@@ -29,13 +29,18 @@ from engine_app.scene.gestures import (
 )
 from engine_app.scene.hits import OnFrame, OnNode, OnPort, hit
 from engine_app.scene.links import end_of, link_to_node, tap_port
+from engine_app.scene.snapshot import Snapshot
 from engine_app.scene.tool_state import (
     AskForNode,
     EditFrame,
     Enter,
+    Linking,
     Look,
     Mode,
+    Moving,
     Outcome,
+    PortEnd,
+    Resizing,
     Select,
     ShowMenu,
     Stage,
@@ -70,6 +75,24 @@ def handle(state: ToolState, gesture: Gesture, stage: Stage) -> Outcome:
             return replace(state, action=None), []
         case _:
             return state, []
+
+
+def still_possible(state: ToolState, scene: Snapshot) -> ToolState:
+    """After an edit that came from elsewhere, such as undo in the middle of a drag.
+
+    What is carried, and what it snapped to, may be gone: it is let go of.
+    """
+    action = None if isinstance(state.action, Moving | Resizing | Linking) else state.action
+    pending = state.pending if state.pending is not None and _is_there(state.pending, scene) else None
+    return replace(state, action=action, pending=pending)
+
+
+def _is_there(end: PortEnd, scene: Snapshot) -> bool:
+    number = scene.index.get(end.node)
+    if number is None:
+        return False
+    ports = scene.cards[number].ports
+    return any(port.name == end.port for port in (ports.outputs if end.is_output else ports.inputs))
 
 
 def _scrolled(view: View, x: float, y: float, steps: float, modifiers: Modifiers) -> View:

@@ -17,6 +17,7 @@ from kivy.metrics import Metrics
 
 from backend.graph import Graph
 from engine_app.config import Config
+from engine_app.document.files import Opened
 from engine_app.document.recovery import Recovered
 from engine_app.plain import plain
 from engine_app.ui import files, tour
@@ -85,7 +86,7 @@ class EngineApp(App):
         self._tasks = tasks
         self.desk.think_with(tasks.aside)
         self.trainer = Trainer(self._opening.config, tasks)
-        self._keeper = Keeper(self._opening.config.data_dir, self.desk, lambda: self.path)
+        self._keeper = Keeper(self._opening.config.data_dir, self.desk, lambda: self.path, self.show_error)
         self.trainer.listen(self._expect_data)
         self.trainer.listen(self._show_training)
         self.desk.listen(self._show_training)
@@ -168,19 +169,27 @@ class EngineApp(App):
         """With what was lost, or, once, with the tour."""
         lost = await self._keeper.lost()
         if lost is not None:
-            text = f"{plain(lost.graph.name)} had changes that were not saved when the window ended."
-            self.host.ask("Go on where it stopped?", text, "Recover", partial(self._recover, lost))
+            self._offer(lost, ("Throw away", lost.discard))
         elif self._opening.greets and not self.settings.seen_tour:
             self._start_tour()
 
+    def _offer(self, lost: Recovered, instead: tuple[str, Callable[[], Any]]) -> None:
+        """Whoever answers nothing is asked again at the next start."""
+        text = f"{plain(lost.graph.name)} had changes that were not saved when the window ended."
+        recover = partial(self._recover, lost)
+        self.host.ask("Go on where it stopped?", text, "Recover", recover, instead=instead)
+
     def _recover(self, lost: Recovered) -> None:
         self.path = lost.document
+        self._keeper.take_over(lost)
         self.desk.open_unsaved(lost.graph)
 
     def _leave(self) -> None:
         """Without what is not saved."""
-        self._keeper.discard()
-        self.stop()
+        try:
+            self._keeper.discard()
+        finally:
+            self.stop()
 
     def on_stop(self) -> None:
         """Kivy calls it twice."""
@@ -327,14 +336,22 @@ class EngineApp(App):
     def _open_graph(self, path: Path) -> None:
         async def open_it() -> None:
             opened = await files.read_graph(path)
-            self.path = path if path.suffix == ".json" else None
-            self.desk.open(opened.graph)
-            self._remember(path)
-            self.show_page("build")
-            if opened.notes:
-                self.host.toast("; ".join(opened.notes))
+            lost = await self._keeper.lost_of(path)
+            show = partial(self._show_opened, path, opened)
+            if lost is not None and lost.graph != opened.graph:
+                self._offer(lost, ("Open as saved", show))
+            else:
+                show()
 
         self.context.start(open_it)
+
+    def _show_opened(self, path: Path, opened: Opened) -> None:
+        self.path = path if path.suffix == ".json" else None
+        self.desk.open(opened.graph)
+        self._remember(path)
+        self.show_page("build")
+        if opened.notes:
+            self.host.toast("; ".join(opened.notes))
 
     def open_example(self) -> None:
         def open_it() -> None:

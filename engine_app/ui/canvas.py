@@ -69,7 +69,7 @@ from engine_app.scene.tool_state import (
     ToolState,
 )
 from engine_app.scene.tool_state import Look as LookAt
-from engine_app.scene.tools import handle
+from engine_app.scene.tools import handle, still_possible
 from engine_app.scene.view import View
 from engine_app.ui.meshes import GlyphAtlas, MeshLayer, font_size
 from engine_app.ui.theme import Look as WindowLook
@@ -191,6 +191,8 @@ class GraphCanvas(Widget):
             self.tools = ToolState(mode=self.tools.mode)
         if before is None or is_elsewhere or is_new_analysis or state.graph is not before.graph:
             self.scene = self._builder.build(self.wiring, analysis, state.inside)
+        if before is not None and state.graph is not before.graph:
+            self.tools = still_possible(self.tools, self.scene)
         self._cover = None
         is_new = before is None or (not (state.done or state.undone) and state.graph is not before.graph)
         if (is_elsewhere or is_new) and self.width > SMALLEST:

@@ -103,7 +103,7 @@ def ask_path(context: Context, title: str, path: Path, yes: str, action: Callabl
         if field.problem:
             return
         host.close()
-        if target.exists() and target != path:
+        if target.exists():
             host.ask(
                 "Replace the file?", f"{target.name} is there already.", "Replace", lambda: action(target)
             )

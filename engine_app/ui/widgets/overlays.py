@@ -193,20 +193,29 @@ class Host(FloatLayout):
             gone()
 
     def ask(
-        self, title: str, text: str, yes: str, action: Callable[[], Any], *, danger: bool = False
+        self,
+        title: str,
+        text: str,
+        yes: str,
+        action: Callable[[], Any],
+        *,
+        danger: bool = False,
+        instead: tuple[str, Callable[[], Any]] | None = None,
     ) -> None:
-        """A question with two answers."""
+        """A question with two answers. ``instead`` of doing nothing, something else can be done."""
 
-        def agreed() -> None:
+        def does(what: Callable[[], Any]) -> None:
             self.close()
-            action()
+            what()
 
+        no, other = instead or ("Cancel", lambda: None)
         column = Column(self.look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
         column.add_widget(Text(self.look, text))
         row = Row(self.look)
         row.add_widget(Gap(self.look))
-        row.add_widget(PushButton(self.look, "Cancel", self.close, Kind.QUIET))
-        row.add_widget(PushButton(self.look, yes, agreed, Kind.DANGER if danger else Kind.PRIMARY))
+        row.add_widget(PushButton(self.look, no, partial(does, other), Kind.QUIET))
+        kind = Kind.DANGER if danger else Kind.PRIMARY
+        row.add_widget(PushButton(self.look, yes, partial(does, action), kind))
         column.add_widget(row)
         self.open(title, column)
 

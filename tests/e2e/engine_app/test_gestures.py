@@ -500,6 +500,38 @@ async def test_a_node_snaps_to_the_line_of_others(show: Any) -> None:
         assert place is not None and place[1] == 0.0
 
 
+@pytest.mark.parametrize("place", [NODE, PORT_OUT, PORT_IN])
+async def test_an_undo_in_the_middle_of_a_drag_lets_go_of_what_is_dragged(
+    show: Any, place: tuple[float, float]
+) -> None:
+    bench = Bench(Graph("empty"))
+    async with Shown(bench, show) as driver:
+        bench.desk.do(AddNodes(MLP.nodes, MLP.links))
+        bench.canvas.fit()
+        await driver.frames(1)
+        x, y = bench.at(place)
+        finger = driver.finger(x, y)
+        finger.down()
+        finger.move(x, y - 80)
+        await driver.frames(1)
+        assert bench.canvas.tools.action is not None
+        bench.desk.undo()
+        await driver.frames(1)
+        finger.move(x + 20, y - 90)
+        finger.up()
+        await driver.frames(1)
+        assert not bench.graph.nodes and bench.canvas.tools.action is None and not bench.host.is_asking
+
+
+async def test_a_port_that_was_tapped_and_then_removed_waits_no_more(show: Any) -> None:
+    bench = Bench(CUT)
+    async with Shown(bench, show) as driver:
+        await driver.tap_at(*bench.at(PORT_OUT))
+        assert bench.canvas.tools.pending is not None
+        bench.desk.remove("dense")
+        assert bench.canvas.tools.pending is None
+
+
 async def test_a_group_carries_its_nodes_and_its_corner_resizes_it(show: Any) -> None:
     frame = Frame("g", "Both", Rect(280, -60, 560, 240))
     bench = Bench(apply(MLP, SetFrame(FrameKind.GROUP, frame)))

@@ -23,6 +23,15 @@ def row_named(panel: Any, name: str) -> Any:
     return next(each for each in panel.walk() if isinstance(each, ListRow) and each.name == name)
 
 
+async def press(window: Any, driver: Any, name: str) -> None:
+    """What says so on the topmost sheet."""
+    from engine_app.ui.widgets.buttons import PushButton
+
+    await driver.frames(3)
+    sheet = window.host.children[0]
+    await driver.tap(next(e for e in sheet.walk() if isinstance(e, PushButton) and e.text == name))
+
+
 async def test_a_node_is_found_added_changed_and_all_of_it_undone(open_window: Open) -> None:
     async with open_window() as (window, driver):
         window.open_example()
@@ -156,9 +165,7 @@ async def test_the_tour_comes_once_and_ends_in_the_example(open_window: Open) ->
     async with open_window(greets=True) as (window, driver):
         for name in ("Next", "Next", "Open the digits example"):
             await driver.until(lambda: window.host.is_asking)
-            await driver.frames(3)
-            sheet = window.host.children[0]
-            await driver.tap(next(e for e in sheet.walk() if isinstance(e, PushButton) and e.text == name))
+            await press(window, driver, name)
         assert window.desk.graph == DIGITS
     async with open_window(greets=True) as (window, driver):
         assert not window.host.is_asking
@@ -177,13 +184,95 @@ async def test_what_was_not_saved_when_the_window_died_is_recovered(
         edited = window.desk.graph
     async with open_window() as (window, driver):
         await driver.until(lambda: window.host.is_asking)
-        await driver.frames(3)
-        sheet = window.host.children[0]
-        await driver.tap(next(e for e in sheet.walk() if isinstance(e, PushButton) and e.text == "Recover"))
+        await press(window, driver, "Recover")
         assert window.desk.graph == edited
         assert window.desk.is_changed
         window._write(tmp_path / "kept.json")
         await driver.until(lambda: not any(folder.glob("*.json")))
+
+
+async def test_what_was_lost_of_a_file_is_offered_when_it_is_opened_again(
+    open_window: Open, tmp_path: Path
+) -> None:
+    path, folder = tmp_path / "mine.json", tmp_path / "engine" / "recovery"
+    async with open_window() as (window, driver):
+        window.open_example()
+        window._write(path)
+        await driver.until(lambda: window.path == path)
+        window.desk.set_parameter("dropout", "rate", 0.5)
+        await driver.until(lambda: any(folder.glob("*.json")))
+        edited = window.desk.graph
+    async with open_window(path) as (window, driver):
+        await driver.until(lambda: window.host.is_asking)
+        assert not window.desk.graph.nodes and any(folder.glob("*.json"))
+        await press(window, driver, "Recover")
+        assert window.desk.graph == edited and window.path == path
+    async with open_window(path) as (window, driver):
+        await driver.until(lambda: window.host.is_asking)
+        await press(window, driver, "Open as saved")
+        assert window.desk.graph == DIGITS
+        await driver.until(lambda: not any(folder.glob("*.json")))
+
+
+async def test_what_was_lost_is_there_until_somebody_says_what_becomes_of_it(
+    open_window: Open, tmp_path: Path
+) -> None:
+    folder = tmp_path / "engine" / "recovery"
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.desk.rename("lost")
+        await driver.until(lambda: any(folder.glob("*.json")))
+    async with open_window() as (window, driver):
+        await driver.until(lambda: window.host.is_asking)
+        driver.key(27)
+        window.desk.add("Dense")
+        await driver.until(lambda: len([*folder.glob("*.json")]) == 2)
+        window.desk.undo()
+        await driver.until(lambda: len([*folder.glob("*.json")]) == 1)
+    async with open_window() as (window, driver):
+        await driver.until(lambda: window.host.is_asking)
+        await press(window, driver, "Recover")
+        assert window.desk.graph.name == "lost"
+        await driver.until(lambda: len([*folder.glob("*.json")]) == 1)
+    async with open_window() as (window, driver):
+        await driver.until(lambda: window.host.is_asking)
+        await press(window, driver, "Throw away")
+        assert not any(folder.glob("*.json")) and not window.desk.graph.nodes
+
+
+async def test_what_cannot_be_kept_is_told_once_and_kept_as_soon_as_that_is_possible(
+    open_window: Open, tmp_path: Path
+) -> None:
+    folder = tmp_path / "engine" / "recovery"
+    async with open_window() as (window, driver):
+        folder.parent.mkdir(exist_ok=True)
+        folder.write_text("in the way")
+        window.open_example()
+        window.desk.rename("first")
+        await driver.until(lambda: "cannot keep" in window.host.message)
+        folder.unlink()
+        window.desk.rename("second")
+        await driver.until(lambda: any(folder.glob("*.json")))
+
+
+async def test_a_graph_that_is_there_already_is_not_replaced_without_asking(
+    open_window: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.save()
+        await press(window, driver, "Save")
+        await driver.until(lambda: window.path is not None)
+        (path,) = tmp_path.glob("*.json")
+        path.write_text("precious")
+        window.path = None
+        window.save()
+        await press(window, driver, "Save")
+        await driver.until(lambda: window.host.is_asking)
+        assert path.read_text() == "precious"
+        await press(window, driver, "Replace")
+        await driver.until(lambda: path.read_text() != "precious")
 
 
 async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: Open) -> None:
