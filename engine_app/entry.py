@@ -41,7 +41,7 @@ def _leave(error: BaseException, interrupted: str) -> NoReturn:
         sys.exit(INTERRUPTED)
     if isinstance(cause, SystemExit):
         raise cause
-    if not _is_expected(cause):
+    if not is_expected(cause):
         raise error
     print(f"cyxwiz: {plain(str(cause), lines=True)}", file=sys.stderr)
     sys.exit(1)
@@ -53,8 +53,10 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _is_expected(error: BaseException) -> bool:
+def is_expected(error: BaseException) -> bool:
+    """It speaks to the user: a line says all of it."""
     from backend.errors import BackendError
+    from engine_app.document.errors import DocumentError
     from p2p.errors import P2PError
 
-    return isinstance(error, P2PError | BackendError | ConfigError | CommandError | OSError)
+    return isinstance(error, P2PError | BackendError | DocumentError | ConfigError | CommandError | OSError)

@@ -108,6 +108,8 @@ async def import_model(
 
 def _files_of(source: Path) -> dict[str, Path]:
     """By the name that the worker sees. Raises ArchiveError, CommandError."""
+    if not source.exists():
+        raise CommandError(f"there is no file {source}")
     if not source.is_dir():
         if sniff(source) not in (ModelFormat.ONNX, ModelFormat.SAFETENSORS, ModelFormat.GGUF):
             raise CommandError(

@@ -22,6 +22,7 @@ SUFFIXES = (".npz", ".npy", ".safetensors")
 MAX_UNPACKED_BYTES = 16 << 30
 """Of an .npz, which is read into memory."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_NPY, _ZIP = b"\x93NUMPY", b"PK"
 _UNREADABLE = (
     OSError, ValueError, EOFError, RuntimeError, SyntaxError, MemoryError, struct.error,
     zipfile.BadZipFile, zlib.error, tokenize.TokenError,
@@ -38,6 +39,8 @@ def open(path: Path, options: ReadOptions) -> ArraySource:
     if path.suffix.lower() == ".safetensors":
         return _open_dataset(path)
     try:
+        for each in (path, *([options.labels] if options.labels is not None else [])):
+            _check_format(each)
         x, y = _load(path, options)
     except _UNREADABLE as error:
         raise DatasetError(f"{path.name} cannot be read: {error}") from error
@@ -49,6 +52,14 @@ def _open_dataset(path: Path) -> ArraySource:
     x, y = dataset.x, dataset.y
     recipe = Recipe(len(x), x.shape[1:], x.dtype, y.shape[1:], y.dtype, read_notes(path))
     return ArraySource(x, y, recipe)
+
+
+def _check_format(path: Path) -> None:
+    """NumPy takes anything else for a pickle, and says how to trust it. Raises DatasetError, OSError."""
+    with path.open("rb") as file:
+        begins = file.read(len(_NPY))
+    if begins != _NPY and not begins.startswith(_ZIP):
+        raise DatasetError(f"{path.name} is no NumPy file: it begins with {begins!r}")
 
 
 def _load(path: Path, options: ReadOptions) -> tuple[Any, Any]:

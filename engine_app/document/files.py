@@ -33,7 +33,9 @@ def open_graph(path: Path) -> Opened:
         if path.stat().st_size > MAX_GRAPH_BYTES:
             raise FileError(f"{path.name} has {path.stat().st_size} bytes, limit {MAX_GRAPH_BYTES}")
         return editable(load_graph(path.read_bytes()))
-    except (OSError, BackendError) as error:
+    except OSError as error:
+        raise FileError(f"{path.name}: {error.strerror}") from error
+    except BackendError as error:
         raise FileError(f"{path.name}: {error}") from error
 
 
@@ -81,7 +83,9 @@ def save_graph(path: Path, graph: Graph) -> None:
             raise FileError(f"the graph takes {len(data)} bytes, limit {MAX_GRAPH_BYTES}")
         load_graph(data)
         write_atomically(path, data)
-    except (OSError, GraphFormatError, UnicodeEncodeError, ValueError) as error:
+    except OSError as error:
+        raise FileError(f"{path.name}: {error.strerror}") from error
+    except (GraphFormatError, ValueError) as error:
         raise FileError(f"{path.name}: {error}") from error
 
 

@@ -11,6 +11,7 @@ import trio
 
 from backend.errors import BackendError
 from backend.exporting.messages import Stage
+from backend.formats.sniff import ModelFormat, sniff
 from engine_app.config import Config
 from engine_app.entry import CommandError
 from engine_app.importing import Import, import_model
@@ -19,6 +20,7 @@ from engine_app.serving import model_name
 if TYPE_CHECKING:
     from engine_app.ui.loop import Tasks
 
+SERVED = (ModelFormat.ONNX, ModelFormat.GGUF)
 Listener = Callable[[], None]
 
 
@@ -34,6 +36,8 @@ class Importer:
         self.stage: Stage | None = None
         self.is_busy = False
         self.problem = ""
+        self.can_serve = False
+        """What could not be opened is a model all the same."""
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -42,7 +46,8 @@ class Importer:
     def start(self, source: Path, done: Callable[[Path, Import], None]) -> None:
         """``done`` gets the .cyxmodel that came of it. Nothing while one runs."""
         if not self.is_busy:
-            self.source, self.stage, self.is_busy, self.problem = source, None, True, ""
+            self.source, self.stage, self.is_busy = source, None, True
+            self.problem, self.can_serve = "", False
             self._tell()
             self._scope = self._tasks.start(partial(self._import, source, done))
 
@@ -53,6 +58,7 @@ class Importer:
             found = target, await import_model(self._config, source, target, None, self._on_stage)
         except (BackendError, CommandError, OSError) as error:
             self.problem = str(error)
+            self.can_serve = await trio.to_thread.run_sync(sniff, source) in SERVED
         finally:
             self.is_busy, self.stage, self._scope = False, None, None
             self._tell()

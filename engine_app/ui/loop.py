@@ -15,6 +15,8 @@ from kivy.app import App
 from kivy.base import ExceptionHandler, ExceptionManager
 from kivy.clock import Clock
 
+from engine_app.entry import is_expected
+from engine_app.plain import plain
 from engine_app.ui import fair_clock
 from engine_app.ui.touch import enable_touch
 
@@ -23,6 +25,13 @@ log = structlog.get_logger(__name__)
 
 MAX_ERRORS_A_MINUTE = 20
 """More than that is no accident: the window ends with the last of them."""
+
+
+def _log(event: str, error: Exception) -> None:
+    if is_expected(error):
+        log.warning(event, error=plain(str(error)))
+    else:
+        log.error(event, exc_info=error)
 
 
 class ErrorsShown(ExceptionHandler):
@@ -40,7 +49,7 @@ class ErrorsShown(ExceptionHandler):
         self._times = [at for at in self._times if now - at < 60] + [now]
         if len(self._times) > MAX_ERRORS_A_MINUTE:
             return int(ExceptionManager.RAISE)
-        log.error("error in the window", exc_info=error)
+        _log("error in the window", error)
         self._show(error)
         return int(ExceptionManager.PASS)
 
@@ -77,7 +86,7 @@ class Tasks:
             try:
                 await work()
             except Exception as error:  # a task's boundary: it is shown, and the window lives on
-                log.error("task failed", exc_info=error)
+                _log("task failed", error)
                 self._show(error)
 
 

@@ -25,7 +25,6 @@ from engine_app.ui.widgets.facts import ProgressLine, labelled
 from engine_app.ui.widgets.fields import TextField
 
 FORMATS = (("png", "PNG"), ("svg", "SVG"))
-SERVED = (".onnx", ".gguf")
 SCALES = (("1", "1×"), ("2", "2×"), ("4", "4×"))
 
 
@@ -155,7 +154,7 @@ class ImportSheet(Column):
             self._shown = importer.is_busy
             self._buttons.clear_widgets()
             self._buttons.add_widget(Gap(look))
-            if importer.problem and importer.source is not None and importer.source.suffix in SERVED:
+            if importer.problem and importer.source is not None and importer.can_serve:
                 deploy = partial(self._deploy, importer.source)
                 self._buttons.add_widget(PushButton(look, "Deploy it instead", deploy, Kind.PRIMARY))
             action = importer.cancel if importer.is_busy else self._context.host.close

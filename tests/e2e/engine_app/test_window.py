@@ -122,10 +122,21 @@ async def test_what_is_saved_is_opened_again_and_a_bad_file_is_told(
     async with open_window(path) as (window, driver):
         await driver.until(lambda: window.desk.graph.name == DIGITS.name)
         assert window.desk.graph.node("dropout").parameters["rate"] == 0.5
-        window.open_file(tmp_path / "bad.json")
-        await driver.until(lambda: window.host.message != "")
-        assert "bad.json" in window.host.message
-        assert window.desk.graph.name == DIGITS.name
+        (tmp_path / "bad.cyxmodel").write_bytes(b"PK\x03\x04 and no more")
+        window.desk.rename("changed")
+        for name, told in (
+            ("bad.json", "not JSON"),
+            ("bad.cyxmodel", "archive of 16 bytes"),
+            ("gone.json", "No such file"),
+        ):
+            window.host.close_toast()
+            window.open_file(tmp_path / name)
+            if window.desk.is_changed:
+                await driver.until(lambda: window.host.is_asking)
+                await press(window, driver, "Open")
+            await driver.until(lambda: window.host.message != "")
+            assert window.host.message.startswith(f"{name}: {told}"), window.host.message
+            assert window.desk.graph.name == "changed" and window.desk.can_undo
 
 
 async def test_a_narrow_window_has_sheets_and_the_look_can_change(open_window: Open) -> None:
@@ -160,7 +171,6 @@ async def test_a_narrow_window_has_sheets_and_the_look_can_change(open_window: O
 
 
 async def test_the_tour_comes_once_and_ends_in_the_example(open_window: Open) -> None:
-    from engine_app.ui.widgets.buttons import PushButton
 
     async with open_window(greets=True) as (window, driver):
         for name in ("Next", "Next", "Open the digits example"):
@@ -174,7 +184,6 @@ async def test_the_tour_comes_once_and_ends_in_the_example(open_window: Open) ->
 async def test_what_was_not_saved_when_the_window_died_is_recovered(
     open_window: Open, tmp_path: Path
 ) -> None:
-    from engine_app.ui.widgets.buttons import PushButton
 
     folder = tmp_path / "engine" / "recovery"
     async with open_window() as (window, driver):
@@ -264,7 +273,7 @@ async def test_a_graph_that_is_there_already_is_not_replaced_without_asking(
         window.save()
         await press(window, driver, "Save")
         await driver.until(lambda: window.path is not None)
-        (path,) = tmp_path.glob("*.json")
+        path = window.path
         path.write_text("precious")
         window.path = None
         window.save()

@@ -73,6 +73,12 @@ def test_pickled_arrays_are_refused_and_nothing_is_left(tmp_path: Path, out: Pat
 # -- tables ------------------------------------------------------------------------------------
 
 
+def test_what_is_no_numpy_file_is_told_and_not_taken_for_a_pickle(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"hello, I am text")
+    with pytest.raises(DatasetError, match=r"a\.npz is no NumPy file: it begins with b'hello,'"):
+        convert(tmp_path / "a.npz", out)
+
+
 def test_texts_become_one_input_each_and_class_names_are_kept(tmp_path: Path, out: Path) -> None:
     facts = convert(written(tmp_path / "t.csv", FLOWERS), out)
     assert facts == DataFacts(3, (3,), "float32", 2)
