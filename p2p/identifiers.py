@@ -23,9 +23,9 @@ Units = NewType("Units", int)
 
 UNITS_PER_TOKEN = 10**9
 
-Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", max_length=64)]
 """A BLAKE3 digest in hex."""
-JobIdField = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+JobIdField = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", max_length=64)]
 PeerIdField = Annotated[str, Meta(min_length=16, max_length=128)]
 Address = Annotated[str, Meta(max_length=256)]
 """A multiaddress as text."""

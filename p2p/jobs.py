@@ -129,9 +129,9 @@ class ServingSpec(Part, frozen=True, omit_defaults=True):
     checkpoint of each segment, like the result, is the model itself: nothing has to come back.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9._-]+\Z")]
     """What requests call the model."""
-    format: Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-z]+$")]
+    format: Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-z]+\Z")]
     memory_bytes: Annotated[int, Meta(ge=1, le=2**50)]
     """Of its worker, the runtime included."""
     period_s: Annotated[int, Meta(ge=1, le=3600)] = 60

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_SAMPLE = re.compile(r"^(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$")
+_SAMPLE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 MAX_LINES = 20_000
 LARGEST = 1 << 53
@@ -36,7 +36,7 @@ def read_metrics(text: str) -> Reading:
     buckets: dict[float, float] = defaultdict(float)
     outcomes: dict[str, float] = defaultdict(float)
     for line in text.splitlines()[:MAX_LINES]:
-        found = _SAMPLE.match(line)
+        found = _SAMPLE.fullmatch(line)
         value = _number(found["value"]) if found else None
         if found is None or value is None or abs(value) > LARGEST:
             continue

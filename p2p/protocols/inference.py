@@ -42,8 +42,8 @@ Tensors = Annotated[tuple[TensorGiven, ...], Meta(max_length=64)]
 FieldName = Annotated[bytes, Meta(max_length=64)]
 FieldValue = Annotated[bytes, Meta(max_length=1024)]
 Fields = Annotated[tuple[tuple[FieldName, FieldValue], ...], Meta(max_length=16)]
-ContentType = Annotated[str, Meta(max_length=256, pattern="^[ -~]*$")]
-Path = Annotated[str, Meta(max_length=512, pattern="^/[!-~]*$")]
+ContentType = Annotated[str, Meta(max_length=256, pattern=r"^[ -~]*\Z")]
+Path = Annotated[str, Meta(max_length=512, pattern=r"^/[!-~]*\Z")]
 
 
 class Authorize(Message, frozen=True):
