@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from backend.serving.keys import Gatekeeper
 from backend.serving.messages import ApiKey, Serve, ServedModel
 from backend.serving.predict_api import abilities
 from backend.serving.routes import all_routes
+from backend.serving.seats import Seats
 from backend.serving.served_calls import ServedCalls
 from backend.serving.shortcut import SCOPE_KEY
 
@@ -39,6 +41,14 @@ SENT_BYTES = 16 << 10
 _MAX_HELD_BYTES = 64 << 10
 _FRAMING = 8
 """Bytes that a byte of a body may take with the frames of its chunks."""
+MAX_PIPELINED = 256
+"""Requests of one client that wait for the answer to an earlier one."""
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 55\r\n"
+    b'content-type: application/json\r\n\r\n{"error":{"code":"busy","text":"too many connections"}}'
+)
+TURNED_AWAY_AT_ONCE = 64
+TURN_AWAY_S = 1.0
 _SWEEP_EVERY_S = 0.25
 _BACKLOG = 1024
 
@@ -93,6 +103,8 @@ class Corked(asyncio.Transport):
     def _flush(self) -> None:
         if self._held:
             held, self._held, self._held_bytes = self._held, [], 0
+            if self._transport.is_closing():
+                return
             self._transport.write(held[0] if len(held) == 1 else b"".join(held))
 
 
@@ -133,10 +145,14 @@ class CycleShortcut:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request head is too long, or too long in coming, or that takes no answer.
+    """Closes a connection whose request head is too long, or too long in coming, or that takes no answer,
+    and one for which there is no seat.
 
     A trailer counts as a head: it comes after a body in chunks, and no limit of bodies sees it.
     """
+
+    waits_since: float | None = None
+    """Since when it waits for its client; None while a whole request is answered."""
 
     _corked: Corked
     _head_bytes = 0
@@ -149,14 +165,29 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _idle_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    _is_seated = False
+    _answering: RequestResponseCycle | None = None
+    """The request whose answer is the next to be sent; later ones wait in the pipeline."""
+
+    def __init__(self, seats: Seats[BoundedProtocol], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seats = seats
 
     def connection_made(self, transport: Any) -> None:
         self._corked = Corked(transport, self.loop)
         super().connection_made(self._corked)
+        now = self.waits_since = self.loop.time()
+        address = self.client[0] if self.client else ""
+        self._is_seated = self._seats.take(self, address, now, self._give_up)
+        if not self._is_seated:
+            self._turn_away()
+            return
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
         self._idle_timer = self.loop.call_later(KEEP_ALIVE_S, self._look_idle)
 
     def data_received(self, data: bytes) -> None:
+        if not self._is_seated or self.transport.is_closing():
+            return
         self._idle_since = None
         self._head_bytes += len(data)
         super().data_received(data)
@@ -174,9 +205,20 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 
+    def _turn_away(self) -> None:
+        """To close at once with something unread would take back what is told; a crowd gets no more."""
+        self._corked.write_at_once(_FULL)
+        if len(self.connections) > self._seats.limit + TURNED_AWAY_AT_ONCE:
+            self._give_up()
+        else:
+            self._head_timer = self.loop.call_later(TURN_AWAY_S, self._give_up)
+
     def on_headers_complete(self) -> None:
         self._in_body = True
         self._forget_timer()
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._give_up()
+            raise ValueError("more requests than may wait")  # which ends the parser's work on the rest
         self._may_wait = not self.flow.write_paused
         super().on_headers_complete()
         self._may_wait = False
@@ -190,6 +232,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_body = False
         self._head_bytes = self._body_bytes = 0
+        if not self.cycle.response_complete:
+            self.waits_since = None
         if self._waiting is not None:
             cycle = self._waiting
             scope: Any = cycle.scope
@@ -201,6 +245,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """A request that comes in one piece may not need a task: see ``Application.begin``."""
+        self._answering = cycle
         if self._may_wait and isinstance(app, Application):
             self._waiting = cycle
         else:
@@ -216,11 +261,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
-            self._idle_since = self.loop.time()
+            # Not before: who sends faster than it is answered would fill the memory with what waits.
+            self.flow.resume_reading()
+            self._answering = None
+            self._idle_since = self.waits_since = self.loop.time()
+
+    def send_400_response(self, msg: str) -> None:
+        """Unless it would be taken for the answer to an earlier request."""
+        if self.pipeline or (self._answering is not None and self._answering is not self.cycle):
+            self._give_up()
+        else:
+            super().send_400_response(msg)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -235,6 +289,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._forget_write_timer()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
+        self._seats.give_back(self)
+        if self._answering is not None and self._answering is not self.cycle:
+            # uvicorn tells only the newest request that its client has left.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def _look_idle(self) -> None:
@@ -394,9 +453,11 @@ async def _sweep(host: ModelHost) -> None:
 
 def server_config(app: Application, connections: int) -> uvicorn.Config:
     """For as many connections; the sockets are given to the server apart."""
+    seats: Seats[BoundedProtocol] = Seats(connections, lambda each: each.waits_since)
+    protocol: Any = partial(BoundedProtocol, seats)
     return uvicorn.Config(
         app,
-        http=BoundedProtocol,
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -407,7 +468,6 @@ def server_config(app: Application, connections: int) -> uvicorn.Config:
         proxy_headers=False,
         interface="asgi3",
         backlog=_BACKLOG,
-        limit_concurrency=connections,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
 

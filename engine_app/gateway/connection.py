@@ -100,7 +100,8 @@ Answerer = Callable[[Exchange], Awaitable[None]]
 
 
 class Connection:
-    """``run`` returns when it is over. ``is_idle``: no request has begun on it."""
+    """``run`` returns when it is over. ``is_idle``: no request has begun on it. ``waits_since``: None while
+    a whole request is answered, else since when it waits for its client."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, budget: BodyBudget, answer: Answerer) -> None:
         self._stream = stream
@@ -112,6 +113,7 @@ class Connection:
         self._is_bodiless = False
         self._has_answered = False
         self.is_idle = True
+        self.waits_since: float | None = trio.current_time()
         self.is_last = False
         """After the request that it is busy with it ends."""
 
@@ -166,6 +168,7 @@ class Connection:
                 body += event.data
                 scope.deadline = patience_ends + len(body) / SLOWEST_BYTES_PER_S
                 await trio.lowlevel.checkpoint()  # of what came at once there may be ten thousands
+            self.waits_since = None
             return bytes(body)
         raise HttpError(408, "slow_body", f"{len(body)} bytes of a body came within {BODY_TIMEOUT_S:g} s")
 
@@ -259,6 +262,7 @@ class Connection:
         self._http.start_next_cycle()
         self._has_answered = True
         self.is_idle = True
+        self.waits_since = trio.current_time()
         return True
 
     async def _refuse_unread(self, error: HttpError) -> None:

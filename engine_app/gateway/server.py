@@ -12,6 +12,7 @@ import trio
 from backend.serving.failures import failure
 from backend.serving.keys import Gatekeeper
 from backend.serving.messages import ApiKey
+from backend.serving.seats import Seats
 from engine_app.gateway.application import Application
 from engine_app.gateway.bodies import BodyBudget
 from engine_app.gateway.connection import Connection
@@ -40,9 +41,9 @@ class GatewayServer:
     def __init__(self, listener: socket.socket, app: Application, bounds: ServerBounds) -> None:
         self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         self._app = app
-        self._bounds = bounds
         self._budget = BodyBudget(bounds.bodies_bytes)
         self._open: dict[Connection, trio.CancelScope] = {}
+        self._seats: Seats[Connection] = Seats(bounds.connections, lambda each: each.waits_since)
         self._turned_away = 0
         self._accepting = trio.CancelScope()
         self._grace_s = 0.0
@@ -75,9 +76,10 @@ class GatewayServer:
                 log.warning("cannot accept a connection", reason=str(error))
                 await trio.sleep(_NO_FILES_PAUSE_S)
                 continue
-            if len(self._open) < self._bounds.connections:
-                connection = Connection(stream, self._budget, self._app.answer)
-                self._open[connection] = trio.CancelScope()
+            connection = Connection(stream, self._budget, self._app.answer)
+            scope = trio.CancelScope()
+            if self._seats.take(connection, _address(stream), trio.current_time(), scope.cancel):
+                self._open[connection] = scope
                 connections.start_soon(self._serve, connection)
             elif self._turned_away < _TURNED_AWAY_AT_ONCE:
                 self._turned_away += 1
@@ -95,6 +97,7 @@ class GatewayServer:
             failure(error)  # one client's connection ends, not the gateway
         finally:
             del self._open[connection]
+            self._seats.give_back(connection)
             self.unanswered += not is_over and not connection.is_idle
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
@@ -108,6 +111,14 @@ class GatewayServer:
         finally:
             self._turned_away -= 1
             await trio.aclose_forcefully(stream)
+
+
+def _address(stream: trio.SocketStream) -> str:
+    """Of the client; empty for one that has left already."""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""
 
 
 async def follow_keys(gatekeeper: Gatekeeper, read: Callable[[], tuple[ApiKey, ...]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import weakref
@@ -12,7 +13,7 @@ import pytest
 
 from backend.formats.tensors import Array
 from backend.runtime.base import Runtime
-from backend.serving import body_budget, server
+from backend.serving import body_budget, seats, server
 from backend.serving.app import Route
 from backend.serving.http import Call, Stream
 from backend.serving.messages import ServerLimits
@@ -40,12 +41,14 @@ class Endless:
             self.ended.set()
 
 
-def over_a_socket(work: Callable[[Client, Endless], Awaitable[None]], runtime: Runtime | None = None) -> None:
+def over_a_socket(
+    work: Callable[[Client, Endless], Awaitable[None]], runtime: Runtime | None = None, connections: int = 16
+) -> None:
     async def main() -> None:
         tested, endless = Server({"m": runtime or Single()}, ServerLimits()), Endless()
         tested.app.route((Route("GET", "/endless", endless.answer, "Never ends", None),))
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            running = server._Server(server.server_config(tested.app, 16), lambda: None)
+            running = server._Server(server.server_config(tested.app, connections), lambda: None)
             serving = asyncio.ensure_future(running.serve(sockets=[listener]))
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             try:
@@ -138,6 +141,83 @@ def test_an_answer_to_head_has_no_body() -> None:
         assert (await _answer(reader))[0].startswith(b"HTTP/1.1 200 ")
 
     over_a_socket(work)
+
+
+def test_more_requests_at_once_than_may_wait_end_their_connection() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        writer.write(b"GET /endless HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" + b"GET / HTTP/1.1\r\n\r\n" * 5000)
+        await endless.ended.wait()
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
+
+    over_a_socket(work)
+
+
+def test_more_requests_than_may_wait_are_answered_where_they_come_one_after_the_other() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        for _ in range(3):
+            writer.write(_request(1) * 200)
+            for _ in range(200):
+                assert b"[[2.0,0.0,0.0]]" in (await _answer(reader))[1]
+
+    over_a_socket(work)
+
+
+def test_a_request_that_waits_behind_no_http_is_not_answered_with_its_refusal() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        writer.write(b"GET /endless HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" + _request(1) + b"no http\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert b" 400 " not in await reader.read(1 << 16)
+        await endless.ended.wait()
+
+    over_a_socket(work)
+
+
+def test_a_client_that_leaves_with_a_request_in_waiting_takes_the_first_back() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        writer.write(b"GET /endless HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" + _request(1))
+        await reader.readline()
+        writer.transport.abort()
+        await endless.ended.wait()
+
+    over_a_socket(work)
+
+
+def test_whoever_only_sits_there_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seats, "PATIENCE_S", 0.0)
+
+    async def work(client: Client, endless: Endless) -> None:
+        where = client[1].get_extra_info("peername")
+        sitting = [await asyncio.open_connection(*where) for _ in range(9)]
+        for _, writer in sitting:
+            writer.write(_HEAD + b"content-length: 10\r\n\r\n12345")
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(_request(1))
+        assert (await _answer(reader))[0].startswith(b"HTTP/1.1 200 ")
+        for _, each in (*sitting, (reader, writer)):
+            each.close()
+
+    over_a_socket(work, connections=4)
+
+
+def test_a_full_server_says_so() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        where = client[1].get_extra_info("peername")
+        client[1].write(b"GET /endless HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        await client[0].readline()
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(_request(1))
+        head, body = await _answer(reader)
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"too many connections" in body
+        writer.close()
+
+    over_a_socket(work, connections=1)
 
 
 def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tracemalloc
+from contextlib import suppress
 
 import h11
 import pytest
 import trio
 
+from backend.serving import seats
 from backend.serving.http import HttpError
 from backend.serving.keys import make_key
 from engine_app.gateway import connection
@@ -302,6 +304,27 @@ async def test_a_model_that_is_unloaded_gets_nothing_until_it_is_loaded_again() 
         assert (await tested.ask("/v2/repository/models/m/load", {})).status == 200
         assert (await tested.ask(CHAT, PROMPT)).status == 200
     assert len(fake.asked) == 1
+
+
+async def test_whoever_only_sits_there_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seats, "PATIENCE_S", 0.0)
+    (fake, place), *_ = replicas(1)
+    go = trio.Event()
+    fake.told = [Told(hold=go), Told()]
+    bounds = ServerBounds(connections=4)
+    async with gateway((fake, place), bounds=bounds) as tested, trio.open_nursery() as nursery:
+        busy = await tested.open()
+        await busy.send_all(b"GET /v1/model HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        await until(lambda: bool(fake.asked))
+        sitting = [await tested.open() for _ in range(9)]
+        for stream in sitting:
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n1")
+        assert (await tested.ask(CHAT, PROMPT)).status == 200
+        go.set()
+        assert b" 200 " in await busy.receive_some(1 << 16), "who is being answered stays"
+        for stream in (*sitting, busy):
+            nursery.start_soon(trio.aclose_forcefully, stream)
 
 
 async def test_keys_their_scopes_and_limits_hold() -> None:
