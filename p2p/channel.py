@@ -82,24 +82,26 @@ class Channel(Generic[S, R]):
 
     async def receive_frame(self, timeout_s: float | None = None) -> Frame:
         """The next frame, its message not decoded. Raises as ``receive`` does."""
+        if timeout_s is None:
+            return await self._next_frame()
         with deadline(timeout_s, f"waiting for a message of {self.remote_peer_id}"):
-            while True:
-                frame = await self._buffered_frame()
-                if frame is not None:
-                    return frame
+            return await self._next_frame()
+
+    async def _next_frame(self) -> Frame:
+        decoder = self._decoder
+        try:
+            while not decoder.has_frame:
                 data = await self._stream.receive_some(_RECEIVE_BYTES)
                 if not data:
                     raise self._end_of_stream()
-                self._decoder.receive_data(data)
-
-    async def _buffered_frame(self) -> Frame | None:
-        try:
-            if self._decoder.has_frame:
-                await self._stream.wait_turn()  # before the frame is taken: this may be cancelled
-            return self._decoder.next_frame()
+                decoder.receive_data(data)
+            await self._stream.wait_turn()  # before the frame is taken: this may be cancelled
+            frame = decoder.next_frame()
         except FrameTooLargeError:
             await self.reset()
             raise
+        assert frame is not None
+        return frame
 
     def _end_of_stream(self) -> P2PError:
         if self._decoder.is_empty:

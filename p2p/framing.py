@@ -60,7 +60,9 @@ class FrameDecoder:
         """``take_body`` is told how long a body will be, and may raise FrameTooLargeError."""
         self._limits = limits
         self._take_body = take_body
-        self._pieces: deque[bytes | memoryview | bytearray] = deque()
+        self._pieces: deque[bytes | bytearray] = deque()
+        self._at = 0
+        """Where what is not taken yet begins, in the first piece."""
         self._size = 0
         self._announced: tuple[int, int] | None = None
         """Message and body bytes of the frame that is arriving."""
@@ -72,7 +74,8 @@ class FrameDecoder:
             last += data
         elif data:
             # Small pieces share one buffer: a sender of single bytes must not cost an object for each.
-            self._pieces.append(bytearray(data) if len(data) < _SMALL_BYTES else data)
+            # The first of all is nearly always a whole frame, and taken at once.
+            self._pieces.append(bytearray(data) if last is not None and len(data) < _SMALL_BYTES else data)
 
     def next_frame(self) -> Frame | None:
         """The next whole frame, or None if more bytes are needed.
@@ -83,7 +86,7 @@ class FrameDecoder:
             return None
         message_bytes, body_bytes = self._announced
         self._announced = None
-        return Frame(self._take(message_bytes), self._take(body_bytes))
+        return Frame(self._take(message_bytes), self._take(body_bytes) if body_bytes else b"")
 
     @property
     def has_frame(self) -> bool:
@@ -102,17 +105,17 @@ class FrameDecoder:
     def _take(self, size: int) -> bytes:
         """The first bytes, of which there are at least so many."""
         self._size -= size
-        taken: list[bytes | memoryview | bytearray] = []
+        taken: list[bytes | bytearray] = []
         while size:
-            piece = self._pieces.popleft()
-            if len(piece) > size:
-                view = memoryview(piece)
-                taken.append(view[:size])
-                self._pieces.appendleft(view[size:])
-                break
-            taken.append(piece)
-            size -= len(piece)
-        return b"".join(taken)
+            piece, at = self._pieces[0], self._at
+            part = piece[at : at + size]
+            size -= len(part)
+            self._at = at + len(part)
+            if self._at == len(piece):
+                self._pieces.popleft()
+                self._at = 0
+            taken.append(part)
+        return taken[0] if len(taken) == 1 and isinstance(taken[0], bytes) else b"".join(taken)
 
     @property
     def is_empty(self) -> bool:

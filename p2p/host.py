@@ -11,7 +11,7 @@ from __future__ import annotations
 import resource
 import weakref
 from collections import ChainMap
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -362,7 +362,7 @@ class Libp2pNetwork(ConnectionObserver):
         """Hands an incoming stream to whom it is for."""
         peer_id = _peer_id(connection)
         try:
-            await self._wait_turn(connection)  # opening streams is no way around the rate of messages
+            await self._turn_of(connection)()  # opening streams is no way around the rate of messages
             with deadline(self._limits.naming_s, "naming a protocol"):
                 protocol = await negotiate(stream, answering(self._spoken))
         except P2PError as error:
@@ -379,10 +379,13 @@ class Libp2pNetwork(ConnectionObserver):
 
     def _host_stream(self, connection: MuxedConnection, stream: YamuxStream) -> HostStream:
         largest = FrameLimits(self._limits.message, self._limits.body)
-        return HostStream(_peer_id(connection), stream, largest, partial(self._wait_turn, connection))
+        return HostStream(_peer_id(connection), stream, largest, self._turn_of(connection))
 
-    async def _wait_turn(self, connection: MuxedConnection) -> None:
-        delay_s = self._turns.delay_s(_peer_id(connection), place_of(_place(connection)), trio.current_time())
+    def _turn_of(self, connection: MuxedConnection) -> Callable[[], Coroutine[Any, Any, None]]:
+        return partial(self._wait_turn, _peer_id(connection), place_of(_place(connection)))
+
+    async def _wait_turn(self, peer_id: PeerId, place: str) -> None:
+        delay_s = self._turns.delay_s(peer_id, place, trio.current_time())
         if delay_s > 0:
             await trio.sleep(delay_s)
 
@@ -405,12 +408,12 @@ class HostStream:
         remote_peer_id: PeerId,
         stream: YamuxStream,
         largest: FrameLimits,
-        wait_turn: Callable[[], Awaitable[None]],
+        wait_turn: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._remote_peer_id = remote_peer_id
         self._stream = stream
         self._largest = largest
-        self._wait_turn = wait_turn
+        self.wait_turn = wait_turn
         self.send_all = stream.send_all
         self.send_now = stream.send_now
         self.receive_some = stream.receive_some
@@ -425,9 +428,6 @@ class HostStream:
     @property
     def largest(self) -> FrameLimits:
         return self._largest
-
-    async def wait_turn(self) -> None:
-        await self._wait_turn()
 
 
 async def _handle(handler: StreamHandler, stream: HostStream, protocol: str) -> None:

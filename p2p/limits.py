@@ -59,8 +59,9 @@ class RateLimiter:
                 del self._buckets[next(iter(self._buckets))]  # asked longest ago: the fullest
             bucket = _Bucket(self.rate.burst, now)
         self._buckets[caller] = bucket
-        bucket.level = min(self.rate.burst, bucket.level + max(0.0, now - bucket.at) * self.rate.per_s)
-        bucket.at = max(bucket.at, now)
+        if now > bucket.at:
+            bucket.level = min(self.rate.burst, bucket.level + (now - bucket.at) * self.rate.per_s)
+            bucket.at = now
         return bucket
 
 

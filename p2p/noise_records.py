@@ -117,6 +117,10 @@ def _nonce(count: int) -> bytes:
 
 def _records(pieces: Sequence[Piece]) -> Iterator[Piece]:
     """The pieces cut into records: small neighbours joined, large pieces sealed where they lie."""
+    if sum(map(len, pieces)) < _JOINED_BELOW_BYTES:  # most messages
+        if any(pieces):
+            yield _joined(pieces)
+        return
     small: list[Piece] = []
     room = MAX_PLAIN_BYTES
     for piece in pieces:
@@ -137,5 +141,5 @@ def _records(pieces: Sequence[Piece]) -> Iterator[Piece]:
         yield _joined(small)
 
 
-def _joined(pieces: list[Piece]) -> Piece:
+def _joined(pieces: Sequence[Piece]) -> Piece:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

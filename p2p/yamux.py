@@ -193,7 +193,7 @@ class YamuxSession:
             self._blocked = True
         if self._blocked:
             self._work.unpark()
-        if not core.is_full:
+        if self._room and not core.is_full:
             self._room.unpark_all()
 
     async def wait_for_room(self) -> None:
@@ -239,7 +239,8 @@ class YamuxSession:
                         self.pump()
                         return event.reason
                     self._tell(event)
-            self.pump()
+            if self.core.has_outgoing:
+                self.pump()
         return "the other side closed the connection"
 
     def _tell(self, event: StreamOpened | StreamChanged) -> None:
@@ -305,7 +306,8 @@ class YamuxStream:
                 return b""
             if state.reset_reason is not None:
                 raise StreamResetError(state.reset_reason)
-            self._session.pump()
+            if self._core.has_outgoing:
+                self._session.pump()
             await self._session.wait(self._readable)
         data = self._core.read(state, max_bytes, trio.current_time())
         if self._core.has_outgoing:
@@ -335,8 +337,10 @@ class YamuxStream:
 
     def wake(self) -> None:
         """Something has changed."""
-        self._readable.unpark_all()
-        self._sendable.unpark_all()
+        if self._readable:
+            self._readable.unpark_all()
+        if self._sendable:
+            self._sendable.unpark_all()
 
     async def _take_turns(self, sent_bytes: int) -> None:
         """A writer that never has to wait lets others run from time to time."""

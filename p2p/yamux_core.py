@@ -166,7 +166,7 @@ class YamuxCore:
                 stream.append(piece, at, end)
                 self.use.keep(end - at)
                 self._changed(stream)
-        if not self._body_bytes:
+        if self._body_flags and not self._body_bytes:
             self._take_flags(stream, self._body_flags)
 
     def _take_window(self, flags: int, stream_id: int, more: int) -> None:

@@ -117,10 +117,12 @@ class StreamState:
         """Keeps ``piece[at:end]`` to be read."""
         size = end - at
         self.unread_bytes += size
-        if size < _GATHERED_BELOW_BYTES or 2 * size < len(piece):
+        if 2 * size >= len(piece) and size >= _GATHERED_BELOW_BYTES:
+            self._chunks.append(piece if size == len(piece) else memoryview(piece)[at:end])
+        elif self._chunks:
             self._gather(memoryview(piece)[at:end])
         else:
-            self._chunks.append(piece if size == len(piece) else memoryview(piece)[at:end])
+            self._chunks.append(piece[at:end])  # nearly always read before more comes
 
     def _gather(self, part: memoryview) -> None:
         last = self._chunks[-1] if self._chunks else None
@@ -137,7 +139,7 @@ class StreamState:
         if len(first) > max_bytes:
             self._put_back(first, max_bytes)
             data = bytes(first[:max_bytes])
-        elif len(first) >= _WHOLE_BYTES or not self._chunks:
+        elif not self._chunks or len(first) >= _WHOLE_BYTES:
             data = bytes(first)
         else:
             data = self._join(first, max_bytes - len(first))
