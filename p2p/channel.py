@@ -58,6 +58,10 @@ class Channel(Generic[S, R]):
         """Raises StreamResetError, DeadlineError, and LocalProtocolError for a message over the limits."""
         await self.send_encoded(self.encode(message, body), timeout_s)
 
+    def send_now(self, message: S, body: bytes = b"") -> bool:
+        """Sends it if that needs no waiting, else nothing. Raises StreamResetError, LocalProtocolError."""
+        return not self._send_lock.locked() and self._stream.send_now(self.encode(message, body))
+
     async def send_encoded(self, frame: bytes, timeout_s: float | None = 30.0) -> None:
         """Sends what ``encode`` made."""
         if not self._send_lock.locked() and self._stream.send_now(frame):

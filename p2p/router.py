@@ -77,6 +77,10 @@ class BodyRoom:
 
 
 CallHandler = Callable[[PeerId, C, bytes], Awaitable[A | tuple[A, bytes] | Streamed]]
+Told = Callable[[Any, bytes], None]
+"""Takes the answer to a call and its body, or why there is none (an exception, and nothing); once."""
+CallBeginner = Callable[[PeerId, C, bytes, Told], Callable[[], None] | None]
+"""Begins a call that needs no task of its own, and returns what takes it back; None for any other."""
 
 log = structlog.get_logger(__name__)
 
@@ -100,12 +104,14 @@ def serve_calls(
     *,
     max_in_flight: int = 64,
     room: BodyRoom | None = None,
+    begin: CallBeginner[C] | None = None,
 ) -> None:
     """Answers every call of ``protocol_id`` with what ``handler`` returns: an answer, or it and a body.
 
     A RemoteFailureError of the handler is answered as the Failure it names, any other error as an
     internal one. Of one stream at most ``max_in_flight`` calls run; the rest wait in the stream.
     A caller that is lost cancels its running calls: what must outlive it belongs elsewhere.
+    ``begin`` is asked before ``handler``; it may not raise, and may not answer before it returns.
     """
 
     async def serve(stream: Stream) -> None:
@@ -124,12 +130,19 @@ def serve_calls(
 
         channel: Channel[Response[Any], Request[C]] = Channel(stream, responses, requests, limits, take_body)
         try:
-            await _Session(channel, requests, handler, max_in_flight, protocol_id, give_back).run()
+            await _Session(channel, requests, handler, begin, max_in_flight, protocol_id, give_back).run()
         finally:
             if room is not None and held:
                 room.give_back(caller, held)
 
     network.set_handler(protocol_id, serve)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Begun:
+    """A call that has no task."""
+
+    take_back: Callable[[], None]
 
 
 class _Session:
@@ -140,6 +153,7 @@ class _Session:
         channel: Channel[Response[Any], Any],
         requests: Codec[Any],
         handler: CallHandler[Any, Any],
+        begin: CallBeginner[Any] | None,
         max_in_flight: int,
         protocol_id: str,
         give_back: Callable[[int], None],
@@ -148,6 +162,9 @@ class _Session:
         self._channel = channel
         self._requests = requests
         self._handler = handler
+        self._begin = begin
+        self._begun: set[_Begun] = set()
+        self._answered = trio.lowlevel.ParkingLot()
         self._slots = trio.Semaphore(max_in_flight)
         self._log = log.bind(protocol=protocol_id, peer_id=channel.remote_peer_id)
 
@@ -166,14 +183,76 @@ class _Session:
 
     async def _next_call(self, nursery: trio.Nursery) -> None:
         """Reads one call and answers it, while another task waits for the next: no call waits for a task."""
-        # No deadline: a kept-open stream may be idle, and the host notices a dead caller.
         try:
-            frame = await self._channel.receive_frame()
-        except StreamClosedError:
-            return
-        await take_slot(self._slots)
-        nursery.start_soon(self._next_call, nursery)
-        await self._answer_frame(frame)
+            frame = await self._read_call(nursery)
+        except BaseException:
+            # One such task reads for as long as the nursery is open, so that none of these outlives it.
+            for begun in self._begun:
+                begun.take_back()
+            self._begun.clear()
+            raise
+        if frame is not None:
+            nursery.start_soon(self._next_call, nursery)
+            await self._answer_frame(frame)
+
+    async def _read_call(self, nursery: trio.Nursery) -> Frame | None:
+        """The next call that needs a task: those that need none are begun here. None after the last one."""
+        while True:
+            # No deadline: a kept-open stream may be idle, and the host notices a dead caller.
+            try:
+                frame = await self._channel.receive_frame()
+            except StreamClosedError:
+                while self._begun:
+                    await self._answered.park()
+                return None
+            await take_slot(self._slots)
+            if not self._begins(frame, nursery):
+                return frame
+
+    def _begins(self, frame: Frame, nursery: trio.Nursery) -> bool:
+        """False, with nothing done, for what ``_answer_frame`` must answer."""
+        if self._begin is None:
+            return False
+        try:
+            request = self._requests.decode(frame.message)
+        except MessageInvalidError:
+            return False
+        body_bytes = len(frame.body)
+
+        def told(answer: Any, body: bytes) -> None:
+            self._begun.discard(begun)
+            self._answered.unpark_all()
+            if isinstance(answer, Exception):
+                answer = self._failure(request, answer)
+            if self._send_now(request.id, answer, body):
+                self._free(body_bytes)
+            else:
+                nursery.start_soon(self._send_and_free, request.id, answer, body, body_bytes)
+
+        take_back = self._begin(self._channel.remote_peer_id, request.call, frame.body, told)
+        if take_back is None:
+            return False
+        begun = _Begun(take_back)
+        self._begun.add(begun)
+        return True
+
+    def _send_now(self, number: int, answer: Any, body: bytes) -> bool:
+        try:
+            return self._channel.send_now(Response(number, answer), body)
+        except LocalProtocolError:
+            return False  # the long way says so
+        except StreamResetError:
+            return True  # whoever reads the next call sees it too
+
+    async def _send_and_free(self, number: int, answer: Any, body: bytes, body_bytes: int) -> None:
+        try:
+            await self._send(number, answer, body)
+        finally:
+            self._free(body_bytes)
+
+    def _free(self, body_bytes: int) -> None:
+        self._give_back(body_bytes)
+        self._slots.release()
 
     async def _answer_frame(self, frame: Frame) -> None:
         try:
@@ -184,8 +263,7 @@ class _Session:
                 return
             await self._answer(request, frame.body)
         finally:
-            self._give_back(len(frame.body))
-            self._slots.release()
+            self._free(len(frame.body))
 
     async def _answer(self, request: Request[Any], body: bytes) -> None:
         lost: P2PError | None = None

@@ -5,7 +5,8 @@ Whoever calls this has checked that the caller may.
 
 from __future__ import annotations
 
-from typing import Protocol, get_args
+from collections.abc import Callable
+from typing import Any, Protocol, get_args
 
 import msgspec
 
@@ -13,7 +14,7 @@ from backend.errors import WorkerError
 from backend.serving.asked import ASKED_FIELDS, Asked, passed_on
 from backend.serving.messages import TensorSpec
 from backend.serving.remote_paths import why_refused
-from backend.workers.model_calls import ModelCalls
+from backend.workers.model_calls import ModelCalls, Predicted
 from p2p.errors import RemoteFailureError
 from p2p.protocols.inference import (
     LIMITS,
@@ -30,7 +31,7 @@ from p2p.protocols.inference import (
     TensorGiven,
     TensorInfo,
 )
-from p2p.router import Tell
+from p2p.router import Tell, Told
 from peer.hosting import HostedStatus
 
 PREDICT_TIMEOUT_S = 55.0
@@ -53,14 +54,42 @@ async def answer_about_hosted(
     """Raises RemoteFailureError, WorkerError, DeadlineError."""
     if isinstance(call, StatusOf):
         return _told(await hosting.status(call.deployment))
-    given = tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in call.inputs)
-    predicted = await hosting.calls(call.deployment).predict(given, body, PREDICT_TIMEOUT_S)
+    calls = hosting.calls(call.deployment)
+    return _prediction(await calls.predict(_specs(call), body, PREDICT_TIMEOUT_S))
+
+
+def begin_prediction(
+    hosting: HostedModels, call: PredictNamed, body: bytes, told: Told
+) -> Callable[[], None] | None:
+    """The same without a task, for ``p2p.router``. Raises as it for what is refused at once."""
+
+    def predicted(outcome: Predicted | Exception) -> None:
+        try:
+            answer: tuple[Any, bytes] = (
+                (outcome, b"") if isinstance(outcome, Exception) else _prediction(outcome)
+            )
+        except (RemoteFailureError, WorkerError) as error:
+            answer = (error, b"")
+        told(*answer)
+
+    calls = hosting.calls(call.deployment)
+    return calls.begin_prediction(_specs(call), body, PREDICT_TIMEOUT_S, predicted)
+
+
+def _specs(call: PredictNamed) -> tuple[TensorSpec, ...]:
+    return tuple([TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in call.inputs])
+
+
+def _prediction(predicted: Predicted) -> tuple[PredictionNamed, bytes]:
+    """Raises RemoteFailureError, WorkerError."""
     if len(predicted.body) > LIMITS.body_bytes:
         size = len(predicted.body)
         raise RemoteFailureError(
             "refused", f"outputs of {size} bytes, limit {LIMITS.body_bytes}: send a smaller batch"
         )
-    outputs = tuple(TensorGiven(spec.name, wire_dtype(spec.dtype), spec.shape) for spec in predicted.outputs)
+    outputs = tuple(
+        [TensorGiven(spec.name, wire_dtype(spec.dtype), spec.shape) for spec in predicted.outputs]
+    )
     return PredictionNamed(outputs, predicted.duration_s), predicted.body
 
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -39,11 +40,18 @@ from p2p.protocols.inference import (
     StatusOf,
     TensorInfo,
 )
-from p2p.router import BodyRoom, Streamed, Tell, serve_calls
+from p2p.router import BodyRoom, Streamed, Tell, Told, serve_calls
 from peer.access import Access
 from peer.artifacts import Artifacts
 from peer.deployments import Deployments
-from peer.hosted_calls import HostedModels, answer_about_hosted, relay_ask, tensor_infos, wire_dtype
+from peer.hosted_calls import (
+    HostedModels,
+    answer_about_hosted,
+    begin_prediction,
+    relay_ask,
+    tensor_infos,
+    wire_dtype,
+)
 from peer.store import Store
 
 MAX_CALLERS = 1024
@@ -107,7 +115,9 @@ class InferenceService:
 
     def serve(self) -> None:
         room = BodyRoom(self._is_let_in)
-        serve_calls(self._network, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, self.answer, room=room)
+        serve_calls(
+            self._network, PROTOCOL_ID, REQUESTS, RESPONSES, LIMITS, self.answer, room=room, begin=self.begin
+        )
 
     async def answer(
         self, caller: PeerId, call: InferenceCall, body: bytes
@@ -133,6 +143,22 @@ class InferenceService:
                     return await answer_about_hosted(self._hosting, call, body)
         except FAILURES as error:
             raise _worded(error) from error
+
+    def begin(
+        self, caller: PeerId, call: InferenceCall, body: bytes, told: Told
+    ) -> Callable[[], None] | None:
+        """Begins a prediction of a hosted model that goes to its worker in one piece."""
+        if not isinstance(call, PredictNamed):
+            return None
+
+        def answered(answer: Any, body: bytes) -> None:
+            told(_worded(answer) if isinstance(answer, FAILURES) else answer, body)
+
+        try:
+            self._check_job(caller, call.deployment)
+            return begin_prediction(self._hosting, call, body, answered)
+        except (RemoteFailureError, *FAILURES):
+            return None  # what it was, the long way finds too
 
     async def _stream(self, call: Ask, body: bytes, tell: Tell) -> None:
         try:

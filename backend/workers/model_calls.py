@@ -7,9 +7,10 @@ takes its request back; what it leaves unread is never more than a window.
 from __future__ import annotations
 
 import itertools
+import math
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +22,7 @@ from backend.errors import DeadlineError, WorkerDiedError, WorkerError, WorkerFa
 from backend.serving.asked import Asked
 from backend.serving.call_frames import (
     MAX_HEAD_BYTES,
+    PART_BYTES,
     WINDOW_BYTES,
     AnswerHead,
     AskHead,
@@ -166,14 +168,42 @@ class ModelCalls:
         Where a model takes one input its name may be empty. Raises as ``ask``.
         """
         head = encode_head(PredictHead(inputs, len(body), timeout_s))
+        answered = trio.Event()
+        outcomes: list[Predicted | Exception] = []
+
+        def told(outcome: Predicted | Exception) -> None:
+            outcomes.append(outcome)
+            answered.set()
+
         patience_s = timeout_s + _PATIENCE_MORE_S
-        with _Use(self, Kind.PREDICT, len(body)) as use:
-            call = use.call
-            await call.send(head, body, patience_s)
-            found = decode_head(_PREDICTED, await call.head(patience_s))
-            use.count(found.body_bytes)
-            answer = await call.rest(found.body_bytes, patience_s)
-            return Predicted(found.outputs, answer, found.duration_s)
+        prediction = _Prediction(self, len(body), patience_s, told)
+        try:
+            await prediction.call.send(head, body, patience_s)
+            await answered.wait()
+        finally:
+            prediction.give_up()
+        if isinstance(outcomes[0], Exception):
+            raise outcomes[0]
+        return outcomes[0]
+
+    def begin_prediction(
+        self,
+        inputs: tuple[TensorSpec, ...],
+        body: bytes,
+        timeout_s: float,
+        told: Callable[[Predicted | Exception], None],
+    ) -> Callable[[], None] | None:
+        """As ``predict``, but needs no task: ``told`` is called later, once, and may not raise.
+
+        What is returned takes the request back, if ``told`` was not called yet. None, with nothing done,
+        for a request that does not go out in one piece. Raises as ``ask`` for what is refused at once.
+        """
+        head = encode_head(PredictHead(inputs, len(body), timeout_s))
+        if self._channel is None or not self._channel.takes_at_once(head, body):
+            return None
+        prediction = _Prediction(self, len(body), timeout_s + _PATIENCE_MORE_S, told)
+        self._channel.write(encode_frame(prediction.call.number, Kind.PREDICT, head, body))
+        return prediction.give_up
 
     async def status(self) -> ModelStatus:
         """Raises as ``ask``."""
@@ -182,7 +212,7 @@ class ModelCalls:
             call.channel.write(encode_frame(call.number, Kind.STATUS))
             return decode_head(_STATUS, await call.head(_STATUS_PATIENCE_S))
 
-    def enter(self, kind: Kind, body_bytes: int) -> _Call:
+    def enter(self, kind: Kind, body_bytes: int, changed: Callable[[], None] | None = None) -> _Call:
         """Raises WorkerFailedError."""
         if self._channel is None:
             raise WorkerFailedError("busy", "the model is being started: try again soon")
@@ -191,7 +221,7 @@ class ModelCalls:
             raise WorkerFailedError("busy", text)
         self.count(body_bytes)
         self._in_flight += 1
-        return self._channel.open(kind)
+        return self._channel.open(kind, changed)
 
     def count(self, body_bytes: int) -> None:
         """Raises WorkerFailedError where that is too much, alone or with those under way."""
@@ -217,11 +247,6 @@ class _Use:
         self._calls = calls
         self._bodies_bytes = body_bytes
 
-    def count(self, body_bytes: int) -> None:
-        """An answer's. Raises WorkerFailedError."""
-        self._calls.count(body_bytes)
-        self._bodies_bytes += body_bytes
-
     def __enter__(self) -> _Use:
         return self
 
@@ -230,12 +255,110 @@ class _Use:
         self.call.channel.close(self.call)
 
 
+class _Prediction:
+    """One prediction, whose answer is gathered as it comes, by whoever reads the channel."""
+
+    __slots__ = ("_bodies_bytes", "_calls", "_found", "_parts", "_received", "_told", "call", "deadline")
+
+    def __init__(
+        self,
+        calls: ModelCalls,
+        body_bytes: int,
+        patience_s: float,
+        told: Callable[[Predicted | Exception], None],
+    ) -> None:
+        """Raises WorkerFailedError."""
+        self.call = calls.enter(Kind.PREDICT, body_bytes, self._gather)
+        self.deadline = trio.current_time() + patience_s
+        self._calls = calls
+        self._bodies_bytes = body_bytes
+        self._told: Callable[[Predicted | Exception], None] | None = told
+        self._found: PredictedHead | None = None
+        self._parts: list[bytes] = []
+        self._received = 0
+        self.call.channel.deadlines.add(self)
+
+    def give_up(self) -> None:
+        """Nobody is told any more; the worker hears of it."""
+        if self._told is not None:
+            self._told = None
+            self._calls.leave(self._bodies_bytes)
+            self.call.channel.deadlines.discard(self)
+            self.call.channel.close(self.call)
+
+    def expire(self) -> None:
+        self._end(DeadlineError("the model's worker has not answered within its time"))
+
+    def _end(self, outcome: Predicted | Exception) -> None:
+        told = self._told
+        self.give_up()
+        if told is not None:
+            told(outcome)
+
+    def _gather(self) -> None:
+        """Called at each change of the call."""
+        try:
+            predicted = self._whole()
+        except WorkerError as error:
+            self._end(error)
+        else:
+            if predicted is not None:
+                self._end(predicted)
+
+    def _whole(self) -> Predicted | None:
+        """None while there is more to come. Raises WorkerError."""
+        call, found = self.call, self._found
+        if call.failure is not None:
+            raise call.failure
+        if found is None:
+            found = self._found = decode_head(_PREDICTED, call.begun)
+            self._calls.count(found.body_bytes)
+            self._bodies_bytes += found.body_bytes
+        part = call.take_parts()
+        self._parts.append(part)
+        self._received += len(part)
+        if self._received > found.body_bytes or (call.is_ended and self._received < found.body_bytes):
+            raise WorkerError(f"answer of {self._received} bytes, announced {found.body_bytes}")
+        if not call.is_ended:
+            return None
+        body = part if len(self._parts) == 1 else b"".join(self._parts)
+        return Predicted(found.outputs, body, found.duration_s)
+
+
+class _Deadlines:
+    """Of the predictions of one worker: one task watches over all, so that none costs a timer."""
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+        self._watched: set[_Prediction] = set()
+
+    def add(self, prediction: _Prediction) -> None:
+        self._watched.add(prediction)
+        if prediction.deadline < self._scope.deadline:
+            self._scope.deadline = prediction.deadline
+
+    def discard(self, prediction: _Prediction) -> None:
+        self._watched.discard(prediction)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            with self._scope:
+                await trio.sleep_forever()
+            self._scope = trio.CancelScope()
+            now_s = trio.current_time()
+            for prediction in tuple(self._watched):
+                if prediction.deadline <= now_s:
+                    prediction.expire()
+            self._scope.deadline = min((each.deadline for each in self._watched), default=math.inf)
+
+
 class _Call:
     """One request, from this side."""
 
     __slots__ = (
         "_changed",
-        "_failure",
+        "_event",
         "_head",
         "_is_ended",
         "_kind",
@@ -243,20 +366,25 @@ class _Call:
         "_taken",
         "_unread",
         "channel",
+        "failure",
         "number",
     )
 
-    def __init__(self, channel: _Channel, number: int, kind: Kind) -> None:
+    def __init__(
+        self, channel: _Channel, number: int, kind: Kind, changed: Callable[[], None] | None
+    ) -> None:
+        """``changed``: called after each frame and failure, in place of waking a task."""
         self.channel = channel
         self.number = number
+        self.failure: WorkerError | None = None
         self._kind = kind
         self._head: bytes | None = None
         self._parts: list[bytes] = []
         self._unread = 0
         self._taken = 0
         self._is_ended = False
-        self._failure: WorkerError | None = None
-        self._changed = trio.Event()
+        self._changed = self._wake if changed is None else changed
+        self._event: trio.Event | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -264,7 +392,7 @@ class _Call:
 
     @property
     def is_over(self) -> bool:
-        return self._is_ended and self._failure is None and not self._parts
+        return self._is_ended and self.failure is None and not self._parts
 
     async def send(self, head: bytes, body: bytes, patience_s: float) -> None:
         """Raises WorkerFailedError for a head that is too long, DeadlineError."""
@@ -286,12 +414,21 @@ class _Call:
             await self._change(patience_s)
         return self._head
 
+    @property
+    def begun(self) -> bytes:
+        """The head of an answer that has begun."""
+        return self._head or b""
+
     async def next_part(self, patience_s: float) -> bytes | None:
         """All that is here, or the next that comes; None after the last one. Raises as ``head``."""
         while not self._parts:
             if self.is_over:
                 return None
             await self._change(patience_s)
+        return self.take_parts()
+
+    def take_parts(self) -> bytes:
+        """All that is here; the worker may send so much more."""
         part = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._unread = 0
@@ -300,18 +437,6 @@ class _Call:
             self.channel.write(encode_frame(self.number, Kind.TAKEN, encode_head(self._taken)))
             self._taken = 0
         return part
-
-    async def rest(self, size: int, patience_s: float) -> bytes:
-        """Raises as ``head``, and WorkerError if it is not of that size."""
-        parts, received = [], 0
-        while (part := await self.next_part(patience_s)) is not None:
-            parts.append(part)
-            received += len(part)
-            if received > size:
-                break
-        if received != size:
-            raise WorkerError(f"answer of {received} bytes, announced {size}")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def take(self, frame: CallFrame) -> None:
         """Raises WorkerError for what the worker may not send."""
@@ -334,25 +459,30 @@ class _Call:
             if self._unread > WINDOW_BYTES:
                 raise WorkerError(f"{self._unread} bytes sent beyond a window of {WINDOW_BYTES}")
         self._is_ended = frame.is_last
-        self._changed.set()
+        self._changed()
 
     def fail(self, error: WorkerError) -> None:
         if not self._is_ended:
-            self._failure = error
+            self.failure = error
             self._is_ended = True
-            self._changed.set()
+            self._changed()
+
+    def _wake(self) -> None:
+        if self._event is not None:
+            self._event.set()
+            self._event = None
 
     async def _change(self, patience_s: float) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self._changed.is_set():
-            self._changed = trio.Event()
+        if self.failure is not None:
+            raise self.failure
+        if self._event is None:
+            self._event = trio.Event()
         with trio.move_on_after(patience_s) as scope:
-            await self._changed.wait()
+            await self._event.wait()
         if scope.cancelled_caught:
             raise _silent(patience_s)
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
 
 def _silent(seconds: float) -> DeadlineError:
@@ -373,18 +503,23 @@ class _Channel:
         self._more = trio.Event()
         self._waiting = trio.lowlevel.ParkingLot()
         self._is_lost = False
+        self.deadlines = _Deadlines()
 
     @property
     def has_room(self) -> bool:
         return self._unsent_bytes < _UNSENT_BYTES
 
+    def takes_at_once(self, head: bytes, body: bytes) -> bool:
+        """A request that is one frame."""
+        return len(head) <= MAX_HEAD_BYTES and len(body) <= PART_BYTES and self.has_room
+
     async def wait_for_room(self) -> None:
         while not self.has_room and not self._is_lost:
             await self._waiting.park()
 
-    def open(self, kind: Kind) -> _Call:
+    def open(self, kind: Kind, changed: Callable[[], None] | None = None) -> _Call:
         number = next(self._numbers) & 0xFFFFFFFF
-        call = self._calls[number] = _Call(self, number, kind)
+        call = self._calls[number] = _Call(self, number, kind, changed)
         if self._is_lost:
             call.fail(WorkerDiedError("the model's worker has ended"))
         return call
@@ -417,6 +552,7 @@ class _Channel:
         failure: WorkerError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_rest)
+            nursery.start_soon(self.deadlines.run)
             try:
                 await self._read()
             except WorkerError as error:
@@ -428,7 +564,7 @@ class _Channel:
     def end(self) -> None:
         self._is_lost = True
         self._waiting.unpark_all()
-        for call in self._calls.values():
+        for call in tuple(self._calls.values()):
             call.fail(WorkerDiedError("the model's worker ended before its answer was whole"))
 
     async def _read(self) -> None:

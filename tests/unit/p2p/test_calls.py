@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from p2p.channel import Channel
 from p2p.client import CallClient, open_client
@@ -26,7 +27,7 @@ from p2p.identifiers import PeerId
 from p2p.identity import Identity
 from p2p.network import Stream
 from p2p.protocols import Done, Failure, Request, Response
-from p2p.router import BodyRoom, serve_calls
+from p2p.router import BodyRoom, Told, serve_calls
 from p2p.testing import MemoryNet, MemoryNetwork
 
 PROTOCOL = "/test/echo/1"
@@ -281,3 +282,91 @@ def test_a_failure_is_a_message_of_every_protocol() -> None:
         msgspec.msgpack.decode(RESPONSES.encode(Response(1, Failure("busy", "later"))))["answer"]["code"]
         == "busy"
     )
+
+
+class Beginner:
+    """Answers Echo without a task once the test says so, and leaves the rest to the handler."""
+
+    def __init__(self) -> None:
+        self.tolds: list[tuple[Echo, bytes, Told]] = []
+        self.taken_back: list[Echo] = []
+
+    def begin(self, caller: PeerId, call: Call, body: bytes, told: Told) -> Callable[[], None] | None:
+        if not isinstance(call, Echo):
+            return None
+        self.tolds.append((call, body, told))
+        return lambda: self.taken_back.append(call)
+
+    def answer(self, index: int) -> None:
+        call, body, told = self.tolds[index]
+        told(call, body)
+
+
+async def _stream_to(net: MemoryNet, server: MemoryNetwork) -> Channel[Any, Any]:
+    caller = net.join(Identity.generate())
+    await caller.connect(server.peer_id, server.addresses())
+    stream = await caller.open_stream(server.peer_id, PROTOCOL)
+    return Channel(stream, REQUESTS, RESPONSES, LIMITS)
+
+
+@pytest.mark.virtual_clock
+async def test_a_call_that_is_begun_without_a_task_is_answered_whenever_it_is_told() -> None:
+    beginner = Beginner()
+    async with echo_service(begin=beginner.begin) as (_, net, server):
+        channel = await _stream_to(net, server)
+        for number, call in enumerate((Echo("a"), Echo("b"), Refuse("no"))):
+            await channel.send(Request(number, call), b"x" * number)
+        assert (await channel.receive())[0] == Response(2, Failure("no", "because"))
+        beginner.answer(1)
+        assert await channel.receive() == (Response(1, Echo("b")), b"x")
+        beginner.tolds[0][2](RuntimeError("secret detail"), b"")
+        answer, _ = await channel.receive()
+        assert answer == Response(0, Failure("internal", "Echo failed: RuntimeError"))
+        await channel.send(Request(3, Echo("c")))
+        await trio.testing.wait_all_tasks_blocked()
+        beginner.tolds[2][2](Echo("c" * 2000), b"")
+        answer, _ = await channel.receive()
+        assert answer.answer.code == "internal", "an answer over the limits is a failure of its call only"
+        await channel.send(Request(4, Echo("d")))
+        await trio.testing.wait_all_tasks_blocked()
+        await channel._stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        beginner.answer(3)
+        assert (await channel.receive())[0] == Response(4, Echo("d")), "also after the end of the calls"
+        with pytest.raises(StreamClosedError):
+            await channel.receive()
+        assert not beginner.taken_back
+
+
+@pytest.mark.virtual_clock
+async def test_calls_that_were_begun_are_taken_back_when_their_caller_is_lost() -> None:
+    beginner = Beginner()
+    room = BodyRoom(lambda caller: True, of_caller=250, small=10)
+    async with echo_service(begin=beginner.begin, room=room) as (_, net, server):
+        channel = await _stream_to(net, server)
+        for number in range(2):
+            await channel.send(Request(number, Echo("x")), b"x" * 100)
+        await trio.testing.wait_all_tasks_blocked()
+        beginner.answer(0)
+        assert (await channel.receive())[0].id == 0
+        await channel.send(Request(2, Echo("y")), b"x" * 100)  # there is room again
+        await trio.testing.wait_all_tasks_blocked()
+        await channel.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        assert beginner.taken_back == [Echo("x"), Echo("y")] or beginner.taken_back == [Echo("y"), Echo("x")]
+        assert not room._used
+
+
+@pytest.mark.virtual_clock
+async def test_calls_that_are_begun_count_among_those_in_flight() -> None:
+    beginner = Beginner()
+    async with echo_service(begin=beginner.begin, max_in_flight=2) as (_, net, server):
+        channel = await _stream_to(net, server)
+        for number in range(4):
+            await channel.send(Request(number, Echo(str(number))))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(beginner.tolds) == 2
+        for index in range(4):
+            beginner.answer(index)
+            assert (await channel.receive())[0].id == index
+            await trio.testing.wait_all_tasks_blocked()

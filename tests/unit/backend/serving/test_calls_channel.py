@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from backend.errors import InputError, WorkerDiedError, WorkerError, WorkerFailedError
+from backend.errors import DeadlineError, InputError, WorkerDiedError, WorkerError, WorkerFailedError
 from backend.formats.tensors import Array
 from backend.runtime.base import Sampling, Token
 from backend.serving.asked import Asked
@@ -28,7 +28,7 @@ from backend.serving.call_frames import (
     encode_whole,
 )
 from backend.serving.messages import ServerLimits, TensorSpec
-from backend.workers.model_calls import CallLimits, ModelCalls
+from backend.workers.model_calls import CallLimits, ModelCalls, Predicted
 from tests.unit.backend.serving.called import open_served
 from tests.unit.backend.serving.server import Counter, Doubler
 
@@ -159,6 +159,79 @@ async def test_large_bodies_cross_in_parts_and_windows() -> None:
     async with open_served(Wide()) as served:
         predicted = await served.model_calls.predict(spec, body.tobytes())
     assert np.array_equal(np.frombuffer(predicted.body, "u1"), np.repeat(body, 4))
+
+
+async def test_a_prediction_without_a_task_is_told_once_unless_it_is_taken_back() -> None:
+    runtime = Moody()
+    outcomes: list[Predicted | Exception] = []
+    answered = trio.Event()
+
+    def told(outcome: Predicted | Exception) -> None:
+        outcomes.append(outcome)
+        answered.set()
+
+    async with open_served(runtime) as served:
+        calls = served.model_calls
+        assert calls.begin_prediction(PAIR, bytes(PART_BYTES + 1), 10.0, told) is None
+        await calls.predict(PAIR, rows_of(0))
+        take_back = calls.begin_prediction(PAIR, rows_of(3), 10.0, told)
+        assert take_back is not None
+        await trio.to_thread.run_sync(runtime.begun.wait, 10)
+        take_back()
+        assert calls.in_flight == 0
+        runtime.go_on.set()
+        take_back = calls.begin_prediction(PAIR, rows_of(1), 10.0, told)
+        await answered.wait()
+        assert take_back is not None
+        take_back()
+    assert [str(outcome) for outcome in outcomes] == ["invalid: not in the mood"]
+    with pytest.raises(WorkerFailedError, match="busy"):
+        await calls.predict(PAIR, rows_of(0))
+    assert calls.begin_prediction(PAIR, rows_of(0), 10.0, told) is None
+
+
+@pytest.mark.parametrize("rows", [1, PART_BYTES])
+async def test_an_answer_of_any_size_is_gathered_without_a_task(rows: int) -> None:
+    outcomes: list[Predicted | Exception] = []
+    answered = trio.Event()
+
+    def told(outcome: Predicted | Exception) -> None:
+        outcomes.append(outcome)
+        answered.set()
+
+    async with open_served(Wide()) as served:
+        spec = (TensorSpec("", "uint8", (rows,)),)
+        assert served.model_calls.begin_prediction(spec, b"\x07" * rows, 10.0, told)
+        await answered.wait()
+        assert served.model_calls.in_flight == 0
+    assert isinstance(outcomes[0], Predicted)
+    assert outcomes[0].body == b"\x07" * (4 * rows)
+
+
+@pytest.mark.virtual_clock
+async def test_predictions_of_a_silent_worker_end_at_their_own_deadlines() -> None:
+    worker = Scripted()
+    calls = ModelCalls()
+    ended: list[tuple[float, float]] = []
+
+    async def one(timeout_s: float) -> None:
+        with pytest.raises(DeadlineError, match="within its time"):
+            await calls.predict((), b"", timeout_s)
+        ended.append((timeout_s, trio.current_time() - began))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(calls.run, worker)
+        began = trio.current_time()
+        async with trio.open_nursery() as callers:
+            for timeout_s in (20.0, 10.0, 30.0):
+                callers.start_soon(one, timeout_s)
+        nursery.cancel_scope.cancel()
+    assert ended == [pytest.approx(pair) for pair in ((10.0, 15.0), (20.0, 25.0), (30.0, 35.0))]
+    assert calls.in_flight == 0
+    sent = CallFrames().receive(worker.end.recv(1 << 16))
+    assert [frame.kind for frame in sent] == [Kind.PREDICT] * 3 + [Kind.CANCEL] * 3
+    worker.calls.close()
+    worker.end.close()
 
 
 async def test_tokens_come_one_by_one_and_leaving_stops_the_model() -> None:
