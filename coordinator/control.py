@@ -80,7 +80,7 @@ async def _jobs(services: Services, asked: dict[str, Any]) -> list[dict[str, Any
 
 def _job_view(job: Job) -> dict[str, Any]:
     summary: dict[str, Any] = msgspec.to_builtins(engine_calls.summary(job))
-    metrics = None if job.metrics is None else msgspec.to_builtins(job.metrics)
+    metrics = None if job.metrics is None else msgspec.structs.asdict(job.metrics)
     return {
         **summary,
         "segments": job.spec.segments,
@@ -164,7 +164,7 @@ async def _metrics(services: Services, asked: dict[str, Any]) -> list[dict[str, 
     store = services.ledger.store
     updates = await store.read(store.database.updates, job.job_id, 0, services.limits.metrics + 10_000)
     return [
-        {"at": update.at, **msgspec.to_builtins(update.metrics)}
+        {"at": update.at, **msgspec.structs.asdict(update.metrics)}
         for update in updates
         if update.metrics is not None
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from engine_app.arguments import Number
 from engine_app.train_cli import config_of
 
 
@@ -13,7 +14,7 @@ from engine_app.train_cli import config_of
 @click.option("--peer", metavar="PEER", help="Ask only there, also where the deployment moved by itself.")
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--max-tokens", type=click.IntRange(1, 1 << 20), help="The most that one answer may have.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="0: always the likeliest word.")
+@click.option("--temperature", type=Number(0, 2), help="0: always the likeliest word.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="The same answer each time.")
 @click.option(
     "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from engine_app.app_cli import app, open_window_or_help
+from engine_app.arguments import DATA, NEW_FILE, OLD_FILE
 from engine_app.chat_cli import chat
 from engine_app.code_cli import code, import_code
-from engine_app.data_cli import DATA, data
+from engine_app.data_cli import data
 from engine_app.deploy_cli import deploy, deployments
 from engine_app.export_cli import FILE_COMMANDS
 from engine_app.gateway_cli import gateway
 from engine_app.serve_cli import keys, serve
 from engine_app.train_cli import TRAINING_COMMANDS, config_of, partial_option, start_option
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
-NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 coordinator_option = click.option(
     "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."
@@ -53,6 +53,17 @@ class _Commands(click.Group):
                 )
             )
         super().add_command(cmd, name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """An error that is no fault of ours ends any command with one line."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from engine_app.entry import report
+
+            report(error)
 
 
 def _data_dir(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
@@ -113,7 +124,7 @@ def node(name: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("graph", type=FILE)
+@click.argument("graph", type=OLD_FILE)
 @click.option("--data", type=DATA, help="Check the graph against this data too, and estimate its training.")
 @click.option("--measure", metavar="DEVICE", help="With --data: time some steps on cpu, cuda:0 ...")
 @as_json
@@ -139,7 +150,7 @@ def private_parts(text: str) -> tuple[str, ...]:
 
 
 @main.command()
-@click.argument("graph", type=FILE)
+@click.argument("graph", type=OLD_FILE)
 @data_option
 @click.option("--budget", metavar="CYXWIZ", help="Fail if no peer would do it for this much, such as 2.5.")
 @coordinator_option
@@ -162,7 +173,7 @@ def estimate(
 
 
 @main.command()
-@click.argument("graph", type=FILE)
+@click.argument("graph", type=OLD_FILE)
 @data_option
 @click.option("--budget", metavar="CYXWIZ", help="The most it may cost, such as 2.5. Needed without --lan.")
 @click.option("--lan", metavar="PEER", help="Train unpaid on the own network: any, a peer's id or address.")
@@ -329,7 +340,7 @@ def fetch(
     "--input",
     "source",
     required=True,
-    type=FILE,
+    type=OLD_FILE,
     help="A .npy, first dimension the batch; a .npz of a deployment's named inputs.",
 )
 @click.option("-o", "--output", type=NEW_FILE, help="A .npz of all outputs, or a .npy with --model.")
@@ -423,7 +434,7 @@ def wallet_backup(context: click.Context, file: Path) -> None:
 
 
 @wallet.command("restore")
-@click.argument("file", type=FILE)
+@click.argument("file", type=OLD_FILE)
 @as_json
 @click.pass_context
 def wallet_restore(context: click.Context, file: Path, as_json: bool) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
-_NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
+from engine_app.arguments import NEW_FILE, OLD_FILE
 
 
 @click.command()
-@click.argument("graph", type=_FILE)
-@click.option("-o", "--output", required=True, type=_NEW_FILE, help="The .py file to write.")
+@click.argument("graph", type=OLD_FILE)
+@click.option("-o", "--output", required=True, type=NEW_FILE, help="The .py file to write.")
 @click.option("--training", is_flag=True, help="A whole training script: data, split, loss, optimizer, loop.")
 def code(graph: Path, output: Path, training: bool) -> None:
     """Write GRAPH as PyTorch source that runs without CyxWiz and gives the same numbers."""
@@ -39,8 +38,8 @@ class _Shape(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command("import-code")
-@click.argument("source", type=_FILE)
-@click.option("-o", "--output", required=True, type=_NEW_FILE, help="The graph's .json file to write.")
+@click.argument("source", type=OLD_FILE)
+@click.option("-o", "--output", required=True, type=NEW_FILE, help="The graph's .json file to write.")
 @click.option(
     "--input",
     "inputs",
@@ -50,7 +49,7 @@ class _Shape(click.ParamType):  # type: ignore[type-arg]
     help="Shape of one sample, without the batch; once for each input. Generated files say it themselves.",
 )
 @click.option("--class", "name", default="", metavar="NAME", help="Default: Model, else the last module.")
-@click.option("--weights", type=_NEW_FILE, help="Also write the module's weights as .safetensors.")
+@click.option("--weights", type=NEW_FILE, help="Also write the module's weights as .safetensors.")
 def import_code(
     source: Path, output: Path, inputs: tuple[tuple[int, ...], ...], name: str, weights: Path | None
 ) -> None:

@@ -8,29 +8,7 @@ from typing import Any
 
 import click
 
-NEW_FILE = click.Path(dir_okay=False, path_type=Path, resolve_path=True)
-OLD_FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
-READABLE = (
-    ".csv, .tsv, .parquet, .npz, .npy, .safetensors, .txt, IDX, a folder with one folder of images a class, "
-    "or bundled:NAME"
-)
-
-
-class DataSourceType(click.ParamType):  # type: ignore[type-arg]
-    """A file or folder that exists, or bundled:NAME."""
-
-    name = "data"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        if isinstance(value, Path) or str(value).startswith("bundled:"):
-            return Path(value)
-        path = Path(value).expanduser().resolve()
-        if not path.exists():
-            self.fail(f"{value!r} does not exist; readable are {READABLE}", param, ctx)
-        return path
-
-
-DATA = DataSourceType()
+from engine_app.arguments import DATA, DATASET_FILE, OLD_FILE
 
 
 class _Size(click.ParamType):  # type: ignore[type-arg]
@@ -102,7 +80,7 @@ def show(source: Path, graph: Path | None, as_json: bool, **options: Any) -> Non
 
 @data.command()
 @click.argument("source", type=DATA)
-@click.option("-o", "--output", required=True, type=NEW_FILE, help="A .safetensors, to use with --data.")
+@click.option("-o", "--output", required=True, type=DATASET_FILE, help="A .safetensors, to use with --data.")
 @reader_options
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 def convert(source: Path, output: Path, as_json: bool, **options: Any) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
+from engine_app.arguments import OLD_FILE, OLD_FILE_OR_FOLDER
 from engine_app.train_cli import config_of
 
-MODEL = click.Path(exists=True, path_type=Path, resolve_path=True)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
 coordinator_option = click.option(
     "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."
 )
@@ -20,7 +18,7 @@ minutes = click.IntRange(1, 1000)
 
 
 @click.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=OLD_FILE_OR_FOLDER)
 @click.option("--any", "anywhere", is_flag=True, help="At the best peer that serves such models.")
 @click.option(
     "--peer", "peers", multiple=True, metavar="PEER", help="At this one; may be given several times."
@@ -30,7 +28,7 @@ minutes = click.IntRange(1, 1000)
 @click.option("--minutes", default=60, show_default=True, type=minutes, help="Paid one by one, as served.")
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, 16), help="At so many.")
 @click.option("--name", help="What requests call the model; default: its file's name.")
-@click.option("--tokenizer", type=FILE, help="tokenizer.json of an ONNX model of texts.")
+@click.option("--tokenizer", type=OLD_FILE, help="tokenizer.json of an ONNX model of texts.")
 @click.option("--gpu-layers", default=0, type=click.IntRange(-1, 10_000), help="Of a GGUF model; -1: all.")
 @click.option("--context", "context_tokens", default=0, type=click.IntRange(0, 1 << 20), help="Tokens, GGUF.")
 @click.option("--memory", metavar="BYTES", help="Of its worker, such as 4G; default: by the model's size.")

@@ -44,6 +44,7 @@ class Wanted:
 
 def read_order(options: dict[str, Any]) -> Wanted:
     """Ends the command for what cannot be used."""
+    from engine_app.gateway.allowed_file import checked_peer
     from engine_app.serving import find_model, model_name
 
     try:
@@ -55,7 +56,7 @@ def read_order(options: dict[str, Any]) -> Wanted:
             budget=_units(options["budget"]),
             minutes=options["minutes"],
             replicas=max(options["replicas"], len(options["peers"])),
-            peers=options["peers"],
+            peers=tuple(checked_peer(peer) for peer in options["peers"]),
             lan=options["lan"],
             memory_bytes=_bytes(options["memory"]),
             gpu_layers=options["gpu_layers"],
@@ -131,7 +132,7 @@ def watch(config: Config, deployment: str, as_json: bool) -> None:
     async def use(session: Session) -> None:
         ended: list[dict[str, Any]] = []
         with open_story(as_json) as story:
-            await _watch(session, story, await _find(session, deployment), ended)
+            await _watch(session, story, await find_deployment(session, deployment), ended)
         _close(ended, as_json)
 
     with_session(config, use, LEFT)
@@ -170,7 +171,7 @@ def _minutes(seconds: float) -> str:
 
 def status(config: Config, deployment: str, as_json: bool) -> None:
     async def use(session: Session) -> None:
-        found = await session.ask("deployment_status", deployment=await _find(session, deployment))
+        found = await session.ask("deployment_status", deployment=await find_deployment(session, deployment))
         if as_json:
             print_json(found)
             return
@@ -186,7 +187,7 @@ def extend(config: Config, deployment: str, minutes: int, budget: str | None, as
     units = _units(budget)
 
     async def use(session: Session) -> None:
-        found = await _find(session, deployment)
+        found = await find_deployment(session, deployment)
         job = await session.ask("extend", deployment=found, periods=minutes, budget=units)
         print_json(job) if as_json else print_job(job)
 
@@ -195,13 +196,13 @@ def extend(config: Config, deployment: str, minutes: int, budget: str | None, as
 
 def stop(config: Config, deployment: str, as_json: bool) -> None:
     async def use(session: Session) -> None:
-        job = await session.ask("cancel", job=await _find(session, deployment))
+        job = await session.ask("cancel", job=await find_deployment(session, deployment))
         print_json(job) if as_json else print_job(job)
 
     with_session(config, use)
 
 
-async def _find(session: Session, name: str) -> str:
+async def find_deployment(session: Session, name: str) -> str:
     """By id, the unique beginning of one, or the name of a running one. Raises CommandError."""
     known = await session.ask("deployments")
     found = [each for each in known if each["id"].startswith(name)] or [

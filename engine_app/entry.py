@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
@@ -36,6 +37,8 @@ def report(error: Exception) -> NoReturn:
 
 def _leave(error: BaseException, interrupted: str) -> NoReturn:
     cause = _cause(error)
+    if isinstance(cause, BrokenPipeError) and _is_stdout_closed():
+        sys.exit(1)
     if isinstance(cause, KeyboardInterrupt):
         print(f"\ncyxwiz: {interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -43,8 +46,24 @@ def _leave(error: BaseException, interrupted: str) -> NoReturn:
         raise cause
     if not is_expected(cause):
         raise error
-    print(f"cyxwiz: {plain(str(cause), lines=True)}", file=sys.stderr)
+    print(f"cyxwiz: {plain(_text_of(cause), lines=True)}", file=sys.stderr)
     sys.exit(1)
+
+
+def _is_stdout_closed() -> bool:
+    """Whether whoever read this command's answers, such as ``head``, has had enough. Then nothing is said."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush
+        return True
+    return False
+
+
+def _text_of(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _cause(error: BaseException) -> BaseException:

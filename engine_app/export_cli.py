@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from engine_app.data_cli import DATA, NEW_FILE, OLD_FILE
+from engine_app.arguments import DATA, NEW_FILE, OLD_FILE, OLD_FILE_OR_FOLDER
+from engine_app.train_cli import config_of
 
 FORMATS = ("cyxmodel", "onnx", "safetensors", "gguf", "pytorch")
 TENSOR_TYPES = ("f32", "f16", "q8_0")
-
-
-def _config(context: click.Context) -> Any:
-    from engine_app.config import ConfigError, read_config
-    from engine_app.entry import report
-
-    try:
-        return read_config(context.obj)
-    except ConfigError as error:
-        report(error)
 
 
 @click.command()
@@ -60,11 +50,11 @@ def export(
     from engine_app import exporting
 
     order = exporting.Order(model, to, output, with_preprocessing, tensor_type, data, certificate)
-    exporting.export_here(_config(context), order, as_json)
+    exporting.export_here(config_of(context), order, as_json)
 
 
 @click.command()
-@click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path, resolve_path=True))
+@click.argument("path", metavar="FILE", type=OLD_FILE_OR_FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 def inspect(path: Path, as_json: bool) -> None:
     """Say what is in FILE: a model of any format, a graph, data, or a folder of these. Runs nothing."""
@@ -74,7 +64,7 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @click.command("import")
-@click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path, resolve_path=True))
+@click.argument("path", metavar="FILE", type=OLD_FILE_OR_FOLDER)
 @click.option("-o", "--output", required=True, type=NEW_FILE, help="A .cyxmodel; .json: its graph alone.")
 @click.option("--graph", type=OLD_FILE, help="The graph that weights belong to, by their names.")
 @click.option(
@@ -101,7 +91,7 @@ def import_(
     """
     from engine_app.importing import import_here
 
-    import_here(_config(context), path, output, graph, sizes, as_json)
+    import_here(config_of(context), path, output, graph, sizes, as_json)
 
 
 FILE_COMMANDS = (export, import_, inspect)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from engine_app.serve_cli import MODEL, serving_options
+from engine_app.arguments import OLD_FILE_OR_FOLDER
+from engine_app.serve_cli import serving_options
 
 _SEES = "The peer that serves a model sees everything that is asked of it, and what it answers."
 
@@ -39,7 +40,7 @@ def gateway() -> None:
 
 
 @gateway.command("run", hidden=True)
-@click.argument("models", nargs=-1, type=MODEL)
+@click.argument("models", nargs=-1, type=OLD_FILE_OR_FOLDER)
 @click.option(
     "--deployment",
     "deployments",

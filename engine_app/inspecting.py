@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.errors import BackendError
 from backend.inspection import GraphSummary, Inspection, inspect
-from engine_app.entry import report
+from engine_app.entry import CommandError
 from engine_app.plain import plain
 from engine_app.show import print_json, print_table
 
@@ -19,8 +19,9 @@ SHOWN_TENSORS = 20
 def inspect_file(path: Path, as_json: bool) -> None:
     try:
         found = inspect(path)
-    except (BackendError, OSError) as error:
-        report(error)
+    except BackendError as error:
+        known = path.name in str(error)
+        raise CommandError(str(error) if known else f"{path.name}: {error}") from error
     if as_json:
         print_json({"path": str(path), **asdict(found), "parameters": found.parameters})
     else:

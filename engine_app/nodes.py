@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import sys
 from difflib import get_close_matches
 from typing import Any
 
 from backend.catalogue import CATALOGUE, NodeType, Parameter, Port, PortKind
 from backend.catalogue.parameter import allowed_values
+from engine_app.entry import CommandError
 from engine_app.show import print_json, print_table
 
 
 def list_nodes(category: str | None, search: str | None, as_json: bool) -> None:
     """All types, or those of a category, or those that a word is about."""
     found = [record for record in CATALOGUE.values() if _fits(record, category, search)]
+    categories = sorted({record.category.value for record in CATALOGUE.values()})
+    if category is not None and not any(category.lower() in each.lower() for each in categories):
+        raise CommandError(f"no category {category[:64]!r}; categories are {', '.join(categories)}")
     if as_json:
         print_json([document_of(record) for record in found])
         return
     if not found:
-        categories = sorted({record.category.value for record in CATALOGUE.values()})
-        print(f"no such node; categories are {', '.join(categories)}")
+        print("no node is about that; categories are " + ", ".join(categories))
         return
     rows = [
         (record.name, record.category.value, ", ".join(each.name for each in record.parameters), record.help)
@@ -36,8 +38,7 @@ def explain_node(name: str, as_json: bool) -> None:
     if known is None:
         near = [by_lower[each] for each in get_close_matches(name.lower()[:64], by_lower, n=3)]
         hint = f", did you mean {' or '.join(near)}?" if near else "; `cyxwiz nodes` lists them"
-        print(f"no node {name[:64]!r}{hint}", file=sys.stderr)
-        sys.exit(1)
+        raise CommandError(f"no node {name[:64]!r}{hint}")
     record = CATALOGUE[known]
     if as_json:
         print_json({**document_of(record), "example": example_of(record)})

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-MODEL = click.Path(exists=True, path_type=Path, resolve_path=True)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
+from engine_app.arguments import DEVICE, OLD_FILE, OLD_FILE_OR_FOLDER, Number
+from engine_app.train_cli import config_of
 
+MAX_PER_MINUTE = 1_000_000
 
 _OPTIONS = (
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to answer on."),
@@ -17,12 +18,20 @@ _OPTIONS = (
         "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
     ),
     click.option("--name", "names", multiple=True, help="Of each model in turn; default: its file's name."),
-    click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0."),
+    click.option(
+        "--device", default="cpu", show_default=True, type=DEVICE, help="As torch names it: cpu, cuda:0."
+    ),
     click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Of a model."),
     click.option(
-        "--tokenizer", type=FILE, help="tokenizer.json for models of texts; default: beside the model."
+        "--tokenizer", type=OLD_FILE, help="tokenizer.json for models of texts; default: beside the model."
     ),
-    click.option("--gpu-layers", default=0, show_default=True, help="Of a GGUF model on the GPU; -1: all."),
+    click.option(
+        "--gpu-layers",
+        default=0,
+        show_default=True,
+        type=click.IntRange(-1, 10_000),
+        help="Of a GGUF model on the GPU; -1: all.",
+    ),
     click.option("--context", default=0, type=click.IntRange(0, 1 << 20), help="Tokens of a GGUF model."),
     click.option(
         "--memory", default="4G", show_default=True, help="Of all models; more give way to each other."
@@ -31,20 +40,28 @@ _OPTIONS = (
         "--batch", default=32, show_default=True, type=click.IntRange(1, 4096), help="Rows at a time."
     ),
     click.option(
-        "--batch-wait", default=0.0, show_default=True, help="Milliseconds that a row waits for others."
+        "--batch-wait",
+        default=0.0,
+        show_default=True,
+        type=Number(0, 10_000),
+        help="Milliseconds that a row waits for others.",
     ),
     click.option(
         "--queue", default=256, show_default=True, type=click.IntRange(1, 65536), help="Waiting requests."
     ),
     click.option("--max-body", default="64M", show_default=True, help="Largest request."),
-    click.option(
-        "--timeout", default=60.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds."
-    ),
+    click.option("--timeout", default=60.0, show_default=True, type=Number(0.1, 3600), help="Seconds."),
     click.option(
         "--allow-host", "hosts", multiple=True, help="Another name of this server, for Host headers."
     ),
     click.option("--require-key", is_flag=True, help="Ask for an API key on loopback too."),
-    click.option("--sandbox", default="auto", show_default=True, help="auto, landlock, bwrap or none."),
+    click.option(
+        "--sandbox",
+        default="auto",
+        show_default=True,
+        type=click.Choice(("auto", "landlock", "bwrap", "none")),
+        help="How workers are closed off.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="News as JSON lines on stdout."),
 )
 
@@ -57,7 +74,7 @@ def serving_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, type=MODEL)
+@click.argument("models", nargs=-1, required=True, type=OLD_FILE_OR_FOLDER)
 @serving_options
 @click.pass_context
 def serve(context: click.Context, /, models: tuple[Path, ...], **options: object) -> None:
@@ -69,19 +86,14 @@ def serve(context: click.Context, /, models: tuple[Path, ...], **options: object
     /v1/predict, the Open Inference Protocol (/v2), the OpenAI API for models of text, /metrics, and a
     page at / to try it by hand. Beyond loopback every request needs a key: see `cyxwiz keys`.
     """
-    from engine_app.config import ConfigError, read_config
-    from engine_app.entry import CommandError, report
     from engine_app.gateway.running import GatewayOrder, run_gateway
     from engine_app.serving import read_order, serve_models, share_a_worker
 
-    try:
-        config, order = read_config(context.obj), read_order(models, options)
-        if share_a_worker(order):
-            serve_models(config, order)
-        else:
-            run_gateway(config, GatewayOrder(order, frozenset(), order.limits.connections))
-    except (ConfigError, CommandError) as error:
-        report(error)
+    config, order = config_of(context), read_order(models, options)
+    if share_a_worker(order):
+        serve_models(config, order)
+    else:
+        run_gateway(config, GatewayOrder(order, frozenset(), order.limits.connections))
 
 
 @click.group()
@@ -92,7 +104,9 @@ def keys() -> None:
 @keys.command("new")
 @click.argument("name")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(["predict", "metrics", "manage"]))
-@click.option("--per-minute", default=0, type=click.IntRange(0), help="Requests; default: no limit.")
+@click.option(
+    "--per-minute", default=0, type=click.IntRange(0, MAX_PER_MINUTE), help="Requests; default: no limit."
+)
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 @click.pass_context
 def keys_new(

@@ -22,7 +22,7 @@ from backend.serving.messages import ApiKey, RuntimeOptions, ServerLimits
 from backend.workers.model_server import ModelFile, ServerListener, ServerPlan, SupervisedServer, bind
 from backend.workers.supervisor import PoolConfig
 from engine_app.config import Config, read_config
-from engine_app.entry import CommandError, report, run
+from engine_app.entry import CommandError, run
 from engine_app.key_file import Keys, read_keys, write_keys
 from engine_app.plain import plain
 from engine_app.show import print_json
@@ -105,7 +105,7 @@ def serve_models(config: Config, order: ServeOrder) -> None:
             )
         workspace = config.data_dir / "serving"
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        listener = bind(order.host, order.port)
+        listener = listen(order.host, order.port)
         with TemporaryDirectory(dir=workspace) as directory, listener:
             plan = plan_of(order, Path(directory), needs_key)
             told = _News(order, listener)
@@ -119,6 +119,16 @@ def serve_models(config: Config, order: ServeOrder) -> None:
             raise CommandError(f"stopped with {server.unanswered} requests unanswered")
 
     run(main, config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises CommandError."""
+    try:
+        return bind(host, port)
+    except OSError as error:
+        raise CommandError(
+            f"cannot answer at {host}, port {port}: {error.strerror}; --port 0 takes a free one"
+        ) from error
 
 
 def is_loopback(host: str) -> bool:
@@ -236,6 +246,8 @@ def new_key(data_dir: str | None, name: str, scopes: tuple[str, ...], per_minute
 
 def add_key(directory: Path, name: str, scopes: tuple[str, ...], per_minute: int = 0) -> tuple[str, ApiKey]:
     """The key, which is kept nowhere, and what is kept of it. Blocking. Raises CommandError, OSError."""
+    if not name.strip():
+        raise CommandError("a key without a name, which says whose it is")
     random = secrets.token_hex(4), secrets.token_urlsafe(32)
     text, kept = make_key(name, scopes, per_minute, random, datetime.now(UTC).isoformat(timespec="seconds"))
     write_keys(directory, (*read_keys(directory), kept))
@@ -256,17 +268,14 @@ def revoke_key(data_dir: str | None, key_id: str) -> None:
     directory, keys = _keys(data_dir)
     left = tuple(key for key in keys if key.id != key_id)
     if len(left) == len(keys):
-        report(CommandError(f"no key {key_id!r}: `cyxwiz keys list` shows them"))
+        raise CommandError(f"no key {key_id!r}: `cyxwiz keys list` shows them")
     write_keys(directory, left)
     print(f"revoked {key_id}")
 
 
 def _keys(data_dir: str | None) -> tuple[Path, tuple[ApiKey, ...]]:
-    try:
-        directory = read_config(data_dir).data_dir
-        return directory, read_keys(directory)
-    except Exception as error:
-        report(error)
+    directory = read_config(data_dir).data_dir
+    return directory, read_keys(directory)
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:

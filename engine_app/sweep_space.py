@@ -78,7 +78,8 @@ def read_dimension(graph: Graph, text: str) -> Dimension:
 def _node(graph: Graph, node_id: str) -> Node:
     nodes = {node.id: node for node in graph.nodes}
     if node_id not in nodes:
-        raise SweepSpaceError(f"the graph has no node {node_id!r}{_closest(node_id, nodes)}")
+        known = _closest(node_id, nodes) or f"; it has {', '.join(nodes)}"
+        raise SweepSpaceError(f"the graph has no node {node_id!r}{known}")
     return nodes[node_id]
 
 

@@ -7,33 +7,23 @@ from typing import Any
 
 import click
 
-from engine_app.data_cli import DATA, NEW_FILE, OLD_FILE
-
-MAX_DEVICES = 64
-
-
-def _devices(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    names = value.split(",")
-    if not all(names) or len(names) > MAX_DEVICES:
-        raise click.BadParameter(f"{value!r}, expected 1 to {MAX_DEVICES} devices such as cuda:0,cuda:1")
-    return value
-
+from engine_app.arguments import DATA, DEVICE, DEVICES, NEW_FILE, OLD_FILE, START_FILE, Number
 
 NEW_DIRECTORY = click.Path(file_okay=False, path_type=Path, resolve_path=True)
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 device_option = click.option(
-    "--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda:0."
+    "--device", default="cpu", show_default=True, type=DEVICE, help="As torch names it: cpu, cuda:0."
 )
 devices_option = click.option(
-    "--device", "--devices", "device", default="cpu", show_default=True, callback=_devices,
+    "--device", "--devices", "device", default="cpu", show_default=True, type=DEVICES,
     help="As torch names it: cpu, cuda:0. Several, such as cuda:0,cuda:1, train as one.",
 )  # fmt: skip
 data_option = click.option(
     "--data", required=True, type=DATA, help="Samples and targets; `cyxwiz data --help` says which files."
 )
-RATE = click.FloatRange(1e-10, 100.0)
+RATE = Number(1e-10, 100.0)
 start_option = click.option(
-    "--from", "start", type=OLD_FILE, help="A .cyxmodel with whose weights it begins, by node."
+    "--from", "start", type=START_FILE, help="A .cyxmodel with whose weights it begins, by node."
 )
 partial_option = click.option(
     "--partial", is_flag=True, help="With --from: take what fits, and begin the rest afresh."
@@ -42,14 +32,10 @@ at_once_option = click.option("--at-once", is_flag=True, help="Do not wait for o
 
 
 def config_of(context: click.Context, coordinator: str | None = None, **limits: str | None) -> Any:
-    """What the command was told. Ends the process if that cannot be used."""
-    from engine_app.config import ConfigError, read_config
-    from engine_app.entry import report
+    """What the command was told. Raises ConfigError."""
+    from engine_app.config import read_config
 
-    try:
-        return read_config(context.obj, coordinator, **limits)
-    except ConfigError as error:
-        report(error)
+    return read_config(context.obj, coordinator, **limits)
 
 
 @click.command()
@@ -158,7 +144,7 @@ def set_rate(context: click.Context, job: str, rate: float, coordinator: str | N
 @click.option("--data", type=DATA, help="Samples and targets; `cyxwiz data --help` says which files.")
 @click.option("--vary", multiple=True, metavar="NODE.PARAMETER=…", help="LOW..HIGH, LOW..HIGH:log or a,b,c.")
 @click.option("--trials", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="After which no trial goes on.")
+@click.option("--minutes", type=Number(0, min_open=True), help="After which no trial goes on.")
 @click.option(
     "--metric",
     type=click.Choice(["validation_loss", "validation_accuracy"]),

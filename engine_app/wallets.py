@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from pathlib import Path
 import click
 
 from engine_app.config import Config
-from engine_app.entry import CommandError, report, run
+from engine_app.entry import CommandError, run
 from engine_app.show import print_json, print_table
 from p2p.chain.client import ChainClient, open_chain
 from p2p.chain.errors import ChainUnavailableError, WalletError
@@ -25,27 +26,20 @@ LAMPORTS_PER_SOL = 10**9
 def create(config: Config, encrypt: bool, as_json: bool) -> None:
     passphrase = config.passphrase
     if encrypt and passphrase is None:
+        if not sys.stdin.isatty():
+            raise WalletError("--encrypt needs a passphrase: no terminal to ask at, and no CYXWIZ_PASSPHRASE")
         passphrase = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True)
-    try:
-        wallet = Wallet.create(Places(config.data_dir).wallet, passphrase)
-    except WalletError as error:
-        report(error)
+    wallet = Wallet.create(Places(config.data_dir).wallet, passphrase)
     _say_address(wallet, "made", as_json)
 
 
 def backup(config: Config, file: Path) -> None:
-    try:
-        _load(config).backup(file, config.passphrase)
-    except WalletError as error:
-        report(error)
+    _load(config).backup(file, config.passphrase)
     click.echo(f"{file}: keep it secret, it owns the tokens")
 
 
 def restore(config: Config, file: Path, as_json: bool) -> None:
-    try:
-        wallet = Wallet.restore(file, Places(config.data_dir).wallet, config.passphrase)
-    except WalletError as error:
-        report(error)
+    wallet = Wallet.restore(file, Places(config.data_dir).wallet, config.passphrase)
     _say_address(wallet, "restored", as_json)
 
 
@@ -67,7 +61,9 @@ def airdrop(config: Config, amount: str, as_json: bool) -> None:
     try:
         units = parse_tokens(amount)
     except ValueError as error:
-        report(CommandError(str(error)))
+        raise CommandError(str(error)) from error
+    if units == 0:
+        raise CommandError(f"{amount!r} tokens, must be more than 0")
 
     async def use(chain: ChainClient, wallet: Wallet) -> None:
         if not chain.info.embedded:
@@ -111,15 +107,12 @@ def _say_address(wallet: Wallet, what: str, as_json: bool) -> None:
 def _load(config: Config) -> Wallet:
     path = Places(config.data_dir).wallet
     if not path.exists():
-        report(CommandError(f"no wallet at {path}: make one with `cyxwiz wallet new`"))
+        raise CommandError(f"no wallet at {path}: make one with `cyxwiz wallet new`")
     return Wallet.load(path, config.passphrase)
 
 
 def _with_chain(config: Config, use: Callable[[ChainClient, Wallet], Awaitable[None]]) -> None:
-    try:
-        wallet = _load(config)
-    except WalletError as error:
-        report(error)
+    wallet = _load(config)
 
     async def main() -> None:
         async with open_wallet_chain(config) as chain:

@@ -6,6 +6,8 @@ little-endian, in the order of the specs.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from backend.worker_message import FileName, WorkerMessage
@@ -64,7 +66,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     sha256: str
     scopes: tuple[str, ...]
-    per_minute: int
+    per_minute: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     """Requests; 0 for no limit."""
     created: str
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,10 @@ def _import(runtime: str, directory: Path) -> None:
 
             _import_readers()
         case "llama":
-            import llama_cpp  # noqa: F401
+            try:
+                import llama_cpp  # noqa: F401
+            except ImportError:
+                sys.exit("a GGUF model needs llama-cpp-python: pip install -e '.[llm]'")
         case "tokenizers":
             import tokenizers  # noqa: F401
 

@@ -319,6 +319,8 @@ class Worker:
     def _describe_exit(self, code: int) -> str:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lines = self._output.decode(errors="replace").strip().splitlines()
+        if lines and not self._is_ready:
+            return lines[-1][:500]  # what it stopped over; that it was then ended says nothing
         return f"{how}: {lines[-1][:500]}" if lines else how
 
 

@@ -7,6 +7,7 @@ processor description afterwards. Runs on a graph and data of its own, nothing o
 from __future__ import annotations
 
 import os
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -52,9 +53,16 @@ def warm_up(directory: Path) -> None:
 
 
 def warm_device(device: str) -> None:
-    """Creates a GPU's context, which takes a second, before there is a job to wait for it."""
-    if device != "cpu":
+    """Creates a GPU's context, which takes a second, before there is a job to wait for it.
+
+    Ends the process with a line where there is no such device.
+    """
+    if device == "cpu":
+        return
+    try:
         torch.ones(1, device=device).add_(1).item()
+    except (RuntimeError, AssertionError) as error:
+        sys.exit(f"no device {device} here: {str(error).strip().splitlines()[0]}")
 
 
 def choose_threads(wanted: int) -> None:

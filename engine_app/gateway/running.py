@@ -19,7 +19,6 @@ import trio
 
 from backend.serving.admission import Admission
 from backend.serving.keys import Gatekeeper
-from backend.workers.model_server import bind
 from engine_app.config import Config, ConfigError, read_config
 from engine_app.entry import CommandError, report, run
 from engine_app.gateway.allowed import SEES, Allowed, to_json
@@ -36,7 +35,7 @@ from engine_app.gateway.server import GatewayServer, ServerBounds, follow_keys
 from engine_app.gateway.session import deployments_of
 from engine_app.key_file import Keys
 from engine_app.plain import plain
-from engine_app.serving import GRACE_S, ServeOrder, is_loopback, read_order
+from engine_app.serving import GRACE_S, ServeOrder, is_loopback, listen, read_order
 from engine_app.sessions import own_engine
 from engine_app.show import print_json
 from p2p.errors import DataDirLockedError
@@ -104,7 +103,7 @@ class _Gateway:
             )
         workspace = data_dir / "serving"
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        listener = bind(serve.host, serve.port)
+        listener = listen(serve.host, serve.port)
         with TemporaryDirectory(dir=workspace) as directory, listener:
             async with self._engine() as engine, trio.open_nursery() as nursery:
                 with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

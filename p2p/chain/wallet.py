@@ -111,7 +111,7 @@ def _unseal(document: dict[str, object], path: Path, passphrase: str | None) -> 
     if document.get("format") != FORMAT:
         raise WalletError(f"{path} has format {document.get('format')!r}, this program reads {FORMAT!r}")
     if passphrase is None:
-        raise WalletError(f"{path} is locked with a passphrase and none was given")
+        raise WalletError(f"{path} is locked: CYXWIZ_PASSPHRASE (in Python: passphrase=) opens it")
     kdf, cipher = document["kdf"], document["cipher"]
     if not isinstance(kdf, dict) or not isinstance(cipher, dict):
         raise WalletError(f"{path} is not a wallet: no key derivation or cipher")

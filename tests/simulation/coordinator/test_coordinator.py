@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from coordinator import show
 from coordinator.config import Config
 from coordinator.control import control_handler
 from coordinator.database import Database
@@ -49,7 +51,9 @@ def check_followed(world: World) -> None:
             assert numbers == list(range(1, len(numbers) + 1)), "a follower gets every line, once"
 
 
-async def test_a_job_is_settled_and_its_curve_is_kept(tmp_path: Path) -> None:
+async def test_a_job_is_settled_and_its_curve_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with open_world(tmp_path) as world, world.engine("engine") as engine:
         await world.start_peer("peer")
         spec = engine.spec(1)
@@ -69,6 +73,9 @@ async def test_a_job_is_settled_and_its_curve_is_kept(tmp_path: Path) -> None:
         assert world.services is not None
         updates = world.services.ledger.store.database.updates(spec.job_id, 0, 100)
         assert [update.metrics.step for update in updates if update.metrics is not None][:3] == [1, 2, 3]
+        ask = control_handler(world.services, engine.network, None, None)
+        show.output(await ask("metrics", {"job": spec.job_id}), False, show.metrics)
+        assert re.search("step +epoch +loss .*\n1 +", capsys.readouterr().out)
         check_followed(world)
     check_invariants(world)
 

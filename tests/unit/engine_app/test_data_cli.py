@@ -51,7 +51,10 @@ def test_convert_writes_what_training_reads(table: Path, tmp_path: Path) -> None
     [
         (("show", "absent.csv"), "'absent.csv' does not exist; readable are .csv"),
         (("show", "bundled:cats"), "no bundled data 'cats', there are digits"),
-        (("convert", "bundled:digits", "-o", "x", "--image-size", "big"), "'big', expected height and width"),
+        (
+            ("convert", "bundled:digits", "-o", "x.safetensors", "--image-size", "big"),
+            "'big', expected height and width",
+        ),
         (("show", "bundled:digits", "--missing", "guess"), "'guess' is not one of"),
     ],
 )

@@ -24,5 +24,5 @@ def test_a_hostile_file_is_one_line_and_status_1(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(GGUF_REFUSED["tensor_beyond_the_end"][0])
     done = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.gguf")])
     assert done.exit_code == 1
-    assert done.stderr.startswith("cyxwiz: GGUF file: tensor 'w' ends at")
+    assert done.stderr.startswith("cyxwiz: m.gguf: GGUF file: tensor 'w' ends at")
     assert len(done.stderr.splitlines()) == 1
