@@ -11,6 +11,7 @@ from backend.pipeline import read_pipeline
 from backend.reports import WantSamples
 from backend.sample_plan import make_schedule
 from backend.samples import open_samples
+from tests.property.effort import examples
 from tests.unit.backend.make_samples import small_graph, write_samples
 from tests.unit.backend.test_feed import Owner
 
@@ -22,7 +23,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_samples(tmp_path_factory.mktemp("fed") / "data.safetensors", dtype="uint8")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(given_data=st.data())
 def test_any_interleaving_of_answers_gives_the_same_rows(data: Path, given_data: st.DataObject) -> None:
     def choose(asked: Sequence[WantSamples]) -> WantSamples:

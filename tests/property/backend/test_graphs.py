@@ -26,13 +26,14 @@ from backend.preparation import compile_preparation
 from backend.serialize import dump_graph, graph_hash, load_graph
 from backend.shapes import infer_shapes
 from backend.validate import Diagnostic, diagnose, has_errors
+from tests.property.effort import examples
 
 MODEL = sorted(name for name in BUILDERS if name != "Output")
 RECURRENT = ["RNN", "LSTM", "GRU"]
 EXPRESSIONS = ["x", "x1 * x1 + 1", "max(x, 0) - sigmoid(x) / 2", "-x ^ 2"]
 SMALL = 4096
 """Elements of a tensor, and weights of a node, in these tests: they are about rules, not arithmetic."""
-SLOW = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+SLOW = settings(deadline=None, max_examples=examples(60), suppress_health_check=list(HealthCheck))
 
 Known = dict[tuple[str, str], TensorType]
 
@@ -300,7 +301,7 @@ def _with(graph: Graph, changed: Node) -> Graph:
 
 
 @pytest.mark.parametrize("spoil", BREAKS, ids=lambda spoil: spoil.__name__.strip("_"))
-@settings(SLOW, max_examples=15)
+@settings(SLOW, max_examples=examples(15))
 @given(data=st.data())
 def test_a_broken_graph_is_told_at_the_broken_node(spoil: Break, data: st.DataObject) -> None:
     broken, node_id = spoil(data.draw, data.draw(graphs()))
@@ -363,7 +364,7 @@ def _shaken(draw: st.DrawFn, wiring: W) -> W:
     return replace(wiring, nodes=tuple(nodes), links=tuple(links))
 
 
-@settings(SLOW, max_examples=150)
+@settings(SLOW, max_examples=examples(150))
 @given(nearly())
 def test_a_nearly_valid_graph_compiles_or_is_told_about_and_its_fixes_apply(graph: Graph) -> None:
     found = diagnose(graph)
@@ -398,7 +399,7 @@ def nonsense(draw: st.DrawFn) -> Graph:
     )
 
 
-@settings(SLOW, max_examples=120)
+@settings(SLOW, max_examples=examples(120))
 @given(nonsense())
 def test_nonsense_never_raises_and_is_never_lost(graph: Graph) -> None:
     diagnose(graph)
@@ -408,7 +409,7 @@ def test_nonsense_never_raises_and_is_never_lost(graph: Graph) -> None:
     assert graph_hash(again) == graph_hash(graph)
 
 
-@settings(SLOW, max_examples=300)
+@settings(SLOW, max_examples=examples(300))
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_bytes_are_a_graph_or_refused(data: bytes) -> None:
     try:
@@ -421,7 +422,7 @@ def test_bytes_are_a_graph_or_refused(data: bytes) -> None:
 # -- rules against torch -------------------------------------------------------------------------
 
 
-@settings(SLOW, max_examples=100)
+@settings(SLOW, max_examples=examples(100))
 @given(st.data(), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_an_accepted_shape_is_what_torch_computes(data: st.DataObject, extents: list[int]) -> None:
     known = {("in", "output"): TensorType(tuple(extents))}

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 from backend.serving.messages import ServerLimits
 from backend.serving.predict_api import write_npy
+from tests.property.effort import examples
 from tests.unit.backend.serving.server import Answer, Doubler, Server, Single
 
 CORPUS = Path(__file__).parent / "serving_corpus"
-QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 ENDPOINTS = (
     "/v1/predict",
     "/v2/models/m/infer",

@@ -44,6 +44,7 @@ from p2p.identifiers import PeerId
 from p2p.jobs import JobState
 from p2p.protocols.coordinator import LeaseRef
 from p2p.vouchers import Voucher
+from tests.property.effort import examples
 
 AMOUNT = 1000
 
@@ -282,7 +283,9 @@ class Story:
             self.time_passes()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), steps=st.integers(1, 60))
 def test_money_is_conserved_and_every_job_ends(make: Any, data: st.DataObject, steps: int) -> None:
     story = Story(make, data.draw)
@@ -298,7 +301,9 @@ def test_money_is_conserved_and_every_job_ends(make: Any, data: st.DataObject, s
         assert escrow.earned >= escrow.in_time, "what was vouched for in time is paid"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), steps=st.integers(1, 40))
 def test_the_replayed_log_is_the_live_state(make: Any, data: st.DataObject, steps: int) -> None:
     story = Story(make, data.draw)

@@ -24,6 +24,7 @@ from engine_app.document.lowering import lowered
 from engine_app.document.templates import TEMPLATES
 from engine_app.document.view import Frame, FrameKind, Mode, Rect
 from engine_app.document.wiring import FreshIds
+from tests.property.effort import examples
 
 START = [each.example() for each in TEMPLATES]
 SOME_TYPES = ["Dense", "ReLU", "Add", "Conv2D", "Split", "MSELoss", "Identity", "Subgraph", "Nonsense"]
@@ -78,7 +79,7 @@ def an_edit(draw: st.DrawFn, wiring: Wiring) -> edits.Edit:
 Move = Callable[[Editing], Editing]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.data())
 def test_every_edit_is_undone_and_redone_exactly(data: st.DataObject) -> None:
     state = Editing(data.draw(st.sampled_from(START)))
@@ -97,7 +98,7 @@ def test_every_edit_is_undone_and_redone_exactly(data: st.DataObject) -> None:
         state = after
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.data())
 def test_any_walk_leads_back_to_the_start_and_forth_again(data: st.DataObject) -> None:
     start = data.draw(st.sampled_from(START))
@@ -155,7 +156,7 @@ def _form(nodes: tuple[Node, ...], links: tuple[Link, ...]) -> tuple[object, obj
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_a_paste_is_like_what_was_copied(data: st.DataObject) -> None:
     graph = data.draw(st.sampled_from(START))
@@ -180,7 +181,7 @@ JSON = st.recursive(
 ANY_VIEW = st.dictionaries(st.sampled_from(["x", "y", "title", "width", "collapsed", "reroute", "z"]), JSON)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.tuples(st.sampled_from([*CATALOGUE, "Alien"]), ANY_VIEW, JSON), max_size=5), JSON, JSON)
 def test_a_file_with_anything_in_its_view_opens_and_nothing_is_lost(
     nodes: list[tuple[str, Any, Any]], groups: Any, mode: Any

@@ -13,6 +13,7 @@ from noise.state import CipherState
 
 from p2p.errors import LocalProtocolError, RemoteProtocolError, StreamResetError
 from p2p.noise_records import MAX_PLAIN_BYTES, RecordReader, RecordWriter
+from tests.property.effort import examples
 
 KEY = bytes(range(32))
 SIZES = st.sampled_from([0, 1, 12, 13, 500, 8191, 8192, 65_518, 65_519, 65_520, 140_000])
@@ -86,7 +87,7 @@ def test_what_the_other_side_sealed_is_opened_under_any_cut(
     reader.end()
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(data=st.data(), count=st.integers(2, 6))
 def test_meddling_yields_a_prefix_of_what_was_sent_and_then_an_error(data: st.DataObject, count: int) -> None:
     writer = RecordWriter(KEY)

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from p2p.jobs import FileRef, JobMetrics
 from p2p.progress import Numbered, ProgressLog
 from p2p.protocols.job import JobClosed, JobFailed, JobProgress, JobStage, ResultReady, SegmentFinished
+from tests.property.effort import examples
 
 FILE = FileRef("0" * 64, "1" * 64, 5)
 CREDIT = 3
@@ -119,4 +120,4 @@ class FollowedLog(RuleBasedStateMachine):
 
 
 TestFollowedLog = FollowedLog.TestCase
-TestFollowedLog.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestFollowedLog.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from p2p.errors import StreamResetError
 from p2p.yamux_core import HEADER, ConnectionEnded, StreamChanged, StreamOpened, YamuxCore
 from p2p.yamux_stream import StreamState, YamuxLimits
+from tests.property.effort import examples
 from tests.property.p2p.plain_yamux import PlainYamux
 
 LIMITS = YamuxLimits(incoming_streams=1000, outgoing_bytes=400_000, max_window_bytes=600_000)
@@ -277,7 +278,7 @@ class PlayBoth(Play):
         return CoreEnd(dials=True), CoreEnd(dials=False)
 
 
-_SETTINGS = settings(max_examples=30, stateful_step_count=30, deadline=None)
+_SETTINGS = settings(max_examples=examples(30), stateful_step_count=30, deadline=None)
 TestDialing = Play.TestCase
 TestDialing.settings = _SETTINGS
 TestAnswering = PlayAnswering.TestCase
@@ -296,7 +297,7 @@ HEADERS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     pieces=st.lists(HEADERS | st.binary(max_size=60) | st.just(bytes(50_000)), max_size=40),
     acts=st.lists(st.sampled_from(["read", "close", "reset", "end", "write", "send"]), max_size=40),

@@ -19,6 +19,7 @@ from p2p.chain import escrow_codec
 from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus, EscrowTerms, decode_escrow, token_account_of
 from p2p.chain.wallet import Wallet
 from p2p.vouchers import Voucher, voucher_bytes
+from tests.property.effort import examples
 
 START, WINDOW_S, LIFETIME_S, AMOUNT, SAVINGS = 1_700_000_000, 10, 100, 997, 1_000
 USER, NODE, ARBITER, PLATFORM = PEOPLE = [Wallet.from_seed(bytes([number]) * 32) for number in range(1, 5)]
@@ -113,7 +114,7 @@ moves = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(arbiter_cap=st.sampled_from([0, 100, AMOUNT]), played=st.lists(moves, max_size=12))
 def test_money_is_conserved(arbiter_cap: int, played: list[Move]) -> None:
     world = World(arbiter_cap)

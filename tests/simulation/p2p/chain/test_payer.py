@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import httpcore2
 import httpx2
 import msgspec
 import pytest
@@ -40,6 +42,13 @@ AMOUNT = 1_003
 WINDOW_S = 30
 EPOCH = 1_700_000_000
 OPTIONS = PayerOptions(absent_patience_s=5)
+TRUST = ssl.create_default_context()
+
+
+@pytest.fixture(autouse=True)
+def _roots_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client reads the machine's certificates, which takes most of a life that is as short as these."""
+    monkeypatch.setattr(httpcore2, "default_ssl_context", lambda **_: TRUST)
 
 
 class Crash(Exception):
