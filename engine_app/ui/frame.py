@@ -133,9 +133,10 @@ class TopBar(BoxLayout):
 def framed(context: Context, is_wide: bool, page: str, content: Widget, bar: TopBar) -> BoxLayout:
     """Everything of the window but what lies above it."""
     look = context.look
-    navigation = Still(Navigation(look, is_wide, page, context.act.show_page))
+    surface = look.palette.surface
+    navigation = Still(Navigation(look, is_wide, page, context.act.show_page), surface)
     inner = BoxLayout(orientation="vertical")
-    for part in (Still(bar), Line(look), content):
+    for part in (Still(bar, surface), Line(look), content):
         inner.add_widget(part)
     outer = BoxLayout(orientation="horizontal" if is_wide else "vertical")
     parts = (navigation, Line(look, upright=True), inner) if is_wide else (inner, Line(look), navigation)

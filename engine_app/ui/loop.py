@@ -17,7 +17,7 @@ from kivy.clock import Clock
 
 from engine_app.entry import is_expected
 from engine_app.plain import plain
-from engine_app.ui import fair_clock
+from engine_app.ui import fair_clock, plain_colour
 from engine_app.ui.touch import enable_touch
 
 T = TypeVar("T")
@@ -96,6 +96,7 @@ async def run_app(app: App, begin: Callable[[Tasks], None], show: Callable[[Base
     ``begin`` is called before the first frame. Raises what is no Exception, and errors without end.
     """
     fair_clock.install()
+    plain_colour.install()
     enable_touch()
     handler = ErrorsShown(show)
     ExceptionManager.add_handler(handler)

@@ -37,7 +37,7 @@ class BuildPage(BoxLayout):
             self._inspector = InspectorPanel(context)
             for panel in (palette, self._inspector):
                 panel.size_hint_x, panel.width = None, look.px(theme.PANEL_WIDTH)
-            sides = Still(palette), Still(self._inspector)
+            sides = [Still(panel, look.palette.surface) for panel in (palette, self._inspector)]
             for part in (sides[0], Line(look, True), self.bench, Line(look, True), sides[1]):
                 self.add_widget(part)
         else:

@@ -14,6 +14,7 @@ from engine_app.ui.plots import Plot, Shown
 from engine_app.ui.runs import Run
 from engine_app.ui.widgets.box import Card, Row, Text
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments
+from engine_app.ui.widgets.still import Still
 from p2p.datadir import write_atomic
 
 VIEWS = (("loss", "Loss"), ("accuracy", "Accuracy"), ("learning_rate", "Rate"), ("samples_per_s", "Speed"))
@@ -34,7 +35,7 @@ class CurvesCard(Card):
         self._run: Run | None = None
         self._other: Run | None = None
         self._view = "loss"
-        self.add_widget(Segments(look, VIEWS, self._view, self._choose))
+        self.add_widget(Still(Segments(look, VIEWS, self._view, self._choose), look.palette.raised, beyond=1))
         self.plot = Plot(look, size_hint_y=None, height=look.px(plot_height))
         self.add_widget(self.plot)
         self._legend = Row(look, gap=theme.LARGE)
@@ -50,7 +51,7 @@ class CurvesCard(Card):
         tools.add_widget(self._log)
         tools.add_widget(IconButton(look, "search", "Show all of it again", self.plot.show_all))
         tools.add_widget(IconButton(look, "export", "Save as a picture and as a table", self._export))
-        self.add_widget(tools)
+        self.add_widget(Still(tools, look.palette.raised, beyond=1))
 
     def show(self, run: Run | None, other: Run | None = None) -> None:
         """``other`` is drawn fainter, to compare with."""

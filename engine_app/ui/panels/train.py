@@ -26,6 +26,7 @@ from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 from engine_app.ui.widgets.facts import ProgressLine
 from engine_app.ui.widgets.fields import Choice, Stepper, doubled
 from engine_app.ui.widgets.scroll import Scroll
+from engine_app.ui.widgets.still import Still
 
 NO_TORCH = "Training here needs torch: pip install 'cyxwiz[peer]'. Jobs for other machines work without it."
 MAX_RATE = 10.0
@@ -62,8 +63,8 @@ class TrainPage(BoxLayout):
         right = Column(look, gap=theme.LARGE, pad=theme.LARGE) if is_wide else left
         left.add_widget(self._controls)
         right.add_widget(self._curves)
-        left.add_widget(self._data)
-        right.add_widget(self._results)
+        left.add_widget(Still(self._data, look.palette.canvas, beyond=1))
+        right.add_widget(Still(self._results, look.palette.canvas, beyond=1))
         if is_wide:
             side = Scroll(look, left, size_hint_x=None, width=look.px(theme.PANEL_WIDTH + 72))
             for part in (side, Line(look, upright=True), Scroll(look, right)):

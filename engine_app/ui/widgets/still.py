@@ -6,22 +6,28 @@ do not. Here they are drawn when they change, and their picture, one rectangle, 
 
 from __future__ import annotations
 
-from math import ceil, floor
+from math import ceil
 from typing import Any
 
 from kivy.graphics import ClearBuffers, ClearColor, Color, Fbo, PopMatrix, PushMatrix, Rectangle, Translate
 from kivy.uix.boxlayout import BoxLayout
 from kivy.uix.widget import Widget
 
+from engine_app.ui.theme import Colour
+
 
 class Still(BoxLayout):
-    """``body`` paints a ground without holes, and scissors nothing: a scissor knows only the window."""
+    """``ground``: what lies behind ``body``, which scissors nothing: a scissor knows only the window.
 
-    def __init__(self, body: Widget) -> None:
+    ``beyond``: how many pixels around it are its own too, for the soft edges of round corners.
+    """
+
+    def __init__(self, body: Widget, ground: Colour, beyond: int = 0) -> None:
         super().__init__(size_hint=body.size_hint, size=body.size)
+        self._beyond = beyond
         self._picture = Fbo(size=(1, 1), with_stencilbuffer=True)
         self._move = Translate()
-        for instruction in (ClearColor(0, 0, 0, 0), ClearBuffers(), PushMatrix(), self._move):
+        for instruction in (ClearColor(*ground), ClearBuffers(), PushMatrix(), self._move):
             self._picture.add(instruction)
         self._shown = Rectangle()
         for instruction in (self._picture, Color(1, 1, 1, 1), self._shown):
@@ -30,6 +36,9 @@ class Still(BoxLayout):
         self.canvas.remove(body.canvas)
         for instruction in (body.canvas, PopMatrix()):
             self._picture.add(instruction)
+        for number, side in enumerate(("width", "height")):
+            if body.size_hint[number] is None:
+                body.bind(**{side: self.setter(side)})
         self.bind(pos=self._follow, size=self._follow)
         self._follow()
 
@@ -38,9 +47,10 @@ class Still(BoxLayout):
         super().remove_widget(widget, *arguments, **options)
 
     def _follow(self, *_: Any) -> None:
-        """Pixel on pixel, also where the place is no whole number."""
-        x, y = floor(self.x), floor(self.y)
-        size = max(ceil(self.x + self.width) - x, 1), max(ceil(self.y + self.height) - y, 1)
+        """Pixel on pixel, those whose middle is inside, also where the place is no whole number."""
+        x, y = ceil(self.x - 0.5) - self._beyond, ceil(self.y - 0.5) - self._beyond
+        right, top = self.x + self.width + self._beyond, self.y + self.height + self._beyond
+        size = max(ceil(right - 0.5) - x, 1), max(ceil(top - 0.5) - y, 1)
         if tuple(self._picture.size) != size:
             self._picture.size = size
             self._picture.texture.mag_filter = self._picture.texture.min_filter = "nearest"

@@ -26,18 +26,19 @@ async def test_it_looks_the_same_and_is_drawn_only_when_it_changes(show: Any, tm
         rows.add_widget(ListRow(look, f"Row {number}", "What it is for", mark=look.palette.accent))
     line = Text(look, "Before")
     body = Column(look, size_hint=(None, None), width=300)
-    paint(body, look.palette.surface)
+    paint(body, look.palette.raised, 12)
     for part in (line, Scroll(look, rows, size_hint_y=None, height=250)):
         body.add_widget(part)
     body.canvas.add(Callback(lambda _: drawn.append(1)))
     root = FloatLayout()
+    paint(root, look.palette.canvas)
     root.add_widget(body)
     async with show(root):
         body.pos = 20.5, 30.25  # pixel on pixel also there
         direct = await picture(tmp_path)
         root.remove_widget(body)
-        still = Still(body)
-        still.size_hint, still.size, still.pos = (None, None), body.size, body.pos
+        still = Still(body, look.palette.canvas, beyond=1)
+        still.pos = body.pos
         root.add_widget(still)
         assert apart(direct, await picture(tmp_path)) <= 2
         count = len(drawn)
