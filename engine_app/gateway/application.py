@@ -18,6 +18,7 @@ from engine_app.gateway import union
 from engine_app.gateway.connection import Exchange
 from engine_app.gateway.errors import ClientGoneError
 from engine_app.gateway.forward import Forwarder
+from engine_app.gateway.loading import Loading
 from engine_app.gateway.measures import GatewayReading, prometheus
 from engine_app.gateway.pool import Pool
 from engine_app.gateway.wanted import ROUTES, TABLE, Action, Route, read_wanted
@@ -40,8 +41,11 @@ class AppConfig:
 
 
 class Application:
-    def __init__(self, pool: Pool, admission: Admission, config: AppConfig) -> None:
+    def __init__(
+        self, pool: Pool, admission: Admission, config: AppConfig, loading: Loading | None = None
+    ) -> None:
         self._pool = pool
+        self._loading = loading or Loading(pool)
         self._admission = admission
         self._config = config
         self._forwarder = Forwarder(pool, config.timeout_s, config.wait_s)
@@ -72,6 +76,11 @@ class Application:
         if route.scope is not None:
             self._admission.check_key(head.headers, route.scope, time.monotonic())
         body = await exchange.read_body(SMALL_BODY_BYTES if head.method == "GET" else self._config.body_bytes)
+        if route.action in (Action.LOAD, Action.UNLOAD):
+            change = self._loading.load if route.action is Action.LOAD else self._loading.unload
+            await change(_known(parameters["model"], self._pool.ready()))
+            await exchange.reply(json_reply({}))
+            return
         if route.action is not Action.FORWARD:
             await exchange.reply(self._own_answer(route, head.path, parameters))
             return
@@ -112,13 +121,7 @@ class Application:
                 return json_reply(union.repository_index(ready))
             case Action.MODELS:
                 return json_reply(union.openai_models(ready, self._created))
-            case Action.LOAD:
-                self._pool.restore(_known(parameters["model"], ready))
-                return json_reply({})
-            case Action.UNLOAD:
-                self._pool.withdraw(_known(parameters["model"], ready))
-                return json_reply({})
-        raise AssertionError(f"{route.action} is answered by endpoints")
+        raise AssertionError(f"{route.action} is answered elsewhere")
 
     def _reading(self) -> GatewayReading:
         return GatewayReading(self._pool.readings(), self.refused, *self.load())

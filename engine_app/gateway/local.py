@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from backend.errors import BackendError, WorkerFailedError
+from backend.errors import BackendError, WorkerError, WorkerFailedError
 from backend.serving.asked import Asked
 from backend.serving.http import HttpError
 from backend.workers.hosted import HostedModel
@@ -36,8 +36,12 @@ class LocalModel:
         directory: Path,
         on_change: Callable[[LocalModel, bool, str], None],
     ) -> None:
-        told = ServerListener(on_ready=self._ready, on_death=self._died)
-        self._hosted = HostedModel(plan_of(replace(order, models=(model,)), directory, False), told)
+        self._plan = plan_of(replace(order, models=(model,)), directory, False)
+        self._hosted: HostedModel | None = None
+        self._is_wanted = trio.Event()
+        self._settled, self._ended = trio.Event(), trio.Event()
+        """It answers or has ended; it has ended."""
+        self._failure = ""
         self._on_change = on_change
         self._name = f"{model.name}@here-{number}"
         self.place = Place(model.name, model.name)
@@ -48,11 +52,40 @@ class LocalModel:
         return self._name
 
     async def run(self) -> None:
-        """Raises WorkerError if it could not even start once."""
-        await self._hosted.run()
+        """Raises WorkerError if it could not even start the first time."""
+        while True:
+            told = ServerListener(on_ready=self._ready, on_death=self._died)
+            self._hosted, self._failure = HostedModel(self._plan, told), ""
+            self._is_wanted, self._ended = trio.Event(), trio.Event()
+            try:
+                await self._hosted.run()
+            except WorkerError as error:
+                if not self.ready.is_set():
+                    raise
+                self._failure = str(error)
+            self._hosted = None
+            self._settled.set()
+            self._ended.set()
+            await self._is_wanted.wait()
+
+    async def load(self) -> None:
+        """Raises WorkerError."""
+        if self._hosted is None:
+            self._settled = trio.Event()
+            self._is_wanted.set()
+        await self._settled.wait()
+        if self._failure:
+            raise WorkerError(self._failure)
+
+    async def unload(self) -> None:
+        if self._hosted is not None:
+            await self._hosted.stop(self._plan.limits.timeout_s)
+            await self._ended.wait()
 
     @asynccontextmanager
     async def ask(self, asked: Asked) -> AsyncIterator[Answer]:
+        if self._hosted is None:
+            raise EndpointLostError("it has been unloaded")
         try:
             async with self._hosted.calls.ask(asked) as answer:
                 yield RelayedAnswer(answer, BackendError)
@@ -60,13 +93,16 @@ class LocalModel:
             raise _worded(error) from error
 
     async def status(self) -> EndpointStatus:
+        if self._hosted is None:
+            raise EndpointLostError("it has been unloaded")
         try:
-            return EndpointStatus(True, (await self._hosted.status()).queue_depth)
+            return EndpointStatus(True, (await self._hosted.calls.status()).queue_depth)
         except BackendError as error:
             raise EndpointLostError(str(error)) from error
 
     def _ready(self, lines: tuple[str, ...]) -> None:
         self.ready.set()
+        self._settled.set()
         self._on_change(self, True, ", ".join(lines))
 
     def _died(self, reason: str, pause_s: float) -> None:

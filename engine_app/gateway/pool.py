@@ -227,7 +227,7 @@ class Pool:
     async def watch(self, member: Member) -> None:
         """Asks it how it is, now and then; more seldom the longer it does not answer."""
         while True:
-            if self._is_allowed(member.place):
+            if self._is_allowed(member.place) and not self.is_withdrawn(member.place.model):
                 await self._look(member)
             await self._until_due(member, trio.current_time() + LOOK_EVERY_S)
 

@@ -28,6 +28,7 @@ from engine_app.gateway.deployments import Choice, Deployment
 from engine_app.gateway.endpoint import Place
 from engine_app.gateway.health import WELL
 from engine_app.gateway.keeping import Keeper
+from engine_app.gateway.loading import Loading
 from engine_app.gateway.local import LocalModel
 from engine_app.gateway.pool import Member, Pool
 from engine_app.gateway.remote import RemoteModels, Told
@@ -182,11 +183,15 @@ class _Gateway:
             names = (*names, socket.gethostname())
         limits = order.serve.limits
         config = AppConfig(version("cyxwiz"), keys is not None, limits.body_bytes, limits.timeout_s)
-        app = Application(self._pool, Admission(names, gatekeeper, keys is not None), config)
+        loading = Loading(self._pool, self._here, self._tell.loaded)
+        app = Application(self._pool, Admission(names, gatekeeper, keys is not None), config, loading)
         self._server = GatewayServer(listener, app, ServerBounds(order.connections, limits.bodies_bytes))
         self._tell.ready(*listener.getsockname()[:2])
         await self._server.run()
         self.unanswered = self._server.unanswered
+
+    def _here(self, model: str) -> list[LocalModel]:
+        return [each for each in self._locals if each.place.model == model]
 
     def _lets(self, place: Place) -> bool:
         return place.peer_id is None or self._allowed.lets(place.peer_id, place.is_given)
@@ -247,6 +252,10 @@ class _News:
     def health(self, member: Member) -> None:
         what = "answers again" if member.health.is_up else "does not answer: it gets nothing until it does"
         self._say({"event": "endpoint", "endpoint": member.endpoint.name, "is_up": member.health.is_up}, what)
+
+    def loaded(self, model: str, is_loaded: bool) -> None:
+        what = "loaded again" if is_loaded else "unloaded: its memory is free, and it gets nothing"
+        self._say({"event": "loaded" if is_loaded else "unloaded", "endpoint": model}, what)
 
     def death(self, model: str, text: str) -> None:
         self._say({"event": "died", "endpoint": model, "reason": text}, text)

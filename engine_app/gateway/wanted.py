@@ -107,8 +107,8 @@ def _open_inference() -> tuple[Route, ...]:
         Route("GET", "/v2/health/ready", "Whether every model answers", Action.READY, None, error),
         *of_model,
         Route("POST", "/v2/repository/index", "The models and their states", Action.INDEX, refuse=error),
-        Route("POST", f"{repository}/load", "Answer for a model again", Action.LOAD, "manage", error),
-        Route("POST", f"{repository}/unload", "Answer no more for a model", Action.UNLOAD, "manage", error),
+        Route("POST", f"{repository}/load", "Load a model again", Action.LOAD, "manage", error),
+        Route("POST", f"{repository}/unload", "Give a model's memory back", Action.UNLOAD, "manage", error),
     )
 
 

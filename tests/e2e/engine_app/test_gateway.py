@@ -20,7 +20,7 @@ import openai
 import pytest
 import real_models
 
-from tests.e2e.serving.servers import Running, linear_onnx
+from tests.e2e.serving.servers import Running, linear_onnx, worker_pids
 
 pytestmark = pytest.mark.e2e
 GGUF = "smollm2-135m"
@@ -103,11 +103,34 @@ def test_tritonclient_works_unmodified(both: Any) -> None:
         wanted = [http.InferRequestedOutput(name, binary_data=binary) for name in ("logits", "shares")]
         answer = client.infer("linear", [given], outputs=wanted)
         assert np.allclose(answer.as_numpy("logits"), x @ np.arange(6).reshape(3, 2))
+    before = len(worker_pids(running))
     client.unload_model("linear")
+    assert len(worker_pids(running)) == before - 1, "its memory is free"
     with pytest.raises(Exception, match="unloaded"):
         client.infer("linear", [given])
+    client.unload_model("linear")
     client.load_model("linear")
+    assert np.allclose(client.infer("linear", [given]).as_numpy("logits"), x @ np.arange(6).reshape(3, 2))
+    assert len(worker_pids(running)) == before
     client.close()
+
+
+def test_a_model_that_cannot_be_loaded_again_says_why_and_the_gateway_goes_on(tmp_path: Path) -> None:
+    linear_onnx(tmp_path / "a.onnx")
+    with gateway(tmp_path / "data", str(tmp_path / "a.onnx")) as running:
+        running.ask("/v2/repository/models/a/unload", {})
+        model = (tmp_path / "a.onnx").read_bytes()
+        (tmp_path / "a.onnx").write_bytes(model[:-20])
+        with pytest.raises(HTTPError, match="500") as refused:
+            running.ask("/v2/repository/models/a/load", {})
+        assert b"cannot be loaded" in refused.value.read()
+        with pytest.raises(HTTPError, match="404"):
+            running.ask("/v1/predict", ROW)
+        (tmp_path / "a.onnx").write_bytes(model)
+        running.ask("/v2/repository/models/a/load", {})
+        assert running.ask("/v1/predict", ROW)[0]["outputs"]["logits"] == LOGITS
+        assert running.stop() == ""
+    assert running.process.returncode == 0
 
 
 def test_curl_works_with_json_raw_tensors_and_large_bodies(both: Any, tmp_path: Path) -> None:
