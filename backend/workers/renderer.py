@@ -48,31 +48,35 @@ _FIRST_DESCRIPTOR, _DESCRIPTORS = 3, 1 << 16
 
 
 class TemplateRenderer:
-    """The worker's end. For any thread; one conversation at a time. A template that ended its process
-    is not tried again, so it costs the others once."""
+    """The worker's end. For any thread; one conversation at a time.
+
+    A conversation that ended the process may be what a template cannot bear, or the template no good: from
+    then on it gets only half as much to read. So no client can end a template for the others, and a hostile
+    one, which ends with every conversation, costs them a few times.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._end.settimeout(2 * LONGEST_S)
         self._turn = threading.Lock()
-        self._fatal: set[str] = set()
+        self._most: dict[str, int] = {}
+        """What a template that ended its process may still be given."""
 
     def __call__(self, conversation: Conversation) -> str:
         """Raises InputError."""
         template = conversation.template
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise InputError(f"the model's chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters")
-        # Else one client's conversation would be what ends the template's process, for all of them.
         said = sum(len(text) for message in conversation.messages for text in message.values())
-        if said > MAX_PROMPT_CHARACTERS:
-            raise InputError(f"conversation of {said} characters, limit {MAX_PROMPT_CHARACTERS}")
         with self._turn:
-            kind = _ENDED if template in self._fatal else b""
-            if not kind:
-                kind, text = self._ask(conversation)
+            most = self._most.get(template, MAX_PROMPT_CHARACTERS)
+            if said > most:
+                why = ": the model's chat template took too long for more" if template in self._most else ""
+                raise InputError(f"conversation of {said} characters, limit {max(0, most)}{why}")
+            kind, text = self._ask(conversation)
             if kind == _ENDED:
-                self._fatal.add(template)
-                raise InputError("the model's chat template takes too long or too much memory")
+                self._most[template] = (said - 1) // 2  # nothing at all is left after one of nothing
+                raise InputError("the model's chat template takes too long or too much memory for this")
         if kind == _LATE:
             raise InputError(f"the model's chat template was not done after {LONGEST_S:g} s")
         if kind != _PROMPT:

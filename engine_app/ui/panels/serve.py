@@ -86,19 +86,30 @@ class ServeSheet(Column):
     def _ask_model(self) -> None:
         ask_model(self._context, "Deploy a model", ENDINGS, self._take, folders=True)
 
+    def close(self) -> None:
+        """What is still looked into is no longer shown."""
+        self.model = None
+
     def _take(self, path: Path) -> None:
         self.model = path
+        self._found(ModelFormat.UNKNOWN, "")
 
         async def look() -> None:
+            found, problem = ModelFormat.UNKNOWN, ""
             try:
                 file, _ = await trio.to_thread.run_sync(find_model, path, None)
-                self._format, self._problem = await trio.to_thread.run_sync(sniff, file), ""
+                found = await trio.to_thread.run_sync(sniff, file)
             except (CommandError, OSError) as error:
-                self._format, self._problem = ModelFormat.UNKNOWN, str(error)
-            for name in ("model", "options", "go"):
-                self._show(name)
+                problem = str(error)
+            if self.model is path:  # and no other one was chosen meanwhile
+                self._found(found, problem)
 
         self._context.start(look)
+
+    def _found(self, kind: ModelFormat, problem: str) -> None:
+        self._format, self._problem = kind, problem
+        for name in ("model", "options", "go"):
+            self._show(name)
 
     def _show_options(self) -> None:
         look, part = self._context.look, self._parts["options"]
@@ -199,18 +210,17 @@ class ServeSheet(Column):
     def _go(self) -> None:
         if self.model is None or self._port_problem(self._port.text) is not None:
             return  # which is told below the port
-        self._context.host.close()
-        self._servers.start(
-            ServeWish(
-                self.model,
-                self._host,
-                int(self._port.text),
-                self._layers,
-                self._window,
-                self._threads,
-                self._device.value,
-            )
+        wish = ServeWish(
+            self.model,
+            self._host,
+            int(self._port.text),
+            self._layers,
+            self._window,
+            self._threads,
+            self._device.value,
         )
+        self._context.host.close()
+        self._servers.start(wish)
         self._context.act.show_page("deploy")
 
 
@@ -228,12 +238,6 @@ def open_deploy(
 
     if place == "peer":
         sheet = PeerSheet(context, network, model, elsewhere)
-        gone = sheet.close
     else:
         sheet = ServeSheet(context, servers, model, elsewhere)
-        gone = _nothing
-    host.open("Deploy a model", sheet, side=not host.is_wide, wide=600, gone=gone)
-
-
-def _nothing() -> None:
-    """It follows nobody."""
+    host.open("Deploy a model", sheet, side=not host.is_wide, wide=600, gone=sheet.close)

@@ -71,6 +71,7 @@ class PeerSheet(Column):
             self.take(model)
 
     def close(self) -> None:
+        self.model = None  # what is still looked into is no longer shown
         self._stop()
         self._soon.cancel()
 
@@ -155,16 +156,19 @@ class PeerSheet(Column):
 
     def take(self, path: Path) -> None:
         self.model = path
+        self._file, self._tokenizer, self._format, self._problem = None, None, ModelFormat.UNKNOWN, ""
+        self.refresh()
 
         async def look() -> None:
+            file, tokenizer, found, problem = path, None, ModelFormat.UNKNOWN, ""
             try:
                 file, tokenizer = await trio.to_thread.run_sync(find_model, path, None)
                 found = await trio.to_thread.run_sync(sniff, file)
             except (CommandError, OSError) as error:
-                self._format, self._problem = ModelFormat.UNKNOWN, str(error)
-            else:
-                self._file, self._tokenizer, self._format, self._problem = file, tokenizer, found, ""
-            self.refresh()
+                problem = str(error)
+            if self.model is path:  # and no other one was chosen meanwhile
+                self._file, self._tokenizer, self._format, self._problem = file, tokenizer, found, problem
+                self.refresh()
 
         self._context.start(look)
 

@@ -51,14 +51,38 @@ def test_a_hostile_template_is_refused_and_others_go_on(render: renderer.Templat
         assert render(of("[{{ messages[0].content }}]")) == "[Hi]"
 
 
-def test_a_template_that_had_to_be_ended_is_not_tried_again(
+def test_a_template_that_ends_with_every_conversation_is_soon_tried_no_more(
     render: renderer.TemplateRenderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="too long"):
         render(of(ENDLESS))
     monkeypatch.setattr(render, "_ask", None)
-    with pytest.raises(InputError, match="too long"):
+    with pytest.raises(InputError, match=r"conversation of 6 characters, limit 2: .* too long for more"):
         render(of(ENDLESS))
+
+
+def test_a_conversation_that_a_template_cannot_bear_is_refused_and_shorter_ones_go_on(
+    render: renderer.TemplateRenderer,
+) -> None:
+    slow = "{% if messages[0].content | length > 40 %}" + ENDLESS + "{% endif %}{{ messages[0].content }}"
+    for text, refused in (("x" * 100, "too long"), ("x" * 60, "limit 51"), ("Hi", None), ("y" * 40, None)):
+        said = Conversation(slow, [{"role": "user", "content": text}], "<s>", "</s>")
+        if refused is None:
+            assert render(said) == text
+        else:
+            with pytest.raises(InputError, match=refused):
+                render(said)
+
+
+def test_a_conversation_of_nothing_is_not_tried_again_either(
+    render: renderer.TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Conversation(ENDLESS, [{"role": "", "content": ""}], "<s>", "</s>")
+    with pytest.raises(InputError, match="too long"):
+        render(nothing)
+    monkeypatch.setattr(render, "_ask", None)
+    with pytest.raises(InputError, match="limit 0"):
+        render(nothing)
 
 
 def test_no_conversation_ends_the_template_for_others(render: renderer.TemplateRenderer) -> None:

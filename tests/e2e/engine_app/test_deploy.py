@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ import trio
 
 from backend.facts import DataNotes
 from backend.formats.cyxmodel import Normalization
+from backend.formats.sniff import ModelFormat
 from backend.graph import Node
 from engine_app.ui.examples import DIGITS
 from tests.unit.backend.catalogue_cases import SEQUENCE, onnx_given
@@ -140,6 +142,46 @@ async def test_a_file_that_is_no_model_is_told_before_anything_starts(
         sheet = window.host.children[0]
         await driver.until(lambda: any("model.onnx is unknown" in text for text in texts(sheet)))
         assert button(sheet, "Deploy").disabled
+
+
+@pytest.mark.parametrize("place", ["here", "peer"])
+async def test_what_is_found_of_a_model_that_was_replaced_or_put_away_is_not_shown(
+    open_window: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    from engine_app.ui.panels import serve, serve_peer
+
+    slow, fast = tmp_path / "slow.onnx", digits_model(tmp_path / "fast.cyxmodel")
+    slow.write_text("no model")
+    go, looked = threading.Event(), list[Path]()
+
+    def find(path: Path, tokenizer: Path | None) -> tuple[Path, None]:
+        if path == slow:
+            assert go.wait(60)
+        looked.append(path)
+        return path, None
+
+    monkeypatch.setattr(serve if place == "here" else serve_peer, "find_model", find)
+    async with open_window() as (window, driver):
+        serve.open_deploy(window.context, window.servers, window.network, slow, place)
+        sheet = window.host.children[0]
+        kind = serve.ServeSheet if place == "here" else serve_peer.PeerSheet
+        (form,) = (each for each in sheet.walk(restrict=True) if isinstance(each, kind))
+        take = form._take if place == "here" else form.take
+        take(fast)
+        await driver.until(lambda: form._format is ModelFormat.CYXMODEL)
+        take(slow)
+        assert button(sheet, "Deploy").disabled, "of this one nothing is known yet"
+        take(fast)
+        await driver.until(lambda: form._format is ModelFormat.CYXMODEL)
+        go.set()
+        await driver.until(lambda: looked.count(slow) == 2)
+        await driver.frames(4)
+        assert form._format is ModelFormat.CYXMODEL
+        take(slow)
+        window.host.close()
+        await driver.until(lambda: looked.count(slow) == 3)
+        await driver.frames(4)
+        assert form.model is None and form._problem == ""
 
 
 async def test_a_model_is_talked_to_and_stopped_and_a_pad_is_drawn_on_by_keys(open_window: Open) -> None:
