@@ -33,13 +33,10 @@ class Table:
         with self._errors():
             import pyarrow.dataset
 
-            form = "parquet" if path.suffix.lower() == ".parquet" else _csv_format(path)
+            form = "parquet" if path.suffix.lower() == ".parquet" else _csv_format(path, least)
             self._dataset: Any = pyarrow.dataset.dataset(path, format=form)
         self.names: list[str] = self._dataset.schema.names
-        if not least <= len(self.names) <= MAX_COLUMNS:
-            needed = "at least one input and the target needed" if least > 1 else "at least one needed"
-            raise DatasetError(f"{path.name}: {len(self.names)} columns, {needed}, at most {MAX_COLUMNS}")
-        _refuse_twins(path, self.names)
+        _check_names(path, self.names, least)
 
     def batches(self, columns: list[str]) -> Iterator[Any]:
         """Record batches. Raises DatasetError."""
@@ -136,13 +133,17 @@ def _listed(values: Any) -> list[Any]:
     return found
 
 
-def _csv_format(path: Path) -> Any:
-    """Every column as text: a type guessed from the first rows would fail on later ones."""
+def _csv_format(path: Path, least: int) -> Any:
+    """Every column as text: a type guessed from the first rows would fail on later ones.
+
+    Names are checked here already: pyarrow takes seconds over tens of thousands.
+    """
     from pyarrow import csv as arrow
     from pyarrow import string
     from pyarrow.dataset import CsvFileFormat
 
     delimiter, names, heading = _sniff(path)
+    _check_names(path, names, least)
     return CsvFileFormat(
         arrow.ParseOptions(delimiter=delimiter),
         convert_options=arrow.ConvertOptions(
@@ -167,11 +168,13 @@ def _sniff(path: Path) -> tuple[str, list[str], bool]:
         raise DatasetError(f"{path.name}: its first line is no row of a table: {error}") from error
     heading = not all(cell.strip() == "" or not math.isnan(_number(cell)) for cell in first)
     names = [cell.strip() for cell in first] if heading else [f"column {i + 1}" for i in range(len(first))]
-    _refuse_twins(path, names)
     return delimiter, names, heading
 
 
-def _refuse_twins(path: Path, names: list[str]) -> None:
+def _check_names(path: Path, names: list[str], least: int) -> None:
+    if not least <= len(names) <= MAX_COLUMNS:
+        needed = "at least one input and the target needed" if least > 1 else "at least one needed"
+        raise DatasetError(f"{path.name}: {len(names)} columns, {needed}, at most {MAX_COLUMNS}")
     twin, count = next(iter(Counter(names).most_common(1)), ("", 0))
     if count > 1:
         raise DatasetError(f"{path.name}: {count} columns are called {twin!r}")
