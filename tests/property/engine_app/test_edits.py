@@ -48,31 +48,33 @@ def an_edit(draw: st.DrawFn, wiring: Wiring) -> edits.Edit:
     kind = st.sampled_from(FrameKind)
     names = st.sampled_from(["units", "rate", "filters", "padding", "times", "sizes", "unknown"])
     port = st.sampled_from(KINDS)
-    choices: list[st.SearchStrategy[Any]] = [
-        st.builds(edits.AddNodes, st.tuples(new)),
-        st.builds(edits.RemoveNodes, some),
-        st.builds(edits.DissolveNodes, some),
-        st.builds(edits.Connect, node, port, node, port),
-        st.builds(edits.Disconnect, st.tuples(ends)),
-        st.builds(edits.SetParameter, node, names, st.sampled_from(VALUES)),
-        st.builds(edits.ResetParameter, node, names),
-        st.builds(edits.ChangeType, node, st.sampled_from(SOME_TYPES)),
-        st.dictionaries(node, st.tuples(FAR, FAR), min_size=1, max_size=3).map(edits.MoveNodes),
-        st.builds(edits.ResizeNode, node, st.none() | FAR),
-        st.builds(edits.Rename, node, st.text(max_size=140)),
-        st.builds(edits.RenameGraph, st.text(max_size=140)),
-        st.builds(edits.SetTraining, st.none() | st.integers(-1, 9), st.none() | st.integers(-1, 9)),
-        st.builds(edits.SetMode, some, st.sampled_from(Mode)),
-        st.builds(edits.SetTuning, some, st.sampled_from([None, Frozen(), Lora(4, 8.0), Lora(0, 1.0)])),
-        st.builds(edits.Collapse, some, st.booleans()),
-        st.builds(edits.SetFrame, kind, frame),
-        st.builds(edits.RemoveFrame, kind, st.sampled_from(["g1", "g2"])),
-        st.builds(edits.InsertOnLink, ends, new),
-        st.builds(edits.Reroute, ends, FAR, FAR),
-        st.builds(edits.MakeSubgraph, some, st.just("")),
-        st.builds(edits.ExpandSubgraph, node),
+    choices: list[Callable[[], st.SearchStrategy[Any]]] = [
+        lambda: st.builds(edits.AddNodes, st.tuples(new)),
+        lambda: st.builds(edits.RemoveNodes, some),
+        lambda: st.builds(edits.DissolveNodes, some),
+        lambda: st.builds(edits.Connect, node, port, node, port),
+        lambda: st.builds(edits.Disconnect, st.tuples(ends)),
+        lambda: st.builds(edits.SetParameter, node, names, st.sampled_from(VALUES)),
+        lambda: st.builds(edits.ResetParameter, node, names),
+        lambda: st.builds(edits.ChangeType, node, st.sampled_from(SOME_TYPES)),
+        lambda: st.dictionaries(node, st.tuples(FAR, FAR), min_size=1, max_size=3).map(edits.MoveNodes),
+        lambda: st.builds(edits.ResizeNode, node, st.none() | FAR),
+        lambda: st.builds(edits.Rename, node, st.text(max_size=140)),
+        lambda: st.builds(edits.RenameGraph, st.text(max_size=140)),
+        lambda: st.builds(edits.SetTraining, st.none() | st.integers(-1, 9), st.none() | st.integers(-1, 9)),
+        lambda: st.builds(edits.SetMode, some, st.sampled_from(Mode)),
+        lambda: st.builds(
+            edits.SetTuning, some, st.sampled_from([None, Frozen(), Lora(4, 8.0), Lora(0, 1.0)])
+        ),
+        lambda: st.builds(edits.Collapse, some, st.booleans()),
+        lambda: st.builds(edits.SetFrame, kind, frame),
+        lambda: st.builds(edits.RemoveFrame, kind, st.sampled_from(["g1", "g2"])),
+        lambda: st.builds(edits.InsertOnLink, ends, new),
+        lambda: st.builds(edits.Reroute, ends, FAR, FAR),
+        lambda: st.builds(edits.MakeSubgraph, some, st.just("")),
+        lambda: st.builds(edits.ExpandSubgraph, node),
     ]
-    one: edits.Edit = draw(st.one_of(choices))
+    one: edits.Edit = draw(draw(st.sampled_from(choices))())
     return one
 
 

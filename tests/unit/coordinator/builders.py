@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from coordinator.job import Cost, Job, JobSubmitted, OfferAccepted, OfferMade
@@ -36,7 +37,9 @@ class Make:
     metrics = METRICS
     cost = Cost(1000, 10**12, 10**6)
 
-    def identity(self, name: str) -> Identity:
+    @staticmethod
+    @cache
+    def identity(name: str) -> Identity:
         return Identity.from_seed(name.encode().ljust(32, b"."))
 
     def spec(self, number: int = 1, **changes: Any) -> JobSpec:
