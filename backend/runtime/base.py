@@ -91,6 +91,11 @@ class TextGenerator(Protocol):
 class TextEmbedder(Protocol):
     """Texts to rows for a model, and its answers to embeddings."""
 
+    @property
+    def shares_within(self) -> int | None:
+        """Texts whose tokens round up to the same multiple of it share a batch, the shorter ones ending in
+        zeros; None where all rows have one length."""
+
     def encode(self, text: str) -> tuple[dict[str, Array], int]:
         """One row, and how many tokens it holds. Raises InputError."""
 

@@ -122,6 +122,8 @@ def _fill(batch: Any, tokens: list[int]) -> None:
 class GgufEncoder:
     """As ``text_encoder.TextEncoder``, for a model that pools itself."""
 
+    shares_within: int | None = None
+
     def __init__(self, llama: Any, limit: int) -> None:
         self._llama = llama
         self._limit = limit

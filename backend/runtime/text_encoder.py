@@ -17,14 +17,16 @@ from backend.runtime.base import Runtime
 MAX_TOKENS = 512
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_CHARACTERS = 1 << 16
-_PADDING = 16
-"""Texts are padded to a multiple, so that those of different length can share a batch."""
+_PADDING = 4
+"""Texts are padded to a multiple: a runtime keeps something for each length that it has seen."""
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
 _POOLED = ("sentence_embedding", "pooler_output", "embeddings")
 
 
 class TextEncoder:
     """Raises ArchiveError for a tokenizer that cannot be read or a model that takes no token ids."""
+
+    shares_within: int | None = 16
 
     def __init__(self, tokenizer: Path, runtime: Runtime) -> None:
         from tokenizers import Tokenizer
@@ -66,10 +68,9 @@ class TextEncoder:
         """The embedding of one row, float32, of length one."""
         answer = outputs[self._output][0].astype(np.float32)
         if answer.ndim == 2:
-            mask = (
-                inputs[_MASK][0].astype(np.float32) if _MASK in inputs else np.ones(len(answer), np.float32)
-            )
-            answer = (answer * mask[:, None]).sum(0) / max(1.0, float(mask.sum()))
+            row = inputs.get(_MASK, inputs[_IDS])[0]
+            mask = row.astype(np.float32) if _MASK in inputs else np.ones(len(row), np.float32)
+            answer = mask @ answer[: len(row)] / max(1.0, float(mask.sum()))
         return answer / max(float(np.linalg.norm(answer)), 1e-12)  # type: ignore[no-any-return]
 
 

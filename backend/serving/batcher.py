@@ -64,10 +64,14 @@ class Batcher:
     def retry_after_s(self) -> int:
         return self.pace.retry_after_s(len(self._queue), self._limits.items)
 
-    async def ask(self, inputs: Arrays, deadline: float) -> Arrays:
-        """All outputs for these inputs. Raises QueueFullError, InputError, DeadlineError, MemoryError."""
+    async def ask(self, inputs: Arrays, deadline: float, kin: Hashable = None) -> Arrays:
+        """All outputs for these inputs. Raises QueueFullError, InputError, DeadlineError, MemoryError.
+
+        Rows of the same ``kin`` share a batch even if they differ in length: the shorter end in zeros there,
+        and so may their outputs.
+        """
         answered: asyncio.Future[Arrays] = self._loop.create_future()
-        ticket = self.submit(inputs, deadline, _settling(answered))
+        ticket = self.submit(inputs, deadline, _settling(answered), kin)
         try:
             return await answered
         except asyncio.CancelledError:
@@ -77,9 +81,11 @@ class Batcher:
             # What was raised holds this frame: both would keep the inputs until cycles are collected.
             del answered
 
-    def submit(self, inputs: Arrays, deadline: float, told: Callable[[Outcome], None]) -> Ticket:
+    def submit(
+        self, inputs: Arrays, deadline: float, told: Callable[[Outcome], None], kin: Hashable = None
+    ) -> Ticket:
         """``told`` is called once, on the loop, and may not raise. Raises QueueFullError."""
-        ticket = self._ticket(_Question(inputs, told), deadline)
+        ticket = self._ticket(_Question(inputs, told), deadline, kin)
         self._queue.add(ticket)
         self._schedule()
         return ticket
@@ -90,16 +96,17 @@ class Batcher:
             if ticket.deadline <= now:
                 _question(ticket).answer(DeadlineError("not answered within its time"))
 
-    def _ticket(self, question: _Question, deadline: float) -> Ticket:
+    def _ticket(self, question: _Question, deadline: float, kin: Hashable) -> Ticket:
         inputs = question.inputs
-        if self._shares and len(inputs) == 1:  # nearly all
+        if self._shares and len(inputs) == 1 and kin is None:  # nearly all
             ((name, array),) = inputs.items()
             key: Hashable = (name, array.dtype.char, array.shape[1:])
             return Ticket(key, len(array), time.monotonic(), deadline, question)
         rows = {len(array) for array in inputs.values()} if self._shares else set()
         if len(rows) != 1:
             return Ticket(object(), 1, time.monotonic(), deadline, question)
-        key = tuple((name, array.dtype.char, array.shape[1:]) for name, array in inputs.items())
+        shapes = tuple((name, array.dtype.char, array.shape[1:]) for name, array in inputs.items())
+        key = shapes if kin is None else (tuple(inputs), kin)
         return Ticket(key, rows.pop(), time.monotonic(), deadline, question)
 
     def _schedule(self) -> None:
@@ -175,7 +182,7 @@ def run_batch(
     if len(questions) == 1:
         return [_alone(run, questions[0], deadline)]
     rows = [len(next(iter(inputs.values()))) for inputs in questions]
-    joined = {name: np.concatenate([each[name] for each in questions]) for name in questions[0]}
+    joined = {name: _joined([each[name] for each in questions]) for name in questions[0]}
     together = _alone(run, joined, deadline)
     if isinstance(together, DeadlineError):
         return [together] * len(questions)
@@ -188,6 +195,19 @@ def run_batch(
         {name: answer[end - count : end] for name, answer in together.items()}
         for end, count in zip(ends, rows, strict=True)
     ]
+
+
+def _joined(arrays: list[Array]) -> Array:
+    """All rows; where they differ in length, the shorter end in zeros."""
+    lengths = {array.shape[1:] for array in arrays}
+    if len(lengths) == 1:
+        return np.concatenate(arrays)
+    joined = np.zeros((sum(map(len, arrays)), *max(lengths)), arrays[0].dtype)
+    at = 0
+    for array in arrays:
+        joined[at : at + len(array), : array.shape[1]] = array
+        at += len(array)
+    return joined
 
 
 def _alone(run: Callable[[Arrays, float], Arrays], inputs: Arrays, deadline: float) -> Outcome:

@@ -50,11 +50,7 @@ class OpenAiApi:
             encoded = await _encoded(resident, resident.encoder, inputs, call.deadline)
             results: list[Array] = []
             for first in range(0, len(encoded), _AT_ONCE):
-                async with asyncio.TaskGroup() as group:
-                    some = encoded[first : first + _AT_ONCE]
-                    jobs = [group.create_task(resident.batcher.ask(each, call.deadline)) for each, _ in some]
-                pairs = zip(some, jobs, strict=True)
-                results += [resident.encoder.pool(each, job.result()) for (each, _), job in pairs]
+                results += await _embedded(resident, encoded[first : first + _AT_ONCE], call.deadline)
         tokens = sum(count for _, count in encoded)
         data = [
             {"object": "embedding", "index": index, "embedding": _worded(vector, body.encoding_format)}
@@ -84,6 +80,25 @@ async def _encoded(
     if sum(map(len, inputs)) <= _INLINE_CHARACTERS:
         return encode()
     return await resident.decode(encode, deadline)
+
+
+async def _embedded(
+    resident: Resident, encoded: list[tuple[dict[str, Array], int]], deadline: float
+) -> list[Array]:
+    """All that may run together. Raises what a batch can."""
+    encoder = resident.encoder
+    assert encoder is not None
+    step = encoder.shares_within
+
+    async def one(inputs: dict[str, Array], tokens: int) -> Array:
+        kin = None if step is None else -(-tokens // step)
+        return encoder.pool(inputs, await resident.batcher.ask(inputs, deadline, kin))
+
+    if len(encoded) == 1:  # nearly all
+        return [await one(*encoded[0])]
+    async with asyncio.TaskGroup() as group:
+        jobs = [group.create_task(one(*each)) for each in encoded]
+    return [job.result() for job in jobs]
 
 
 def _worded(vector: Array, encoding: str) -> Any:
