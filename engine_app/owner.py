@@ -16,6 +16,7 @@ from backend.workers.supervisor import PoolConfig, Worker, open_pool
 from p2p.jobs import DataPart
 from p2p.session.errors import EvaluationFailedError, JobRefusedError
 from p2p.session.owner import OwnedSamples, Score
+from p2p.session.trial import Trial
 
 if TYPE_CHECKING:
     from backend.samples import LocalSamples
@@ -73,6 +74,11 @@ class BackendOwner:
             raise EvaluationFailedError(f"not done after {EVALUATION_TIMEOUT_S:.0f} s") from error
         except WorkerError as error:
             raise EvaluationFailedError(str(error)) from error
+
+    async def try_model(self, model: Path, workspace: Path, seed: int) -> Trial:
+        from engine_app.model_trial import try_model
+
+        return await try_model(model, workspace, seed)
 
 
 class _Samples:

@@ -30,6 +30,8 @@ STOP_GRACE_S = 2.0
 MAX_OVER = 256
 """Deployments whose end callers are told of."""
 MAX_TEXT = 1000
+LATE_CALLS = 60
+"""Of each period whose voucher is late."""
 UNPAID = "unpaid"
 """Code of a call that is refused until a voucher comes."""
 _LOADING = RemoteFailureError("busy", "the model is being loaded")
@@ -46,6 +48,9 @@ class ServedModel:
     """Why no call is answered, but for what follows."""
     due_at: float = float("inf")
     """From this moment of trio's clock on a voucher is late, and calls wait for it."""
+    late_calls: int = 0
+    """How many may pass all the same, one after each look at the status: its Engine asks before it pays."""
+    is_looked_at: bool = False
 
     @property
     def serving(self) -> ServingSpec:
@@ -61,6 +66,13 @@ class ServedModel:
                 UNPAID, "unpaid: the last period has no voucher; calls are answered again once it is here"
             )
         return None
+
+    def take_late_call(self) -> bool:
+        if self.refusal is not None or not self.is_looked_at or self.late_calls == 0:
+            return False
+        self.is_looked_at = False
+        self.late_calls -= 1
+        return True
 
     def is_continued_by(self, other: ServedModel) -> bool:
         """For the same Engine, with the same files, on the same device, and loaded in the same way."""
@@ -134,15 +146,17 @@ class ServedModels:
         self._check_known(job_id)
         model = self._models.get(job_id)
         refusal = None if model is None else model.why_refused()
-        if refusal is not None:
+        if model is not None and refusal is not None and not model.take_late_call():
             raise RemoteFailureError(refusal.code, refusal.message)
         return self.hosting.calls(job_id)
 
     async def status(self, job_id: str) -> HostedStatus:
         """Of the model itself, paid or not: its Engine asks before it pays. Raises RemoteFailureError."""
         self._check_known(job_id)
-        if job_id in self._models and job_id not in self.hosting.jobs:
-            return HostedStatus(HostedState.LOADING, "", 0, None)
+        if (model := self._models.get(job_id)) is not None:
+            model.is_looked_at = True
+            if job_id not in self.hosting.jobs:
+                return HostedStatus(HostedState.LOADING, "", 0, None)
         return await self.hosting.status(job_id)
 
     def _check_known(self, job_id: str) -> None:

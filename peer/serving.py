@@ -20,7 +20,7 @@ from p2p.jobs import FileRef, JobMetrics, ServingSpec
 from peer.errors import JobError
 from peer.events import Event, ResultStored, SegmentStored
 from peer.job import EndingKind, Job
-from peer.served import UNPAID, ServedModel
+from peer.served import LATE_CALLS, UNPAID, ServedModel
 from peer.services import Services
 
 DOWN_PATIENCE_S = 180.0
@@ -155,7 +155,7 @@ class Serving:
         self._ahead_s -= taken_s
         is_last = segment == job.segments - 1
         if not job.is_direct:
-            model.due_at = trio.current_time() + grace_s
+            model.due_at, model.late_calls = trio.current_time() + grace_s, LATE_CALLS
             self._waited_from = self._clock.read()
         elif is_last:
             model.refusal = RemoteFailureError("not_found", "the deployment is over: its time is up")

@@ -16,6 +16,7 @@ from p2p.codec import Part
 from p2p.identifiers import Address, Amount, Count, Hash, Label, PeerIdField, Seconds, Sequence, Text, Wallet
 from p2p.jobs import DataPart, FileRef, JobMetrics, JobSpec, JobState
 from p2p.protocols.coordinator import JobUpdate, Lease, LeaseRef
+from p2p.session.trial import Trial
 from p2p.vouchers import Voucher
 
 WITH_PEER = frozenset({JobState.AWAITING_FUNDS, JobState.FUNDED, JobState.RUNNING, JobState.RESULT_READY})
@@ -153,6 +154,8 @@ class Job(Part, frozen=True):
     direct: Direct | None = None
     """The terms of an unpaid job; None: a paid one. Fixed when the job is made."""
     evaluations: tuple[Evaluation, ...] = ()
+    trial: Trial | None = None
+    """Of a deployment: what its model answers here."""
 
     @property
     def job_id(self) -> str:
@@ -391,6 +394,11 @@ class PartEvaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelTried:
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
 class PauseChanged:
     paused: bool
 
@@ -436,6 +444,7 @@ Event = (
     | PeerAccused
     | PeerReported
     | PartEvaluated
+    | ModelTried
     | PauseChanged
     | RateChanged
     | CancelAsked
@@ -471,6 +480,8 @@ def advance(job: Job, event: Event) -> Job:
             return replace(job, complained=lease, complaint=None)
         case PartEvaluated(evaluation):
             return replace(job, evaluations=(*job.evaluations, evaluation))
+        case ModelTried(trial):
+            return replace(job, trial=trial)
         case PauseChanged(paused):
             return replace(job, paused=paused)
         case RateChanged(rate):

@@ -68,7 +68,7 @@ class ModelAtPeer:
         answer, data = await self._find_caller().call(PredictNamed(self.deployment, given), body)
         if not isinstance(answer, PredictionNamed):
             raise RemoteProtocolError(f"peer answered {type(answer).__name__} to PredictNamed")
-        return _cut(answer.outputs, data)
+        return cut(answer.outputs, data)
 
     @asynccontextmanager
     async def ask(self, asked: AskedLike) -> AsyncIterator[Answer]:
@@ -111,8 +111,8 @@ class ModelAtPeer:
             return "".join([piece async for piece in pieces])
 
 
-def _cut(outputs: tuple[TensorGiven, ...], data: bytes) -> dict[str, Tensor]:
-    """Raises RemoteProtocolError where the body is not what the outputs say."""
+def cut(outputs: tuple[TensorGiven, ...], data: bytes) -> dict[str, Tensor]:
+    """The outputs in a body. Raises RemoteProtocolError where it is not what the outputs say."""
     found: dict[str, Tensor] = {}
     at = 0
     for given in outputs:

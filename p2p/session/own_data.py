@@ -5,11 +5,13 @@ Decides nothing about who may see what; that is ``plan`` and ``samples``.
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import trio
 
 from p2p.disk import RunBlocking, run_in_thread
@@ -21,7 +23,12 @@ from p2p.session.errors import EvaluationFailedError, JobRefusedError, SessionEr
 from p2p.session.job import Job
 from p2p.session.owner import DataOwner, OwnedSamples, Score
 from p2p.session.store import JobStore
+from p2p.session.trial import Trial
 
+MAX_TRIED_BYTES = 512 << 20
+"""Of a model that is loaded here to know what it answers."""
+SEED_BITS = 52
+"""As much as a record holds."""
 MAX_OPEN_DATASETS = 8
 """Each holds the targets and the order of its samples in memory."""
 PART_FILE = "part.safetensors"
@@ -105,6 +112,24 @@ class OwnData:
             return await self._evaluate(job, path, part)
         finally:
             self._files.end_use(user)
+
+    async def tried(self, job: Job) -> Trial:
+        """What the model of a deployment answers here, or why that is not known."""
+        serving, file = job.spec.serving, job.spec.data.file
+        path = self._files.path(file.blake3)
+        if serving is None or path is None:
+            return Trial(untried="the model is not here")
+        if serving.format == "gguf":
+            return Trial(untried="what a language model says differs between machines")
+        if file.size > MAX_TRIED_BYTES:
+            return Trial(untried=f"model of {file.size} bytes, tried here up to {MAX_TRIED_BYTES}")
+        self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self._workspace) as name:
+            try:
+                trial = await self._owner.try_model(path, Path(name), secrets.randbits(SEED_BITS))
+                return msgspec.convert(msgspec.to_builtins(trial), Trial)  # as it is read again
+            except (SessionError, OSError, msgspec.ValidationError) as error:
+                return Trial(untried=str(error)[:4000])
 
     async def _evaluate(self, job: Job, model: Path, part: DataPart) -> Score:
         samples = await self.samples_of(job)

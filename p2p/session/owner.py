@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from p2p.jobs import DataPart
+from p2p.session.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +61,9 @@ class DataOwner(Protocol):
 
     async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
         """``part`` is what ``OwnedSamples.write_part`` wrote. Raises EvaluationFailedError."""
+
+    async def try_model(self, model: Path, workspace: Path, seed: int) -> Trial:
+        """What a model that takes tensors gives for the question of ``seed``.
+
+        Raises EvaluationFailedError for one that does not run here, OSError.
+        """

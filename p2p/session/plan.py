@@ -106,6 +106,11 @@ class EvaluatePart:
     """Of the training, at which the model was taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class TryModel:
+    """Ask the Engine's own copy of a deployment's model, to know what its peer has to answer."""
+
+
 Step = (
     Submit
     | SendCancel
@@ -119,6 +124,7 @@ Step = (
     | SendComplaint
     | AskPeer
     | EvaluatePart
+    | TryModel
 )
 
 
@@ -391,7 +397,7 @@ def _never_counted(job: Job, escrow: Escrow) -> bool:
 
 
 def _prove(job: Job) -> Iterator[Step]:
-    if job.complaint is not None:
+    if job.complaint is not None or any(_try_model(job)):
         return
     if job.announced is not None:
         yield ProveSegment(job.announced)
@@ -425,6 +431,12 @@ def _evaluate(job: Job) -> Iterator[Step]:
     yield from [step for step in wanted if (step.model, step.part) not in done][:1]
 
 
+def _try_model(job: Job) -> Iterator[Step]:
+    """Of what is paid for, as soon as somebody may serve it."""
+    if job.spec.serving is not None and job.direct is None and job.accepted and job.trial is None:
+        yield TryModel()
+
+
 _DIRECT_RULES = (_ask_peer, _prove, _evaluate)
 _RULES = (
     _submit,
@@ -433,6 +445,7 @@ _RULES = (
     _pay,
     _report_escrow,
     _reclaim,
+    _try_model,
     _prove,
     _deliver,
     _complain,

@@ -1,16 +1,26 @@
-"""Does a peer serve what it is paid for? A period is signed for once the model answers that follows it."""
+"""Does a peer serve what it is paid for? A period is signed for once the model answers that follows it.
+
+Its own word is not enough: one real call is made for each period, and its answer compared with the one of
+the Engine's own copy, where that could be had.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
-from p2p.errors import RemoteFailureError
+from p2p.errors import RemoteFailureError, RemoteProtocolError
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef, ServingSpec
+from p2p.protocols.inference import DeploymentStatus
+from p2p.session import trial as trials
+from p2p.session.asking import Asked
+from p2p.session.chat import refusal
+from p2p.session.coordinator_link import LOST
 from p2p.session.errors import ModelRefusedError
-from p2p.session.inference import JobCaller
+from p2p.session.inference import HastyCaller, JobCaller, Tensor
 from p2p.session.job import Escrow
 from p2p.session.live import LiveJob
 from p2p.session.model_at_peer import ModelAtPeer
@@ -22,10 +32,14 @@ if TYPE_CHECKING:
 ANSWERS = "ready"
 """State of a deployment that answers."""
 ASK_AGAIN_S = 1.0
+ASK_PATIENCE_S = 5.0
+"""Of each question, over lost connections."""
 PATIENCE_S = 240.0
 """For a model that is not ready: longer than a peer itself waits for its worker."""
 DENIALS = frozenset({"not_found", "refused", "unauthorized", "invalid"})
 """Codes by which a peer says itself that it does not serve what it claims."""
+MAX_TEXT_ANSWER_BYTES = 1 << 20
+TEXT_QUESTION = "One, two, three, four,"
 
 
 async def period_over(live: LiveJob, serving: ServingSpec, escrow: Escrow) -> bool:
@@ -39,30 +53,101 @@ async def period_over(live: LiveJob, serving: ServingSpec, escrow: Escrow) -> bo
 
 
 async def check_served(engine: Engine, live: LiveJob, file: FileRef, peer_id: str) -> float:
-    """Returns once the deployment answers: when it was asked, on trio's clock.
+    """Returns once the deployment answers a call as it has to, or its lease is over: when it was asked,
+    on trio's clock.
 
-    Raises ModelRefusedError for another file than the model, a peer that knows no such deployment, or
-    one that says for too long that the model comes; and what a call raises that may be repeated.
+    Raises ModelRefusedError for another file than the model, a peer that knows no such deployment,
+    answers otherwise than the model, or not at all for too long; and what a call raises that may be repeated.
     """
-    model = live.job.spec.data.file
+    model, lease = live.job.spec.data.file, live.job.lease
     if file != model:
         raise ModelRefusedError(f"announced {file.blake3}, allowed is the model {model.blake3}")
     caller = JobCaller(engine, PeerId(peer_id), lambda: live.job)
-    deployment = ModelAtPeer(live.job.job_id, lambda: caller)
+    deployment = ModelAtPeer(live.job.job_id, lambda: HastyCaller(caller, ASK_PATIENCE_S))
     gives_up_at = trio.current_time() + PATIENCE_S
     try:
         while True:
             asked_at = trio.current_time()
-            status = await deployment.status()
-            if status.state == ANSWERS:
+            reason = await _why_not(deployment, live)
+            if reason is None or live.job.lease != lease:
                 return asked_at
             if trio.current_time() >= gives_up_at:
-                raise ModelRefusedError(f"says for {PATIENCE_S:.0f} s that the model is {status.state}")
-            live.mention(News(NewsKind.STAGE, f"the model is {status.state} at its peer"))
+                raise ModelRefusedError(f"does not answer for {PATIENCE_S:.0f} s: {reason}")
+            live.mention(News(NewsKind.STAGE, f"waiting for the model at its peer: {reason}"))
             await trio.sleep(ASK_AGAIN_S)
     except RemoteFailureError as error:
         if error.code in DENIALS:
             raise ModelRefusedError(f"claims to serve the model, and answers: {error}") from error
         raise
+    except RemoteProtocolError as error:
+        raise ModelRefusedError(f"claims to serve the model: {error}") from error
     finally:
         await caller.streams.aclose()
+
+
+async def _why_not(deployment: ModelAtPeer, live: LiveJob) -> str | None:
+    """Why the model does not answer just now; None once it did. Raises as ``check_served``."""
+    status = await deployment.status()
+    if status.state != ANSWERS:
+        return f"it is {status.state}"
+    serving = live.job.spec.serving
+    if serving is None or live.job.direct is not None:
+        return None  # nobody is paid for it
+    try:
+        if serving.format == "gguf":
+            await _ask_text(deployment, status, serving.name)
+        else:
+            await _ask_tensors(deployment, status, live.job.trial or trials.UNTRIED)
+    except LOST as error:
+        return f"it says it is ready, and a call is lost: {error}"
+    except RemoteFailureError as error:
+        if error.code in DENIALS:
+            raise
+        return str(error)
+    return None
+
+
+async def _ask_tensors(deployment: ModelAtPeer, status: DeploymentStatus, trial: trials.Trial) -> None:
+    inputs = status.inputs if trial.untried else trial.inputs
+    asked = trials.question(inputs, trial.seed)
+    if asked is None:
+        return  # more than a check may cost
+    tensors = {given.name: Tensor(given.dtype, given.shape, data) for given, data in asked}
+    try:
+        answer = await deployment.predict(tensors)
+    except RemoteFailureError as error:
+        if error.code == "invalid" and trial.untried:
+            return  # what this model takes cannot be told from its shapes alone
+        raise
+    reason = trials.fault(trial, answer)
+    if reason is not None:
+        raise ModelRefusedError(f"serves another model: {reason}")
+
+
+class _Told(msgspec.Struct):
+    """Of a completion, or of embeddings."""
+
+    choices: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    data: list[msgspec.Raw] = msgspec.field(default_factory=list)
+
+
+_TOLD = msgspec.json.Decoder(_Told)
+
+
+async def _ask_text(deployment: ModelAtPeer, status: DeploymentStatus, name: str) -> None:
+    """For one token, which nobody can foretell on another machine, or for an embedding."""
+    embeds = "embed" in status.abilities and "complete" not in status.abilities
+    path, about = "/v1/completions", {"prompt": TEXT_QUESTION, "max_tokens": 1, "temperature": 0.0}
+    if embeds:
+        path, about = "/v1/embeddings", {"input": TEXT_QUESTION}
+    body = msgspec.json.encode({"model": name, **about})
+    async with deployment.ask(Asked("POST", path, "application/json", body)) as answer:
+        text = await answer.read(MAX_TEXT_ANSWER_BYTES)
+    if answer.status != 200:
+        raise refusal(answer.status, text)
+    try:
+        told = _TOLD.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelRefusedError(f"answers {path} with what is no answer: {error}") from error
+    if not (told.data if embeds else told.choices):
+        raise ModelRefusedError(f"answers {path} with nothing")

@@ -132,6 +132,8 @@ class Steps:
                 await self._complain()
             case plan.EvaluatePart():
                 await evaluate_part(self._engine, self._live, step)
+            case plan.TryModel():
+                await self._live.apply(events.ModelTried(await self._engine.data.tried(self._job)))
 
     def _escrow(self, address: str) -> Escrow:
         return next(escrow for escrow in self._job.escrows if escrow.address == address)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+import struct
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import trio
 from blake3 import blake3
@@ -37,11 +38,13 @@ from p2p.session.checks import ExpectedModel, Prepared, ServedModel
 from p2p.session.coordinator_link import open_coordinator
 from p2p.session.engine import JobEngine, run_engine
 from p2p.session.errors import EvaluationFailedError, ModelRefusedError
+from p2p.session.inference import Tensor
 from p2p.session.own_data import OwnData
 from p2p.session.owner import Score
 from p2p.session.steps import Engine, Limits
 from p2p.session.store import JobStore, open_store
 from p2p.session.treasury import Balance
+from p2p.session.trial import NUDGE, Trial, expected_from, question
 from p2p.testing import MemoryNet, MemoryNetwork
 
 EPOCH = 1_800_000_000.0
@@ -210,6 +213,7 @@ class ScriptedOwner:
 
     fails: str = ""
     able: bool = True
+    tries_s: float = 1.0
     evaluated: list[tuple[str, int]] = field(default_factory=list)
     """Part, and how far the model was trained."""
 
@@ -225,12 +229,29 @@ class ScriptedOwner:
     def open_samples(self, graph: bytes, data: Path) -> ScriptedSamples:
         return ScriptedSamples()
 
+    async def try_model(self, model: Path, workspace: Path, seed: int) -> Trial:
+        """Of a model that gives twice what it takes."""
+        await trio.sleep(self.tries_s)
+        if self.fails:
+            raise EvaluationFailedError(self.fails)
+        answers = [doubled(question((IMAGE,), seed, nudge) or ()) for nudge in (1.0, NUDGE)]
+        return Trial(seed, (IMAGE,), expected_from(*answers))
+
     async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
         await trio.sleep(1)
         self.evaluated.append(_evaluated(model, part))
         if self.fails:
             raise EvaluationFailedError(self.fails)
         return Score(20, 0.25, 0.75)
+
+
+IMAGE = inference.TensorInfo("x", "float32", (-1, 4))
+
+
+def doubled(asked: Iterable[tuple[inference.TensorGiven, bytes]], factor: float = 2.0) -> dict[str, Tensor]:
+    (given, data), *_ = asked
+    values = [factor * value for value in struct.unpack(f"<{len(data) // 4}f", data)]
+    return {"y": Tensor("float32", given.shape, struct.pack(f"<{len(values)}f", *values))}
 
 
 def _evaluated(model: Path, part: Path) -> tuple[str, int]:
@@ -258,6 +279,8 @@ class PeerScript:
     """Names another file than the deployment's model."""
     denies: bool = False
     """Knows of no deployment when it is asked for one."""
+    calls: Literal["answers", "another model", "nonsense", "nothing", "busy", "unpaid once"] = "answers"
+    """What comes of a call to the deployment."""
     ready_at: float = 0.0
     """Of the virtual clock, before which the model does not answer."""
 
@@ -284,6 +307,7 @@ class ScriptedPeer:
         self.network.set_handler(job_wire.PROTOCOL_ID, self._serve)
         self.asked = 0
         """How often it was asked whether a deployment answers."""
+        self.called = 0
         serve_transfers(self.network, self._files, lambda caller, _: caller == ENGINE.peer_id)
         serve_calls(
             self.network,
@@ -298,12 +322,31 @@ class ScriptedPeer:
         await trio.lowlevel.checkpoint()
         if isinstance(call, inference.Authorize):
             return Done()
+        if isinstance(call, inference.PredictNamed):
+            return self._predict(call, body)
         assert isinstance(call, inference.StatusOf)
         self.asked += 1
         if self.script.denies:
             raise RemoteFailureError("not_found", "no such deployment")
         is_ready = trio.current_time() >= self.script.ready_at
-        return inference.DeploymentStatus("ready" if is_ready else "restarting", "", 0, name="digits")
+        state = "ready" if is_ready else "restarting"
+        return inference.DeploymentStatus(state, "", 0, name="digits", inputs=(IMAGE,))
+
+    def _predict(self, call: inference.PredictNamed, body: bytes) -> Any:
+        self.called += 1
+        match self.script.calls:
+            case "nonsense":
+                return Done()
+            case "nothing":
+                return inference.PredictionNamed((), 0.0), b""
+            case "busy":
+                raise RemoteFailureError("busy", "others are asked")
+            case "unpaid once" if self.called == 1:
+                raise RemoteFailureError("unpaid", "the last period has no voucher")
+        factor = 3.0 if self.script.calls == "another model" else 2.0
+        answer = doubled([(call.inputs[0], body)], factor)["y"]
+        given = inference.TensorGiven("y", "float32", answer.shape)
+        return inference.PredictionNamed((given,), 0.001), answer.data
 
     @property
     def peer_id(self) -> PeerId:

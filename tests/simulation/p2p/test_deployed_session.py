@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import trio
@@ -41,7 +42,7 @@ async def test_each_period_is_paid_once_the_model_answers_after_it(tmp_path: Pat
         assert [voucher.earned for voucher in peer.vouchers] == [PERIOD, 2 * PERIOD, 3 * PERIOD]
         assert (world.ledger.paid_out, world.ledger.tokens) == (3 * PERIOD, START - 3 * PERIOD)
         assert peer.data == world.data.read_bytes()
-        assert peer.asked == 3
+        assert (peer.asked, peer.called) == (3, 3)
         (view,) = engine.deployments()
         assert (view.name, view.format, view.served_s, view.left_s, view.paid) == (
             "digits",
@@ -87,7 +88,15 @@ async def test_periods_are_not_paid_faster_than_time_passes(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "script",
-    [PeerScript(denies=True), PeerScript(serves_another=True), PeerScript(ready_at=2 * PATIENCE_S)],
+    [
+        PeerScript(denies=True),
+        PeerScript(serves_another=True),
+        PeerScript(ready_at=2 * PATIENCE_S),
+        PeerScript(calls="another model"),
+        PeerScript(calls="nonsense"),
+        PeerScript(calls="nothing"),
+        PeerScript(calls="busy"),
+    ],
 )
 async def test_a_peer_that_does_not_serve_is_reported_and_not_paid(
     tmp_path: Path, script: PeerScript
@@ -99,6 +108,41 @@ async def test_a_peer_that_does_not_serve_is_reported_and_not_paid(
         assert len(world.coordinator.complaints) == 1
         assert [voucher.earned for voucher in world.peers[1].vouchers] == [PERIOD, 2 * PERIOD, 3 * PERIOD]
         assert world.peers[1].data == world.data.read_bytes()
+
+
+@pytest.mark.parametrize("calls", ["answers", "another model"])
+async def test_where_the_model_cannot_be_tried_here_any_answer_counts(
+    tmp_path: Path, calls: Literal["answers", "another model"]
+) -> None:
+    async with open_world(tmp_path, [PeerScript(calls=calls)]) as world, world.engine() as (engine, _):
+        world.owner.fails = "no runtime for it"
+        job = await engine.deploy(order(world), BUDGET)
+        await to_the_end(engine, job)
+        assert world.ledger.paid_out == 3 * PERIOD
+
+
+async def test_a_call_that_is_refused_until_the_voucher_comes_is_made_again(tmp_path: Path) -> None:
+    script = PeerScript(calls="unpaid once")
+    async with open_world(tmp_path, [script]) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world), BUDGET)
+        await to_the_end(engine, job)
+        assert (world.peers[0].asked, world.peers[0].called) == (4, 4)
+        assert world.ledger.paid_out == 3 * PERIOD
+
+
+async def test_an_engine_that_dies_before_it_knows_its_model_tries_it_again(tmp_path: Path) -> None:
+    script = PeerScript(calls="another model")
+    async with open_world(tmp_path, [script, PeerScript()]) as world:
+        world.owner.tries_s = 3600.0
+        async with world.engine() as (engine, _):
+            job = await engine.deploy(order(world), BUDGET)
+            await trio.sleep(20)
+            assert not world.peers[0].vouchers
+        world.owner.tries_s = 1.0
+        async with world.engine() as (engine, _):
+            await to_the_end(engine, job)
+        assert not world.peers[0].vouchers
+        assert world.ledger.paid_out == 3 * PERIOD
 
 
 async def test_a_peer_that_vanishes_is_followed_by_another(tmp_path: Path) -> None:

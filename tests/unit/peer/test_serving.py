@@ -231,7 +231,15 @@ async def test_calls_wait_for_their_payment_but_the_engine_may_always_look() -> 
         with pytest.raises(RemoteFailureError, match="unpaid") as caught:
             served.calls(OLD)
         assert caught.value.code == UNPAID
+        model.late_calls = 2
+        for _ in range(2):  # one after each look, and no more than so many
+            assert (await served.status(OLD)).state is HostedState.READY
+            assert served.calls(OLD) is hosting.model
+            with pytest.raises(RemoteFailureError, match="unpaid"):
+                served.calls(OLD)
         assert (await served.status(OLD)).state is HostedState.READY
+        with pytest.raises(RemoteFailureError, match="unpaid"):
+            served.calls(OLD)
         served.end(model, "stopped by the user")
         await trio.testing.wait_all_tasks_blocked()
         assert hosting.jobs == ()
