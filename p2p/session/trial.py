@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from random import Random
 from typing import Annotated, Protocol
 
+from blake3 import blake3
 from msgspec import Meta
 
 from p2p.codec import Part
@@ -78,15 +78,16 @@ def question(
     inputs: Iterable[TensorInfo], seed: int, nudge: float = 1.0
 ) -> tuple[tuple[TensorGiven, bytes], ...] | None:
     """One item for the model: floats from 0 to 1, all else 0 and 1. None for one that takes too much."""
-    random, asked, size = Random(seed), [], 0
+    asked, size = [], 0
     for info in inputs:
         shape = tuple(max(length, 1) for length in info.shape)
         count, kind = math.prod(shape), _FORMATS[info.dtype]
         size += count * struct.calcsize(kind)
         if size > MAX_BYTES:
             return None
+        noise = blake3(f"{seed} {info.name}".encode()).digest(length=_PATTERN)
         is_float = info.dtype in _FLOATS
-        pattern = [random.random() * nudge if is_float else random.randrange(2) for _ in range(_PATTERN)]
+        pattern = [nudge * byte / 256 if is_float else byte & 1 for byte in noise]
         data = struct.pack(f"<{_PATTERN}{kind}", *pattern) * -(-count // _PATTERN)
         given = TensorGiven(info.name, info.dtype, shape)
         asked.append((given, data[: count * struct.calcsize(kind)]))
