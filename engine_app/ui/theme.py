@@ -20,7 +20,10 @@ HALF, STEP, MEDIUM, LARGE, HUGE = 4.0, 8.0, 12.0, 16.0, 24.0
 TOUCH = 48.0
 """The smallest side of anything that can be touched."""
 BAR = 56.0
-PANEL_WIDTH = 320.0
+PANEL_WIDTH, PANEL_NARROW = 320.0, 280.0
+ROOMY_FROM = 1440.0
+"""Windows at least so many dp wide have room for wide panels."""
+COLUMN_WIDTH = 520.0
 READING_WIDTH = 760.0
 """Wider pages are not read well."""
 RADIUS, RADIUS_LARGE = 8.0, 16.0

@@ -35,11 +35,11 @@ class BuildPage(BoxLayout):
         if is_wide:
             palette = PalettePanel(look, self._add)
             self._inspector = InspectorPanel(context)
-            for panel in (palette, self._inspector):
-                panel.size_hint_x, panel.width = None, look.px(theme.PANEL_WIDTH)
-            sides = [Still(panel, look.palette.surface) for panel in (palette, self._inspector)]
-            for part in (sides[0], Line(look, True), self.bench, Line(look, True), sides[1]):
+            self._sides = [Still(panel, look.palette.surface) for panel in (palette, self._inspector)]
+            for part in (self._sides[0], Line(look, True), self.bench, Line(look, True), self._sides[1]):
                 self.add_widget(part)
+            self.bind(width=self._size_sides)
+            self._size_sides()
         else:
             bar = Row(look, pad=theme.STEP)
             paint(bar, look.palette.surface)
@@ -49,6 +49,13 @@ class BuildPage(BoxLayout):
             bar.add_widget(PushButton(look, "Details", self._show_selected, Kind.QUIET, "info"))
             for part in (self.bench, Line(look), bar):
                 self.add_widget(part)
+
+    def _size_sides(self, *_: Any) -> None:
+        look, host = self._context.look, self._context.host
+        is_roomy = host.width >= look.px(theme.ROOMY_FROM)
+        for side in self._sides:
+            side.size_hint_x = None
+            side.width = look.px(theme.PANEL_WIDTH if is_roomy else theme.PANEL_NARROW)
 
     def close(self) -> None:
         self._stop()

@@ -6,8 +6,8 @@ from backend.parity import Certificate
 from engine_app.plain import plain
 from engine_app.ui import theme
 from engine_app.ui.theme import Colour, Look
-from engine_app.ui.widgets.box import Card, Row, Text
-from engine_app.ui.widgets.facts import CopyRow, StateText, Tiles, labelled
+from engine_app.ui.widgets.box import Card, Text
+from engine_app.ui.widgets.facts import CopyRow, FactList, StateText, Tiles, labelled
 
 VERDICTS = {
     "equal": "The answers are equal, bit for bit",
@@ -32,13 +32,7 @@ def certificate_card(look: Look, certificate: Certificate) -> Card:
         ("same answer", "one value" if agreement is None else f"{agreement:.2%}"),
     ]
     card.add_widget(Tiles(look, figures))
-    for title, text in facts(certificate):
-        row = Row(look, gap=theme.MEDIUM)
-        row.add_widget(
-            Text(look, title, theme.SMALL, look.palette.muted, size_hint_x=0.32, pos_hint={"top": 1})
-        )
-        row.add_widget(Text(look, plain(text), theme.SMALL, pos_hint={"top": 1}))
-        card.add_widget(row)
+    card.add_widget(FactList(look, [(title, plain(text)) for title, text in facts(certificate)]))
     card.add_widget(labelled(look, "BLAKE3 of the file", CopyRow(look, certificate.file_blake3, "the hash")))
     return card
 

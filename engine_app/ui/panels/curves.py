@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from kivy.uix.widget import Widget
 
@@ -12,8 +13,9 @@ from engine_app.ui.curves import as_csv
 from engine_app.ui.panels.pick_file import ask_path
 from engine_app.ui.plots import Plot, Shown
 from engine_app.ui.runs import Run
-from engine_app.ui.widgets.box import Card, Row, Text
+from engine_app.ui.widgets.box import Card, Column, Row, Text, width_of
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments
+from engine_app.ui.widgets.facts import Tiles
 from engine_app.ui.widgets.still import Still
 from p2p.datadir import write_atomic
 
@@ -25,9 +27,21 @@ CURVES_OF = {
     "samples_per_s": (("samples_per_s", "samples/s"),),
 }
 SMOOTH = (("1", "Raw"), ("10", "10"), ("50", "50"))
+FIGURES = (
+    ("loss", "loss", "{:.4g}"),
+    ("accuracy", "accuracy", "{:.1%}"),
+    ("validation_loss", "validation loss", "{:.4g}"),
+    ("validation_accuracy", "validation accuracy", "{:.1%}"),
+    ("test_accuracy", "test accuracy", "{:.1%}"),
+    ("learning_rate", "learning rate", "{:.4g}"),
+    ("samples_per_s", "samples/s", "{:,.0f}"),
+)
+FIGURES_ACROSS = 4
 
 
 class CurvesCard(Card):
+    """The newest figures, and below them how they came about."""
+
     def __init__(self, context: Context, plot_height: float) -> None:
         look = context.look
         super().__init__(look, gap=theme.STEP)
@@ -35,7 +49,11 @@ class CurvesCard(Card):
         self._run: Run | None = None
         self._other: Run | None = None
         self._view = "loss"
-        self.add_widget(Still(Segments(look, VIEWS, self._view, self._choose), look.palette.raised, beyond=1))
+        self._figures = Tiles(look, across=FIGURES_ACROSS)
+        self._head = Column(look, gap=theme.MEDIUM)
+        views = Segments(look, VIEWS, self._view, self._choose)
+        self._head.add_widget(Still(views, look.palette.raised, beyond=1))
+        self.add_widget(self._head)
         self.plot = Plot(look, size_hint_y=None, height=look.px(plot_height))
         self.add_widget(self.plot)
         self._legend = Row(look, gap=theme.LARGE)
@@ -53,9 +71,17 @@ class CurvesCard(Card):
         tools.add_widget(IconButton(look, "export", "Save as a picture and as a table", self._export))
         self.add_widget(Still(tools, look.palette.raised, beyond=1))
 
-    def show(self, run: Run | None, other: Run | None = None) -> None:
-        """``other`` is drawn fainter, to compare with."""
+    def fit(self, room: float, least: float) -> None:
+        """The plot takes what is left of ``room`` pixels, and ``least`` dp where that is not enough."""
+        around = self.minimum_height - self.plot.height
+        height = max(room - around, self._context.look.px(least))
+        if abs(height - self.plot.height) > 1:
+            self.plot.height = height
+
+    def show(self, run: Run | None, other: Run | None = None, metrics: dict[str, Any] | None = None) -> None:
+        """``other`` is drawn fainter, to compare with; ``metrics``: the newest, where the run has none."""
         self._run, self._other = run, other
+        self._show_figures((run.metrics if run is not None else None) or metrics or {})
         shown: dict[str, Shown] = {}
         palette = self._context.look.palette
         for number, (name, title) in enumerate(CURVES_OF[self._view]):
@@ -65,6 +91,18 @@ class CurvesCard(Card):
                     shown[label] = Shown(each.curves[name], palette.plots[number], is_other)
         self.plot.show(shown)
         self._fill_legend(shown)
+
+    def _show_figures(self, metrics: dict[str, Any]) -> None:
+        found = [
+            (title, form.format(metrics[name]))
+            for name, title, form in FIGURES
+            if metrics.get(name) is not None
+        ]
+        self._figures.show(found)
+        if found and self._figures.parent is None:
+            self._head.add_widget(self._figures, index=len(self._head.children))
+        elif not found and self._figures.parent is not None:
+            self._head.remove_widget(self._figures)
 
     def _fill_legend(self, shown: dict[str, Shown]) -> None:
         look = self._context.look
@@ -76,7 +114,7 @@ class CurvesCard(Card):
         self._legend.clear_widgets()
         for name, colour in texts or [("nothing yet", look.palette.muted)]:
             text = Text(look, name, theme.LABEL, colour, lines=1, size_hint_x=None)
-            text.width = look.px(20 + 8 * len(name))
+            text.width = width_of(look, name, theme.LABEL) + 2
             self._legend.add_widget(text)
         self._legend.add_widget(Widget(size_hint_y=None, height=1))
 

@@ -18,7 +18,7 @@ from engine_app.ui.readings import Reading
 from engine_app.ui.servers import LocalServer, Servers
 from engine_app.ui.theme import Colour, Look
 from engine_app.ui.tryout import Tryout
-from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text, empty_state
+from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text, empty_state, flow_of
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 from engine_app.ui.widgets.facts import CopyRow, StateText, Tiles, labelled
 from engine_app.ui.widgets.scroll import Scroll
@@ -52,19 +52,18 @@ class DeployPage(BoxLayout):
         self._detail = Column(look, gap=theme.LARGE)
         self._try = Column(look, gap=0)
         left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
-        right = Column(look, gap=theme.LARGE, pad=theme.LARGE) if is_wide else left
+        right = flow_of(look, self._detail, self._try) if is_wide else left
         head = Column(look, gap=0)
         for part in (self._list, self._told):
             head.add_widget(part)
         left.add_widget(head)
-        for part in (self._detail, self._try):
-            right.add_widget(part)
         if is_wide:
             side = Scroll(look, left, size_hint_x=None, width=look.px(theme.PANEL_WIDTH + 72))
-            reading = Scroll(look, right, size_hint_max_x=look.px(theme.READING_WIDTH))
-            for part in (side, Line(look, upright=True), reading):
+            for part in (side, Line(look, upright=True), Scroll(look, right)):
                 self.add_widget(part)
         else:
+            for part in (self._detail, self._try):
+                left.add_widget(part)
             self.add_widget(Scroll(look, left))
         self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)
         self._stops = [servers.listen(self._soon), network.listen(self._soon)]
@@ -209,6 +208,7 @@ class DeployPage(BoxLayout):
             self.try_it.close()
             self.try_it = None
         self._try.clear_widgets()
+        self._try.size_hint_x, self._try.width = (1, self._try.width) if one is not None else (None, 0)
         self._tried = one.id if one is not None else ""
         if one is None or one.state != "ready":
             return

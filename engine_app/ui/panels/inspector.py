@@ -30,6 +30,7 @@ from engine_app.ui.parameters import (
 )
 from engine_app.ui.widgets.box import Column, Gap, Line, Panel, Row, Text
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments, Toggle
+from engine_app.ui.widgets.facts import FactList
 from engine_app.ui.widgets.fields import Choice, RangeSlider, Stepper, TextField, doubled
 from engine_app.ui.widgets.scroll import Scroll
 
@@ -54,7 +55,7 @@ class InspectorPanel(Panel):
         """Id and type of the node whose controls are here."""
         self._controls: dict[str, tuple[_Made, IconButton]] = {}
         self._tuning: TuningControl | None = None
-        self._facts: Text | None = None
+        self._facts: FactList | None = None
         self._problems: Column | None = None
         self._stop = self._desk.listen(self.refresh)
         self.refresh(rebuild=True)
@@ -76,7 +77,7 @@ class InspectorPanel(Panel):
         if node is not None:
             self._update(node)
         elif self._facts is not None:
-            self._facts.text = graph_facts(self._context)
+            self._facts.show(graph_facts(self._context))
 
     # -- nothing selected ----------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ class InspectorPanel(Panel):
         look, desk = self._context.look, self._desk
         column = Column(look, gap=theme.MEDIUM, pad=theme.LARGE)
         column.add_widget(Text(look, "The graph", theme.HEADING))
-        self._facts = Text(look, graph_facts(self._context), colour=look.palette.muted)
+        self._facts = FactList(look, graph_facts(self._context))
         column.add_widget(self._facts)
         column.add_widget(Line(look))
         column.add_widget(Text(look, "Name", theme.STRONG))
@@ -132,14 +133,13 @@ class InspectorPanel(Panel):
         head.add_widget(titles)
         head.add_widget(IconButton(look, "delete", "Remove this node", self._remove))
         column.add_widget(head)
-        self._facts = Text(look, "", theme.MONO, look.palette.muted)
-        column.add_widget(self._facts)
-        self._problems = Column(look)
-        column.add_widget(self._problems)
-        if record is None:
-            column.add_widget(Text(look, "This program does not know the type. It is kept as it is."))
-        else:
-            column.add_widget(Text(look, record.help, theme.SMALL, look.palette.muted))
+        told = record.help if record else "This program does not know the type. It is kept as it is."
+        column.add_widget(Text(look, told, theme.SMALL, look.palette.muted))
+        self._facts, self._problems = FactList(look), Column(look)
+        self._about = Column(look, gap=theme.MEDIUM)
+        self._about.add_widget(self._facts)
+        column.add_widget(self._about)
+        if record is not None:
             if has_weights(node):
                 self._tuning = TuningControl(self._context, node)
                 column.add_widget(Line(look))
@@ -172,7 +172,11 @@ class InspectorPanel(Panel):
             lambda value: desk.set_parameter(node.id, parameter.name, value),
         )
         self._controls[parameter.name] = (made, reset)
-        column.add_widget(made.widget)
+        if isinstance(made.widget, Toggle):
+            made.widget.pos_hint = {"center_y": 0.5}
+            head.add_widget(made.widget, index=1)
+        else:
+            column.add_widget(made.widget)
         column.add_widget(Text(look, parameter.help, theme.SMALL, look.palette.muted))
         return column
 
@@ -185,9 +189,12 @@ class InspectorPanel(Panel):
         if self._tuning is not None:
             self._tuning.show(node)
         if self._facts is not None:
-            self._facts.text = node_facts(self._context, node)
+            self._facts.show(node_facts(self._context, node))
         if self._problems is not None:
             fill_problems(self._context, self._problems, node.id)
+            if bool(self._problems.children) is (self._problems.parent is None):
+                move = self._about.remove_widget if self._problems.parent else self._about.add_widget
+                move(self._problems)
 
     def _remove(self) -> None:
         if self._desk.selected is not None:
@@ -207,10 +214,7 @@ def make_control(context: Context, parameter: Parameter, value: JsonValue, chang
     match control_of(parameter):
         case Control.TOGGLE:
             toggle = Toggle(look, bool(value), change)
-            row = Row(look)
-            row.add_widget(toggle)
-            row.add_widget(Gap(look))
-            return _Made(row, lambda value: setattr(toggle, "is_on", bool(value)))
+            return _Made(toggle, lambda value: setattr(toggle, "is_on", bool(value)))
         case Control.SEGMENTS:
             segments = Segments(look, [(name, name) for name in parameter.choices], str(value), change)
             return _Made(segments, lambda value: segments.select(str(value)))
@@ -295,25 +299,26 @@ def name_problem(text: str) -> str | None:
     return None if 0 < len(text.strip()) <= MAX_NAME else f"must have 1 to {MAX_NAME} characters"
 
 
-def graph_facts(context: Context) -> str:
+def graph_facts(context: Context) -> list[tuple[str, str]]:
     graph, counts = context.desk.graph, context.desk.analysis.counts
-    return (
-        f"{len(graph.nodes)} nodes, {len(graph.links)} links\n"
-        f"{amount(counts.parameters)} parameters\n{amount(counts.flops)} FLOPs for a sample"
-    )
+    return [
+        ("Nodes", f"{len(graph.nodes)}, with {len(graph.links)} links"),
+        ("Weights", amount(counts.parameters)),
+        ("FLOPs", f"{amount(counts.flops)} for a sample"),
+    ]
 
 
-def node_facts(context: Context, node: Node) -> str:
+def node_facts(context: Context, node: Node) -> list[tuple[str, str]]:
     found = context.desk.analysis.of(node.id, context.desk.state.inside)
     shape = context.desk.shape_text(node.id)
-    lines = [f"id      {node.id}"]
+    facts = [("Id", node.id)]
     if shape:
-        lines.append(f"output  {shape}")
+        facts.append(("Output", shape))
     if found is not None and found.counts.parameters:
-        lines.append(f"weights {found.counts.parameters:,}")
+        facts.append(("Weights", f"{found.counts.parameters:,}"))
     if found is not None and found.counts.flops:
-        lines.append(f"FLOPs   {amount(found.counts.flops)}")
-    return "\n".join(lines)
+        facts.append(("FLOPs", amount(found.counts.flops)))
+    return facts
 
 
 def amount(number: float) -> str:

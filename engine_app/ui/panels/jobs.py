@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from kivy.clock import Clock
 from kivy.uix.boxlayout import BoxLayout
 
-from engine_app.plain import plain
+from engine_app.plain import brief, plain
 from engine_app.show import paid
 from engine_app.ui import theme
 from engine_app.ui.context import Context
@@ -18,17 +19,17 @@ from engine_app.ui.panels.curves import CurvesCard
 from engine_app.ui.panels.data import DataCard
 from engine_app.ui.panels.order import OrderCard, hardware, rate_card, show_reasons
 from engine_app.ui.panels.pick_file import ask_path
-from engine_app.ui.panels.train import figures
+from engine_app.ui.theme import Colour, Look
 from engine_app.ui.trainer import Trainer
 from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text, empty_state
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
+from engine_app.ui.widgets.facts import FactList, StateText
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.scroll import Scroll
 from p2p.pricing import format_tokens
 
 LINES_SHOWN = 12
-
-
+LEAST_PLOT = 240.0
 FIRST_RATE = 1e-3
 MAX_PEERS, MAX_JOBS = 50, 50
 
@@ -46,7 +47,7 @@ class JobsPage(BoxLayout):
         self._jobs = Card(look, gap=theme.HALF)
         self._rate = Column(look, gap=0)
         self._detail = Column(look, gap=theme.LARGE)
-        self._curves = CurvesCard(context, 260)
+        self._curves = CurvesCard(context, LEAST_PLOT)
         self._data = DataCard(context, trainer)
         self._address = TextField(look, network.address, hint="/ip4/.../tcp/4400/p2p/12D3...")
         left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
@@ -54,7 +55,7 @@ class JobsPage(BoxLayout):
         for part in (self._connection, self._order):
             left.add_widget(part)
         one = Column(look, gap=0)
-        for part in (self._rate, self._detail):
+        for part in (self._detail, self._rate):
             one.add_widget(part)
         for part in (self._jobs, one):
             right.add_widget(part)
@@ -62,8 +63,10 @@ class JobsPage(BoxLayout):
             left.add_widget(part)
         if is_wide:
             side = Scroll(look, left, size_hint_x=None, width=look.px(theme.PANEL_WIDTH + 72))
-            for part in (side, Line(look, upright=True), Scroll(look, right)):
+            reading = Scroll(look, right)
+            for part in (side, Line(look, upright=True), reading):
                 self.add_widget(part)
+            reading.bind(height=lambda _reading, high: self._curves.fit(high / 2, LEAST_PLOT))
         else:
             self.add_widget(Scroll(look, left))
         self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)  # once a frame, however much comes
@@ -92,7 +95,8 @@ class JobsPage(BoxLayout):
                 self._drawn[name] = shown
                 getattr(self, f"_show_{name}")()
         story = self._story
-        self._curves.show(story.run if story is not None else None)
+        job = self._job
+        self._curves.show(story.run if story is not None else None, metrics=job["metrics"] if job else None)
 
     @property
     def _job(self) -> dict[str, Any] | None:
@@ -170,7 +174,7 @@ class JobsPage(BoxLayout):
             row = ListRow(
                 look,
                 plain(job["name"]),
-                progress_of(job),
+                _sentence(progress_of(job)),
                 partial(self.choose, job["job_id"]),
                 icon="check" if job["result"] else "error" if job["state"] == "failed" else "jobs",
                 figure="unpaid" if job["unpaid"] else format_tokens(paid(job)),
@@ -190,11 +194,16 @@ class JobsPage(BoxLayout):
         if job is None:
             return
         card = Card(look, gap=theme.STEP)
-        card.add_widget(Text(look, plain(job["name"]), theme.HEADING))
-        card.add_widget(Text(look, facts_of(job), theme.MONO, look.palette.muted))
-        card.add_widget(self._buttons(job))
-        if job["metrics"]:
-            card.add_widget(Text(look, figures(job["metrics"]), theme.MONO))
+        head, names = Row(look), Column(look, gap=0)
+        names.add_widget(Text(look, plain(job["name"]), theme.HEADING, lines=1))
+        names.add_widget(StateText(look, _sentence(plain(progress_of(job))), state_colour(look, job)))
+        head.add_widget(names)
+        for button in self._buttons(job):
+            head.add_widget(button)
+        card.add_widget(head)
+        if job["text"]:
+            card.add_widget(Text(look, brief(job["text"]), theme.SMALL, look.palette.muted))
+        card.add_widget(FactList(look, facts_of(job)))
         for line in self._lines:
             card.add_widget(Text(look, plain(line), theme.SMALL, look.palette.muted))
         detail.add_widget(card)
@@ -206,29 +215,25 @@ class JobsPage(BoxLayout):
         job = self._job
         if job is not None and job["state"] == "running":
             rate = job["learning_rate"] or (job["metrics"] or {}).get("learning_rate") or FIRST_RATE
-            self._rate.add_widget(rate_card(self._context, self._network, job["job_id"], rate))
             self._rate.add_widget(Gap(self._context.look, theme.LARGE))
+            self._rate.add_widget(rate_card(self._context, self._network, job["job_id"], rate))
 
-    def _buttons(self, job: dict[str, Any]) -> Row:
+    def _buttons(self, job: dict[str, Any]) -> list[PushButton]:
         look, network = self._context.look, self._network
-        row = Row(look)
+        found = []
         if job["state"] not in OVER:
             name, text, icon = ("resume", "Go on", "play") if job["paused"] else ("pause", "Pause", "pause")
-            row.add_widget(
-                PushButton(look, text, partial(network.order, name, job["job_id"]), Kind.PLAIN, icon)
-            )
-            row.add_widget(
-                PushButton(look, "Cancel", partial(self._ask_cancel, job["job_id"]), Kind.QUIET, "stop")
-            )
+            order = partial(network.order, name, job["job_id"])
+            found.append(PushButton(look, text, order, Kind.PLAIN, icon))
+            cancel = partial(self._ask_cancel, job["job_id"])
+            found.append(PushButton(look, "Cancel", cancel, Kind.PLAIN, "stop"))
         if job["result"]:
-            row.add_widget(
-                PushButton(look, "Fetch the model", partial(self._ask_fetch, job), Kind.PRIMARY, "download")
-            )
+            fetch = partial(self._ask_fetch, job)
+            found.append(PushButton(look, "Fetch the model", fetch, Kind.PRIMARY, "download"))
         if not job["unpaid"]:
             why = partial(network.explain, job["job_id"], partial(show_reasons, self._context))
-            row.add_widget(PushButton(look, "Why this peer", why, Kind.QUIET, "help"))
-        row.add_widget(Gap(look))
-        return row
+            found.insert(0, PushButton(look, "Why this peer", why, Kind.QUIET, "help"))
+        return found
 
     def _ask_cancel(self, job: str) -> None:
         text = "What is proven stays paid, the rest comes back."
@@ -254,16 +259,27 @@ def progress_of(job: dict[str, Any]) -> str:
     return f"{job['state']}{paused}, {job['segments_done']} of {job['segments']} segments"
 
 
-def facts_of(job: dict[str, Any]) -> str:
-    lines = [f"job       {job['job_id'][:24]}", f"state     {job['state']}"]
-    if job["text"]:
-        lines.append(f"          {plain(job['text'])}")
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def state_colour(look: Look, job: dict[str, Any]) -> Colour:
+    palette = look.palette
+    if job["state"] in ("failed", "expired"):
+        return palette.danger
+    if job["result"] or job["state"] == "running":
+        return palette.warning if job["paused"] else palette.success
+    return palette.muted if job["state"] in OVER else palette.warning
+
+
+def facts_of(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of what another machine says only the beginning, in one line."""
+    yield "Job", job["job_id"][:24]
     if job["peer_id"]:
-        lines.append(f"peer      {job['peer_id'][:24]}...")
+        yield "Peer", f"{plain(job['peer_id'])[:24]}..."
     if not job["unpaid"]:
-        lines.append(f"paid      {format_tokens(paid(job))} of {format_tokens(job['budget'])}")
+        yield "Paid", f"{format_tokens(paid(job))} of {format_tokens(job['budget'])}"
     if job["settle_signature"]:
-        lines.append(f"settled   {job['settle_signature'][:24]}...")
+        yield "Settled", f"{plain(job['settle_signature'])[:24]}..."
     if job["result"]:
-        lines.append(f"model     {job['result']['blake3'][:24]}...")
-    return "\n".join(lines)
+        yield "Model", f"{job['result']['blake3'][:24]}..."

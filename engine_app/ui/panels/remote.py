@@ -17,9 +17,9 @@ from engine_app.ui.panels.serve_peer import MINUTES, MOST_MINUTES, SEEN
 from engine_app.ui.parameters import whole_problem
 from engine_app.ui.readings import Reading
 from engine_app.ui.theme import Look
-from engine_app.ui.widgets.box import Card, Column, Row, Text
+from engine_app.ui.widgets.box import Card, Column, Text
 from engine_app.ui.widgets.buttons import Kind, PushButton
-from engine_app.ui.widgets.facts import labelled
+from engine_app.ui.widgets.facts import FactList, labelled
 from engine_app.ui.widgets.fields import Stepper, TextField
 from p2p.pricing import format_tokens, parse_tokens, price_of
 
@@ -126,11 +126,7 @@ def duration(seconds: int) -> str:
 
 
 def fill_remote(look: Look, card: Card, one: Remote) -> None:
-    for title, text in facts_of(one):
-        row = Row(look, gap=theme.MEDIUM)
-        row.add_widget(Text(look, title, theme.SMALL, look.palette.muted, size_hint_x=0.2))
-        row.add_widget(Text(look, plain(text), theme.SMALL))
-        card.add_widget(row)
+    card.add_widget(FactList(look, [(title, plain(text)) for title, text in facts_of(one)]))
     if one.place and one.place not in one.view["given_to"]:
         text = "It moved to this peer by itself, from one that you chose or saw."
         card.add_widget(Text(look, text, theme.SMALL, look.palette.warning))

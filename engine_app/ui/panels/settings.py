@@ -8,8 +8,9 @@ from kivy.uix.boxlayout import BoxLayout
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.keys import sheet
-from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text
+from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text, flow_of, page_title
 from engine_app.ui.widgets.buttons import PushButton, Segments
+from engine_app.ui.widgets.facts import FactList
 from engine_app.ui.widgets.scroll import Scroll
 
 
@@ -17,8 +18,9 @@ class SettingsPage(BoxLayout):
     def __init__(self, context: Context) -> None:
         super().__init__()
         look, act = context.look, context.act
-        column = Column(look, gap=theme.LARGE, pad=theme.LARGE)
-        column.add_widget(Text(look, "Settings", theme.TITLE))
+        page = Column(look, gap=0)
+        page.add_widget(page_title(look, "Settings"))
+        column, second = Column(look, gap=theme.LARGE), Column(look, gap=theme.LARGE)
         settings = act.settings()
         card = _card(context, "Appearance")
         card.add_widget(Text(look, "Colours", theme.SMALL, look.palette.muted))
@@ -43,19 +45,15 @@ class SettingsPage(BoxLayout):
         card = _card(context, "Help")
         row = Row(look)
         row.add_widget(PushButton(look, "Keyboard shortcuts", act.show_shortcuts, icon="keyboard"))
-        row.add_widget(Gap(look))
-        card.add_widget(row)
-        row = Row(look)
         row.add_widget(PushButton(look, "Take the tour", act.start_tour, icon="help"))
         row.add_widget(Gap(look))
         card.add_widget(row)
-        column.add_widget(card)
+        second.add_widget(card)
         card = _card(context, "This Engine")
-        card.add_widget(
-            Text(look, f"Data folder\n{context.config.data_dir}", theme.SMALL, look.palette.muted)
-        )
-        column.add_widget(card)
-        self.add_widget(Scroll(look, column, size_hint_max_x=look.px(theme.READING_WIDTH)))
+        card.add_widget(FactList(look, [("Data folder", str(context.config.data_dir))]))
+        second.add_widget(card)
+        page.add_widget(flow_of(look, column, second))
+        self.add_widget(Scroll(look, page, size_hint_max_x=look.px(2 * theme.READING_WIDTH)))
 
     def close(self) -> None:
         """It follows nothing."""

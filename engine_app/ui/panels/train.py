@@ -30,15 +30,8 @@ from engine_app.ui.widgets.still import Still
 
 NO_TORCH = "Training here needs torch: pip install 'cyxwiz[peer]'. Jobs for other machines work without it."
 MAX_RATE = 10.0
-FIGURES = (
-    ("loss", "loss"),
-    ("accuracy", "accuracy"),
-    ("validation_loss", "validation loss"),
-    ("validation_accuracy", "validation accuracy"),
-    ("test_accuracy", "test accuracy"),
-    ("learning_rate", "learning rate"),
-    ("samples_per_s", "samples/s"),
-)
+LEAST_PLOT, RESULTS_SEEN = 240.0, 192.0
+"""In dp: of the plot's height, and what is seen of the results below it before one scrolls."""
 
 
 class TrainPage(BoxLayout):
@@ -56,7 +49,6 @@ class TrainPage(BoxLayout):
         self._results = Column(look, gap=theme.LARGE)
         self._status = Text(look, "", theme.SMALL, look.palette.muted)
         self._line = ProgressLine(look)
-        self._figures = Text(look, "", theme.MONO)
         self._buttons = Column(look)
         self._fill_controls()
         left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
@@ -67,13 +59,23 @@ class TrainPage(BoxLayout):
         right.add_widget(Still(self._results, look.palette.canvas, beyond=1))
         if is_wide:
             side = Scroll(look, left, size_hint_x=None, width=look.px(theme.PANEL_WIDTH + 72))
-            for part in (side, Line(look, upright=True), Scroll(look, right)):
+            self._right = Scroll(look, right)
+            for part in (side, Line(look, upright=True), self._right):
                 self.add_widget(part)
+            self._right.bind(height=self._fit_plot)
+            self._curves.bind(minimum_height=self._fit_plot)
+            self._results.bind(height=self._fit_plot)
         else:
             self.add_widget(Scroll(look, left))
         self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)  # once a frame, however much comes
         self._stops = [trainer.listen(self._soon), context.desk.listen(self._soon)]
         self.refresh()
+
+    def _fit_plot(self, *_: Any) -> None:
+        """As high as the window has room for."""
+        px = self._context.look.px
+        below = px(RESULTS_SEEN) if self._results.children else px(theme.LARGE)
+        self._curves.fit(self._right.height - 2 * px(theme.LARGE) - below, LEAST_PLOT)
 
     def close(self) -> None:
         for stop in self._stops:
@@ -99,7 +101,7 @@ class TrainPage(BoxLayout):
         devices = local_devices()
         row.add_widget(Choice(look, self._trainer.device, devices, self._choose_device))
         self._controls.add_widget(row)
-        for part in (self._buttons, self._line, self._status, self._figures):
+        for part in (self._buttons, self._line, self._status):
             self._controls.add_widget(part)
 
     def _choose_device(self, device: str) -> None:
@@ -116,7 +118,6 @@ class TrainPage(BoxLayout):
         self._line.show(metrics["step"] / metrics["total_steps"] if metrics.get("total_steps") else 0)
         self._status.text = self._told()
         self._status.color = self._status_colour()
-        self._figures.text = figures(metrics)
         self._curves.show(run, self._other)
         found = (trainer.history, self._other, run if not trainer.is_busy else None)
         if self._history_of is None or any(a is not b for a, b in zip(found, self._history_of, strict=True)):
@@ -281,12 +282,6 @@ def rate_problem(text: str) -> str | None:
         if 0 < found <= MAX_RATE
         else f"found {text[:20]!r}, must be a number above 0, at most {MAX_RATE:g}"
     )
-
-
-def figures(metrics: dict[str, Any]) -> str:
-    found = [(title, metrics[name]) for name, title in FIGURES if metrics.get(name) is not None]
-    wide = max((len(title) for title, _ in found), default=0)
-    return "\n".join(f"{title:<{wide}}  {value:.4g}" for title, value in found)
 
 
 def best_figure(metrics: dict[str, Any]) -> str:

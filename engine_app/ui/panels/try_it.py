@@ -247,7 +247,8 @@ class TryIt(Card):
         for answer in tryout.answers:
             self._add_answer(answer)
         if tryout.took_ms is not None and tryout.answers:
-            text = f"answered in {tryout.took_ms:.0f} ms"
+            took = f"{tryout.took_ms:.0f} ms" if tryout.took_ms >= 1 else "less than 1 ms"
+            text = f"answered in {took}"
             part.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
 
     def _add_answer(self, answer: Answer) -> None:

@@ -14,7 +14,7 @@ from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.panels.pick_file import FilePicker, ask_path
 from engine_app.ui.purse import Purse
-from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text
+from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text, flow_of, page_title
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.scroll import Scroll
@@ -31,9 +31,10 @@ class WalletPage(BoxLayout):
         self._passphrase = TextField(
             context.look, "", hint="Passphrase; none leaves the key readable on this disk", secret=True
         )
-        self._column = Column(context.look, gap=theme.LARGE, pad=theme.LARGE)
         look = context.look
-        self.add_widget(Scroll(look, self._column, size_hint_max_x=look.px(theme.READING_WIDTH)))
+        self._column, self._second = Column(look, gap=theme.LARGE), Column(look, gap=theme.LARGE)
+        self._page = Column(look, gap=0)
+        self.add_widget(Scroll(look, self._page, size_hint_max_x=look.px(2 * theme.READING_WIDTH)))
         self._stop = purse.listen(self.refresh)
         if purse.exists and not purse.address:
             purse.open()
@@ -48,8 +49,13 @@ class WalletPage(BoxLayout):
         look, purse, column = self._context.look, self._purse, self._column
         if self._passphrase.parent is not None:
             self._passphrase.parent.remove_widget(self._passphrase)
-        column.clear_widgets()
-        column.add_widget(Text(look, "Wallet", theme.TITLE))
+        for each in (column, self._second, self._page):
+            each.clear_widgets()
+        for each in (column, self._second):
+            if each.parent is not None:
+                each.parent.remove_widget(each)
+        self._page.add_widget(page_title(look, "Wallet"))
+        self._page.add_widget(flow_of(look, column, self._second))
         if purse.problem:
             column.add_widget(Text(look, plain(purse.problem, lines=True), colour=look.palette.danger))
         if purse.busy:
@@ -105,7 +111,7 @@ class WalletPage(BoxLayout):
             row.add_widget(PushButton(look, f"Get {AIRDROP} test tokens", drop))
         row.add_widget(Gap(look))
         card.add_widget(row)
-        card = self._card("History")
+        card = self._card("History", self._second)
         if not purse.history:
             card.add_widget(Text(look, "Nothing was paid or received yet.", colour=look.palette.muted))
         for entry in purse.history:
@@ -123,10 +129,10 @@ class WalletPage(BoxLayout):
                 )
             )
 
-    def _card(self, title: str) -> Card:
+    def _card(self, title: str, column: Column | None = None) -> Card:
         card = Card(self._context.look, gap=theme.MEDIUM)
         card.add_widget(Text(self._context.look, title, theme.HEADING))
-        self._column.add_widget(card)
+        (column or self._column).add_widget(card)
         return card
 
     def _copy(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kivy.core.text import Label as CoreLabel
 from kivy.graphics import Color, Rectangle, SmoothRoundedRectangle
 from kivy.uix.boxlayout import BoxLayout
 from kivy.uix.label import Label
@@ -39,7 +40,8 @@ class Text(Label):
             disabled_color=colour or look.palette.text,
             halign=align,
             valign="middle",
-            line_height=style.line / (style.size * 1.172),  # Roboto's own line is 1.172 of its size
+            # Roboto's own line is 1.172 of its size; what is added goes below, out of the middle of one line.
+            line_height=1.0 if lines == 1 else style.line / (style.size * 1.172),
             size_hint_y=None,
             **({"font_name": "RobotoMono-Regular"} if style.mono else {}),
             **options,
@@ -64,6 +66,13 @@ class Text(Label):
         self.height = max(self._line, self.texture_size[1]) if self.text else 0
 
 
+def width_of(look: Look, text: str, style: TextStyle) -> float:
+    """In pixels, of the longest line."""
+    font = {"font_name": "RobotoMono-Regular"} if style.mono else {}
+    ruler = CoreLabel(font_size=look.px(style.size), bold=style.bold, **font)
+    return float(max((ruler.get_extents(line)[0] for line in text.split("\n")), default=0))
+
+
 class Row(BoxLayout):
     """As high as its highest child."""
 
@@ -86,6 +95,20 @@ class Column(BoxLayout):
             self.bind(minimum_height=self.setter("height"))
 
 
+class Flow(BoxLayout):
+    """Parts beside each other where each gets ``least`` dp, else one below the other."""
+
+    def __init__(self, look: Look, least: float = theme.COLUMN_WIDTH) -> None:
+        gap = look.px(theme.LARGE)
+        super().__init__(size_hint_y=None, orientation="vertical", spacing=gap, padding=gap)
+        self._least = look.px(least)
+        self.bind(minimum_height=self.setter("height"), width=self._turn, children=self._turn)
+
+    def _turn(self, *_: Any) -> None:
+        fits = self.width >= len(self.children) * (self._least + self.spacing) + self.spacing
+        self.orientation = "horizontal" if fits else "vertical"
+
+
 def _padding(look: Look, pad: Any) -> Any:
     """In dp: one number, or left, top, right, bottom."""
     return [look.px(side) for side in pad] if isinstance(pad, tuple) else look.px(pad)
@@ -102,9 +125,14 @@ class Gap(Widget):
 
 
 def paint(
-    widget: Widget, colour: Colour, radius: float = 0, border: Colour | None = None, border_px: float = 1
+    widget: Widget,
+    colour: Colour,
+    radius: float = 0,
+    border: Colour | None = None,
+    border_px: float = 1,
+    inset: float = 0,
 ) -> Color:
-    """A ground behind the widget, that follows it; gives its colour, to be changed."""
+    """A ground that follows the widget, ``inset`` pixels within it; gives its colour, to be changed."""
     shape = SmoothRoundedRectangle if radius else Rectangle
     rounded = {"radius": [radius]} if radius else {}
     with widget.canvas.before:
@@ -114,7 +142,7 @@ def paint(
             edge = shape(**rounded)
         found = Color(*colour)
         ground = shape(**({"radius": [max(radius - border_px, 0)]} if radius else {}))
-    inset = border_px if border is not None else 0
+    inset += border_px if border is not None else 0
 
     def follow(*_: Any) -> None:
         if edge is not None:
@@ -155,6 +183,23 @@ class Line(Widget):
         else:
             self.size_hint_y, self.height = None, look.px(1)
         paint(self, look.palette.line)
+
+
+def flow_of(look: Look, *parts: Widget) -> Flow:
+    """Each begins at the top."""
+    flow = Flow(look)
+    for part in parts:
+        part.pos_hint = {"top": 1}
+        flow.add_widget(part)
+    return flow
+
+
+def page_title(look: Look, text: str) -> Text:
+    """Above a page's cards."""
+    side = look.px(theme.LARGE)
+    title = Text(look, text, theme.TITLE, lines=1, padding=(side, side, side, 0))
+    title.height = look.px(theme.TITLE.line) + side
+    return title
 
 
 def empty_state(look: Look, heading: str, text: str, *actions: Widget) -> Column:

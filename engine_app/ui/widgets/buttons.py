@@ -13,7 +13,7 @@ from kivy.uix.boxlayout import BoxLayout
 
 from engine_app.ui import theme
 from engine_app.ui.theme import Colour, Look, faded, mixed
-from engine_app.ui.widgets.box import Text, paint
+from engine_app.ui.widgets.box import Text, paint, width_of
 from engine_app.ui.widgets.icons import Icon
 from engine_app.ui.widgets.press import Pressable, nothing
 
@@ -44,11 +44,18 @@ class Grounded(Pressable):
     """Draws its ground, darker while it is down, and fainter while it is disabled."""
 
     def __init__(
-        self, look: Look, ground: Colour, *args: Any, radius: float = theme.RADIUS, **options: Any
+        self,
+        look: Look,
+        ground: Colour,
+        *args: Any,
+        radius: float = theme.RADIUS,
+        inset: float = 0,
+        **options: Any,
     ) -> None:
+        """``inset``: dp of what can be touched that the ground leaves free."""
         self._rest = ground
         super().__init__(look, *args, **options)
-        self._ground = paint(self, ground, look.px(radius))
+        self._ground = paint(self, ground, look.px(radius), inset=look.px(inset))
         self.bind(is_down=self._tint, disabled=self._fade)
         self._fade()
 
@@ -90,8 +97,17 @@ class PushButton(Grounded):
         self._icon = Icon(self.canvas, icon, look.px(20), colour) if icon else None
         self.add_widget(self._label)
         self._label.bind(texture_size=self._fit)
-        self.bind(pos=self._arrange, size=self._arrange, text=self._say)
+        self._kind = kind
+        self.bind(pos=self._arrange, size=self._arrange, text=self._say, disabled=self._dress)
         self.text = text
+
+    def _dress(self, *_: Any) -> None:
+        """What cannot be pressed has no strong colour: it would be hard to read, faint as it is."""
+        ground, colour = _colours(self.look, Kind.PLAIN if self.disabled else self._kind)
+        self.set_ground(ground)
+        self._label.color = self._label.disabled_color = colour
+        if self._icon:
+            self._icon.colour.rgba = colour
 
     def _say(self, *_: Any) -> None:
         self._label.text = self.text
@@ -176,7 +192,7 @@ class Toggle(Pressable):
 
 class _Segment(Grounded):
     def __init__(self, look: Look, text: str, action: Callable[[], Any]) -> None:
-        super().__init__(look, faded(look.palette.pressed, 0), action)
+        super().__init__(look, faded(look.palette.pressed, 0), action, inset=theme.HALF / 2)
         self._label = Text(look, text, theme.STRONG, align="center", lines=1)
         self.add_widget(self._label)
         self.bind(pos=self._arrange, size=self._arrange)
@@ -198,9 +214,8 @@ class Segments(BoxLayout):
         self, look: Look, choices: Sequence[tuple[str, str]], chosen: str, changed: Callable[[str], Any]
     ) -> None:
         """``choices``: value and text."""
-        gap = look.px(theme.HALF) / 2
-        super().__init__(size_hint_y=None, height=look.px(theme.TOUCH) + 2 * gap, spacing=gap, padding=gap)
-        paint(self, look.palette.canvas, look.px(theme.RADIUS + 2), look.palette.line)
+        super().__init__(size_hint_y=None, height=look.px(theme.TOUCH))
+        paint(self, look.palette.canvas, look.px(theme.RADIUS), look.palette.line)
         self._changed = changed
         self._segments: dict[str, _Segment] = {}
         for value, text in choices:
@@ -247,7 +262,7 @@ class ListRow(Grounded):
         self._text = Text(look, text, theme.BODY, lines=1)
         self._note = Text(look, note, theme.SMALL, look.palette.muted, lines=1) if note else None
         self._figure = Text(look, figure, theme.SMALL, look.palette.muted, align="right", lines=1)
-        self._figure.size_hint_x = None
+        self._figure_width = width_of(look, figure, theme.SMALL) + 2
         for label in filter(None, (self._text, self._note, self._figure if figure else None)):
             self.add_widget(label)
         self._mark = None
@@ -274,7 +289,7 @@ class ListRow(Grounded):
             left += px(20 + theme.MEDIUM)
         right = (self.x + self.width) - px(theme.MEDIUM)
         if self._figure.text:
-            self._figure.width = min(px(132), (right - left) * 0.45)
+            self._figure.width = min(self._figure_width, (right - left) * 0.45)
             self._figure.right, self._figure.center_y = right, (self.y + self.height / 2)
             right = self._figure.x - px(theme.STEP)
         high = self._text.height + (self._note.height if self._note else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,29 +42,62 @@ def beside(look: Look, title: str, control: Widget, note: str = "") -> Row:
     return row
 
 
+class FactList(Column):
+    """What is known of something: a name and a value a line."""
+
+    def __init__(self, look: Look, facts: Iterable[tuple[str, str]] = (), named: float = 96.0) -> None:
+        """``named``: the room of the names, in dp."""
+        super().__init__(look, gap=theme.HALF)
+        self._look, self._named = look, look.px(named)
+        self._shown: list[tuple[str, str]] = []
+        self.show(facts)
+
+    def show(self, facts: Iterable[tuple[str, str]]) -> None:
+        found = list(facts)
+        if found == self._shown:
+            return
+        self._shown = found
+        self.clear_widgets()
+        for title, text in found:
+            row, at = Row(self._look), {"top": 1}
+            name = Text(self._look, title, theme.SMALL, self._look.palette.muted, pos_hint=at)
+            name.size_hint_x, name.width = None, self._named
+            for part in (name, Text(self._look, text, theme.SMALL, pos_hint=at)):
+                row.add_widget(part)
+            self.add_widget(row)
+
+
 class Tiles(Column):
     """Figures with what they count below them, ``across`` in a row."""
 
-    def __init__(self, look: Look, figures: Sequence[tuple[str, str]], across: int = 3) -> None:
+    def __init__(self, look: Look, figures: Sequence[tuple[str, str]] = (), across: int = 3) -> None:
         super().__init__(look, gap=theme.MEDIUM)
+        self._look, self._across = look, across
         self._values: dict[str, Text] = {}
+        self.show(figures)
+
+    def _fill(self, figures: Sequence[tuple[str, str]]) -> None:
+        look, across = self._look, self._across
+        self.clear_widgets()
+        self._values = {}
         for at in range(0, len(figures), across):
             row = Row(look, gap=theme.STEP)
             for title, value in figures[at : at + across]:
-                row.add_widget(self._tile(look, title, value))
+                row.add_widget(self._tile(title, value))
             for _ in range(across - len(figures[at : at + across])):
                 row.add_widget(Widget(size_hint_y=None, height=1))
             self.add_widget(row)
 
-    def _tile(self, look: Look, title: str, value: str) -> Column:
-        tile = Column(look, gap=0)
+    def _tile(self, title: str, value: str) -> Column:
+        look, tile = self._look, Column(self._look, gap=0)
         self._values[title] = Text(look, value, theme.TITLE, lines=1)
         tile.add_widget(self._values[title])
         tile.add_widget(Text(look, title, theme.SMALL, look.palette.muted, lines=1))
         return tile
 
     def show(self, figures: Sequence[tuple[str, str]]) -> None:
-        """Other values of the same figures."""
+        if [title for title, _ in figures] != list(self._values):
+            self._fill(figures)
         for title, value in figures:
             self._values[title].text = value
 
@@ -102,7 +135,7 @@ class StateText(Row):
         dot.bind(pos=follow)
         follow()
         self.add_widget(dot)
-        self.add_widget(Text(look, text, theme.BODY, colour))
+        self.add_widget(Text(look, text, theme.BODY, colour, lines=1))
 
 
 class ShareBar(BoxLayout):

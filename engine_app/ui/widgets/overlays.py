@@ -82,7 +82,7 @@ class Sheet(FloatLayout):
         px = self._look.px
         margin = px(theme.STEP)
         head = px(theme.TOUCH + theme.MEDIUM)
-        most = self.height * (0.72 if self._place == "bottom" else 0.92) - head
+        most = self.height * (0.72 if self._place == "bottom" else 0.95) - head
         self.box.width = min(self.width - 2 * margin, self._wide)
         if self._place == "bottom":
             self.box.width = min(self.width - 2 * margin, px(720))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from kivy.clock import Clock
+from kivy.core.window import Window
 from kivy.graphics import Color, SmoothRoundedRectangle
 from kivy.uix.stencilview import StencilView
 from kivy.uix.widget import Widget
@@ -58,6 +59,12 @@ class Scroll(StencilView):
             self.scroll_by(bottom - low + margin)
         elif low + widget.height + margin > top:
             self.scroll_by(top - low - widget.height - margin)
+
+    def shows(self, widget: Widget) -> bool:
+        """Whether the upper end of a widget inside is in sight."""
+        top = widget.to_window(widget.x, widget.y)[1] + widget.height
+        low = self.to_window(self.x, self.y)[1]
+        return bool(low <= top <= low + self.height)
 
     def to_top(self) -> None:
         self._offset = 0.0
@@ -139,3 +146,11 @@ class Scroll(StencilView):
         if self._glide is not None:
             self._glide.cancel()
             self._glide = None
+
+
+def scroll_of(widget: Widget) -> Scroll | None:
+    """The nearest that the widget is in; None if it is in none."""
+    found = widget.parent
+    while found is not None and found is not Window and not isinstance(found, Scroll):
+        found = found.parent
+    return found if isinstance(found, Scroll) else None

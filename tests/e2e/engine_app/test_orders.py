@@ -66,6 +66,7 @@ async def test_a_job_is_streamed_with_private_parts_its_rate_changed_and_its_pee
 ) -> None:
     from engine_app.ui.self_check_models import show_network
     from engine_app.ui.widgets.buttons import ListRow, Toggle
+    from engine_app.ui.widgets.scroll import scroll_of
 
     async with open_window() as (window, driver):
         window.trainer.source = DIGITS_DATA  # it need not be read for this
@@ -96,9 +97,13 @@ async def test_a_job_is_streamed_with_private_parts_its_rate_changed_and_its_pee
         assert (words["budget"], words["segments"]) == (5 * 10**9, 4)
         page.choose(jobs[0]["job_id"])
         await driver.frames(4)
+        scroll_of(page._rate).scroll_to(button(page._rate, "Set"))
+        await driver.frames()
         await driver.tap(button(page._rate, "Set"))
         rate = ("set_rate", {"job": jobs[0]["job_id"], "rate": 0.01})
         await driver.until(lambda: rate in session.asked and not network.busy)
+        scroll_of(page._rate).to_top()
+        await driver.frames()
         await driver.tap(button(page._detail, "Why this peer"))
         await driver.until(lambda: window.host.is_asking)
         assert "2 peers fit, 1 do not" in texts(window.host.children[0])
