@@ -56,6 +56,8 @@ class DeploymentView:
     peer_id: str | None
     given_to: frozenset[str]
     """Peers that the user chose for it, or saw it begin at: where it moves by itself is not among them."""
+    moved: bool
+    """It is at none of those now: it is asked there only where its peer is named."""
     served_s: int
     """Proven and paid."""
     left_s: int
@@ -76,6 +78,7 @@ def view(job: Job, now: float) -> DeploymentView:
     left_s = (job.spec.segments - job.segments_done) * serving.period_s
     first = job.holds[-1].peer_id if job.holds else None
     chosen = job.spec.requirements.allow or ((job.direct.wanted,) if job.direct and job.direct.wanted else ())
+    given_to = frozenset(chosen) or (frozenset((first,)) if first is not None else frozenset())
     return DeploymentView(
         id=job.job_id,
         name=serving.name,
@@ -83,7 +86,8 @@ def view(job: Job, now: float) -> DeploymentView:
         state=job.state,
         is_running=is_running,
         peer_id=job.peer_id,
-        given_to=frozenset(chosen) or (frozenset((first,)) if first is not None else frozenset()),
+        given_to=given_to,
+        moved=job.peer_id is not None and bool(given_to) and job.peer_id not in given_to,
         served_s=job.segments_done * serving.period_s,
         left_s=0 if job.is_over else left_s,
         ends_at=now + left_s if is_running else None,

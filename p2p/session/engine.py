@@ -469,8 +469,8 @@ class JobEngine:
             raise JobEndedError(f"deployment {job_id[:8]} has no peer yet")
         if peer is not None and live.job.peer_id != peer:
             raise JobEndedError(f"deployment {job_id[:8]} is at another peer now")
-        given_to = view(live.job, self.engine.now()).given_to if live.job.spec.serving is not None else ()
-        if peer is None and given_to and live.job.peer_id not in given_to:
+        is_deployment = live.job.spec.serving is not None
+        if peer is None and is_deployment and view(live.job, self.engine.now()).moved:
             raise JobEndedError(
                 f"deployment {job_id[:8]} moved by itself to peer {live.job.peer_id}, which would see what "
                 "is asked: name that peer to ask it there"

@@ -50,7 +50,7 @@ class Money:
 
     def check_nobody_earned(self, at_stake: int) -> None:
         """After a job that ended before its escrow counted: that may still hold ``at_stake`` for the user,
-        whose Engine takes it back by itself after some minutes."""
+        whose Engine takes it back by itself after the claim window."""
         before, self._before = self._before, self._look()
         missing = before["user"] - self._before["user"]
         assert self._before == {**before, "user": self._before["user"]}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from local_network import LocalNetwork, wait_until
 
+from backend.runtime.base import load_model
 from engine_app.checks import BackendChecks
 from p2p.api import Engine, tokens
 from p2p.errors import P2PError
@@ -21,6 +25,8 @@ from p2p.session.errors import JobEndedError
 from tests.e2e.money import Money
 from tests.e2e.peer.test_hosting import worker_pid
 from tests.e2e.serving.servers import linear_onnx
+from tests.e2e.serving.test_text_models import GGUF, real_model
+from tests.unit.backend.model_files import image_model, save
 
 pytestmark = [pytest.mark.e2e]
 ROW = np.array([[1, 2, 3]], np.float32)
@@ -128,6 +134,61 @@ def test_a_worker_that_is_killed_comes_back_and_a_stop_returns_what_was_not_serv
     assert payment["returned"] == payment["amount"] - paid
 
 
+def stop(engine: Engine, money: Money, deployment: str) -> None:
+    """Once a period of it was paid."""
+    wait_until(lambda: view(engine, deployment).served_s, DEADLINE_S, "a period that is paid")
+    engine.stop_deployment(deployment)
+    ended(engine, deployment)
+    [payment] = money.check(deployment)
+    assert payment["earned"] == view(engine, deployment).paid > 0
+
+
+def test_a_cyxmodel_is_served_for_pay_and_asked_by_a_command(
+    shared: LocalNetwork, engine: Engine, money: Money, tmp_path: Path
+) -> None:
+    image = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 4, 4, 4)
+    np.save(tmp_path / "image.npy", image)
+    model = save(tmp_path / "image.cyxmodel", image_model())
+    deployment = deploy(engine, model, 100)
+    wait_until(lambda: view(engine, deployment).is_running, DEADLINE_S, "the deployment")
+    asked = ("infer", deployment, "--input", str(tmp_path / "image.npy"), "--json")
+    answer = wait_until(lambda: answer_of(shared, *asked), DEADLINE_S, "an answer")
+    expected = load_model(model, "cpu")
+    [values] = answer["values"].values()
+    [wanted] = expected.run({expected.inputs[0].name: image}, time.monotonic() + DEADLINE_S).values()
+    assert np.allclose(values, wanted, atol=1e-5)
+    stop(engine, money, deployment)
+
+
+def answer_of(shared: LocalNetwork, *words: str) -> Any:
+    """None while the model is loaded, or its voucher is awaited."""
+    done = shared.try_engine(*words)
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def test_a_language_model_is_served_for_pay_and_talked_to(
+    shared: LocalNetwork, engine: Engine, money: Money
+) -> None:
+    if importlib.util.find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed: scripts/llama_cpp compiles it")
+    model = real_model(GGUF) / f"{GGUF}.gguf"
+    deployment = deploy(engine, model, 100, context=256)
+    wait_until(lambda: view(engine, deployment).is_running, DEADLINE_S, "the deployment")
+    asked = (
+        "chat",
+        deployment,
+        "The capital of France is?",
+        "--max-tokens",
+        "8",
+        "--temperature",
+        "0",
+        "--json",
+    )
+    answer = wait_until(lambda: answer_of(shared, *asked), DEADLINE_S, "an answer")
+    assert answer["text"].strip() and 0 < answer["tokens"] <= 8
+    stop(engine, money, deployment)
+
+
 def test_an_extension_takes_the_running_model_over(
     shared: LocalNetwork, engine: Engine, money: Money, model: Path
 ) -> None:
@@ -181,7 +242,7 @@ def test_a_deployment_moves_when_its_peer_is_killed_and_is_refunded_when_none_is
     names = ("second", "peer") if first == second["peer_id"] else ("peer", "second")
     shared.programs[names[0]].kill()
     moved = lambda: view(engine, deployment).peer_id not in (None, first)  # noqa: E731
-    wait_until(moved, DEADLINE_S, "the other peer")
+    wait_until(moved, 2 * DEADLINE_S, "the other peer")
     with pytest.raises(JobEndedError, match="moved by itself"):
         engine.predict(deployment, ROW)
     other = view(engine, deployment).peer_id

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from p2p.jobs import JobState
+from p2p.session.control import Control
 from p2p.session.deployments import DeploymentOrder
 from p2p.session.engine import JobEngine
 from p2p.session.errors import JobEndedError, JobRefusedError
@@ -51,7 +52,7 @@ async def test_each_period_is_paid_once_the_model_answers_after_it(tmp_path: Pat
             0,
             3 * PERIOD,
         )
-        assert view.given_to == {peer.peer_id}
+        assert (view.given_to, view.moved) == ({peer.peer_id}, False)
 
 
 async def test_what_is_stopped_is_paid_as_far_as_it_was_served(tmp_path: Path) -> None:
@@ -155,12 +156,15 @@ async def test_a_peer_that_vanishes_is_followed_by_another(tmp_path: Path) -> No
         with pytest.raises(JobEndedError, match="moved by itself"):
             await engine.deployment(job).status()
         assert (await engine.deployment(job, world.peers[1].peer_id).status()).state == "ready"
+        [told] = [each async for each in await Control(engine)("deployment_status", {"deployment": job})]
+        assert (told["state"], told["moved"], told["peer_id"]) == ("ready", True, world.peers[1].peer_id)
+        assert told["ask_with"] == f"--peer {told['peer_id']}"
         await to_the_end(engine, job)
         assert [voucher.segments_done for voucher in world.peers[0].vouchers] == [1]
         assert [voucher.segments_done for voucher in world.peers[1].vouchers] == [2, 3]
         (view,) = engine.deployments()
         assert view.peer_id == world.peers[1].peer_id
-        assert view.given_to == {world.peers[0].peer_id}
+        assert (view.given_to, view.moved) == ({world.peers[0].peer_id}, True)
 
 
 async def test_more_time_is_another_deployment_at_the_same_peer(tmp_path: Path) -> None:
