@@ -13,6 +13,7 @@ from backend.errors import InputError
 from backend.formats.onnx_write import input_name, one_node_model
 from backend.formats.tensors import Array
 from backend.onnx_node import OnnxNode, OnnxTensor, weight_place
+from backend.runtime.deadlines import check_deadline
 
 
 class OnnxOperation(nn.Module):
@@ -44,7 +45,12 @@ class OnnxOperation(nn.Module):
         return found[0] if len(found) == 1 else found
 
     def run(self, values: Sequence[torch.Tensor]) -> list[Array]:
-        """What onnxruntime gives, whatever its shape. Raises InputError."""
+        """What onnxruntime gives, whatever its shape. Raises InputError, DeadlineError.
+
+        ONNX Runtime looks at a deadline between operators only, and here is a single one, which holds no
+        loop: it is looked at before each.
+        """
+        check_deadline()
         given = {
             input_name(number): value.detach().to("cpu", torch_type(tensor)).contiguous().numpy()
             for (number, tensor), value in zip(self._flowing(), values, strict=True)

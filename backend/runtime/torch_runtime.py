@@ -21,6 +21,7 @@ from backend.model_form import ModelForm, read_form
 from backend.pipeline import read_pipeline
 from backend.preparation import compile_serving
 from backend.runtime.base import RuntimeFacts, in_order
+from backend.runtime.deadlines import running_until
 from backend.serialize import load_graph
 from backend.serving.messages import TensorSpec
 from backend.training_data import scaling_of
@@ -70,8 +71,9 @@ class TorchRuntime:
         )
 
     def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
-        """All outputs by name. Cannot stop itself. Raises InputError."""
-        answers = self.predict_all(in_order(inputs, self.inputs))
+        """All outputs by name. Stops only before an ONNX operator. Raises InputError, DeadlineError."""
+        with running_until(deadline):
+            answers = self.predict_all(in_order(inputs, self.inputs))
         return {spec.name: answer for spec, answer in zip(self.outputs, answers, strict=True)}
 
     def predict(self, inputs: Array) -> Array:

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from backend.workers.main import Connection
 
 OPEN_FILES = 4096
+_NEEDS = {
+    "torch": "a .cyxmodel needs torch: pip install 'cyxwiz[peer]'",
+    "onnx": "an ONNX model needs onnxruntime-gpu: pip install 'cyxwiz[serve]'",
+    "llama": "a GGUF model needs llama-cpp-python: pip install 'cyxwiz[llm]'",
+    "tokenizers": "a model of texts needs tokenizers: pip install 'cyxwiz[serve]'",
+}
 
 
 def run_http_worker(options: argparse.Namespace, connection: Connection, directory: Path) -> None:
@@ -59,7 +65,15 @@ def _socket(descriptor: int) -> socket.socket | None:
 
 
 def _import(runtime: str, directory: Path) -> None:
-    """Before the sandbox closes: imports look for files, programs and processors."""
+    """Before the sandbox closes: imports look for files, programs and processors. Ends the process, which
+    its supervisor tells, where one is not installed."""
+    try:
+        _import_whole(runtime, directory)
+    except ImportError as error:
+        sys.exit(f"{_NEEDS[runtime]} ({str(error)[:200]})")
+
+
+def _import_whole(runtime: str, directory: Path) -> None:
     match runtime:
         case "torch":
             from backend.workers.warmup import warm_up
@@ -71,10 +85,7 @@ def _import(runtime: str, directory: Path) -> None:
 
             _import_readers()
         case "llama":
-            try:
-                import llama_cpp  # noqa: F401
-            except ImportError:
-                sys.exit("a GGUF model needs llama-cpp-python: pip install -e '.[llm]'")
+            import llama_cpp  # noqa: F401
         case "tokenizers":
             import tokenizers  # noqa: F401
 

@@ -98,7 +98,10 @@ def peer(folder: Path, coordinator: Identity, models: list[Path]) -> Iterator[di
     )
     assert process.stdout is not None
     try:
-        yield json.loads(process.stdout.readline())
+        where = process.stdout.readline()
+        if not where:
+            sys.exit(f"the peer did not start: it ended with {process.wait(20)}, see above")
+        yield json.loads(where)
     finally:
         process.terminate()
         process.wait(20)
@@ -260,19 +263,31 @@ def their_talks(port: int, topics: list[str], tokens: int) -> list[Talk]:
 # -- the table ---------------------------------------------------------------------------------------
 
 
+def language_model() -> Path | None:
+    """None, with a line about why, where its rows are left out."""
+    found = find_model("smollm2-135m")
+    missing = "SmolLM2 is not here: scripts/real_models.py fetches it" if found is None else ""
+    for module in ("llama_cpp", "xllamacpp"):
+        tried = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True)
+        if tried.returncode and not missing:
+            missing = f"{module} cannot be imported: {tried.stderr.strip().rpartition(chr(10))[2]}"
+    if found is None or missing:
+        print(f"without the rows of the language model: {missing}", file=sys.stderr)
+        return None
+    return found / "smollm2-135m.gguf"
+
+
 def measure(sizes: Sizes) -> dict[str, list[float]]:
     found: dict[str, list[float]] = defaultdict(list)
-    language = find_model("smollm2-135m")
+    language = language_model()
     coordinator = Identity.generate()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         cnn = folder / "cnn.onnx"
         small_cnn(cnn)
         models = [cnn]
-        if language is None:
-            print("SmolLM2 is not here: scripts/real_models.py fetches it", file=sys.stderr)
-        else:
-            models.append(language / "smollm2-135m.gguf")
+        if language is not None:
+            models.append(language)
         where = stack.enter_context(peer(folder, coordinator, models))
         rival = free_port()
         command = [sys.executable, str(HERE / "serve_rivals.py"), "grpc", str(cnn), str(rival)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from backend.compiler import compile_graph
-from backend.errors import ExportError, InputError, ModelImportError, ShapeMismatchError
+from backend.errors import DeadlineError, ExportError, InputError, ModelImportError, ShapeMismatchError
 from backend.exporting.export import export_model
 from backend.exporting.messages import Export, ExportOptions
 from backend.formats.cyxmodel import read_cyxmodel
@@ -222,6 +223,10 @@ def test_a_model_with_kept_operators_is_served(tmp_path: Path) -> None:
     answers = runtime.run({runtime.inputs[0].name: x})
     assert np.array_equal(answers["v"], np.sort(x, 1)[:, :2])
     assert answers["i"].dtype == np.int64
+    with pytest.raises(DeadlineError, match="reached its deadline"):
+        runtime.run({runtime.inputs[0].name: x}, time.monotonic() - 1)
+    in_time = runtime.run({runtime.inputs[0].name: x}, time.monotonic() + 600)
+    assert np.array_equal(in_time["v"], answers["v"]), "and the model goes on"
 
 
 def test_ids_that_only_operators_read_reach_a_table(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
+import numpy as np
+
+from backend.formats.tensors import Array
 from backend.serving.messages import ServerLimits
-from tests.unit.backend.serving.server import Counter, Server, talk, until
+from tests.unit.backend.serving.server import Counter, Doubler, Server, Single, talk, until
 
 ORDER = {"model": "m", "prompt": "count", "max_tokens": 3}
 
@@ -105,3 +109,58 @@ def test_a_turn_that_never_comes_is_told_by_the_deadline() -> None:
         assert (await first).status == 200
 
     talk(work, {"m": model}, ServerLimits(timeout_s=0.2))
+
+
+class Slow(Counter):
+    """Its chat template is not done until ``go_on``."""
+
+    def tokenize_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return super().tokenize_chat(messages)
+
+
+class SlowEmbedder(Single):
+    """As is its tokenizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = self
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def encode(self, text: str) -> tuple[dict[str, Array], int]:
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return {"x": np.ones((1, 3), np.float32)}, len(text)
+
+    def from_ids(self, ids: list[int]) -> tuple[dict[str, Array], int]:
+        raise AssertionError("texts were sent")
+
+    def pool(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Array:
+        return outputs["double"][0]
+
+
+def test_a_long_template_or_text_holds_up_neither_other_models_nor_what_its_own_is_asked_besides() -> None:
+    slow, embedder = Slow(), SlowEmbedder()
+
+    async def work(server: Server) -> None:
+        chat = {"model": "slow", "messages": [{"role": "user", "content": "count"}], "max_tokens": 3}
+        texts = {"model": "embedder", "input": "long " * 1000}
+        asked = [
+            asyncio.create_task(server.ask("POST", "/v1/chat/completions", chat)),
+            asyncio.create_task(server.ask("POST", "/v1/embeddings", texts)),
+        ]
+        await until(lambda: slow.begun.is_set() and embedder.begun.is_set())
+        assert (await server.ask("GET", "/health")).status == 200
+        rows = {"inputs": {"x": [[1, 2, 3]], "y": [[0, 0, 0]]}, "model": "other"}
+        assert (await server.ask("POST", "/v1/predict", rows)).json["outputs"]["sum"] == [6]
+        predict = {"inputs": [[1, 2, 3]], "model": "embedder"}
+        assert (await server.ask("POST", "/v1/predict", predict)).json["outputs"] == {"double": [[2, 4, 6]]}
+        assert not any(each.done() for each in asked)
+        slow.go_on.set()
+        embedder.go_on.set()
+        answers = await asyncio.gather(*asked)
+        assert [each.status for each in answers] == [200, 200]
+        assert answers[1].json["data"][0]["embedding"] == [2, 2, 2]
+
+    talk(work, {"other": Doubler(), "slow": slow, "embedder": embedder})
