@@ -77,7 +77,8 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
     "chat templates that loop, count, grow or nest without end": {
         "e2e/backend/test_renderer.py": (
             "a_hostile_template_is_refused_and_others_go_on",
-            "a_template_that_had_to_be_ended_is_not_tried_again",
+            "a_template_that_ends_with_every_conversation_is_soon_tried_no_more",
+            "a_conversation_that_a_template_cannot_bear_is_refused_and_shorter_ones_go_on",
         ),
         "e2e/serving/test_text_models.py": ("a_template_without_end_stops_nobody_but_its_own_model",),
     },
@@ -123,7 +124,14 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
             "no_answer_invites_other_sites",
             "what_fails_inside_is_told_to_nobody_outside",
         ),
-        "unit/backend/serving/test_slow_clients.py": ("a_body_that_never_begins_is_given_up",),
+        "unit/backend/serving/test_seats.py": (
+            "an_address_beyond_this_machine_holds_a_quarter_at_most",
+            "who_waited_longest_for_its_client_makes_room",
+        ),
+        "unit/backend/serving/test_slow_clients.py": (
+            "a_body_that_never_begins_is_given_up",
+            "whoever_only_sits_there_keeps_nobody_out",
+        ),
         "e2e/serving/test_serve.py": ("beyond_loopback_only_with_a_key_which_can_be_taken_back",),
     },
     "Sybil: peers that have proven nothing, reputation that one pays oneself": {
