@@ -68,6 +68,10 @@ class _Input(TextInput):
         if host is not None:
             host.ring.take(self)
 
+    def on_touch_down(self, touch: Any) -> bool:
+        """Kivy works its lines out a frame after it is made, and cannot be touched before."""
+        return bool(self._lines) and bool(super().on_touch_down(touch))
+
     def edit(self, code: int, modifiers: list[str]) -> bool:
         """Copies, pastes, undoes; False for another key. Kivy itself asks for a text with the key."""
         if set(modifiers) - LOCKS not in ({"ctrl"}, {"meta"}) or code not in EDITING:

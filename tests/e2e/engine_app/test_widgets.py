@@ -209,3 +209,23 @@ async def test_a_field_keeps_its_letters_from_shortcuts(show: Any) -> None:
         driver.key(283)
         assert seen == [(ord("s"), "ctrl"), (283,)]
     stop()
+
+
+async def test_a_field_can_be_touched_in_the_moment_in_which_it_appears(show: Any) -> None:
+    from engine_app.ui.theme import Look
+    from engine_app.ui.widgets.box import Column
+    from engine_app.ui.widgets.fields import TextField
+
+    column = Column(Look())
+    host = host_with(column)
+    async with show(host) as driver:
+        field = TextField(Look())
+        field.input.size = host.size
+        column.add_widget(field)
+        finger = driver.finger(*host.center)
+        finger.down()
+        finger.move(*host.center)
+        finger.up()
+        await driver.frames(2)
+        await driver.tap(field.input)
+        assert field.input.focus
