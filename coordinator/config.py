@@ -14,6 +14,7 @@ from p2p.relay.book import RelayLimits
 
 CONFIG_NAME = "config.toml"
 CONTROL_NAME = "control.sock"
+MAX_RELAY_BYTES_PER_S = 1 << 40
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/4400",)
 DEVNET_PLATFORM_ACCOUNT = "negq5ApurkfM7V6F46NboJbnjbohEtfu1PotDsvMs5e"
 
@@ -61,6 +62,12 @@ def check_config(config: Config) -> Config:
         raise ConfigError(f"slots of {config.chain_slot_ms} ms, allowed 1 to 60000")
     if config.solana_rpc and not config.program_id:
         raise ConfigError("--solana-rpc needs --program-id: where the escrow program is on that chain")
+    if config.program_id and not config.solana_rpc:
+        raise ConfigError("--program-id without --solana-rpc: the embedded chain brings its own program")
+    if config.relay is not None:
+        for name, rate in (("", config.relay.bytes_per_s), ("total-", config.relay.bytes_per_s_of_all)):
+            if not 0 < rate <= MAX_RELAY_BYTES_PER_S:
+                raise ConfigError(f"--relay-{name}rate of {rate / 2**20:g} MB/s, allowed are above 0 to 2^20")
     return config
 
 

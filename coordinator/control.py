@@ -189,7 +189,9 @@ async def _find(services: Services, asked: dict[str, Any]) -> Job:
     jobs = await store.read(store.database.jobs, None, MAX_LISTED)
     found = [job for job in jobs if name and job.job_id.startswith(name)]
     if len(found) != 1:
-        raise RemoteFailureError("not_found", f"{len(found) or 'no'} jobs begin with {name!r}, expected one")
+        raise RemoteFailureError(
+            "not_found", f"{len(found) or 'no'} jobs begin with {name[:80]!r}, expected one"
+        )
     return found[0]
 
 

@@ -199,7 +199,7 @@ async def _connect(path: Path) -> trio.SocketStream:
         with _short_path(path) as name:
             return await trio.open_unix_socket(name)
     except (OSError, RuntimeError) as error:
-        raise ControlUnavailableError(f"no program listens at {path}") from error
+        raise ControlUnavailableError(f"no program runs here: nothing listens at {path}") from error
 
 
 @contextlib.contextmanager

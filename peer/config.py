@@ -22,7 +22,8 @@ CONFIG_NAME = "config.toml"
 CONTROL_NAME = "control.sock"
 ALLOWED_NAME = "allowed.json"
 MAX_PREWARMED = 16
-MIN_STREAM_AHEAD_BYTES = 1 << 20
+MIN_STREAM_AHEAD_BYTES, MAX_STREAM_AHEAD_BYTES = 1 << 20, 1 << 40
+MAX_WAIT_S = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Config:
 
 
 def check_config(config: Config) -> Config:
-    """Raises ConfigError."""
+    """Raises ConfigError, ChainNotTrustedError."""
     if config.coordinator is not None:
         _check_address("coordinator", config.coordinator)
     elif not config.lan:
@@ -84,9 +85,19 @@ def check_config(config: Config) -> Config:
         _check_address("relay", relay)
     if config.price_per_hour < 0:
         raise ConfigError(f"price of {config.price_per_hour} units per hour, must not be negative")
-    if config.stream_ahead_bytes < MIN_STREAM_AHEAD_BYTES:
-        found = f"{config.stream_ahead_bytes} bytes of samples ahead"
-        raise ConfigError(f"{found}, allowed are {MIN_STREAM_AHEAD_BYTES} or more")
+    for what, seconds in (
+        ("--engine-patience", config.engine_patience_s),
+        ("--settle-grace", config.settle_grace_s),
+    ):
+        if not 0 < seconds <= MAX_WAIT_S:
+            raise ConfigError(f"{what} of {seconds:g} s, allowed are above 0 to {MAX_WAIT_S}")
+    if not MIN_STREAM_AHEAD_BYTES <= config.stream_ahead_bytes <= MAX_STREAM_AHEAD_BYTES:
+        allowed = f"{MIN_STREAM_AHEAD_BYTES} to {MAX_STREAM_AHEAD_BYTES}"
+        raise ConfigError(f"{config.stream_ahead_bytes} bytes of samples ahead, allowed are {allowed}")
+    if config.escrow:
+        from p2p.chain.trust import parse_trusted  # here: it loads what a status needs not
+
+        parse_trusted(config.escrow)
     if not 0 <= config.prewarmed <= MAX_PREWARMED:
         raise ConfigError(f"{config.prewarmed} pre-warmed workers, allowed 0 to {MAX_PREWARMED}")
     if config.payout and not _is_public_key(config.payout):

@@ -31,6 +31,13 @@ def main(data_dir: Path, host: str, port: int, slot_ms: int, platform_wallet: st
         sys.exit(130)
     except DataDirLockedError as error:
         raise click.ClickException(str(error)) from error
+    except Exception as error:
+        cause: BaseException = error
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if not isinstance(cause, OSError):
+            raise
+        raise click.ClickException(f"cannot answer at {host}, port {port}: {cause.strerror}") from error
 
 
 async def _main(config: ChainConfig) -> None:

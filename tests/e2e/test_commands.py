@@ -92,7 +92,9 @@ def test_a_second_program_on_the_same_port_says_so(running: LocalNetwork, tmp_pa
 
 @pytest.mark.parametrize("program", ["cyxpeer", "cyxcoordinator"])
 def test_asking_a_program_that_does_not_run_says_so(program: str, tmp_path: Path) -> None:
-    assert "no program listens at" in refused(program, "status", "--data-dir", str(tmp_path))
+    assert "no program runs here: nothing listens at" in refused(
+        program, "status", "--data-dir", str(tmp_path)
+    )
 
 
 @pytest.mark.parametrize("budget", ["abc", "-1", "0.0000000001", "1e3", "nan", "5,0", "", "99999999999"])

@@ -57,6 +57,9 @@ def test_a_price_that_is_none_is_refused(text: str) -> None:
         ({"coordinator": "/ip4/127.0.0.1/tcp/4001/p2p/nobody"}, "expected an address"),
         ({"coordinator": ADDRESS.replace("/tcp/", "/udp/")}, "expected an address"),
         ({"prewarmed": 99}, "allowed 0 to 16"),
+        ({"engine_patience_s": float("nan")}, "--engine-patience of nan s"),
+        ({"settle_grace_s": -5.0}, "--settle-grace of -5 s"),
+        ({"stream_ahead_bytes": 1 << 60}, "bytes of samples ahead, allowed are"),
         ({"payout": "me"}, "Solana address"),
         ({"payout": "1" * 44}, "Solana address"),
     ],
@@ -78,7 +81,7 @@ def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip() == f"cyxpeer: no program listens at {tmp_path}/control.sock"
+    assert done.stderr.strip() == f"cyxpeer: no program runs here: nothing listens at {tmp_path}/control.sock"
 
 
 def test_the_config_file_stands_in_for_flags(tmp_path: Path) -> None:
