@@ -111,6 +111,7 @@ class Network:
         """With the newest order."""
         self.busy = ""
         """What is being done for the user just now."""
+        self._order_scope: trio.CancelScope | None = None
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -323,7 +324,14 @@ class Network:
         if not self.busy:
             self.busy, self.problem = what, ""
             self._tell()
-            self._tasks.start(run)
+            self._order_scope = self._tasks.start(run)
+
+    def call_off(self) -> None:
+        """What is being done for the user just now; what has arrived elsewhere stays there."""
+        if self.busy and self._order_scope is not None:
+            self._order_scope.cancel()
+            self.problem = f"{self.busy}: called off. What had arrived by then is in the list"
+            self._look_now.set()
 
     async def _saved(self, graph: Graph) -> str:
         path = self.config.data_dir / "submitted.json"

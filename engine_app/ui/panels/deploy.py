@@ -20,7 +20,7 @@ from engine_app.ui.theme import Colour, Look
 from engine_app.ui.tryout import Tryout
 from engine_app.ui.widgets.box import Card, Column, Gap, Line, Row, Text, empty_state, flow_of
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
-from engine_app.ui.widgets.facts import CopyRow, StateText, Tiles, labelled
+from engine_app.ui.widgets.facts import CopyRow, StateText, Tiles, labelled, show_order
 from engine_app.ui.widgets.scroll import Scroll
 
 STATES = {
@@ -141,11 +141,7 @@ class DeployPage(BoxLayout):
         """What the network does for the user just now, and what went wrong with it."""
         look, network = self._context.look, self._network
         self._told.clear_widgets()
-        if network.problem:
-            text = brief(network.problem)
-            self._told.add_widget(Text(look, text, theme.SMALL, look.palette.danger))
-        if network.busy:
-            self._told.add_widget(Text(look, f"{plain(network.busy)}...", theme.SMALL, look.palette.muted))
+        show_order(look, self._told, network.problem, network.busy, network.call_off)
 
     # -- one of them ---------------------------------------------------------------------------
 

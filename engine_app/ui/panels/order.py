@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine_app.plain import brief, plain
+from engine_app.plain import plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.network import JobWish, Network
@@ -15,7 +15,7 @@ from engine_app.ui.parameters import whole_problem
 from engine_app.ui.trainer import Trainer
 from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text
 from engine_app.ui.widgets.buttons import Kind, PushButton, Segments, Toggle
-from engine_app.ui.widgets.facts import beside, labelled
+from engine_app.ui.widgets.facts import beside, labelled, show_order
 from engine_app.ui.widgets.fields import Stepper, TextField, doubled
 from p2p.pricing import parse_tokens
 
@@ -116,10 +116,7 @@ class OrderCard(Card):
 
     def _show_told(self, part: Column, problem: str, busy: str, ready: bool) -> None:
         look = self._context.look
-        if problem:
-            part.add_widget(Text(look, brief(problem), theme.SMALL, look.palette.danger))
-        if busy:
-            part.add_widget(Text(look, f"{plain(busy)}...", theme.SMALL, look.palette.muted))
+        show_order(look, part, problem, busy, self._network.call_off)
         if not ready and not busy:
             part.add_widget(Text(look, self._missing(), theme.SMALL, look.palette.muted))
 

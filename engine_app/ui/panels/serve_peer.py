@@ -12,7 +12,7 @@ from kivy.clock import Clock
 
 from backend.formats.sniff import ModelFormat, sniff
 from engine_app.entry import CommandError
-from engine_app.plain import brief, plain
+from engine_app.plain import plain
 from engine_app.serving import find_model, model_name
 from engine_app.ui import theme
 from engine_app.ui.context import Context
@@ -22,7 +22,7 @@ from engine_app.ui.panels.pick_model import ask_model
 from engine_app.ui.parameters import whole_problem
 from engine_app.ui.widgets.box import Column, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton, Segments
-from engine_app.ui.widgets.facts import labelled
+from engine_app.ui.widgets.facts import labelled, show_order
 from engine_app.ui.widgets.fields import Stepper, TextField
 from p2p.pricing import format_tokens, parse_tokens, price_of
 
@@ -244,10 +244,7 @@ class PeerSheet(Column):
         button = PushButton(look, "Deploy", self.go, Kind.PRIMARY, "deploy", size_hint=(1, None))
         button.disabled = self._format is ModelFormat.UNKNOWN or not self._peers or bool(network.busy)
         part.add_widget(button)
-        if network.problem:
-            part.add_widget(Text(look, brief(network.problem), theme.SMALL, look.palette.danger))
-        if network.busy:
-            part.add_widget(Text(look, f"{plain(network.busy)}...", theme.SMALL, look.palette.muted))
+        show_order(look, part, network.problem, network.busy, network.call_off)
 
     def go(self) -> None:
         steppers = (self._minutes, self._replicas, self._layers, self._window)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,11 @@ from kivy.graphics import Color, SmoothEllipse, SmoothRoundedRectangle
 from kivy.uix.boxlayout import BoxLayout
 from kivy.uix.widget import Widget
 
+from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.theme import Colour, Look
 from engine_app.ui.widgets.box import Column, Row, Text, paint
-from engine_app.ui.widgets.buttons import IconButton
+from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.focus import host_of
 
 
@@ -40,6 +41,18 @@ def beside(look: Look, title: str, control: Widget, note: str = "") -> Row:
     control.pos_hint = {"center_y": 0.5}
     row.add_widget(control)
     return row
+
+
+def show_order(look: Look, part: Column, problem: str, busy: str, call_off: Callable[[], Any]) -> None:
+    """What went wrong with the newest order; what is being done just now, and how to call it off."""
+    if problem:
+        part.add_widget(Text(look, brief(problem), theme.SMALL, look.palette.danger))
+    if busy:
+        row = Row(look, gap=theme.MEDIUM)
+        text = f"{plain(busy)}..."
+        row.add_widget(Text(look, text, theme.SMALL, look.palette.muted, pos_hint={"center_y": 0.5}))
+        row.add_widget(PushButton(look, "Call off", call_off, Kind.QUIET, "stop"))
+        part.add_widget(row)
 
 
 class FactList(Column):

@@ -107,6 +107,37 @@ async def _until(driver: Any, holds: Any) -> None:
         await driver.frames(1)
 
 
+class Silent:
+    """A session whose other side never answers."""
+
+    engine = None
+
+    async def ask(self, method: str, tell: Any = None, /, **parameters: Any) -> Any:
+        await trio.sleep_forever()
+
+
+async def test_an_order_that_takes_too_long_is_called_off_with_a_tap(open_window: Any) -> None:
+    from engine_app.ui.widgets.buttons import PushButton
+
+    async with open_window() as (window, driver):
+        window.open_example()
+        window.show_page("jobs")
+        engine = window.network
+        engine._session = Silent()
+        engine.ask_estimate(window.desk.graph, DIGITS_DATA, 1)
+
+        def button() -> Any:
+            found = (each for each in window.content.walk() if isinstance(each, PushButton))
+            return next((each for each in found if each.text == "Call off"), None)
+
+        await driver.until(lambda: button() is not None)
+        await driver.frames(3)
+        await driver.tap(button())
+        await driver.until(lambda: not engine.busy)
+        assert engine.problem.startswith("Estimating: called off")
+        await driver.until(lambda: button() is None)
+
+
 async def test_without_a_coordinator_the_window_says_so_and_goes_on(open_window: Any, tmp_path: Path) -> None:
     config = Config(tmp_path / "alone", None, None, "error")
     async with open_window(config=config) as (window, driver):
