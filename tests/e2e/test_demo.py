@@ -114,4 +114,4 @@ def interrupt(kept: Path, moment: str, hurt: Callable[[subprocess.Popen[str]], N
     assert demo.returncode == 130
     assert "Traceback" not in rest
     assert rest.splitlines()[-1] == "stopped; nothing is left running"
-    wait_until(lambda: not processes_with(str(kept)), 5, "the last process to end")
+    wait_until(lambda: not processes_with(str(kept)), 30, "the last process to end")

@@ -41,10 +41,11 @@ async def test_a_prewarmed_worker_is_handed_out_at_once_and_replaced(tmp_path: P
     config = PoolConfig(tmp_path / "w", prewarmed=1, threads=1, refill_delay_s=0)
     async with open_pool(config) as pool:
         await pool.wait_warm()
-        first = await pool.acquire(timeout_s=1)
+        assert pool.idle == 1
+        first = await pool.acquire(timeout_s=30)
         assert pool.idle == 0
         await pool.wait_warm()
-        second = await pool.acquire(timeout_s=1)
+        second = await pool.acquire(timeout_s=30)
         assert first.pid != second.pid
         assert first.directory != second.directory
         assert first.directory.stat().st_mode & 0o777 == 0o700
@@ -212,7 +213,7 @@ async def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
         watched = os.pidfd_open(pid)
         try:
             parent.kill()
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 await trio.lowlevel.wait_readable(watched)
         finally:
             os.close(watched)

@@ -16,6 +16,9 @@ from engine_app.config import Config
 
 os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
 
+PATIENCE_S = 60
+"""For what a window does, on a machine that does much else; nothing waits so long but to fail."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def kivy_ready() -> None:
@@ -79,12 +82,12 @@ class Driver:
         from kivy.clock import Clock
 
         until = Clock.frames + count
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             while Clock.frames < until:
                 await trio.lowlevel.checkpoint()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             while not holds():
                 await self.frames(1)
 

@@ -32,6 +32,9 @@ class Answering:
         self.asked.append((name, words))
         return self._answers.get(name)
 
+    def was_asked(self, name: str) -> bool:
+        return any(asked == name for asked, _ in self.asked)
+
 
 def found(root: Any, kind: type, **named: Any) -> Any:
     return next(
@@ -84,13 +87,13 @@ async def test_a_job_is_streamed_with_private_parts_its_rate_changed_and_its_pee
         await driver.frames(4)
         await driver.tap(segment(page._order, "Both"))
         await driver.tap(button(page._order, "Who and how much"))
-        await driver.until(lambda: not network.busy)
+        await driver.until(lambda: session.was_asked("estimate") and not network.busy)
         await driver.frames(4)
         assert session.asked[-1][1]["segments"] == 4
         offers = [each.name for each in page._order.walk(restrict=True) if isinstance(each, ListRow)]
         assert offers == ["Ryzen 9 7950X, 64 GiB", "RTX 4090, 24 GiB", "12D3KooWQx7..."]
         page._order._submit()
-        await driver.until(lambda: not network.busy)
+        await driver.until(lambda: session.was_asked("submit") and not network.busy)
         name, words = session.asked[-1]
         assert name == "submit"
         assert words["stream"] is True and words["private"] == ["test", "validation"]
