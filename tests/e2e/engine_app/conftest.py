@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,21 +34,28 @@ def kivy_ready() -> None:
     Window.close = lambda *_: None  # one window serves all tests of the process
 
 
+@cache
+def _touch_type() -> Any:
+    """Once: Kivy keeps every class of its events for good."""
+    from kivy.input.motionevent import MotionEvent
+
+    class Touch(MotionEvent):  # type: ignore[misc]
+        def depack(self, args: Any) -> None:
+            self.sx, self.sy, button = args
+            self.profile = ["pos", "button"] if button else ["pos"]
+            if button:
+                self.button = button
+            super().depack(args)
+
+    return Touch
+
+
 class Finger:
     """One touch; positions in pixels from the lower left. With a ``button`` it is the mouse's."""
 
     def __init__(self, x: float, y: float, button: str = "") -> None:
-        from kivy.input.motionevent import MotionEvent
-
-        class Touch(MotionEvent):  # type: ignore[misc]
-            def depack(self, args: Any) -> None:
-                self.sx, self.sy = args
-                self.profile = ["pos", "button"] if button else ["pos"]
-                if button:
-                    self.button = button
-                super().depack(args)
-
-        self._touch = Touch("test", id(self), self._share(x, y), is_touch=True, type_id="touch")
+        place = (*self._share(x, y), button)
+        self._touch = _touch_type()("test", id(self), place, is_touch=True, type_id="touch")
 
     def down(self) -> None:
         self._dispatch("begin")
@@ -56,7 +64,7 @@ class Finger:
         from kivy.base import EventLoop
 
         EventLoop.dispatch_input()  # what waits for the next frame, while the touch is still there
-        self._touch.move(self._share(x, y))
+        self._touch.move((*self._share(x, y), getattr(self._touch, "button", "")))
         self._dispatch("update")
 
     def up(self) -> None:
@@ -156,16 +164,14 @@ async def _shown(widget: Any) -> AsyncIterator[Driver]:
 
     from engine_app.ui.loop import run_app
 
-    class TestApp(App):  # type: ignore[misc]
-        def build(self) -> Any:
-            return widget
-
+    app = App()  # no class of its own, which Kivy would keep for good, and the widget with it
+    app.build = lambda: widget
     errors: list[BaseException] = []
     for child in Window.children[:]:
         Window.remove_widget(child)
     EventLoop.quit, EventLoop.status = False, "idle"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_app, TestApp(), lambda tasks: None, errors.append)
+        nursery.start_soon(run_app, app, lambda tasks: None, errors.append)
         driver = Driver()
         await driver.frames(4)
         yield driver

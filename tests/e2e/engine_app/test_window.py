@@ -298,7 +298,7 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
         trainer.start(window.desk.graph)
         states = []
         trainer.listen(lambda: states.append(trainer.state))
-        with trio.fail_after(90):
+        with trio.fail_after(180):
             while trainer.state != "training":
                 await driver.frames(1)
             while not canvas._training.sparks or not canvas._speed:
