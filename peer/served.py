@@ -24,8 +24,9 @@ from peer.job import Job
 
 log = structlog.get_logger(__name__)
 
-LINGER_S = 10.0
-"""How long a model whose time is up stays loaded for a deployment that continues it."""
+LINGER_S = 60.0
+"""How long a model whose time is up stays loaded for a deployment that continues it, which gets its lease
+once this one is settled. Whoever else gets the device clears it at once."""
 STOP_GRACE_S = 2.0
 MAX_OVER = 256
 """Deployments whose end callers are told of."""

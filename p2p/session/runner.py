@@ -23,6 +23,7 @@ from p2p.session.direct_steps import DirectSteps
 from p2p.session.errors import SessionError
 from p2p.session.live import LiveJob
 from p2p.session.peer_stream import PeerTalk
+from p2p.session.served import watch_periods
 from p2p.session.steps import Engine, Steps
 from p2p.tasks import background_tasks
 
@@ -116,4 +117,5 @@ class JobRunner:
             assert lease is not None and hold is not None
             async with background_tasks() as nursery:
                 nursery.start_soon(self._guard, PeerTalk(self._engine, self._live, lease, hold).run)
+                nursery.start_soon(self._guard, watch_periods, self._engine, self._live, lease)
                 await self._live.wait_for(lambda job, held=lease: plan.peer_to_talk_to(job) != held)  # type: ignore[misc]

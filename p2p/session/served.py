@@ -13,7 +13,8 @@ import trio
 
 from p2p.errors import RemoteFailureError, RemoteProtocolError
 from p2p.identifiers import PeerId
-from p2p.jobs import FileRef, ServingSpec
+from p2p.jobs import FileRef, JobState, ServingSpec
+from p2p.protocols.coordinator import Lease
 from p2p.protocols.inference import DeploymentStatus
 from p2p.session import trial as trials
 from p2p.session.asking import Asked
@@ -21,7 +22,7 @@ from p2p.session.chat import refusal
 from p2p.session.coordinator_link import LOST
 from p2p.session.errors import ModelRefusedError
 from p2p.session.inference import HastyCaller, JobCaller, Tensor
-from p2p.session.job import Escrow
+from p2p.session.job import Escrow, PeerAccused, lease_ref
 from p2p.session.live import LiveJob
 from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News, NewsKind
@@ -36,10 +37,31 @@ ASK_PATIENCE_S = 5.0
 """Of each question, over lost connections."""
 PATIENCE_S = 240.0
 """For a model that is not ready: longer than a peer itself waits for its worker."""
+PAID = frozenset({JobState.FUNDED, JobState.RUNNING})
+OVERDUE_S = 1800.0
+"""Beyond a period: for the model to travel and to be loaded, and for a worker that ends."""
 DENIALS = frozenset({"not_found", "refused", "unauthorized", "invalid"})
 """Codes by which a peer says itself that it does not serve what it claims."""
 MAX_TEXT_ANSWER_BYTES = 1 << 20
 TEXT_QUESTION = "One, two, three, four,"
+
+
+async def watch_periods(engine: Engine, live: LiveJob, lease: Lease) -> None:
+    """Reports a peer that holds the deployment and ends no period that can be paid; ends with the lease."""
+    serving = live.job.spec.serving
+    if serving is None or live.job.direct is not None:
+        return
+    await live.wait_for(lambda job: job.state in PAID)
+    overdue_s = serving.period_s + OVERDUE_S
+    while True:
+        done = live.job.segments_done
+        with trio.move_on_after(overdue_s) as scope:
+            await live.wait_for(lambda job, before=done: job.segments_done != before)  # type: ignore[misc]
+        # Without the coordinator nobody can be asked, nor reported.
+        if scope.cancelled_caught and engine.network.is_connected(engine.coordinator.peer_id):
+            text = f"no period of {serving.period_s} s is over and proven after {overdue_s:.0f} s"
+            await live.apply(PeerAccused(lease_ref(lease), "overdue", text))
+            return
 
 
 async def period_over(live: LiveJob, serving: ServingSpec, escrow: Escrow) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -274,6 +275,8 @@ class PeerScript:
     """Announces the job's dataset as its checkpoint."""
     dies_at: int | None = None
     """The segment during which it vanishes."""
+    idles_at: int | None = None
+    """The segment that it never ends, though it stays."""
     segment_s: float = 1.0
     serves_another: bool = False
     """Names another file than the deployment's model."""
@@ -447,7 +450,7 @@ class ScriptedPeer:
             self._world.net.crash(self.network)
             await trio.sleep_forever()
         self._say(job_wire.JobProgress(0, METRICS))
-        await trio.sleep(self.script.segment_s)
+        await trio.sleep(math.inf if self.script.idles_at == segment else self.script.segment_s)
         done = segment + 1
         is_last = done == job.segments and not self.script.hides_result
         if job.serving is not None:

@@ -111,6 +111,20 @@ async def test_a_peer_that_does_not_serve_is_reported_and_not_paid(
         assert world.peers[1].data == world.data.read_bytes()
 
 
+@pytest.mark.parametrize("idles_at", [0, 1])
+async def test_a_peer_that_ends_no_period_is_reported_and_followed_by_another(
+    tmp_path: Path, idles_at: int
+) -> None:
+    scripts = [PeerScript(idles_at=idles_at), PeerScript()]
+    async with open_world(tmp_path, scripts) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world), BUDGET)
+        await to_the_end(engine, job)
+        (complaint,) = world.coordinator.complaints
+        assert complaint.code == "overdue" and "no period of 5 s is over" in complaint.text
+        assert [voucher.segments_done for voucher in world.peers[0].vouchers] == list(range(1, idles_at + 1))
+        assert world.ledger.paid_out == 3 * PERIOD
+
+
 @pytest.mark.parametrize("calls", ["answers", "another model"])
 async def test_where_the_model_cannot_be_tried_here_any_answer_counts(
     tmp_path: Path, calls: Literal["answers", "another model"]
