@@ -56,16 +56,23 @@ class Channel(Generic[S, R]):
 
     async def send(self, message: S, body: bytes = b"", timeout_s: float | None = 30.0) -> None:
         """Raises StreamResetError, DeadlineError, and LocalProtocolError for a message over the limits."""
-        await self.send_encoded(self.encode(message, body), timeout_s)
+        frame = self.encode(message, body)
+        if not self._goes_at_once(frame):
+            await self._send_waiting(frame, timeout_s)
 
     def send_now(self, message: S, body: bytes = b"") -> bool:
         """Sends it if that needs no waiting, else nothing. Raises StreamResetError, LocalProtocolError."""
-        return not self._send_lock.locked() and self._stream.send_now(self.encode(message, body))
+        return self._goes_at_once(self.encode(message, body))
 
     async def send_encoded(self, frame: bytes, timeout_s: float | None = 30.0) -> None:
         """Sends what ``encode`` made."""
-        if not self._send_lock.locked() and self._stream.send_now(frame):
-            return
+        if not self._goes_at_once(frame):
+            await self._send_waiting(frame, timeout_s)
+
+    def _goes_at_once(self, frame: bytes) -> bool:
+        return not self._send_lock.locked() and self._stream.send_now(frame)
+
+    async def _send_waiting(self, frame: bytes, timeout_s: float | None) -> None:
         with deadline(timeout_s, f"sending {len(frame)} bytes to {self.remote_peer_id}"):
             async with self._send_lock:
                 try:

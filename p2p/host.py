@@ -289,7 +289,7 @@ class Libp2pNetwork(ConnectionObserver):
     def _connection(self, peer_id: PeerId) -> MuxedConnection | None:
         """The newest that lives, since an older one may be dead without knowing it; direct before relayed."""
         alive = [c for c in reversed(self._connections.get(peer_id, ())) if not c.is_closed]
-        return min(alive, key=_comes_through_relay, default=None)
+        return alive[0] if len(alive) == 1 else min(alive, key=_comes_through_relay, default=None)
 
     async def _dial(self, peer_id: PeerId, addresses: Sequence[Multiaddr]) -> None:
         async def connect(address: Multiaddr) -> Any:

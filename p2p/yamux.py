@@ -299,10 +299,12 @@ class YamuxStream:
 
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         """Raises StreamResetError when cut off, even if unread bytes were left."""
-        await trio.lowlevel.checkpoint_if_cancelled()
         state = self._state
+        if state.unread_bytes:
+            await trio.lowlevel.checkpoint_if_cancelled()
         while not state.unread_bytes:
             if state.received_end:
+                await trio.lowlevel.checkpoint_if_cancelled()
                 return b""
             if state.reset_reason is not None:
                 raise StreamResetError(state.reset_reason)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +67,14 @@ class OnnxRuntime:
     def run(self, inputs: Mapping[str, Array], deadline: float | None = None) -> dict[str, Array]:
         """Raises InputError, DeadlineError."""
         in_order(inputs, self.inputs)
+        options = None if deadline is None else self._terminator.begin(deadline)
         try:
-            with self._terminator.watching(deadline) as options:
-                answers = self._session.run(self._answers, inputs, options)
+            answers = self._session.run(self._answers, inputs, options)
         except Exception as error:  # ONNX Runtime's own classes share no public base
             raise _cause(error) from error
+        finally:
+            if options is not None:
+                self._terminator.end()
         if not all(isinstance(answer, np.ndarray) and answer.dtype != object for answer in answers):
             raise InputError("the model answers with something that is no array of numbers")
         return dict(zip(self._answers, answers, strict=True))
@@ -83,33 +85,38 @@ class Terminator:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._changed = threading.Condition()
-        self._deadline: float | None = None
+        self._lock = threading.Lock()
+        self._deadline = 0.0
+        self._running: Any = None
+        """The options of the run that goes on."""
         self._options: Any = None
+        """For the next run: as those of the last, unless it was stopped."""
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def watching(self, deadline: float | None) -> Iterator[Any]:
-        if deadline is None:
-            yield None
-            return
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = _FATAL_ONLY
+    def begin(self, deadline: float) -> Any:
+        """The options for a run, which ``end`` must follow."""
+        if self._options is None:
+            self._options = onnxruntime.RunOptions()
+            self._options.log_severity_level = _FATAL_ONLY
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="deadline", daemon=True)
             self._thread.start()
-        self._deadline, self._options = deadline, options
-        try:
-            yield options
-        finally:
-            self._options = None
+        with self._lock:
+            self._deadline, self._running = deadline, self._options
+        return self._options
+
+    def end(self) -> None:
+        with self._lock:
+            if self._running.terminate:
+                self._options = None
+            self._running = None
 
     def _watch(self) -> None:
         pause = threading.Event()
         while not pause.wait(_LOOK_EVERY_S):
-            options, deadline = self._options, self._deadline
-            if options is not None and deadline is not None and self._now() > deadline:
-                options.terminate = True
+            with self._lock:
+                if self._running is not None and self._now() > self._deadline:
+                    self._running.terminate = True
 
 
 def load_onnx(path: Path, device: str, options: RuntimeOptions) -> OnnxRuntime:

@@ -196,6 +196,12 @@ class ModelHost:
         self.enter(entry)
         return True
 
+    def hurry(self) -> None:
+        """See ``Batcher.hurry``."""
+        for entry in self._entries.values():
+            if entry.resident is not None:
+                entry.resident.batcher.hurry()
+
     async def load(self, name: str, deadline: float) -> None:
         """Loads it if need be, also after ``unload``. Raises HttpError."""
         self._entry(name, withdrawn=True).withdrawn = False

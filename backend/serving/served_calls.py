@@ -134,8 +134,10 @@ class _Request:
 class ServedCalls(asyncio.Protocol):
     """A channel. Belongs to one event loop; ends the process's work when the other end is closed."""
 
-    def __init__(self, app: Application, host: ModelHost) -> None:
+    def __init__(self, app: Application, host: ModelHost, *, is_alone: bool = False) -> None:
+        """``is_alone``: requests come by no other way, so that what one read brings is a whole turn's."""
         self._app = app
+        self._is_alone = is_alone
         self._host = host
         self._frames = CallFrames()
         self._requests: dict[int, _Request] = {}
@@ -160,6 +162,8 @@ class ServedCalls(asyncio.Protocol):
         try:
             for frame in self._frames.receive(data):
                 self._obey(frame)
+            if self._is_alone:
+                self._host.hurry()
         except WorkerError:
             # Our own supervisor said what it never says: nothing of it can be trusted any more.
             assert self._transport is not None

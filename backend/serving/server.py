@@ -414,7 +414,8 @@ class ModelServer:
         sweeping = asyncio.ensure_future(_sweep(host))
         stopping = self._stopping = asyncio.Event()
         try:
-            calls = None if self._calls is None else await _open_calls(self._calls, app, host)
+            alone = self._listener is None
+            calls = None if self._calls is None else await _open_calls(self._calls, app, host, alone)
             if self._listener is None:
                 on_ready(lines)
                 await stopping.wait()
@@ -429,9 +430,9 @@ class ModelServer:
         return app.in_flight if calls is None else max(app.in_flight, calls.in_flight)
 
 
-async def _open_calls(end: socket.socket, app: Application, host: ModelHost) -> ServedCalls:
+async def _open_calls(end: socket.socket, app: Application, host: ModelHost, alone: bool) -> ServedCalls:
     loop = asyncio.get_running_loop()
-    _, calls = await loop.create_unix_connection(lambda: ServedCalls(app, host), sock=end)
+    _, calls = await loop.create_unix_connection(lambda: ServedCalls(app, host, is_alone=alone), sock=end)
     return calls
 
 

@@ -92,13 +92,15 @@ class JobCaller:
 
     async def repeat(self, attempt: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
         """Again over new connections, and once with a new token: asking a model may be repeated."""
-        backoff = Backoff(self._engine.draw)
+        backoff: Backoff | None = None
         patience_s = self._engine.limits.inference_patience_s if patience_s is None else patience_s
         gives_up_at = trio.current_time() + patience_s
         refused = False
         while True:
             try:
-                await self._connect()
+                if not self._engine.network.is_connected(self.peer_id):
+                    # The peer may have moved since it was last reached.
+                    await reach_again(self._engine, self.peer_id, self._find_job())
                 if self._engine.now() >= self._authorized_until:
                     await self._authorize()
                 return await attempt()
@@ -107,6 +109,7 @@ class JobCaller:
                 if trio.current_time() >= gives_up_at:
                     raise
                 log.info("call goes out again", peer_id=self.peer_id, reason=str(error))
+                backoff = backoff or Backoff(self._engine.draw)
                 await trio.sleep(backoff.pause_s())
             except RemoteFailureError as error:
                 if error.code != "unauthorized" or refused:
@@ -114,11 +117,6 @@ class JobCaller:
                 refused = True
                 self._authorized_until = 0.0
                 self._engine.coordinator.forget_token(self._job_id, SCOPE)
-
-    async def _connect(self) -> None:
-        """The peer may have moved since it was last reached."""
-        if not self._engine.network.is_connected(self.peer_id):
-            await reach_again(self._engine, self.peer_id, self._find_job())
 
     async def _authorize(self) -> None:
         async with self._authorizing:

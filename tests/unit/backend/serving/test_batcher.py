@@ -76,3 +76,39 @@ def test_rows_of_one_length_are_joined_as_they_are(rows: tuple[int, int]) -> Non
     answers = run_batch(model.run, questions, 0.0)
     assert model.shapes == [(sum(rows), 4)]
     assert [len(answer["hidden"]) for answer in answers if isinstance(answer, dict)] == list(rows)
+
+
+def test_whoever_knows_that_no_more_comes_need_not_wait_for_the_next_turn() -> None:
+    model = Texts()
+
+    async def work() -> None:
+        with ThreadPoolExecutor(1) as thread:
+            batcher = Batcher(model, BatchLimits(), ModelStats(), thread)
+            batcher.pace.note(0.0)  # quick enough to run where it is
+            answers: list[object] = []
+            batcher.hurry()
+            for length in (3, 4):
+                batcher.submit(text(length), time.monotonic() + 30, answers.append, "short")
+            assert not answers
+            batcher.hurry()
+            assert len(answers) == 2
+            await asyncio.sleep(0)
+            batcher.hurry()
+        assert (len(answers), model.shapes) == (2, [(2, 4)])
+
+    asyncio.run(work())
+
+
+def test_hurry_leaves_a_request_its_time_to_wait_for_company() -> None:
+    async def work() -> None:
+        with ThreadPoolExecutor(1) as thread:
+            batcher = Batcher(Texts(), BatchLimits(window_s=60.0), ModelStats(), thread)
+            batcher.pace.note(0.0)
+            answers: list[object] = []
+            batcher.submit(text(3), time.monotonic() + 90, answers.append)
+            batcher.hurry()
+            batcher.hurry()
+            assert not answers
+            assert len(batcher) == 1
+
+    asyncio.run(work())
