@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from backend.errors import BackendError, DeadlineError, InputError
@@ -70,8 +71,7 @@ class Resident:
         return generating if generating is not None else self.batcher.running_since
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True, gc=False):
     """What a request asks of a model. ``make`` raises InputError, ``answer`` HttpError."""
 
     name: str
@@ -135,14 +135,11 @@ class ModelHost:
         self._residency = Residency(limits.memory_bytes)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._idle = asyncio.Event()
+        self.default = models[0].name
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._entries)
-
-    @property
-    def default(self) -> str:
-        return next(iter(self._entries))
 
     def is_loaded(self, name: str) -> bool:
         return name in self._entries and self._entries[name].resident is not None

@@ -24,7 +24,6 @@ from backend.serving.tensors_in import all_fitted, from_json, from_lists, lists_
 NPY = b"application/x-npy"
 SAFETENSORS = b"application/vnd.safetensors"
 _NPY_MAGIC = b"\x93NUMPY"
-_SHAPED = frozenset({b"x-shape", b"x-dtype"})
 _MAX_NPY_HEADER = 1 << 16
 
 
@@ -193,12 +192,20 @@ def _read_body(call: Call, kind: bytes, specs: tuple[TensorSpec, ...]) -> dict[s
 
 def _rows_of(call: Call, spec: TensorSpec) -> Array | None:
     """As many whole rows as the body has, in the dtype of the spec; None where headers say otherwise."""
-    row = math.prod(spec.shape[1:]) if spec.shape[:1] == (-1,) else 0
-    dtype = KNOWN[spec.dtype]
-    size = len(call.body)
-    if row <= 0 or not size or size % (row * dtype.itemsize) or _SHAPED.intersection(call.headers):
+    row_bytes, dtype, shape = _row_of(spec.dtype, spec.shape)
+    headers = call.headers
+    if not row_bytes or b"x-shape" in headers or b"x-dtype" in headers:
         return None
-    return np.frombuffer(call.body, dtype).reshape(-1, *spec.shape[1:])
+    rows, rest = divmod(len(call.body), row_bytes)
+    return np.frombuffer(call.body, dtype).reshape(rows, *shape) if rows and not rest else None
+
+
+@lru_cache(maxsize=256)
+def _row_of(dtype: str, shape: tuple[int, ...]) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
+    """Its size in bytes, 0 where that is not fixed; its dtype and shape."""
+    known = KNOWN[dtype]
+    is_fixed = shape[:1] == (-1,) and all(size > 0 for size in shape[1:])
+    return math.prod(shape[1:]) * known.itemsize if is_fixed else 0, known, shape[1:]
 
 
 def _shape(header: bytes | None, spec: TensorSpec, size: int, dtype: str) -> tuple[int, ...]:
@@ -265,7 +272,6 @@ def _binary_reply(outputs: dict[str, Array], kind: bytes) -> Reply:
     if kind == SAFETENSORS:
         return Reply(pack_tensors(outputs), SAFETENSORS)
     name, array = next(iter(outputs.items()))
-    array = np.ascontiguousarray(array)
     if kind == NPY:
         return Reply(write_npy(array), NPY)
     return Reply(array.tobytes(), OCTETS, headers=_about(name, dtype_name(array.dtype), array.shape))
