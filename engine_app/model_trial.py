@@ -17,9 +17,9 @@ from backend.workers.model_calls import ModelCalls
 from backend.workers.model_server import ModelFile, ServerListener, ServerPlan
 from backend.workers.supervisor import PoolConfig
 from p2p.errors import P2PError
-from p2p.protocols.inference import Dtype, TensorGiven, TensorInfo
+from p2p.protocols.inference import ITEM_BYTES, Dtype, TensorGiven, TensorInfo
 from p2p.session.errors import EvaluationFailedError
-from p2p.session.inference import ITEM_BYTES, Tensor
+from p2p.session.inference import Tensor
 from p2p.session.model_at_peer import cut
 from p2p.session.trial import MAX_BYTES, NUDGE, Trial, expected_from, question
 from p2p.tasks import background_tasks, deadline

@@ -23,6 +23,7 @@ from p2p.identifiers import PeerId
 from p2p.network import Network
 from p2p.protocols import Done
 from p2p.protocols.inference import (
+    ITEM_BYTES,
     LIMITS,
     PROTOCOL_ID,
     REQUESTS,
@@ -57,17 +58,6 @@ from peer.store import Store
 MAX_CALLERS = 1024
 OWNER_LIFETIME_S = 900.0
 MAX_JOBS_OF_CALLER = 64
-ITEM_BYTES = {
-    "float32": 4,
-    "float64": 8,
-    "float16": 2,
-    "int64": 8,
-    "int32": 4,
-    "int16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-}
 FAILURES = (WorkerError, LateError, trio.TooSlowError)
 _CODES = {
     "input": "invalid",

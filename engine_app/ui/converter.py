@@ -17,6 +17,7 @@ import trio
 from backend.errors import BackendError
 from backend.readers.source import ReadOptions
 from engine_app.config import Config
+from engine_app.ui.observed import OneAtATime
 
 if TYPE_CHECKING:
     from engine_app.ui.loop import Tasks
@@ -26,7 +27,6 @@ TEXTS = (".txt", ".jsonl")
 ARRAYS = (".npy", ".gz", "")
 STEPS = 200
 """How often progress is told at most."""
-Listener = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +50,21 @@ def sections_of(source: Path) -> Sections:
     )
 
 
-class Converter:
+class Converter(OneAtATime):
     """At most one at a time. Listeners are told of every change, and ask for what they need."""
 
     def __init__(self, config: Config, tasks: Tasks) -> None:
+        super().__init__(tasks)
         self._config = config
-        self._tasks = tasks
-        self._listeners: list[Listener] = []
-        self._scope: trio.CancelScope | None = None
         self.origins: dict[str, tuple[Path, ReadOptions]] = {}
         """Of files that were made: from what, and how."""
-        self.is_busy = False
         self.share = 0.0
-        self.problem = ""
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     def start(self, source: Path, options: ReadOptions, done: Callable[[str], None]) -> None:
         """``done`` gets the dataset file. Nothing while one is written."""
         if not self.is_busy:
-            self.is_busy, self.share, self.problem = True, 0.0, ""
-            self._tell()
-            self._scope = self._tasks.start(partial(self._convert, source, options, done))
+            self.share = 0.0
+            self._begin(partial(self._convert, source, options, done))
 
     async def _convert(self, source: Path, options: ReadOptions, done: Callable[[str], None]) -> None:
         found: Path | None = None
@@ -82,8 +73,7 @@ class Converter:
         except (BackendError, OSError) as error:
             self.problem = str(error)
         finally:
-            self.is_busy, self._scope = False, None
-            self._tell()
+            self._end()
         if found is not None:
             self.origins[str(found)] = (source, options)
             done(str(found))
@@ -110,15 +100,6 @@ class Converter:
     def _on_progress(self, share: float) -> None:
         self.share = share
         self._tell()
-
-    def cancel(self) -> None:
-        """Leaves nothing."""
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()
 
 
 def _digest(source: Path, options: ReadOptions) -> str:

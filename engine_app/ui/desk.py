@@ -35,8 +35,8 @@ from engine_app.document.layout import missing_places
 from engine_app.document.linking import best_input, best_output, through
 from engine_app.document.ports import PortView, ports_of
 from engine_app.document.wiring import FreshIds, opened
+from engine_app.ui.observed import Observed
 
-Listener = Callable[[], None]
 Found = Analysis | Exception
 Aside = Callable[[Callable[[], Found], Callable[[Found], None]], None]
 """Works something out beside the window, and gives it back there, where what is raised is shown."""
@@ -44,12 +44,12 @@ LARGE = 300
 """Nodes from which on a graph is analysed aside, where that is possible: it would cost more than a frame."""
 
 
-class Desk:
+class Desk(Observed):
     """Listeners are told after every change; they ask for what they need."""
 
     def __init__(self, graph: Graph) -> None:
+        super().__init__()
         self._state = Editing(graph, saved=graph)
-        self._listeners: list[Listener] = []
         self._analysis: Analysis | None = None
         self._data: DataFacts | None = None
         self._aside: Aside | None = None
@@ -179,11 +179,6 @@ class Desk:
             self._data, self._analysis, self._failed = data, None, None
             self._tell()
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Gives the function that ends it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
     # -- whole documents -----------------------------------------------------------------------
 
     def open(self, graph: Graph) -> None:
@@ -206,10 +201,6 @@ class Desk:
         if state is not self._state:
             self._state = state
             self._tell()
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()
 
     # -- editing -------------------------------------------------------------------------------
 

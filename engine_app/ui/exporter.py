@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ import trio
 
 from backend.errors import BackendError
 from backend.exporting.language_model import NotLanguageModel, read_language_model
-from backend.exporting.messages import Exported, ExportFormat, Stage
+from backend.exporting.messages import Exported, ExportFormat
 from backend.exporting.refusals import Refusal, refusals
 from backend.graph import Graph
 from engine_app.config import Config
 from engine_app.entry import CommandError
 from engine_app.exporting import Order, export
+from engine_app.ui.observed import OneAtATime
 
 if TYPE_CHECKING:
     from backend.parity import Certificate
@@ -34,7 +35,6 @@ ENDINGS = {
     "cyxmodel": ".cyxmodel",
 }
 _NODE = re.compile(r"node '([^']{1,128})'")
-Listener = Callable[[], None]
 
 assert set(FORMATS) == set(get_args(ExportFormat))
 
@@ -48,28 +48,19 @@ class Done:
     certificate: Certificate
 
 
-class Exporter:
+class Exporter(OneAtATime):
     """At most one export at a time. Listeners are told of every change, and ask for what they need."""
 
     def __init__(self, config: Config, tasks: Tasks) -> None:
+        super().__init__(tasks)
         self._config = config
-        self._tasks = tasks
-        self._listeners: list[Listener] = []
-        self._scope: trio.CancelScope | None = None
         self.model: Path | None = None
         self.graph: Graph | None = None
         self.refused: Mapping[str, tuple[Refusal, ...]] = MappingProxyType({})
         """By format: the nodes that it cannot hold."""
         self.about_gguf = ""
         """Why llama.cpp will not run it; empty if it will."""
-        self.stage: Stage | None = None
-        self.is_busy = False
-        self.problem = ""
         self.done: Done | None = None
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     # -- the model -----------------------------------------------------------------------------
 
@@ -110,9 +101,8 @@ class Exporter:
     def start(self, order: Order) -> None:
         """Nothing while one runs."""
         if not self.is_busy:
-            self.is_busy, self.stage, self.problem, self.done = True, None, "", None
-            self._tell()
-            self._scope = self._tasks.start(partial(self._export, order))
+            self.done = None
+            self._begin(partial(self._export, order))
 
     async def _export(self, order: Order) -> None:
         try:
@@ -121,21 +111,7 @@ class Exporter:
         except (BackendError, CommandError, OSError) as error:
             self.problem = str(error)
         finally:
-            self.is_busy, self.stage, self._scope = False, None, None
-            self._tell()
-
-    def _on_stage(self, stage: Stage) -> None:
-        self.stage = stage
-        self._tell()
-
-    def cancel(self) -> None:
-        """Leaves nothing."""
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()
+            self._end()
 
 
 def _graph_of(model: Path) -> Graph:

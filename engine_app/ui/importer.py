@@ -10,46 +10,34 @@ from typing import TYPE_CHECKING
 import trio
 
 from backend.errors import BackendError
-from backend.exporting.messages import Stage
 from backend.formats.sniff import ModelFormat, sniff
 from engine_app.config import Config
 from engine_app.entry import CommandError
 from engine_app.importing import Import, import_model
 from engine_app.serving import model_name
+from engine_app.ui.observed import OneAtATime
 
 if TYPE_CHECKING:
     from engine_app.ui.loop import Tasks
 
 SERVED = (ModelFormat.ONNX, ModelFormat.GGUF)
-Listener = Callable[[], None]
 
 
-class Importer:
+class Importer(OneAtATime):
     """At most one import at a time. Listeners are told of every change, and ask for what they need."""
 
     def __init__(self, config: Config, tasks: Tasks) -> None:
+        super().__init__(tasks)
         self._config = config
-        self._tasks = tasks
-        self._listeners: list[Listener] = []
-        self._scope: trio.CancelScope | None = None
         self.source: Path | None = None
-        self.stage: Stage | None = None
-        self.is_busy = False
-        self.problem = ""
         self.can_serve = False
         """What could not be opened is a model all the same."""
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     def start(self, source: Path, done: Callable[[Path, Import], None]) -> None:
         """``done`` gets the .cyxmodel that came of it. Nothing while one runs."""
         if not self.is_busy:
-            self.source, self.stage, self.is_busy = source, None, True
-            self.problem, self.can_serve = "", False
-            self._tell()
-            self._scope = self._tasks.start(partial(self._import, source, done))
+            self.source, self.can_serve = source, False
+            self._begin(partial(self._import, source, done))
 
     async def _import(self, source: Path, done: Callable[[Path, Import], None]) -> None:
         found: tuple[Path, Import] | None = None
@@ -60,8 +48,7 @@ class Importer:
             self.problem = str(error)
             self.can_serve = await trio.to_thread.run_sync(sniff, source) in SERVED
         finally:
-            self.is_busy, self.stage, self._scope = False, None, None
-            self._tell()
+            self._end()
         if found is not None:
             done(*found)
 
@@ -72,16 +59,3 @@ class Importer:
         name = model_name(source.stem)
         names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
         return next(path for each in names if not (path := folder / f"{each}.cyxmodel").exists())
-
-    def _on_stage(self, stage: Stage) -> None:
-        self.stage = stage
-        self._tell()
-
-    def cancel(self) -> None:
-        """Leaves nothing."""
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()

@@ -23,6 +23,7 @@ from engine_app.entry import CommandError
 from engine_app.gateway.remote import RemoteModel
 from engine_app.sessions import Session, open_session
 from engine_app.ui.loop import Tasks
+from engine_app.ui.observed import Observed
 from engine_app.ui.runs import Run
 from p2p.errors import P2PError
 from p2p.session.places import Places
@@ -36,7 +37,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 KEPT_LINES = 200
 KEPT_STORIES = 50
 OVER = frozenset({"settled", "failed", "cancelled", "refunded", "expired"})
-Listener = Callable[[], None]
 EXPECTED = (P2PError, BackendError, CommandError, FileError, OSError)
 
 
@@ -83,13 +83,13 @@ class Story:
             self.lines.append(f"{news.get('state') or news['kind']}  {news['text']}{signature}")
 
 
-class Network:
+class Network(Observed):
     """Listeners are told of every change, and ask for what they need."""
 
     def __init__(self, config: Config, tasks: Tasks) -> None:
+        super().__init__()
         self.config = config
         self._tasks = tasks
-        self._listeners: list[Listener] = []
         self._session: Session | None = None
         self._scope: trio.CancelScope | None = None
         self._look_now = trio.Event()
@@ -112,10 +112,6 @@ class Network:
         self.busy = ""
         """What is being done for the user just now."""
         self._order_scope: trio.CancelScope | None = None
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     # -- the session ---------------------------------------------------------------------------
 
@@ -342,10 +338,6 @@ class Network:
     def _set(self, state: str, text: str) -> None:
         self.state, self.text = state, text
         self._tell()
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -12,6 +12,7 @@ import trio
 from engine_app.entry import CommandError
 from engine_app.ui.loop import Tasks
 from engine_app.ui.network import EXPECTED, Network
+from engine_app.ui.observed import Observed
 from engine_app.wallets import open_wallet_chain
 from p2p.chain.client import HistoryEntry
 from p2p.chain.wallet import Wallet
@@ -20,16 +21,15 @@ from p2p.session.places import Places
 
 HISTORY = 20
 DEADLINE_S = 30.0
-Listener = Callable[[], None]
 
 
-class Purse:
+class Purse(Observed):
     """Listeners are told of every change, and ask for what they need."""
 
     def __init__(self, network: Network, tasks: Tasks) -> None:
+        super().__init__()
         self._network = network
         self._tasks = tasks
-        self._listeners: list[Listener] = []
         self._wallet: Wallet | None = None
         self.units: int | None = None
         self.lamports = 0
@@ -37,10 +37,6 @@ class Purse:
         self.history: list[HistoryEntry] = []
         self.busy = ""
         self.problem = ""
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     @property
     def path(self) -> Path:
@@ -133,7 +129,3 @@ class Purse:
             self.busy, self.problem = what, ""
             self._tell()
             self._tasks.start(run)
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()

@@ -29,6 +29,7 @@ from engine_app.gateway.errors import EndpointLostError
 from engine_app.gateway.http_endpoint import HttpEndpoint, Server
 from engine_app.key_file import Keys
 from engine_app.serving import GRACE_S, ServeOrder, find_model, is_loopback, model_name, plan_of, url_of
+from engine_app.ui.observed import Observed
 from engine_app.ui.readings import Reading, read_metrics
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ LOOK_TIMEOUT_S = 10.0
 KEPT_LINES = 50
 MAX_ANSWER_BYTES = 64 << 20
 FIRST_PORT, LAST_PORT = 8080, 8180
-Listener = Callable[[], None]
 EXPECTED = (BackendError, CommandError, OSError)
 
 
@@ -93,21 +93,17 @@ class LocalServer:
         return self.id, self.state, self.text, self.about, self.place
 
 
-class Servers:
+class Servers(Observed):
     """Listeners are told of every change, and ask for what they need."""
 
     def __init__(self, config: Config, tasks: Tasks) -> None:
+        super().__init__()
         self._config = config
         self._tasks = tasks
-        self._listeners: list[Listener] = []
         self._scopes: dict[str, trio.CancelScope] = {}
         self._count = 0
         self.all: list[LocalServer] = []
         """The newest first."""
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     @property
     def running(self) -> int:
@@ -217,10 +213,6 @@ class Servers:
     def _set(self, server: LocalServer, state: str, text: str) -> None:
         server.state, server.text = state, text
         self._tell()
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()
 
 
 async def read_whole(answer: AsyncIterable[bytes], limit: int = MAX_ANSWER_BYTES) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from engine_app.show import Story
 from engine_app.training_queue import TrainingLine
 from engine_app.ui.activity import Activity
 from engine_app.ui.converter import Converter
+from engine_app.ui.observed import Observed
 from engine_app.ui.runs import Run, RunFiles, SavedRun
 from p2p.errors import P2PError
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from engine_app.ui.loop import Tasks
 
 SAMPLES_SHOWN = 12
-Listener = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +68,17 @@ class _Told:
         self._trainer.on_line(text, kind)
 
 
-class Trainer:
+class Trainer(Observed):
     """At most one training at a time. Listeners are told of every change, and ask for what they need."""
 
     def __init__(self, config: Config, tasks: Tasks) -> None:
+        super().__init__()
         self._config = config
         self._tasks = tasks
         self._files = RunFiles(config.data_dir / "runs")
         self._training: LocalTraining | None = None
         self._scope: trio.CancelScope | None = None
         self._look: trio.CancelScope | None = None
-        self._listeners: list[Listener] = []
         self.converter = Converter(config, tasks)
         self._first: tuple[float, float] | None = None
         self.source = ""
@@ -96,10 +95,6 @@ class Trainer:
         self.activity: Activity | None = None
         """What went on at the nodes in the newest training."""
         self.history: list[SavedRun] = self._files.load()
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     @property
     def is_busy(self) -> bool:
@@ -243,10 +238,6 @@ class Trainer:
     def _set(self, state: str, text: str) -> None:
         self.state, self.text = state, text
         self._tell()
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()
 
 
 def _preview(source: str) -> Preview:

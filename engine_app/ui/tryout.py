@@ -14,6 +14,7 @@ from backend.serving.asked import Asked
 from backend.serving.http import HttpError
 from engine_app.entry import CommandError
 from engine_app.gateway.errors import GatewayError
+from engine_app.ui.observed import Observed
 from engine_app.ui.questions import (
     DESCRIBE,
     Answer,
@@ -39,7 +40,6 @@ MAX_MESSAGES = 200
 MAX_WRITTEN = 1 << 18
 """Characters of a streamed answer that are kept."""
 MAX_REFUSAL_BYTES = 1 << 16
-Listener = Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -48,13 +48,13 @@ class Message:
     text: str
 
 
-class Tryout:
+class Tryout(Observed):
     """Listeners are told of every change. One question at a time; a new one takes the old one back."""
 
     def __init__(self, endpoint: Endpoint, tasks: Tasks) -> None:
+        super().__init__()
         self._endpoint = endpoint
         self._tasks = tasks
-        self._listeners: list[Listener] = []
         self._scope: trio.CancelScope | None = None
         self.about: Description | None = None
         self.problem = ""
@@ -65,10 +65,6 @@ class Tryout:
         self.messages: list[Message] = []
         self.written = ""
         """How the model went on with a text."""
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     def look(self) -> None:
         """Asks the model what it is."""
@@ -171,7 +167,3 @@ class Tryout:
         self.is_busy, self.problem, self.answers, self.took_ms = True, "", (), None
         self._tell()
         scope = self._scope = self._tasks.start(run)
-
-    def _tell(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from p2p.datadir import write_atomic
+from p2p.protocols.inference import ITEM_BYTES
 from p2p.session.errors import JobRefusedError, SetupError
-from p2p.session.inference import ITEM_BYTES, Tensor
+from p2p.session.inference import Tensor
 
 if TYPE_CHECKING:
     from p2p.session.engine import JobEngine

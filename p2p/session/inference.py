@@ -19,6 +19,7 @@ from p2p.network import Network
 from p2p.protocols import Done
 from p2p.protocols.coordinator import FindPeers, Peers, SignedRecord
 from p2p.protocols.inference import (
+    ITEM_BYTES,
     Authorize,
     AuthorizeJob,
     DescribeModel,
@@ -52,19 +53,6 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     data: bytes
-
-
-ITEM_BYTES = {
-    "float32": 4,
-    "float64": 8,
-    "float16": 2,
-    "int64": 8,
-    "int32": 4,
-    "int16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-}
 
 
 def size_of(dtype: str, shape: tuple[int, ...]) -> int:
