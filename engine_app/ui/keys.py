@@ -110,7 +110,8 @@ WORDS = {
     "cancel": "Call off, or close what is on top",
     "help": "This list",
 }
-MOUSE = (
+ELSEWHERE = (
+    ("Enter in a search", "Add what is found first"),
     ("Double tap", "Add a node; open a subgraph"),
     ("Long press, right click", "Menu"),
     ("Shift drag", "Select with a box"),
@@ -131,10 +132,10 @@ def shortcut(code: int, text: str, modifiers: list[str]) -> str | None:
 
 
 def sheet() -> list[tuple[str, str]]:
-    """All keys of each meaning, and the meaning in words; then what fingers and mouse do."""
+    """All keys of each meaning, and the meaning in words; then what a search, fingers and mouse do."""
     keys: dict[str, list[str]] = {}
     for each in BINDINGS:
         shown = keys.setdefault(each.name, [])
         if each.keys not in shown:
             shown.append(each.keys)
-    return [(", ".join(shown), WORDS[name]) for name, shown in keys.items()] + list(MOUSE)
+    return [(", ".join(shown), WORDS[name]) for name, shown in keys.items()] + list(ELSEWHERE)

@@ -41,7 +41,7 @@ class PalettePanel(Panel):
         head = Column(look, pad=(theme.LARGE, above, theme.LARGE, theme.STEP))
         if title:
             head.add_widget(Text(look, title, theme.HEADING))
-        self.search = SearchField(look, f"Search {len(offered)} node types", self.find)
+        self.search = SearchField(look, f"Search {len(offered)} node types", self.find, self._take_best)
         head.add_widget(self.search)
         self.add_widget(head)
         self._rows = LazyRows(look, side=theme.STEP, below=theme.LARGE)
@@ -65,6 +65,11 @@ class PalettePanel(Panel):
                 entries.append(self._heading(record.category))
             entries.append(self._row(record))
         self._rows.show(entries or [self._nothing()])
+
+    def _take_best(self) -> None:
+        """Enter takes what answers a search best."""
+        if self.search.field.text.strip() and self.shown:
+            self._chosen(self.shown[0])
 
     def _heading(self, category: Category) -> Entry:
         look = self._look

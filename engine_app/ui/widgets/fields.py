@@ -181,11 +181,14 @@ def paint_field(look: Look, widget: Any) -> Color:
 
 
 class SearchField(Row):
-    """Tells of every letter."""
+    """Tells of every letter, and of Enter."""
 
-    def __init__(self, look: Look, hint: str, changed: Callable[[str], Any]) -> None:
+    def __init__(
+        self, look: Look, hint: str, changed: Callable[[str], Any], entered: Callable[[], Any] = nothing
+    ) -> None:
         super().__init__(look, gap=theme.HALF)
         self.field = TextField(look, "", changed, hint=hint, live=True)
+        self.field.input.bind(on_text_validate=lambda *_: entered())
         self.add_widget(self.field)
         self._clear = IconButton(look, "close", "Clear the search", self.clear)
         self.add_widget(_top(self._clear))

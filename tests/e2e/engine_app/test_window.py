@@ -71,6 +71,26 @@ async def test_a_node_that_is_added_out_of_sight_comes_into_sight(open_window: O
             assert seen.y < rect.y < seen.y + seen.height - rect.height
 
 
+async def test_a_search_is_opened_written_and_taken_by_keys(open_window: Open) -> None:
+    from engine_app.ui.panels.palette import PalettePanel
+
+    async with open_window() as (window, driver):
+        for text, count in (("", 0), ("drop", 1)):
+            driver.key(32)
+            await driver.until(lambda: window.host.is_asking)
+            sheet = window.host.children[0]
+            palette = next(each for each in sheet.walk() if isinstance(each, PalettePanel))
+            palette.search.field.input.focus = True  # which a narrow window leaves to a finger
+            await driver.frames(2)
+            driver.write(text)
+            await driver.frames(2)
+            driver.key(13)
+            await driver.frames(2)
+            assert [node.type for node in window.desk.graph.nodes] == ["Dropout"] * count
+            assert window.host.is_asking == (count == 0)
+            window.host.close()
+
+
 async def test_a_problem_is_told_and_put_right_with_a_tap(open_window: Open) -> None:
     async with open_window() as (window, driver):
         window.open_example()
