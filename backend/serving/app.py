@@ -20,7 +20,18 @@ from backend.serving.admission import Admission
 from backend.serving.body_budget import SMALL_BYTES, Bodies, Receive
 from backend.serving.failures import failure
 from backend.serving.host import ModelHost, Prediction
-from backend.serving.http import Call, Handler, Headers, HttpError, Reply, Stream, cyxwiz_error
+from backend.serving.http import (
+    Call,
+    Handler,
+    Headers,
+    HttpError,
+    Reply,
+    Stream,
+    check_encoding,
+    cyxwiz_error,
+    fields_of,
+    wording_of,
+)
 from backend.serving.route_table import RouteTable
 from backend.serving.shortcut import SCOPE_KEY, Shortcut
 
@@ -82,8 +93,9 @@ class Application:
         False, with nothing done, for all that ``__call__`` must answer: also for what is refused.
         """
         now = time.monotonic()
-        headers = dict(scope["headers"])
         try:
+            headers = fields_of(scope["headers"])
+            check_encoding(headers)
             route, parameters = self._routes.find(scope["method"], scope["path"])
             if route.direct is None or self._admission.needs_key:
                 return False
@@ -112,16 +124,17 @@ class Application:
         return route.refuse(found)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refuse: Callable[[HttpError], Reply] = cyxwiz_error
+        refuse = wording_of(scope["path"])
         close = False
         # The long way knows that the answer to HEAD has no body.
         shortcut: Shortcut | None = scope.get(SCOPE_KEY) if scope["method"] != "HEAD" else None
         try:
             now = time.monotonic()
-            headers = dict(scope["headers"])
+            headers = fields_of(scope["headers"])
             self._admission.check_host(headers)
             route, parameters = self._routes.find(scope["method"], scope["path"])
             refuse = route.refuse
+            check_encoding(headers)
             key = None if route.scope is None else self._admission.check_key(headers, route.scope, now)
             close = True  # an unread body must not be taken for the next request
             # What needs no body may need no key either.

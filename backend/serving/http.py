@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,28 @@ def invalid(text: str) -> HttpError:
     return HttpError(400, "invalid", text)
 
 
+_ONCE = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"content-type", b"content-encoding"})
+
+
+def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Those of a request by name. Raises HttpError 400 where one that decides something is there twice."""
+    raw = list(headers)
+    found = dict(raw)
+    if len(found) != len(raw):
+        for name, count in Counter(name for name, _ in raw).items():
+            if count > 1 and name in _ONCE:
+                raise HttpError(400, "no_http", f"header {name.decode()} {count} times, allowed is once")
+    return found
+
+
+def check_encoding(headers: dict[bytes, bytes]) -> None:
+    """Raises HttpError 415 for a body that is compressed: it would be taken for what it is not."""
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"", b"identity"):
+        told = encoding[:40].decode(errors="replace")
+        raise HttpError(415, "encoding", f"content-encoding {told!r}, allowed is none")
+
+
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -116,3 +139,12 @@ def openai_error(error: HttpError) -> Reply:
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     value = {"error": {"message": error.text, "type": kind, "param": None, "code": error.code}}
     return json_reply(value, error.status, error.headers)
+
+
+def wording_of(path: str) -> Callable[[HttpError], Reply]:
+    """Of a refusal for which no route is known, as the client that asks for such a path understands it."""
+    if path.startswith("/v2"):
+        return open_inference_error
+    if path.startswith("/v1/") and path not in ("/v1/predict", "/v1/model"):
+        return openai_error
+    return cyxwiz_error

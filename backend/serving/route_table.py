@@ -51,7 +51,8 @@ class RouteTable(Generic[R]):
                 self._exact[route.method, route.path] = route
 
     def find(self, method: str, path: str) -> tuple[R, dict[str, str]]:
-        """The route, and what the parts in braces are. Raises HttpError 404, 405."""
+        """The route, and what the parts in braces are; HEAD is answered as GET. Raises HttpError 404, 405."""
+        asked, method = method, "GET" if method == "HEAD" else method
         exact = self._exact.get((method, path))
         if exact is not None:
             return exact, {}
@@ -63,9 +64,11 @@ class RouteTable(Generic[R]):
                     return route, match.groupdict()
                 allowed.add(route.method)
         if allowed:
+            if "GET" in allowed:
+                allowed.add("HEAD")
             names = ", ".join(sorted(allowed))
             headers = ((b"allow", names.encode()),)
-            raise HttpError(405, "method", f"{method[:20]}, allowed is {names}", headers)
+            raise HttpError(405, "method", f"{asked[:20]}, allowed is {names}", headers)
         raise HttpError(404, "not_found", "no such path: /openapi.json lists those that there are")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import socket
 import threading
 import time
@@ -51,6 +52,14 @@ TURNED_AWAY_AT_ONCE = 64
 TURN_AWAY_S = 1.0
 _SWEEP_EVERY_S = 0.25
 _BACKLOG = 1024
+
+
+_UPGRADE = re.compile(rb"(?<=\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
+_NO_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 70\r\n"
+    b"content-type: application/json\r\n\r\n"
+    b'{"error":{"code":"no_http","text":"what came is no HTTP/1.1 request"}}'
+)
 
 
 class Corked(asyncio.Transport):
@@ -190,7 +199,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._idle_since = None
         self._head_bytes += len(data)
-        super().data_received(data)
+        super().data_received(data if self._in_body else _staying(data))
         if self._waiting is not None:  # for the rest of its body, for which a task waits
             self._start_waiting()
         if self._in_body:
@@ -222,6 +231,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._may_wait = not self.flow.write_paused
         super().on_headers_complete()
         self._may_wait = False
+        if self.parser.should_upgrade():  # its parser is of no more use, see ``_staying``
+            self.cycle.keep_alive = False
         self.scope[SCOPE_KEY] = CycleShortcut(self.cycle, self._corked)  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
@@ -273,8 +284,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Unless it would be taken for the answer to an earlier request."""
         if self.pipeline or (self._answering is not None and self._answering is not self.cycle):
             self._give_up()
-        else:
-            super().send_400_response(msg)
+            return
+        self._corked.write_at_once(_NO_HTTP)
+        self._corked.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -328,6 +340,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.abort()
+
+
+def _staying(data: bytes) -> bytes:
+    """A request that offers another protocol, as curl's and Java's do, without its offer: for the parser a
+    body would be that protocol, and be lost."""
+    if b"pgrade" not in data and b"PGRADE" not in data:
+        return data
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"ignored", head) + end + rest
 
 
 class _Server(uvicorn.Server):

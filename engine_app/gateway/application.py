@@ -11,7 +11,7 @@ import msgspec
 
 from backend.serving.admission import Admission
 from backend.serving.failures import failure
-from backend.serving.http import HttpError, Reply, cyxwiz_error, json_reply
+from backend.serving.http import HttpError, Reply, check_encoding, json_reply, wording_of
 from backend.serving.page_files import page_replies
 from backend.serving.route_table import openapi
 from engine_app.gateway import union
@@ -58,11 +58,12 @@ class Application:
 
     async def answer(self, exchange: Exchange) -> None:
         """Raises ClientGoneError."""
-        refuse: Callable[[HttpError], Reply] = cyxwiz_error
+        refuse = wording_of(exchange.head.path)
         try:
             self._admission.check_host(exchange.head.headers)
             route, parameters = TABLE.find(exchange.head.method, exchange.head.path)
             refuse = route.refuse
+            check_encoding(exchange.head.headers)
             await self._admitted(exchange, route, parameters)
         except HttpError as error:
             await self._refuse(exchange, error, refuse)
@@ -75,7 +76,9 @@ class Application:
         head = exchange.head
         if route.scope is not None:
             self._admission.check_key(head.headers, route.scope, time.monotonic())
-        body = await exchange.read_body(SMALL_BODY_BYTES if head.method == "GET" else self._config.body_bytes)
+        body = await exchange.read_body(
+            SMALL_BODY_BYTES if route.method == "GET" else self._config.body_bytes
+        )
         if route.action in (Action.LOAD, Action.UNLOAD):
             change = self._loading.load if route.action is Action.LOAD else self._loading.unload
             await change(_known(parameters["model"], self._pool.ready()))
@@ -84,7 +87,7 @@ class Application:
         if route.action is not Action.FORWARD:
             await exchange.reply(self._own_answer(route, head.path, parameters))
             return
-        wanted = read_wanted(route, head.method, head.path, parameters, head.headers, body)
+        wanted = read_wanted(route, route.method, head.path, parameters, head.headers, body)
         await exchange.while_client_stays(lambda: self._forwarder.forward(wanted, exchange))
 
     async def _refuse(

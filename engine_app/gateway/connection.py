@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import h11
 import trio
 
-from backend.serving.http import Headers, HttpError, Reply, cyxwiz_error
+from backend.serving.http import Headers, HttpError, Reply, cyxwiz_error, fields_of
 from engine_app.gateway.bodies import BodyBudget, Share
 from engine_app.gateway.errors import ClientGoneError
 
@@ -300,7 +300,7 @@ def _head(request: h11.Request) -> Head:
     if not target.startswith(b"/"):
         raise HttpError(400, "no_http", f"target {target[:80]!r}, allowed is a path")
     path = unquote(target.decode("latin-1"), errors="replace")
-    headers = dict(request.headers)
+    headers = fields_of(request.headers)
     if b"transfer-encoding" in headers and b"content-length" in headers:
         # A proxy before us that goes by the other one would take our next request for this one's body.
         raise HttpError(400, "no_http", "a transfer-encoding and a content-length, allowed is one of them")

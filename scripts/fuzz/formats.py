@@ -14,6 +14,7 @@ import faulthandler
 import io
 import random
 import struct
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -22,8 +23,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
-from fuzz.hostile_models import CORPUS, SAFETENSORS_GOOD
 from google.protobuf.message import DecodeError, Message
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+from fuzz.hostile_models import CORPUS, SAFETENSORS_GOOD
 
 from backend.errors import ArchiveError, DatasetError
 from backend.formats.cyxmodel import inspect_cyxmodel

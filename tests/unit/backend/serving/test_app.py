@@ -17,7 +17,7 @@ from safetensors.numpy import save as save_safetensors
 from backend.errors import DeadlineError
 from backend.formats.tensors import Array
 from backend.serving.app import Route
-from backend.serving.http import Call, Reply
+from backend.serving.http import Call, HttpError, Reply, fields_of
 from backend.serving.keys import make_key
 from backend.serving.messages import ServerLimits, TensorSpec
 from backend.serving.predict_api import read_npy, write_npy
@@ -320,6 +320,38 @@ def test_wrong_paths_and_methods_are_told_apart() -> None:
         ] == ("invalid_request_error")
 
     talk(work)
+
+
+def test_what_no_route_is_known_for_is_refused_as_its_client_understands() -> None:
+    async def work(server: Server) -> None:
+        async def refused(path: str, host: str = "127.0.0.1") -> Any:
+            return (await server.ask("GET", path, host=host)).json["error"]
+
+        assert "no such path" in await refused("/v2/models/m/config")
+        assert "is not this server" in await refused("/v2/models/m", host="evil.example")
+        assert (await refused("/v1/audio"))["message"].startswith("no such path")
+        assert (await refused("/v1/predict"))["text"] == "GET, allowed is POST"
+        assert (await refused("/nowhere"))["code"] == "not_found"
+
+    talk(work)
+
+
+def test_a_compressed_body_is_not_taken_for_what_it_is_not() -> None:
+    async def work(server: Server) -> None:
+        body = {"inputs": {"x": [[1, 2, 3]], "y": [[0, 0, 0]]}}
+        answer = await server.ask("POST", "/v2/models/m/infer", body, content_encoding="gzip")
+        assert (answer.status, answer.json["error"]) == (415, "content-encoding 'gzip', allowed is none")
+        assert (await server.ask("POST", "/v1/predict", body, content_encoding="identity")).status == 200
+
+    talk(work)
+
+
+def test_a_header_that_decides_something_is_there_once() -> None:
+    fields = [(b"host", b"a"), (b"accept", b"x"), (b"accept", b"y")]
+    assert fields_of(fields) == {b"host": b"a", b"accept": b"y"}
+    for name in (b"host", b"origin", b"authorization"):
+        with pytest.raises(HttpError, match="2 times, allowed is once"):
+            fields_of([(name, b"a"), (b"x", b"y"), (name, b"b")])
 
 
 def test_metrics_count_what_happened() -> None:

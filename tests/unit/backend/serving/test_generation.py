@@ -123,6 +123,8 @@ class Slow(Counter):
 class SlowEmbedder(Single):
     """As is its tokenizer."""
 
+    shares_within = None
+
     def __init__(self) -> None:
         super().__init__()
         self.encoder = self

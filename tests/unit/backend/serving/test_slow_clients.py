@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import socket
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -133,12 +134,54 @@ def test_requests_sent_at_once_are_answered_in_turn_until_one_asks_to_close() ->
     over_a_socket(work)
 
 
-def test_an_answer_to_head_has_no_body() -> None:
+def test_an_answer_to_head_is_that_to_get_without_its_body() -> None:
     async def work(client: Client, endless: Endless) -> None:
         reader, writer = client
-        writer.write(b"HEAD /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" + _request(1))
+        ask = b"%b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+        writer.write(ask % b"HEAD /health" + ask % b"GET /health" + ask % b"HEAD /v1/predict")
+        head = await reader.readuntil(b"\r\n\r\n")
+        got, body = await _answer(reader)
+        assert head.startswith(b"HTTP/1.1 200 ") and sorted(head.split()) == sorted(got.split())
+        assert b'"status":"ok"' in body
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
-        assert (await _answer(reader))[0].startswith(b"HTTP/1.1 200 ")
+
+    over_a_socket(work)
+
+
+@pytest.mark.parametrize("split", [0, 40, 1])
+def test_who_offers_another_protocol_is_answered_in_this_one_and_loses_no_body(split: int) -> None:
+    """As ``curl --http2`` and Java's client do with each first request. Where the word itself comes in parts,
+    the connection ends after an answer."""
+
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        await _warm(reader, writer)
+        offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__"
+        data = _request(1, offer)
+        at = data.index(b"rade: h2c") if split == 1 else split
+        writer.write(data[:at])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        writer.write(data[at:] + _request(2))
+        head, body = await _answer(reader)
+        if split == 1:
+            assert b"connection: close" in head
+            assert await reader.read() == b""
+        else:
+            assert head.startswith(b"HTTP/1.1 200 ") and b"[[2.0,0.0,0.0]]" in body
+            assert b"[[4.0,0.0,0.0]]" in (await _answer(reader))[1]
+
+    over_a_socket(work)
+
+
+def test_no_http_is_refused_in_json() -> None:
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        writer.write(b"BREW /pot HTCPCP/1.0\r\n\r\n")
+        head, body = await _answer(reader)
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["error"]["code"] == "no_http"
+        assert await reader.read() == b""
 
     over_a_socket(work)
 

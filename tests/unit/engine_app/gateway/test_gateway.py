@@ -500,6 +500,26 @@ async def test_curls_question_whether_to_go_on_is_answered() -> None:
         assert b" 200 " in await stream.receive_some(1 << 16)
 
 
+async def test_head_is_answered_as_get_without_a_body_here_and_at_endpoints() -> None:
+    (fake, place), *_ = replicas(1)
+    fake.told = [Told((b'{"name":"m"}',))]
+    async with gateway((fake, place)) as tested, await tested.open() as stream:
+        for path, length in ((b"/health", b""), (b"/v1/model", b"content-length: 12\r\n")):
+            await stream.send_all(b"HEAD %b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" % path)
+            seen = await stream.receive_some(1 << 16)
+            assert seen.startswith(b"HTTP/1.1 200 ") and seen.endswith(b"\r\n\r\n") and length in seen.lower()
+        assert (await talk(stream, "/v1/models")).status == 200
+    assert [asked.method for asked in fake.asked] == ["GET"]
+
+
+async def test_refusals_without_a_route_are_worded_as_their_clients_understand() -> None:
+    async with gateway(*replicas(1)) as tested:
+        assert "no such path" in (await tested.ask("/v2/models/m/config")).json["error"]
+        assert "no such path" in (await tested.ask("/v1/audio")).json["error"]["message"]
+        squeezed = await tested.ask("/v2/models/m/infer", b"\x1f\x8b", content_encoding="gzip")
+        assert (squeezed.status, "'gzip', allowed is none" in squeezed.json["error"]) == (415, True)
+
+
 async def test_to_stop_waits_for_what_is_in_flight_and_takes_no_more() -> None:
     (fake, place), *_ = replicas(1)
     go = trio.Event()
