@@ -1,7 +1,7 @@
 """Jobs from Python, for scripts and notebooks: submit, follow, fetch, infer.
 
     async with open_engine("~/.cyxwiz/engine", coordinator=address) as engine:
-        job = await engine.submit(Path("graph.json"), Path("digits.npz"), tokens("2"))
+        job = await engine.submit(Path("graph.json"), Path("digits.csv"), tokens("2"))
         async for news in engine.follow(job):
             print(news.text)
         path = await engine.fetch(job, Path("digits.cyxmodel"))
@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import trio
@@ -78,6 +78,7 @@ SOFTWARE = "cyxwiz"
 
 log = structlog.get_logger(__name__)
 tokens = parse_tokens
+_T = TypeVar("_T")
 Messages = Iterable[Mapping[str, str]]
 """Of a conversation, each with ``role`` (system, user, assistant) and ``content``."""
 
@@ -105,8 +106,11 @@ class AsyncEngine:
         start: Path | None = None,
         start_partly: bool = False,
     ) -> JobId:
-        """``graph`` is a document or its file, ``data`` a .safetensors, .npz or .csv, ``budget`` in units.
+        """Has a peer train a graph: returns the job's id, and ``follow`` goes on with it.
 
+        ``graph`` is a document or its file, ``data`` what ``cyxwiz data`` reads, such as a .csv or
+        ``Path("bundled:digits")``; ``budget`` in units (``tokens("2.5")``) is the most it may cost, paid in
+        so many ``segments``. ``requirements``: which peers may do it, see ``p2p.jobs.Requirements``.
         With ``peer`` (an id, an address, or ``any``) a peer of the own network does it, unpaid.
         With ``stream`` the data stays here and the peer gets rows of it as it trains, but never one of
         the ``private`` parts, which are evaluated here. The training begins with the weights of the
@@ -133,6 +137,10 @@ class AsyncEngine:
     async def estimate(
         self, graph: bytes | Path, data: Path, *, segments: int = DEFAULT_SEGMENTS
     ) -> tuple[Prepared, Estimate]:
+        """What is to be trained, and what the coordinator's peers would ask for it, the best one first.
+
+        Raises SetupError, RemoteFailureError.
+        """
         document = graph if isinstance(graph, bytes) else await trio.Path(graph).read_bytes()
         return await self._jobs.estimate(document, data, segments=segments)
 
@@ -141,9 +149,11 @@ class AsyncEngine:
         return self._jobs.follow(job, after)
 
     async def pause(self, job: str) -> None:
+        """Stops the training for now; the peer keeps its place."""
         await self._jobs.pause(job)
 
     async def resume(self, job: str) -> None:
+        """Lets the training go on."""
         await self._jobs.resume(job)
 
     async def set_rate(self, job: str, rate: float) -> None:
@@ -151,6 +161,7 @@ class AsyncEngine:
         await self._jobs.set_rate(job, rate)
 
     async def cancel(self, job: str) -> None:
+        """What is proven stays paid, the rest comes back."""
         await self._jobs.cancel(job)
 
     async def fetch(self, job: str, target: Path | None = None) -> Path:
@@ -158,7 +169,10 @@ class AsyncEngine:
         return await self._jobs.fetch(job, target)
 
     async def infer(self, peer: str, model: str, x: Any) -> Any:
-        """``x`` and the answer are numpy arrays, the first dimension the batch."""
+        """Asks the peer that trained a model: ``job(...)["peer_id"]``, ``job(...)["result"]["blake3"]``.
+
+        ``x`` and the answer are numpy arrays, the first dimension the batch.
+        """
         return to_array(await self._jobs.predict(peer, model, to_tensor(x)))
 
     async def deploy(
@@ -406,15 +420,39 @@ def _load(where: str) -> Any:
         raise SetupError(f"the Engine's {name} is not installed: {error}") from error
 
 
+def _documented_by(model: type) -> Callable[[type[_T]], type[_T]]:
+    """Methods without a text of their own say what those of the same name in ``model`` say."""
+
+    def document(documented: type[_T]) -> type[_T]:
+        for name, method in vars(documented).items():
+            if callable(method) and method.__doc__ is None:
+                method.__doc__ = getattr(getattr(model, name, None), "__doc__", None)
+        return documented
+
+    return document
+
+
+@_documented_by(AsyncEngine)
 class Engine:
-    """``open_engine`` for code without async, such as notebooks: it runs in a thread of its own.
+    """An Engine for code without async, such as notebooks; it runs in a thread of its own.
 
     with Engine("~/.cyxwiz/engine", coordinator=address) as engine:
-        job = engine.submit(Path("graph.json"), Path("digits.npz"), tokens("2"))
+        job = engine.submit(Path("graph.json"), Path("digits.csv"), tokens("2"))
+        for news in engine.follow(job):  # checks what comes, and pays for it
+            print(news.text)
+        path = engine.fetch(job, Path("digits.cyxmodel"))
+        state = engine.job(job)
+        answers = engine.infer(state["peer_id"], state["result"]["blake3"], inputs)
+        served = engine.deploy(path, tokens("2"), minutes=30)
+        outputs = engine.predict(served, inputs)
+
+    A wallet is made, and filled on an embedded chain, by ``cyxwiz wallet new`` and ``wallet airdrop``.
+    Jobs and deployments are named by their ids, or what these begin with. Whatever goes wrong is raised as
+    a ``p2p.errors.P2PError``, with a text for users.
     """
 
     def __init__(self, data_dir: str | Path = DEFAULT_DATA_DIR, **options: Any) -> None:
-        """``options`` are those of ``open_engine``."""
+        """``options`` are those of ``p2p.api.open_engine``: ``coordinator``, ``passphrase``, ``lan`` ..."""
         self._thread: TrioThread[AsyncEngine] = TrioThread(lambda: open_engine(data_dir, **options))
         self._engine = self._thread.start()
 
@@ -431,12 +469,18 @@ class Engine:
         self._thread.close()
 
     def submit(self, graph: bytes | Path, data: Path, budget: int = 0, **options: Any) -> JobId:
-        """As ``AsyncEngine.submit``."""
         return self._thread.call(lambda: self._engine.submit(graph, data, Units(budget), **options))
 
     def follow(self, job: str, after: int = 0) -> Iterator[News]:
-        """As ``AsyncEngine.follow``."""
         return self._thread.iterate(lambda: self._engine.follow(job, after))
+
+    def estimate(
+        self, graph: bytes | Path, data: Path, *, segments: int = DEFAULT_SEGMENTS
+    ) -> tuple[Prepared, Estimate]:
+        return self._thread.call(lambda: self._engine.estimate(graph, data, segments=segments))
+
+    def balance(self) -> Balance:
+        return self._thread.call(self._engine.balance)
 
     def pause(self, job: str) -> None:
         self._thread.call(lambda: self._engine.pause(job))
@@ -457,22 +501,18 @@ class Engine:
         return self._thread.call(lambda: self._engine.infer(peer, model, x))
 
     def deploy(self, model: Path, budget: int = 0, **options: Any) -> JobId:
-        """As ``AsyncEngine.deploy``."""
         return self._thread.call(lambda: self._engine.deploy(model, budget, **options))
 
     def extend(self, deployment: str, minutes: int, budget: int = 0) -> JobId:
-        """As ``AsyncEngine.extend``."""
         return self._thread.call(lambda: self._engine.extend(deployment, minutes, budget))
 
     def deployments(self) -> list[DeploymentView]:
         return self._engine.deployments()
 
     def stop_deployment(self, deployment: str) -> None:
-        """As ``AsyncEngine.stop_deployment``."""
         self._thread.call(lambda: self._engine.stop_deployment(deployment))
 
     def predict(self, deployment: str, inputs: Any, peer: str | None = None) -> dict[str, Any]:
-        """As ``AsyncEngine.predict``."""
         return self._thread.call(lambda: self._engine.predict(deployment, inputs, peer))
 
     def chat(
@@ -491,11 +531,9 @@ class Engine:
         return self._thread.call(whole)
 
     def model_status(self, deployment: str) -> DeploymentStatus:
-        """As ``AsyncEngine.model_status``."""
         return self._thread.call(lambda: self._engine.model_status(deployment))
 
     def neighbours(self) -> list[dict[str, Any]]:
-        """As ``AsyncEngine.neighbours``."""
         return self._thread.call(self._engine.neighbours)
 
     def job(self, job: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from backend.serving.stats import prometheus
 
 
 def all_routes(host: ModelHost, refused: Counter[str], needs_key: bool) -> tuple[Route, ...]:
-    predict, inference = PredictApi(host), OpenInference(host, program_version())
+    predict, inference = PredictApi(host), OpenInference(host, PROGRAM_VERSION)
     own = (
         Route("GET", "/health", _Health(host, needs_key).answer, "Whether the server answers", None),
         Route(
@@ -34,7 +34,7 @@ def all_routes(host: ModelHost, refused: Counter[str], needs_key: bool) -> tuple
         Route("GET", "/metrics", _Metrics(host, refused).answer, "Counts for Prometheus", "metrics"),
     )
     routes = (*own, *_open_inference(inference), *_openai(host))
-    document = Reply(msgspec.json.encode(openapi(routes, "CyxWiz model server", program_version())))
+    document = Reply(msgspec.json.encode(openapi(routes, "CyxWiz model server", PROGRAM_VERSION)))
     return (*routes, *_page(), Route("GET", "/openapi.json", _fixed(document), "This document", None))
 
 
@@ -116,8 +116,12 @@ def _fixed(reply: Reply) -> Handler:
     return answer
 
 
-def program_version() -> str:
+def _program_version() -> str:
     try:
         return version("cyxwiz")
     except PackageNotFoundError:
         return "0"
+
+
+PROGRAM_VERSION = _program_version()
+"""Read before a worker closes itself to files."""

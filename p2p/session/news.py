@@ -20,7 +20,7 @@ class NewsKind(Enum):
     RESULT = "result"
     NOTE = "note"
     PROGRESS = "progress"
-    """A point of the training curve. Not numbered, not kept."""
+    """A point of the training curve, in ``metrics``. Not numbered, not kept."""
     TRANSFER = "transfer"
     """Bytes of a file that moves. Not numbered, not kept."""
 

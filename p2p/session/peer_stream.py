@@ -248,7 +248,8 @@ class PeerTalk:
             case JobOpened():
                 raise RemoteProtocolError("peer opened the job twice")
             case JobProgress(metrics=metrics):
-                live.mention(News(NewsKind.PROGRESS, metrics=metrics))
+                text = f"step {metrics.step} of {metrics.total_steps}: loss {metrics.loss:.4f}"
+                live.mention(News(NewsKind.PROGRESS, text, metrics=metrics))
             case JobStage(stage=stage, text=text):
                 await live.tell(News(NewsKind.STAGE, f"{stage}: {text}" if text else stage))
             case SegmentFinished(sequence, segment, file, metrics):
