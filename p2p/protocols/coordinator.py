@@ -315,7 +315,7 @@ class ReportPeer(Message, frozen=True):
     job_id: JobIdField
     lease: LeaseRef
     code: Label
-    """unreachable, corrupt_checkpoint, corrupt_result, protocol"""
+    """unreachable, unanswered, overdue, corrupt_checkpoint, corrupt_result, protocol"""
     text: Text
 
 

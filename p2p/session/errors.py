@@ -6,6 +6,7 @@ SessionError (a P2PError)
 ├── JobEndedError          the job is over and has not what was asked for
 ├── EvaluationFailedError  a model could not be held against the owner's private samples
 ├── ModelRefusedError      a checkpoint or model is not what was paid for
+│   └── ModelSilentError   a deployment does not answer, whatever its peer says
 └── SetupError             something that the command needs is missing: coordinator, wallet
 """
 
@@ -36,6 +37,10 @@ class EvaluationFailedError(SessionError):
 
 class ModelRefusedError(SessionError):
     """A checkpoint or model that does not hold what it must."""
+
+
+class ModelSilentError(ModelRefusedError):
+    """A deployment that its peer claims to serve, and that does not answer: it may have lost it."""
 
 
 class SetupError(SessionError):

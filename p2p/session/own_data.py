@@ -53,6 +53,7 @@ class OwnData:
         self._opened: OrderedDict[str, OwnedSamples] = OrderedDict()
         """By job."""
         self._opening = trio.Lock()
+        self._trying = trio.Lock()
 
     async def settled(self, prepared: Prepared) -> Prepared:
         """With what the data says of the graph in numbers. Raises JobRefusedError."""
@@ -126,7 +127,8 @@ class OwnData:
         self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self._workspace) as name:
             try:
-                trial = await self._owner.try_model(path, Path(name), secrets.randbits(SEED_BITS))
+                async with self._trying:  # each takes the memory of a worker
+                    trial = await self._owner.try_model(path, Path(name), secrets.randbits(SEED_BITS))
                 return msgspec.convert(msgspec.to_builtins(trial), Trial)  # as it is read again
             except (SessionError, OSError, msgspec.ValidationError) as error:
                 return Trial(untried=str(error)[:4000])

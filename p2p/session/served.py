@@ -20,12 +20,13 @@ from p2p.session import trial as trials
 from p2p.session.asking import Asked
 from p2p.session.chat import refusal
 from p2p.session.coordinator_link import LOST
-from p2p.session.errors import ModelRefusedError
+from p2p.session.errors import ModelRefusedError, ModelSilentError
 from p2p.session.inference import HastyCaller, JobCaller, Tensor
 from p2p.session.job import Escrow, PeerAccused, lease_ref
 from p2p.session.live import LiveJob
 from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News, NewsKind
+from p2p.tasks import deadline
 
 if TYPE_CHECKING:
     from p2p.session.steps import Engine
@@ -35,6 +36,7 @@ ANSWERS = "ready"
 ASK_AGAIN_S = 1.0
 ASK_PATIENCE_S = 5.0
 """Of each question, over lost connections."""
+CALL_TIMEOUT_S = 75.0
 PATIENCE_S = 240.0
 """For a model that is not ready: longer than a peer itself waits for its worker."""
 PAID = frozenset({JobState.FUNDED, JobState.RUNNING})
@@ -78,8 +80,9 @@ async def check_served(engine: Engine, live: LiveJob, file: FileRef, peer_id: st
     """Returns once the deployment answers a call as it has to, or its lease is over: when it was asked,
     on trio's clock.
 
-    Raises ModelRefusedError for another file than the model, a peer that knows no such deployment,
-    answers otherwise than the model, or not at all for too long; and what a call raises that may be repeated.
+    Raises ModelRefusedError for another file than the model, or what the model does not answer, and
+    ModelSilentError for a peer that knows no such deployment, or does not answer for too long; and what a
+    call raises that may be repeated.
     """
     model, lease = live.job.spec.data.file, live.job.lease
     if file != model:
@@ -94,12 +97,12 @@ async def check_served(engine: Engine, live: LiveJob, file: FileRef, peer_id: st
             if reason is None or live.job.lease != lease:
                 return asked_at
             if trio.current_time() >= gives_up_at:
-                raise ModelRefusedError(f"does not answer for {PATIENCE_S:.0f} s: {reason}")
+                raise ModelSilentError(f"does not answer for {PATIENCE_S:.0f} s: {reason}")
             live.mention(News(NewsKind.STAGE, f"waiting for the model at its peer: {reason}"))
             await trio.sleep(ASK_AGAIN_S)
     except RemoteFailureError as error:
         if error.code in DENIALS:
-            raise ModelRefusedError(f"claims to serve the model, and answers: {error}") from error
+            raise ModelSilentError(f"claims to serve the model, and answers: {error}") from error
         raise
     except RemoteProtocolError as error:
         raise ModelRefusedError(f"claims to serve the model: {error}") from error
@@ -116,10 +119,11 @@ async def _why_not(deployment: ModelAtPeer, live: LiveJob) -> str | None:
     if serving is None or live.job.direct is not None:
         return None  # nobody is paid for it
     try:
-        if serving.format == "gguf":
-            await _ask_text(deployment, status, serving.name)
-        else:
-            await _ask_tensors(deployment, status, live.job.trial or trials.UNTRIED)
+        with deadline(CALL_TIMEOUT_S, "a call to the model"):
+            if serving.format == "gguf":
+                await _ask_text(deployment, status, serving.name)
+            else:
+                await _ask_tensors(deployment, status, live.job.trial or trials.UNTRIED)
     except LOST as error:
         return f"it says it is ready, and a call is lost: {error}"
     except RemoteFailureError as error:

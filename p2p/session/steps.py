@@ -39,7 +39,13 @@ from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.checks import Checks, ExpectedModel
 from p2p.session.coordinator_link import NO_COORDINATOR, CoordinatorLink
-from p2p.session.errors import JobRefusedError, ModelRefusedError, SessionError, SetupError
+from p2p.session.errors import (
+    JobRefusedError,
+    ModelRefusedError,
+    ModelSilentError,
+    SessionError,
+    SetupError,
+)
 from p2p.session.job import Checkpoint, Escrow, Evaluation, Job
 from p2p.session.lease import check_lease, earned_by
 from p2p.session.live import LiveJob
@@ -305,6 +311,9 @@ class Steps:
                 await self._engine.run_blocking(self._engine.checks.check_model, path, expected)
         except SourceRefusedError as error:
             await self._live.apply(events.PeerAccused(escrow.lease, "protocol", str(error)[:4000]))
+            return None
+        except ModelSilentError as error:
+            await self._live.apply(events.PeerAccused(escrow.lease, "unanswered", str(error)[:4000]))
             return None
         except (TransferError, ModelRefusedError) as error:
             self._engine.files.discard(file.blake3)

@@ -88,25 +88,25 @@ async def test_periods_are_not_paid_faster_than_time_passes(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "script",
+    ("script", "code"),
     [
-        PeerScript(denies=True),
-        PeerScript(serves_another=True),
-        PeerScript(ready_at=2 * PATIENCE_S),
-        PeerScript(calls="another model"),
-        PeerScript(calls="nonsense"),
-        PeerScript(calls="nothing"),
-        PeerScript(calls="busy"),
+        (PeerScript(denies=True), "unanswered"),
+        (PeerScript(serves_another=True), "corrupt_checkpoint"),
+        (PeerScript(ready_at=2 * PATIENCE_S), "unanswered"),
+        (PeerScript(calls="another model"), "corrupt_checkpoint"),
+        (PeerScript(calls="nonsense"), "corrupt_checkpoint"),
+        (PeerScript(calls="nothing"), "corrupt_checkpoint"),
+        (PeerScript(calls="busy"), "unanswered"),
     ],
 )
 async def test_a_peer_that_does_not_serve_is_reported_and_not_paid(
-    tmp_path: Path, script: PeerScript
+    tmp_path: Path, script: PeerScript, code: str
 ) -> None:
     async with open_world(tmp_path, [script, PeerScript()]) as world, world.engine() as (engine, _):
         job = await engine.deploy(order(world), BUDGET)
         await to_the_end(engine, job)
         assert not world.peers[0].vouchers
-        assert len(world.coordinator.complaints) == 1
+        assert [complaint.code for complaint in world.coordinator.complaints] == [code]
         assert [voucher.earned for voucher in world.peers[1].vouchers] == [PERIOD, 2 * PERIOD, 3 * PERIOD]
         assert world.peers[1].data == world.data.read_bytes()
 
