@@ -9,7 +9,19 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-from kivy.graphics import ClearBuffers, ClearColor, Color, Fbo, PopMatrix, PushMatrix, Rectangle, Translate
+from kivy.graphics import (
+    Callback,
+    ClearBuffers,
+    ClearColor,
+    Color,
+    Fbo,
+    PopMatrix,
+    PushMatrix,
+    Rectangle,
+    Translate,
+)
+from kivy.graphics.opengl import GL_TEXTURE_2D, glCopyTexSubImage2D
+from kivy.graphics.texture import Texture
 from kivy.uix.boxlayout import BoxLayout
 from kivy.uix.widget import Widget
 
@@ -29,12 +41,13 @@ class Still(BoxLayout):
         self._move = Translate()
         for instruction in (ClearColor(*ground), ClearBuffers(), PushMatrix(), self._move):
             self._picture.add(instruction)
+        self._copy: Any = None
         self._shown = Rectangle()
         for instruction in (self._picture, Color(1, 1, 1, 1), self._shown):
             self.canvas.add(instruction)
         self.add_widget(body)
         self.canvas.remove(body.canvas)
-        for instruction in (body.canvas, PopMatrix()):
+        for instruction in (body.canvas, PopMatrix(), Callback(self._copy_picture)):
             self._picture.add(instruction)
         for number, side in enumerate(("width", "height")):
             if body.size_hint[number] is None:
@@ -50,10 +63,16 @@ class Still(BoxLayout):
         """Pixel on pixel, those whose middle is inside, also where the place is no whole number."""
         x, y = ceil(self.x - 0.5) - self._beyond, ceil(self.y - 0.5) - self._beyond
         right, top = self.x + self.width + self._beyond, self.y + self.height + self._beyond
-        size = max(ceil(right - 0.5) - x, 1), max(ceil(top - 0.5) - y, 1)
-        if tuple(self._picture.size) != size:
+        shown = ceil(right - 0.5) - x, ceil(top - 0.5) - y
+        size = max(shown[0], 1), max(shown[1], 1)
+        if self._copy is None or tuple(self._copy.size) != size:
             self._picture.size = size
-            self._picture.texture.mag_filter = self._picture.texture.min_filter = "nearest"
-            self._shown.texture = self._picture.texture
+            self._copy = self._shown.texture = Texture.create(size=size, colorfmt="rgba")
+            self._copy.mag_filter = self._copy.min_filter = "nearest"
         self._move.xy = -x, -y
-        self._shown.pos, self._shown.size = (x, y), size
+        self._shown.pos, self._shown.size = (x, y), shown
+
+    def _copy_picture(self, _: Any) -> None:
+        """Mesa's software renderer may stop at each draw with a picture that it drew itself, and wait."""
+        self._copy.bind()
+        glCopyTexSubImage2D(GL_TEXTURE_2D, 0, 0, 0, 0, 0, *self._picture.size)

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.e2e
 async def test_it_looks_the_same_and_is_drawn_only_when_it_changes(show: Any, tmp_path: Path) -> None:
     from kivy.graphics import Callback
     from kivy.uix.floatlayout import FloatLayout
+    from kivy.uix.widget import Widget
 
     from engine_app.ui.theme import Look
     from engine_app.ui.widgets.box import Column, Text, paint
@@ -40,6 +41,7 @@ async def test_it_looks_the_same_and_is_drawn_only_when_it_changes(show: Any, tm
         still = Still(body, look.palette.canvas, beyond=1)
         still.pos = body.pos
         root.add_widget(still)
+        root.add_widget(Still(Widget(size_hint=(None, None), size=(0, 0)), look.palette.danger))
         assert apart(direct, await picture(tmp_path)) <= 2
         count = len(drawn)
         assert apart(direct, await picture(tmp_path)) <= 2
