@@ -92,6 +92,8 @@ class Network(Observed):
         self._tasks = tasks
         self._session: Session | None = None
         self._scope: trio.CancelScope | None = None
+        self._alone = trio.Lock()
+        """Held while a session is open: the folder is locked until the one before has ended."""
         self._look_now = trio.Event()
         self.address = config.coordinator or Places(config.data_dir).remembered_coordinator() or ""
         self.state = "off"
@@ -120,6 +122,7 @@ class Network(Observed):
         self.disconnect()
         self.address = address or self.address
         self.config = replace(self.config, coordinator=self.address or None)
+        self._set("connecting", "Connecting")
         self._scope = self._tasks.start(self._live)
 
     def disconnect(self) -> None:
@@ -134,6 +137,10 @@ class Network(Observed):
         self.config = replace(self.config, passphrase=passphrase or None)
 
     async def _live(self) -> None:
+        async with self._alone:
+            await self._keep_connected()
+
+    async def _keep_connected(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
             self._set("connecting", "Connecting")

@@ -138,6 +138,21 @@ async def test_an_order_that_takes_too_long_is_called_off_with_a_tap(open_window
         await driver.until(lambda: button() is None)
 
 
+async def test_a_new_connection_waits_for_the_end_of_the_one_before(open_window: Any) -> None:
+    async with open_window() as (window, driver):
+        engine, told = window.network, []
+        engine.listen(lambda: told.append(engine.text))
+        for _ in range(2):
+            engine.connect()
+            with trio.fail_after(60):
+                await _until(driver, lambda: engine.state in ("online", "away"))
+        assert not [text for text in told if "in use" in text]
+        engine.connect()
+        engine.disconnect()
+        await driver.frames(5)
+        assert engine.state == "off"
+
+
 async def test_without_a_coordinator_the_window_says_so_and_goes_on(open_window: Any, tmp_path: Path) -> None:
     config = Config(tmp_path / "alone", None, None, "error")
     async with open_window(config=config) as (window, driver):
