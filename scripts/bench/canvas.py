@@ -302,7 +302,12 @@ trio.run(run_app, window, begin, print)
 
 
 def measure_under_load() -> list[dict[str, Any]]:
-    """Round trips on a socket and frames in the window's loop, while a niced worker trains and tells."""
+    """Round trips on a socket and frames in the window's loop, while a niced worker trains and tells.
+
+    A frame lasts from one turn of Kivy's clock to the next: the wait for the next 60th of a second, and
+    what is drawn without a graphics card, which is all of the window whenever pulses move (30 times a
+    second).
+    """
     command = [sys.executable, "-c", UNDER_LOAD]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=one_thread)
