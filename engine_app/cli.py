@@ -313,6 +313,7 @@ _order("resume", "Let JOB's training go on. A local-N that was cut short goes on
 @click.argument("job")
 @click.option("-o", "--output", type=NEW_FILE, help="Default: JOB's name with the ending .cyxmodel.")
 @coordinator_option
+@upload_option
 @download_option
 @storage_option
 @as_json

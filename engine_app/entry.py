@@ -37,7 +37,8 @@ def report(error: Exception) -> NoReturn:
 
 def _leave(error: BaseException, interrupted: str) -> NoReturn:
     cause = _cause(error)
-    if isinstance(cause, BrokenPipeError) and _is_stdout_closed():
+    if isinstance(cause, BrokenPipeError):
+        _close_stdout()
         sys.exit(1)
     if isinstance(cause, KeyboardInterrupt):
         print(f"\ncyxwiz: {interrupted}", file=sys.stderr)
@@ -50,14 +51,9 @@ def _leave(error: BaseException, interrupted: str) -> NoReturn:
     sys.exit(1)
 
 
-def _is_stdout_closed() -> bool:
-    """Whether whoever read this command's answers, such as ``head``, has had enough. Then nothing is said."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush
-        return True
-    return False
+def _close_stdout() -> None:
+    """Whoever read this command's answers, such as ``head``, has had enough: nothing is said about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush
 
 
 def _text_of(error: BaseException) -> str:

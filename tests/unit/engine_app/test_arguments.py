@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,9 @@ def test_what_is_no_peer_is_refused_here_and_not_by_the_coordinator(tmp_path: Pa
 def test_names_that_are_unknown_bring_the_nearest(tmp_path: Path) -> None:
     assert "Conv2D" in cyxwiz(tmp_path, "node", "conv2").stderr
     assert "categories are Activations" in cyxwiz(tmp_path, "nodes", "--category", "zzz").stderr
+
+
+def test_whoever_reads_no_more_of_an_answer_hears_nothing_about_it() -> None:
+    code = "from engine_app.entry import report; report(BrokenPipeError(32, 'Broken pipe'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (1, "", "")
