@@ -50,6 +50,13 @@ def _logging_as_it_was() -> Iterator[None]:
     structlog.configure(**before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_goes_with_its_module() -> Iterator[None]:
+    """A chain, a window or a model weighs megabytes, of which the collector sees a few small objects."""
+    yield
+    gc.collect()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
