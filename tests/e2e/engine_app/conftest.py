@@ -84,7 +84,10 @@ class Finger:
 
 
 class Driver:
-    """Acts on the window, and waits in frames, never in seconds."""
+    """Acts on the window, and waits in frames, never in seconds.
+
+    No frame passes between what would be a long press if that frame took long.
+    """
 
     async def frames(self, count: int = 2) -> None:
         from kivy.clock import Clock
@@ -105,9 +108,8 @@ class Driver:
     async def click_at(self, x: float, y: float, button: str = "left") -> None:
         finger = Finger(x, y, button)
         finger.down()
-        await self.frames(1)
         finger.up()
-        await self.frames(2)
+        await self.frames()
 
     @contextmanager
     def holding(self, *modifiers: str) -> Iterator[None]:
@@ -126,14 +128,12 @@ class Driver:
     async def tap_at(self, x: float, y: float) -> None:
         finger = Finger(x, y)
         finger.down()
-        await self.frames()
         finger.up()
         await self.frames()
 
     async def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 6) -> None:
         finger = Finger(*start)
         finger.down()
-        await self.frames(1)
         for step in range(1, steps + 1):
             share = step / steps
             finger.move(start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share)
