@@ -19,15 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
-from libp2p import new_host
 from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
-from libp2p.host.basic_host import _IdentifyNotifee
-from libp2p.identity.identify_push.identify_push import ID_PUSH
-from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
@@ -54,6 +49,7 @@ from p2p.network import StreamHandler
 from p2p.noise import NoiseTransport
 from p2p.relay.ends import RelayedEnds, address_of
 from p2p.relay.messages import PUNCH_PROTOCOL
+from p2p.stock import stock_host
 from p2p.tasks import background_tasks, deadline
 from p2p.upgrade import Upgrader
 from p2p.yamux import YamuxStream
@@ -118,7 +114,7 @@ class Libp2pNetwork(ConnectionObserver):
             unread_bytes_of_all=limits.unread,
         )
         self._muxer = OwnYamux(kept, self)
-        self._host = _new_host(self._noise, self._muxer, limits)
+        self._host = stock_host(self._noise, self._muxer, limits)
         self._swarm: Any = self._host.get_network()
         self._swarm.set_stream_handler(self._serve_stock)
         self._swarm._handle_inbound_connection = self._accept
@@ -447,41 +443,8 @@ async def _handle(handler: StreamHandler, stream: HostStream, protocol: str) -> 
             bound.error("stream handler failed", exc_info=error)
 
 
-def _new_host(noise: NoiseTransport, muxer: OwnYamux, limits: HostLimits) -> Any:
-    host = new_host(
-        key_pair=noise.key_pair,
-        # Named, since the default accepts plaintext as well.
-        sec_opt={NOISE_PROTOCOL: noise},
-        connection_config=ConnectionConfig(
-            max_connections=limits.connections,
-            max_connections_per_peer=limits.connections,  # ours is kept in connection_started
-            min_connections=0,
-            low_watermark=0,
-            high_watermark=limits.connections,
-            inbound_upgrade_timeout=limits.handshake_s,
-        ),
-        disable_identify_address_discovery=True,
-    )
-    swarm: Any = host.get_network()
-    swarm.upgrader.muxer_multistream = muxer
-    swarm.set_resource_manager(None)  # its counts leak and refuse; the limits above and Yamux's hold
-    # It would dial whatever addresses strangers told it, whenever a connection ends.
-    swarm.auto_connector.maybe_connect = _dial_nobody
-    host.remove_stream_handler(ID_PUSH)
-    # Asking each new connection who it is runs in trio's system tasks, where one error ends the
-    # program. Noise has said it already; the host still answers others that ask.
-    for notifee in tuple(swarm.notifees):
-        if isinstance(notifee, _IdentifyNotifee):
-            swarm.remove_notifee(notifee)
-    return host
-
-
 async def _close_swarm_connection(connection: Any) -> None:
     await connection.close()
-
-
-async def _dial_nobody() -> None:
-    await trio.lowlevel.checkpoint()
 
 
 def _allow_descriptors(connections: int) -> None:
