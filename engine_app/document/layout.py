@@ -77,13 +77,15 @@ def _beside(wiring: Wiring, without: list[str]) -> Places:
             for each in wiring.links
             if each.target_node == name and each.source_node in rects
         ]
-        around = bounds(rects.values()) or Rect(0, 0, 0, 0)
-        x, y = (
-            (sources[0].right + COLUMN_GAP, sources[0].y) if sources else (around.x, around.bottom + PART_GAP)
-        )
+        if sources:
+            x, y = sources[0].right + COLUMN_GAP, sources[0].y
+        else:
+            around = bounds(rects.values()) or Rect(0, 0, 0, 0)
+            x, y = around.x, around.bottom + PART_GAP
         rect = Rect(x, y, width, height)
-        for _ in range(len(rects) + 1):
-            below = [other.bottom + ROW_GAP for other in rects.values() if other.touches(rect)]
+        column = [other for other in rects.values() if other.x <= rect.right and x <= other.right]
+        for _ in range(len(column) + 1):
+            below = [other.bottom + ROW_GAP for other in column if other.touches(rect)]
             if not below:
                 break
             rect = Rect(x, max(below), width, height)
