@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,12 +89,11 @@ def invalid(text: str) -> HttpError:
 _ONCE = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"content-type", b"content-encoding"})
 
 
-def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def fields_of(headers: Collection[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Those of a request by name. Raises HttpError 400 where one that decides something is there twice."""
-    raw = list(headers)
-    found = dict(raw)
-    if len(found) != len(raw):
-        for name, count in Counter(name for name, _ in raw).items():
+    found = dict(headers)
+    if len(found) != len(headers):
+        for name, count in Counter(name for name, _ in headers).items():
             if count > 1 and name in _ONCE:
                 raise HttpError(400, "no_http", f"header {name.decode()} {count} times, allowed is once")
     return found
@@ -102,8 +101,8 @@ def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def check_encoding(headers: dict[bytes, bytes]) -> None:
     """Raises HttpError 415 for a body that is compressed: it would be taken for what it is not."""
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding not in (b"", b"identity"):
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None and encoding.lower() not in (b"", b"identity"):
         told = encoding[:40].decode(errors="replace")
         raise HttpError(415, "encoding", f"content-encoding {told!r}, allowed is none")
 

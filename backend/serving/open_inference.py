@@ -21,7 +21,7 @@ from backend.serving.tensor_body import MAX_DIMENSIONS, unpack_body
 from backend.serving.tensors_in import all_fitted
 
 HEADER_LENGTH = b"inference-header-content-length"
-_EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
+_EXTENSIONS = ("binary_tensor_data", "model_repository")
 _DTYPES = {
     "BOOL": "bool",
     "UINT8": "uint8",

@@ -53,13 +53,15 @@ class Seats(Generic[C]):
         self._held[group] += 1
         return True
 
-    def give_back(self, connection: C) -> None:
-        """Also of one that had to leave, or never had a seat."""
+    def give_back(self, connection: C) -> bool:
+        """False of one that had to leave, or never had a seat."""
         seat = self._seats.pop(connection, None)
-        if seat is not None:
-            self._held[seat.group] -= 1
-            if not self._held[seat.group]:
-                del self._held[seat.group]
+        if seat is None:
+            return False
+        self._held[seat.group] -= 1
+        if not self._held[seat.group]:
+            del self._held[seat.group]
+        return True
 
     def _fullest(self, group: str) -> str:
         """Whose connections make room for one more of ``group``: its own, unless others hold more."""

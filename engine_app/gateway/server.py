@@ -97,8 +97,8 @@ class GatewayServer:
             failure(error)  # one client's connection ends, not the gateway
         finally:
             del self._open[connection]
-            self._seats.give_back(connection)
-            self.unanswered += not is_over and not connection.is_idle
+            had_seat = self._seats.give_back(connection)
+            self.unanswered += had_seat and not is_over and not connection.is_idle
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
         try:

@@ -61,7 +61,7 @@ def test_who_waited_longest_for_its_client_makes_room() -> None:
     room.take("older", "127.0.0.1", since=1.0)
     assert room.take("new", "127.0.0.1", since=3.0)
     assert room.left == ["older"]
-    room.seats.give_back("older")  # as its end does, later
+    assert not room.seats.give_back("older")  # as its end does, later
     assert len(room.seats) == 3
 
 

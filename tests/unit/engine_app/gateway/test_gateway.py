@@ -323,6 +323,7 @@ async def test_whoever_only_sits_there_keeps_nobody_out(monkeypatch: pytest.Monk
         assert (await tested.ask(CHAT, PROMPT)).status == 200
         go.set()
         assert b" 200 " in await busy.receive_some(1 << 16), "who is being answered stays"
+        assert tested.server.unanswered == 0, "who made room has asked for nothing whole"
         for stream in (*sitting, busy):
             nursery.start_soon(trio.aclose_forcefully, stream)
 
