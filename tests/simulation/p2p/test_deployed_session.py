@@ -14,7 +14,7 @@ from p2p.session.deployments import DeploymentOrder
 from p2p.session.engine import JobEngine
 from p2p.session.errors import JobEndedError, JobRefusedError
 from p2p.session.served import PATIENCE_S
-from tests.simulation.p2p.session_world import PeerScript, World, open_world
+from tests.simulation.p2p.session_world import Killed, PeerScript, World, open_world
 
 pytestmark = pytest.mark.virtual_clock
 
@@ -206,3 +206,37 @@ async def test_what_cannot_be_deployed_or_extended_is_named(tmp_path: Path) -> N
         await to_the_end(engine, job)
         with pytest.raises(JobEndedError, match="deploy the model again"):
             await engine.extend(job, 5, BUDGET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+async def test_an_engine_killed_at_any_write_of_a_deployment_pays_each_period_once(
+    tmp_path: Path, after: bool
+) -> None:
+    for dies_at in range(1, 100):
+        directory = tmp_path / str(dies_at)
+        directory.mkdir()
+        async with open_world(directory) as world:
+            died = await killed_at(world, dies_at, after)
+            async with world.engine() as (engine, _):
+                job = (
+                    engine.jobs()[0].job_id if engine.jobs() else await engine.deploy(order(world, 2), BUDGET)
+                )
+                await to_the_end(engine, job)
+                assert engine.job(job).state is JobState.SETTLED
+            assert len(world.ledger.escrows) == 1, dies_at
+            assert (world.ledger.paid_out, world.ledger.tokens) == (2 * PERIOD, START - 2 * PERIOD), dies_at
+        if not died:
+            break
+    assert 15 < dies_at < 99
+
+
+async def killed_at(world: World, dies_at: int, after: bool) -> bool:
+    """Whether the Engine died on its way."""
+    died = False
+    try:
+        async with world.engine(dies_at=dies_at, after=after) as (engine, _):
+            await to_the_end(engine, await engine.deploy(order(world, 2), BUDGET))
+    except* Killed:
+        died = True
+    return died
