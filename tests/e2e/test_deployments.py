@@ -247,6 +247,8 @@ def test_a_deployment_moves_when_its_peer_is_killed_and_is_refunded_when_none_is
         engine.predict(deployment, ROW)
     other = view(engine, deployment).peer_id
     wait_until(lambda: answers(engine, deployment, other), DEADLINE_S, "an answer of the other peer")
+    told = shared.ask_engine("deployments", "status", deployment)
+    assert (told["peer_id"], told["moved"], told["ask_with"]) == (other, True, f"--peer {other}")
     shared.programs[names[1]].kill()
     ended(engine, deployment)
     payments = money.check(deployment)
