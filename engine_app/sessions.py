@@ -6,12 +6,14 @@ Both are asked the same questions and give the same answers; see ``p2p.session.c
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
 
 from engine_app.config import Config
 from p2p.control import call_control, stream_control
-from p2p.errors import ControlUnavailableError, RemoteFailureError
+from p2p.errors import ControlUnavailableError, DataDirLockedError, RemoteFailureError
 from p2p.session.errors import SessionError
 from p2p.session.places import Places
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from p2p.api import AsyncEngine
 
 PROBE_TIMEOUT_S = 5.0
+TURN_S = 30.0
+LOOK_EVERY_S = 0.1
+"""How long a command waits for its turn on a data directory, and how often it looks."""
 
 Tell = Callable[[Any], None]
 
@@ -74,12 +79,23 @@ async def _last(answers: AsyncIterator[Any], tell: Tell | None) -> Any:
 @asynccontextmanager
 async def open_session(config: Config, lan: bool = False) -> AsyncIterator[Session]:
     """With ``lan`` no coordinator is waited for. Raises what ``p2p.api.open_engine`` raises."""
+    async with AsyncExitStack() as stack:
+        yield await _reach(stack, config, lan)
+
+
+async def _reach(stack: AsyncExitStack, config: Config, lan: bool) -> Session:
+    """Another command's Engine that only begins, or ends right now, is waited for."""
     places = Places(config.data_dir)
-    if await _is_running(places):
-        yield _Running(places)
-        return
-    async with own_engine(config, lan) as engine:
-        yield _Own(engine)
+    until = trio.current_time() + TURN_S
+    while True:
+        if await _is_running(places):
+            return _Running(places)
+        try:
+            return _Own(await stack.enter_async_context(own_engine(config, lan)))
+        except DataDirLockedError:
+            if trio.current_time() >= until:
+                raise
+        await trio.sleep(LOOK_EVERY_S)
 
 
 def own_engine(config: Config, lan: bool = False) -> AbstractAsyncContextManager[AsyncEngine]:
