@@ -90,8 +90,9 @@ def _read_arrays(source: Path) -> dict[str, Any]:
             if len(found.files) > MAX_ARRAYS:
                 raise JobRefusedError(f"{source} holds {len(found.files)} arrays, limit {MAX_ARRAYS}")
             return {name: found[name] for name in found.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise JobRefusedError(f"{source} is no .npy or .npz file: {error}") from error
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        why = getattr(error, "strerror", None)  # NumPy's own texts say how to trust a pickle
+        raise JobRefusedError(f"{source} is no .npy or .npz file{f': {why}' if why else ''}") from error
 
 
 def _write_arrays(target: Path, arrays: dict[str, Any]) -> None:
