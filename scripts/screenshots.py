@@ -15,31 +15,83 @@ import trio
 
 os.environ["SDL_VIDEODRIVER"] = "offscreen"
 HERE = Path(__file__).parent
-LAPTOP, TABLET = (1280, 800), (800, 1280)
+DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
 DEADLINE_S = 300
+EPOCHS = 40
+POINTS_SEEN = 12
+"""Of a node's activations, before the graph is taken while it trains."""
 
 
 async def take_all(window: Any, directory: Path) -> None:
-    from engine_app.ui.pictures import frames, resize, take_picture
+    from engine_app.ui.pictures import frames, resize
 
-    await resize(*LAPTOP)
+    await resize(*DESKTOP)
     window.open_example()
-    window.desk.select("conv1")
     while window.trainer.is_reading:
         await frames(1)
-    await take_picture(directory / "window_build.png")
-    window.show_page("train")
+    window.desk.set_training(epochs=EPOCHS)
+    window.desk.select("optimizer")
     window.trainer.start(window.desk.graph)
+    while not _is_alive(window.trainer):
+        await frames(1)
+    await _take(directory / "window_build.png")
+    await resize(*LAPTOP)
+    window.show_page("train")
     while not window.trainer.history:
         await frames(1)
     if window.trainer.run.outcome != "done":
         raise RuntimeError(window.trainer.run.text)
-    await take_picture(directory / "window_train.png")
+    _button(window.content, "Log").press()
+    await _take(directory / "window_train.png")
+    await _try_it(window)
+    await _take(directory / "window_try.png")
     window.show_page("build")
     await resize(*TABLET)
-    window.content.tap("dropout")
+    window.content.tap("conv1")
     await trio.sleep(0.5)  # the sheet fades in
-    await take_picture(directory / "window_tablet.png")
+    await _take(directory / "window_tablet.png")
+
+
+def _button(page: Any, text: str) -> Any:
+    from engine_app.ui.widgets.buttons import PushButton
+
+    return next(each for each in page.walk() if isinstance(each, PushButton) and each.text == text)
+
+
+def _is_alive(trainer: Any) -> bool:
+    traces = trainer.activity.traces if trainer.activity is not None else {}
+    if trainer.run.outcome == "failed":
+        raise RuntimeError(trainer.run.text)
+    return bool(trainer.history) or any(len(trace.spread) >= POINTS_SEEN for trace in traces.values())
+
+
+async def _try_it(window: Any) -> None:
+    """Deploys what was trained, and draws a digit for it."""
+    from engine_app.ui.pictures import frames
+    from engine_app.ui.self_check_models import THREE
+    from engine_app.ui.servers import ServeWish, free_port
+
+    model = Path(window.trainer.run.output)
+    window.servers.start(ServeWish(model, "127.0.0.1", free_port("127.0.0.1"), 0, 0, 1, "cpu"))
+    window.show_page("deploy")
+    page = window.content
+    while page.try_it is None or page.try_it.pad is None:
+        await frames(1)
+    page.try_it.pad.draw(THREE)
+    while not page.try_it.tryout.answers:
+        await frames(1)
+    while not window.servers.all[0].reading.requests:
+        await frames(1)
+
+
+async def _take(path: Path) -> None:
+    """As small as a PNG without loss can be."""
+    from PIL import Image
+
+    from engine_app.ui.pictures import take_picture
+
+    await take_picture(path)
+    Image.open(path).convert("RGB").save(path, optimize=True)
 
 
 def main() -> None:
@@ -51,7 +103,7 @@ def main() -> None:
 
     configure_logging("error")
     with tempfile.TemporaryDirectory() as place:
-        prepare_kivy(WindowOptions(home=Path(place) / "kivy", width=LAPTOP[0], height=TABLET[1]))
+        prepare_kivy(WindowOptions(home=Path(place) / "kivy", width=DESKTOP[0], height=TABLET[1]))
         from engine_app.ui.app import EngineApp, Opening
         from engine_app.ui.loop import Tasks, run_app
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +10,15 @@ import trio
 
 from backend.graph import Lora
 from engine_app.config import Config
+from engine_app.ui import self_check_states as states
 from engine_app.ui.app import EngineApp, Opening
-from engine_app.ui.examples import DIGITS, DIGITS_DATA
+from engine_app.ui.examples import DIGITS
 from engine_app.ui.gallery import build_gallery
 from engine_app.ui.loop import run_app
 from engine_app.ui.panels.build import BuildPage, show_problems
 from engine_app.ui.panels.graph_files import open_picture
 from engine_app.ui.panels.read_options import open_read
 from engine_app.ui.pictures import frames, resize, take_picture
-from engine_app.ui.runs import Run
 from engine_app.ui.self_check_models import THREE, show_deployment, show_network, shown_export, shown_servers
 from engine_app.ui.theme import QUICK_S
 
@@ -71,11 +70,18 @@ class _Walk:
             await self._jobs(name)
             await self._deploy(name)
             await self._export(name)
-            await self._take(f"{name}-wallet", lambda: window.show_page("wallet"))
+            await self._wallet(name)
             await self._take(f"{name}-settings", lambda: window.show_page("settings"))
+            await self._told(name)
         await resize(*DESKTOP)
         window.show_page("build")
         await self._take("desktop-build", lambda: window.desk.select("optimizer"))
+        await self._take("desktop-trained", lambda: window.show_page("train"))
+        show_network(window.network, window.desk.graph, window.trainer.source)
+        states.show_many_jobs(window.network)
+        window.show_page("jobs")
+        await self._take("desktop-jobs", lambda: window.content.choose(window.network.jobs[2]["job_id"]))
+        window.show_page("build")
         await self._light()
         await self._models_at_all_sizes()
         window.host.set_content(build_gallery(window.host.look))
@@ -111,34 +117,28 @@ class _Walk:
             window.host.close()
 
     async def _train(self, name: str) -> None:
-        """Curves of a run that is made up: nothing is trained here."""
+        """Of a run that is made up: nothing is trained here."""
         window = self._window
+        window.trainer.run, window.trainer.history = None, []
         window.show_page("train")  # which reads what was proposed
         await self._until(lambda: window.trainer.preview is not None)
-        run = Run(DIGITS.name, DIGITS_DATA, 1)
-        for step in range(1, 500):
-            loss = 2.2 * math.exp(-step / 90) + 0.05 + 0.04 * math.sin(step * 1.7) * math.exp(-step / 300)
-            run.add(
-                {
-                    "step": step,
-                    "total_steps": 640,
-                    "loss": loss,
-                    "accuracy": 1 - loss / 2.6,
-                    "validation_loss": loss * 1.15 + 0.03 if step % 40 == 0 else None,
-                    "learning_rate": 0.01,
-                    "samples_per_s": 5200.0,
-                }
-            )
-        window.trainer.run = run
-        await self._take(f"{name}-train", lambda: window.show_page("train"))
+        await self._take(f"{name}-train", lambda: None)
+        states.show_training(window.trainer)
+        await self._take(f"{name}-training", window.content.refresh)
+        states.show_trained(window.trainer)
+        await self._take(f"{name}-trained", window.content.refresh)
 
     async def _jobs(self, name: str) -> None:
         window = self._window
         network = window.network
         await self._take(f"{name}-jobs", lambda: window.show_page("jobs"))
         show_network(network, window.desk.graph, window.trainer.source)
+        states.show_story(network)
         window.content.choose(network.jobs[0]["job_id"])
         await self._take(f"{name}-placement", lambda: None)
+        states.show_many_jobs(network)
+        await self._take(f"{name}-many-jobs", window.content.refresh)
+        network.problem = ""
         network.address, network.state, network.text, network.estimate = "", "off", "", None
         network.peers, network.jobs = [], []
         trainer = window.trainer
@@ -165,6 +165,8 @@ class _Walk:
         await self._until(lambda: page.try_it.conversation is not None)
         page.try_it.tryout.chat("How is a peer paid?")
         await self._take(f"{name}-chat", lambda: None)
+        states.show_long_talk(page.try_it.tryout)
+        await self._take(f"{name}-long-talk", page.try_it.refresh)
         await self._deploy_at_peer(name)
 
     async def _deploy_at_peer(self, name: str) -> None:
@@ -175,6 +177,8 @@ class _Walk:
         page = window.content
         page.choose(network.deployments[0]["id"])
         await self._take(f"{name}-remote", lambda: None)
+        states.move_deployment(network)
+        await self._take(f"{name}-moved", page.refresh)
         window.context.act.deploy(None)
         await frames(2)
         await self._take(f"{name}-serve-peer", lambda: window.host.children[0].body.elsewhere("peer"))
@@ -194,6 +198,39 @@ class _Walk:
         await self._take(f"{name}-certificate", sheet.to_end)
         window.host.close()
         window.exporter.done = None
+
+    async def _wallet(self, name: str) -> None:
+        purse = self._window.purse
+        if not purse.exists:
+            await self._take(f"{name}-wallet", lambda: self._window.show_page("wallet"))
+            purse.create("")
+            await self._until(lambda: bool(purse.address) and not purse.busy)
+        self._window.show_page("wallet")
+        await self._until(lambda: not purse.busy)
+        states.show_balance(purse)
+        await self._take(f"{name}-balance", self._window.content.refresh)
+
+    async def _told(self, name: str) -> None:
+        """What lies over a page, and names that are too long for their place."""
+        window = self._window
+        window.show_page("build")
+        window.desk.rename(states.LONG_NAME)
+        window.desk.select(None)
+        await self._take(f"{name}-error", lambda: window.host.toast(states.LONG_ERROR, bad=True))
+        window.host.close_toast()
+        window.desk.undo()
+        await self._take(f"{name}-keys", lambda: window.context.act.show_shortcuts())
+        window.host.close()
+        window.desk.select("dense")
+        await self._take(f"{name}-menu", lambda: window.content.command("menu"))
+        window.host.close()
+        await self._take(f"{name}-patterns", lambda: window.content.bench.offer_patterns((0, 0)))
+        window.host.close()
+        window.content.show_palette()
+        await frames(2)
+        window.host.children[0].body.search.field.input.text = "teleporter"
+        await self._take(f"{name}-nothing-found", lambda: None)
+        window.host.close()
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():

@@ -27,6 +27,7 @@ CURVES_OF = {
     "samples_per_s": (("samples_per_s", "samples/s"),),
 }
 SMOOTH = (("1", "Raw"), ("10", "10"), ("50", "50"))
+SMOOTH_WIDTH = 280.0
 FIGURES = (
     ("loss", "loss", "{:.4g}"),
     ("accuracy", "accuracy", "{:.1%}"),
@@ -63,7 +64,7 @@ class CurvesCard(Card):
             Text(look, "Smooth over", theme.SMALL, look.palette.muted, lines=1, pos_hint={"center_y": 0.5})
         )
         smooth = Segments(look, SMOOTH, "1", self._smooth)
-        smooth.size_hint_x = 1.6
+        smooth.size_hint_x, smooth.width = None, look.px(SMOOTH_WIDTH)
         tools.add_widget(smooth)
         self._log = PushButton(look, "Log", self._flip_log, Kind.QUIET, pos_hint={"center_y": 0.5})
         tools.add_widget(self._log)
@@ -107,12 +108,13 @@ class CurvesCard(Card):
     def _fill_legend(self, shown: dict[str, Shown]) -> None:
         look = self._context.look
         texts = [(name, each.colour) for name, each in shown.items()]
+        texts = texts or [("Curves appear here while a graph trains", look.palette.muted)]
         if [child.text for child in reversed(self._legend.children) if isinstance(child, Text)] == [
             name for name, _ in texts
         ]:
             return
         self._legend.clear_widgets()
-        for name, colour in texts or [("nothing yet", look.palette.muted)]:
+        for name, colour in texts:
             text = Text(look, name, theme.LABEL, colour, lines=1, size_hint_x=None)
             text.width = width_of(look, name, theme.LABEL) + 2
             self._legend.add_widget(text)

@@ -78,6 +78,10 @@ class InspectorPanel(Panel):
             self._update(node)
         elif self._facts is not None:
             self._facts.show(graph_facts(self._context))
+            graph = self._desk.graph
+            self._name.show(graph.name)
+            self._epochs.show(graph.training.epochs)
+            self._seed.show(graph.training.seed)
 
     # -- nothing selected ----------------------------------------------------------------------
 
@@ -89,26 +93,27 @@ class InspectorPanel(Panel):
         column.add_widget(self._facts)
         column.add_widget(Line(look))
         column.add_widget(Text(look, "Name", theme.STRONG))
-        column.add_widget(TextField(look, desk.graph.name, desk.rename, name_problem))
+        self._name = TextField(look, desk.graph.name, desk.rename, name_problem)
+        column.add_widget(self._name)
         column.add_widget(Text(look, "Epochs", theme.STRONG))
-        epochs = Stepper(
+        self._epochs = Stepper(
             look,
             desk.graph.training.epochs,
             lambda value: desk.set_training(epochs=int(value)),
             check=lambda text: whole_problem(text, 1, 100_000),
         )
-        column.add_widget(epochs)
+        column.add_widget(self._epochs)
         column.add_widget(
             Text(look, "How often training goes through the data.", theme.SMALL, look.palette.muted)
         )
         column.add_widget(Text(look, "Seed", theme.STRONG))
-        seed = Stepper(
+        self._seed = Stepper(
             look,
             desk.graph.training.seed,
             lambda value: desk.set_training(seed=int(value)),
             check=lambda text: whole_problem(text, 0, 2**31 - 1),
         )
-        column.add_widget(seed)
+        column.add_widget(self._seed)
         column.add_widget(
             Text(look, "The same seed trains the same way again.", theme.SMALL, look.palette.muted)
         )

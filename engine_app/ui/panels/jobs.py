@@ -32,6 +32,8 @@ LINES_SHOWN = 12
 LEAST_PLOT = 240.0
 FIRST_RATE = 1e-3
 MAX_PEERS, MAX_JOBS = 50, 50
+NEWEST = 5
+"""Jobs that are listed before all are asked for: the chosen one's story is to be seen below them."""
 
 
 class JobsPage(BoxLayout):
@@ -39,7 +41,7 @@ class JobsPage(BoxLayout):
         super().__init__()
         look = context.look
         self._context, self._network, self._trainer = context, network, trainer
-        self._chosen = ""
+        self._chosen, self._shows_all = "", False
         self._drawn: dict[str, Any] = {}
         self._connection = Card(look, gap=theme.MEDIUM)
         self._peers = Card(look, gap=theme.HALF)
@@ -86,7 +88,7 @@ class JobsPage(BoxLayout):
         parts = {
             "connection": (network.state, network.text),
             "peers": (network.state, network.peers),
-            "jobs": (self._trainings, self._chosen),
+            "jobs": (self._trainings, self._chosen, self._shows_all),
             "rate": (self._chosen, self._job["state"] if self._job else ""),
             "detail": (self._chosen, self._job, self._lines),
         }
@@ -170,7 +172,10 @@ class JobsPage(BoxLayout):
         if not self._trainings:
             text = "What you submit is trained by a peer and paid segment by segment. Its story appears here."
             card.add_widget(empty_state(look, "No jobs yet", text))
-        for job in self._trainings[:MAX_JOBS]:
+        every = self._trainings[:MAX_JOBS]
+        shown = every if self._shows_all else every[:NEWEST]
+        shown += [job for job in every if job["job_id"] == self._chosen and job not in shown]
+        for job in shown:
             row = ListRow(
                 look,
                 plain(job["name"]),
@@ -181,6 +186,15 @@ class JobsPage(BoxLayout):
             )
             row.choose(job["job_id"] == self._chosen)
             card.add_widget(row)
+        if len(every) > NEWEST:
+            row, text = Row(look), "Show the newest" if self._shows_all else f"Show all {len(every)}"
+            row.add_widget(PushButton(look, text, self._show_more, Kind.QUIET))
+            row.add_widget(Gap(look))
+            card.add_widget(row)
+
+    def _show_more(self) -> None:
+        self._shows_all = not self._shows_all
+        self.refresh()
 
     def choose(self, job: str) -> None:
         self._chosen = job
@@ -260,7 +274,7 @@ def progress_of(job: dict[str, Any]) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:].replace("_", " ")
 
 
 def state_colour(look: Look, job: dict[str, Any]) -> Colour:

@@ -10,7 +10,7 @@ from engine_app.ui.context import Context
 from engine_app.ui.network import JobWish, Network
 from engine_app.ui.panels.data import source_name
 from engine_app.ui.panels.placement import placement
-from engine_app.ui.panels.train import rate_problem
+from engine_app.ui.panels.train import rate_problem, rounded_rate
 from engine_app.ui.parameters import whole_problem
 from engine_app.ui.trainer import Trainer
 from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text
@@ -184,6 +184,7 @@ def show_reasons(context: Context, found: dict[str, Any]) -> None:
 def rate_card(context: Context, network: Network, job: str, rate: float) -> Card:
     """Set by its own button: each step of the stepper would be a message to the peer."""
     look = context.look
+    rate = rounded_rate(rate)
     stepper = Stepper(look, rate, lambda _rate: None, check=rate_problem, whole=False, step=doubled)
 
     def set_it() -> None:

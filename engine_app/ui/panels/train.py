@@ -176,7 +176,7 @@ class TrainPage(BoxLayout):
         metrics = trainer.run.metrics if trainer.run is not None else {}
         row = Row(look)
         row.add_widget(Text(look, "Learning rate", lines=1, size_hint_x=0.6, pos_hint={"center_y": 0.5}))
-        rate = metrics.get("learning_rate") or 1e-3
+        rate = rounded_rate(metrics.get("learning_rate") or 1e-3)
         row.add_widget(
             Stepper(look, rate, trainer.change_rate, check=rate_problem, whole=False, step=doubled)
         )
@@ -270,6 +270,11 @@ def why_not(context: Context, trainer: Trainer) -> str | None:
     if errors:
         return f"The graph has {errors} problem{'' if errors == 1 else 's'}: see the top of the window"
     return None if trainer.source else "Choose data first"
+
+
+def rounded_rate(rate: float) -> float:
+    """To what a narrow field has room for."""
+    return float(f"{rate:.3g}")
 
 
 def rate_problem(text: str) -> str | None:

@@ -112,6 +112,7 @@ class WalletPage(BoxLayout):
         row.add_widget(Gap(look))
         card.add_widget(row)
         card = self._card("History", self._second)
+        card.spacing = look.px(theme.HALF)
         if not purse.history:
             card.add_widget(Text(look, "Nothing was paid or received yet.", colour=look.palette.muted))
         for entry in purse.history:

@@ -30,6 +30,10 @@ WIDE_FROM = 1000.0
 """Windows at least so many dp wide have their panels at the side."""
 
 
+NARROW_LIFT = 208.0
+"""Where messages are in a narrow window: above its bars and the canvas's tools."""
+
+
 class Sheet(FloatLayout):
     """A shade over everything, and on it something: in the middle, at the bottom or at the right."""
 
@@ -266,7 +270,7 @@ class Host(FloatLayout):
         close = IconButton(look, "close", "Close", self.close_toast)
         close.pos_hint = {"center_y": 0.5}
         row.add_widget(close)
-        lift = theme.BAR + theme.HUGE if not self.is_wide else theme.HUGE
+        lift = theme.HUGE if self.is_wide else NARROW_LIFT
         row.bind(
             size=lambda *_: setattr(
                 row, "pos", ((self.x + self.width / 2) - row.width / 2, self.y + look.px(lift))

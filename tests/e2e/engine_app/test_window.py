@@ -112,6 +112,18 @@ async def test_a_problem_is_told_and_put_right_with_a_tap(open_window: Open) -> 
         assert problem in window.desk.analysis.diagnostics
 
 
+async def test_the_panel_of_the_graph_follows_what_is_opened(open_window: Open) -> None:
+    from engine_app.ui.panels.inspector import InspectorPanel
+
+    async with open_window() as (window, driver):
+        inspector = next(each for each in window.host.walk() if isinstance(each, InspectorPanel))
+        window.open_example()
+        await driver.frames(3)
+        assert inspector._name.text == DIGITS.name
+        assert inspector._epochs.field.text == str(DIGITS.training.epochs)
+        assert inspector._seed.field.text == str(DIGITS.training.seed)
+
+
 async def test_the_graph_is_named_and_no_name_is_refused(open_window: Open) -> None:
     from engine_app.ui.panels.inspector import InspectorPanel
     from engine_app.ui.widgets.fields import TextField
