@@ -45,11 +45,10 @@ def submitted(event: JobSubmitted) -> Step:
         state=JobState.SUBMITTED,
         waiting_since=event.at,
     )
-    return with_line(
-        job,
-        f"submitted: {event.cost.parameters} parameters, {spec.segments} segments, "
-        f"budget {format_tokens(spec.budget)}; looking for a peer",
-    )
+    what = f"{event.cost.parameters} parameters, {spec.segments} segments"
+    if spec.serving is not None:
+        what = f"{spec.serving.name}, {spec.segments} periods of {spec.serving.period_s} s"
+    return with_line(job, f"submitted: {what}, budget {format_tokens(spec.budget)}; looking for a peer")
 
 
 def offered(job: Job, event: OfferMade) -> Step:

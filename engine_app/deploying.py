@@ -15,6 +15,7 @@ from engine_app.plain import plain
 from engine_app.sessions import Session
 from engine_app.show import Story, open_story, print_job, print_json, print_table
 from p2p.errors import LocalProtocolError
+from p2p.jobs import JobState
 from p2p.pricing import format_tokens, parse_tokens
 from p2p.transfer_rate import parse_bytes
 
@@ -67,7 +68,7 @@ def read_order(options: dict[str, Any]) -> Wanted:
 
 
 def deploy(config: Config, wanted: Wanted, as_json: bool) -> None:
-    """Stays until all replicas are over."""
+    """Stays until all replicas are over, and what extends them."""
 
     async def use(session: Session) -> None:
         ended: list[dict[str, Any]] = []
@@ -116,7 +117,12 @@ async def _placed(session: Session, deployment: str) -> str:
 
 
 async def _watch(session: Session, story: Story, deployment: str, ended: list[dict[str, Any]]) -> None:
+    """To its end, and to that of what continues it, which this session pays for as well."""
     ended.append(await session.ask("follow", story.tell, job=deployment))
+    for each in await session.ask("deployments"):
+        if each["continues"] == deployment and not JobState(each["state"]).is_final:
+            story.line(f"extended by {each['id'][:12]}")
+            await _watch(session, story, each["id"], ended)
 
 
 def _close(jobs: list[dict[str, Any]], as_json: bool) -> None:

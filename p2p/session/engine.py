@@ -377,18 +377,30 @@ class JobEngine:
         return live.job
 
     async def cancel(self, name: str) -> Job:
-        """Returns when coordinator, or peer of a direct job, was told; what is vouchered stays paid."""
+        """Returns when coordinator, or peer of a direct job, was told; what is vouchered stays paid.
+
+        What was to continue a deployment is cancelled with it.
+        """
         live = self._live(name)
         if live.job.is_over:
             raise JobEndedError(f"job {live.job.job_id[:8]} is {live.job.state.value}")
-        await live.apply(events.CancelAsked())
-        self._run(live)
+        for each in (live, *self._continuing(live.job.job_id)):
+            await each.apply(events.CancelAsked())
+            self._run(each)
         timeout_s, whom = CANCEL_TIMEOUT_S, "the coordinator"
         if live.job.direct is not None:
             timeout_s, whom = timeout_s + self.engine.limits.peer_patience_s, "the peer"
         with deadline(timeout_s, f"telling {whom}"):
             await _until(live, lambda job: job.cancel_sent or job.is_over)
         return live.job
+
+    def _continuing(self, deployment: str) -> Iterator[LiveJob]:
+        """Its extensions that are not over, and theirs."""
+        for each in list(self._lives.values()):
+            serving = each.job.spec.serving
+            if serving is not None and serving.continues == deployment and not each.job.is_over:
+                yield each
+                yield from self._continuing(each.job.job_id)
 
     # -- results -------------------------------------------------------------------------------
 

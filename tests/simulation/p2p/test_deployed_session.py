@@ -192,6 +192,8 @@ async def test_more_time_is_another_deployment_at_the_same_peer(tmp_path: Path) 
         assert (spec.serving.continues, spec.segments) == (job, 7)
         assert spec.requirements.allow == (world.peers[0].peer_id,)
         assert spec.data.file == engine.job(job).spec.data.file
+        await engine.cancel(job)
+        assert engine.job(more).cancelling  # and not served, and paid, once the first one is over
 
 
 async def test_what_cannot_be_deployed_or_extended_is_named(tmp_path: Path) -> None:

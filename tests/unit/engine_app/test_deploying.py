@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from engine_app.cli import main
-from engine_app.deploying import Wanted, _parameters, read_order
+from engine_app.deploying import Wanted, _parameters, _watch, read_order
+from engine_app.show import open_story
 
 
 def wanted(**changes: Any) -> Wanted:
@@ -36,6 +37,31 @@ def test_replicas_at_named_peers_go_to_each_in_turn() -> None:
     order = wanted(peers=("a", "b"))
     assert [_parameters(order, number, ["a"])["allow"] for number in range(2)] == [["a"], ["b"]]
     assert _parameters(order, 1, ["a"])["deny"] == []
+
+
+class Sessions:
+    """Deployments that end at once, ``second`` continuing ``first``."""
+
+    def __init__(self) -> None:
+        self.followed: list[str] = []
+
+    async def ask(self, call: str, told: Any = None, **words: Any) -> Any:
+        if call == "follow":
+            self.followed.append(words["job"])
+            return {"job_id": words["job"], "segments_done": 1}
+        state = "settled" if "second" in self.followed else "running"
+        return [
+            {"id": "second", "continues": "first", "state": state},
+            {"id": "stopped", "continues": "first", "state": "cancelled"},
+            {"id": "other", "continues": None, "state": "running"},
+        ]
+
+
+async def test_a_command_that_pays_for_a_deployment_stays_for_its_extension() -> None:
+    session, ended = Sessions(), []
+    with open_story(True) as story:
+        await _watch(session, story, "first", ended)  # type: ignore[arg-type]
+    assert session.followed == [each["job_id"] for each in ended] == ["first", "second"]
 
 
 @pytest.mark.parametrize(
