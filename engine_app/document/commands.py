@@ -20,7 +20,7 @@ from engine_app.document.edits import (
     SetParameter,
 )
 from engine_app.document.errors import EditError
-from engine_app.document.layout import arranged
+from engine_app.document.layout import ASPECT, arranged
 from engine_app.document.linking import best_input, best_output
 from engine_app.document.ports import ports_of, rect_of, size_of
 from engine_app.document.view import (
@@ -141,14 +141,14 @@ def toggle_collapsed(wiring: Wiring, selected: Iterable[str]) -> Collapse:
     return Collapse(chosen, not all(is_collapsed(find(wiring, name)) for name in chosen))
 
 
-def arrange(wiring: Wiring, selected: Iterable[str] = ()) -> MoveNodes:
-    """All nodes, or the selected ones, in layers where they are."""
+def arrange(wiring: Wiring, selected: Iterable[str] = (), aspect: float = ASPECT) -> MoveNodes:
+    """All nodes, or the selected ones, in layers where they are, for a screen of that ``aspect``."""
     chosen = tuple(sorted(selected))
     nodes = [find(wiring, name) for name in chosen] if len(chosen) > 1 else list(wiring.nodes)
     around = bounds(rect_of(node) for node in nodes)
     if around is None:
         raise EditError("there is nothing to arrange")
-    return MoveNodes(arranged(wiring, [node.id for node in nodes], (around.x, around.y)))
+    return MoveNodes(arranged(wiring, [node.id for node in nodes], (around.x, around.y), aspect))
 
 
 def _some(selected: Iterable[str]) -> tuple[str, ...]:

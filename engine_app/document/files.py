@@ -12,7 +12,7 @@ from backend.errors import BackendError, GraphFormatError
 from backend.graph import Graph, Node
 from backend.serialize import MAX_GRAPH_BYTES, dump_graph, load_graph
 from engine_app.document.errors import FileError
-from engine_app.document.layout import missing_places
+from engine_app.document.layout import ASPECT, missing_places
 from engine_app.document.view import W, placed
 from engine_app.document.wiring import FreshIds
 
@@ -25,14 +25,14 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-def open_graph(path: Path) -> Opened:
+def open_graph(path: Path, aspect: float = ASPECT) -> Opened:
     """A graph file, of this or an older format, or the graph in a ``.cyxmodel``. Raises FileError."""
     try:
         if path.suffix == ".cyxmodel":
-            return editable(_graph_in_model(path))
+            return editable(_graph_in_model(path), aspect)
         if path.stat().st_size > MAX_GRAPH_BYTES:
             raise FileError(f"{path.name} has {path.stat().st_size} bytes, limit {MAX_GRAPH_BYTES}")
-        return editable(load_graph(path.read_bytes()))
+        return editable(load_graph(path.read_bytes()), aspect)
     except OSError as error:
         raise FileError(f"{path.name}: {error.strerror}") from error
     except BackendError as error:
@@ -45,13 +45,16 @@ def _graph_in_model(path: Path) -> Graph:
     return load_graph(inspect_cyxmodel(path).graph)
 
 
-def editable(graph: Graph) -> Opened:
-    """Everything in the graph stays; nodes of one id are told apart, those without a place get one."""
+def editable(graph: Graph, aspect: float = ASPECT) -> Opened:
+    """Everything in the graph stays; nodes of one id are told apart, those without a place get one.
+
+    ``aspect``: of the screen on which they are placed.
+    """
     notes: list[str] = []
-    return Opened(_editable(graph, notes), tuple(notes))
+    return Opened(_editable(graph, notes, aspect), tuple(notes))
 
 
-def _editable(wiring: W, notes: list[str]) -> W:
+def _editable(wiring: W, notes: list[str], aspect: float) -> W:
     ids = FreshIds(wiring)
     seen: set[str] = set()
     nodes: list[Node] = []
@@ -62,12 +65,12 @@ def _editable(wiring: W, notes: list[str]) -> W:
             node = replace(node, id=fresh)
         seen.add(node.id)
         if node.body is not None:
-            body = _editable(node.body, notes)
+            body = _editable(node.body, notes, aspect)
             node = node if body is node.body else replace(node, body=body)
         nodes.append(node)
     if any(new is not old for new, old in zip(nodes, wiring.nodes, strict=True)):
         wiring = replace(wiring, nodes=tuple(nodes))
-    places: Mapping[str, tuple[float, float]] = missing_places(wiring)
+    places: Mapping[str, tuple[float, float]] = missing_places(wiring, aspect)
     if not places:
         return wiring
     return replace(

@@ -18,7 +18,7 @@ from engine_app.document.view import Rect, bounds, place_of
 COLUMN_GAP, ROW_GAP, PART_GAP = 80.0, 32.0, 80.0
 SWEEPS = 4
 BAND_GAP, ONE_BAND, ASPECT = 120.0, 2200.0, 1.7
-"""A part that is wider than ``ONE_BAND`` goes on below, like a line of text."""
+"""A part that is wider than ``ONE_BAND`` goes on below, like a line of text; less on narrow screens."""
 
 FEW = 8
 """New nodes that are put beside what they are linked to, each alone."""
@@ -28,9 +28,15 @@ Neighbours = Mapping[str, list[str]]
 
 
 def arranged(
-    wiring: Wiring, only: Iterable[str] | None = None, corner: tuple[float, float] = (0, 0)
+    wiring: Wiring,
+    only: Iterable[str] | None = None,
+    corner: tuple[float, float] = (0, 0),
+    aspect: float = ASPECT,
 ) -> Places:
-    """The top left corner of every node, or of ``only`` these, the whole beginning at ``corner``."""
+    """The top left corner of every node, or of ``only`` these, the whole beginning at ``corner``.
+
+    ``aspect``: about how many times as wide as high it may be.
+    """
     chosen = {node.id for node in wiring.nodes} if only is None else set(only)
     sizes = {node.id: size_of(node) for node in wiring.nodes if node.id in chosen}
     layers = _layers(wiring, chosen)
@@ -44,13 +50,13 @@ def arranged(
     found: Places = {}
     top = corner[1]
     for part in _parts(sizes, before, after):
-        places, height = _part(part, layers, before, after, sizes)
+        places, height = _part(part, layers, before, after, sizes, aspect)
         found.update({node_id: (corner[0] + x, top + y) for node_id, (x, y) in places.items()})
         top += height + PART_GAP
     return found
 
 
-def missing_places(wiring: Wiring) -> Places:
+def missing_places(wiring: Wiring, aspect: float = ASPECT) -> Places:
     """Places for the nodes that have none: all of them in layers, or a few below what is there."""
     without = [node.id for node in wiring.nodes if place_of(node) is None]
     if not without:
@@ -59,10 +65,10 @@ def missing_places(wiring: Wiring) -> Places:
         return _beside(wiring, without)
     rects = [(place, size_of(node)) for node in wiring.nodes if (place := place_of(node))]
     if not rects:
-        return arranged(wiring)
+        return arranged(wiring, aspect=aspect)
     left = min(place[0] for place, _ in rects)
     bottom = max(place[1] + size[1] for place, size in rects)
-    return arranged(wiring, without, (left, bottom + PART_GAP))
+    return arranged(wiring, without, (left, bottom + PART_GAP), aspect)
 
 
 def _beside(wiring: Wiring, without: list[str]) -> Places:
@@ -139,6 +145,7 @@ def _part(
     before: Neighbours,
     after: Neighbours,
     sizes: Mapping[str, tuple[float, float]],
+    aspect: float,
 ) -> tuple[Places, float]:
     first = min(layers[node_id] for node_id in part)
     columns: list[list[str]] = [[] for _ in range(max(layers[node_id] for node_id in part) - first + 1)]
@@ -148,7 +155,7 @@ def _part(
     heights = _heights(columns, before, after, sizes)
     places: Places = {}
     top = 0.0
-    for band in _bands([column for column in columns if column], heights, sizes):
+    for band in _bands([column for column in columns if column], heights, sizes, aspect):
         x, highest = 0.0, min(heights[node_id] for column in band for node_id in column)
         for column in band:
             width = max(sizes[node_id][0] for node_id in column)
@@ -161,13 +168,17 @@ def _part(
 
 
 def _bands(
-    columns: list[list[str]], heights: Mapping[str, float], sizes: Mapping[str, tuple[float, float]]
+    columns: list[list[str]],
+    heights: Mapping[str, float],
+    sizes: Mapping[str, tuple[float, float]],
+    aspect: float,
 ) -> list[list[list[str]]]:
     """Columns in rows, as words are in lines: so that the whole is about as wide as a screen."""
     width = sum(max(sizes[node_id][0] for node_id in column) + COLUMN_GAP for column in columns)
     nodes = [node_id for column in columns for node_id in column]
     height = max(heights[n] + sizes[n][1] for n in nodes) - min(heights[n] for n in nodes)
-    count = 1 if width <= ONE_BAND else max(1, round(math.sqrt(width / (ASPECT * (height + BAND_GAP)))))
+    fits = width <= ONE_BAND * aspect / ASPECT
+    count = 1 if fits else max(1, round(math.sqrt(width / (aspect * (height + BAND_GAP)))))
     each = math.ceil(len(columns) / count)
     return [columns[start : start + each] for start in range(0, len(columns), each)]
 

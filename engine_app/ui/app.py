@@ -335,7 +335,7 @@ class EngineApp(App):
 
     def _open_graph(self, path: Path) -> None:
         async def open_it() -> None:
-            opened = await files.read_graph(path)
+            opened = await files.read_graph(path, self.desk.aspect)
             lost = await self._keeper.lost_of(path)
             show = partial(self._show_opened, path, opened)
             if lost is not None and lost.graph != opened.graph:

@@ -149,6 +149,8 @@ class GraphCanvas(Widget):
         self._cover: tuple[Rect, float] | None = None
         self._moving: frozenset[int] = frozenset()
         self._has_fitted = False
+        self.foot = 0.0
+        """Pixels at the bottom that tools lie on: what is fitted stays above them."""
         self._touch: Any = None
         self._training = Training()
         self._speed = 0.0
@@ -221,13 +223,13 @@ class GraphCanvas(Widget):
         """All of it in sight."""
         around = self.scene.bounds()
         if around is not None:
-            self.look_at(self.view.fitted(around, 48 * self._dp, self._dp))
+            self.look_at(self.view.fitted(around, 48 * self._dp, self._dp, self.foot))
 
     def fit_selected(self) -> None:
         numbers = [self.scene.index[name] for name in self.state.selected if name in self.scene.index]
         around = bounds(self.scene.rect(number) for number in numbers)
         if around is not None:
-            self.look_at(self.view.fitted(around, 96 * self._dp, 1.2 * self._dp))
+            self.look_at(self.view.fitted(around, 96 * self._dp, 1.2 * self._dp, self.foot))
 
     def change(self, edit: Edit, gesture: str = "") -> bool:
         """What cannot be done is told, not raised."""

@@ -31,7 +31,7 @@ from engine_app.document.edits import (
     SetTuning,
 )
 from engine_app.document.files import editable
-from engine_app.document.layout import missing_places
+from engine_app.document.layout import ASPECT, missing_places
 from engine_app.document.linking import best_input, best_output, through
 from engine_app.document.ports import PortView, ports_of
 from engine_app.document.wiring import FreshIds, opened
@@ -55,6 +55,8 @@ class Desk(Observed):
         self._aside: Aside | None = None
         self._is_thinking = False
         self._failed: Graph | None = None
+        self.aspect = ASPECT
+        """How many times as wide as high the place is where graphs are seen."""
 
     def think_with(self, aside: Aside) -> None:
         """How large graphs are analysed from now on."""
@@ -183,7 +185,7 @@ class Desk(Observed):
 
     def open(self, graph: Graph) -> None:
         """Another one: what was done to the old one cannot be undone here."""
-        graph = editable(graph).graph
+        graph = editable(graph, self.aspect).graph
         self._analysis = None
         self.show(Editing(graph, saved=graph))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 from backend.graph import Graph, JsonValue, Link, Node, TrainingSettings
-from engine_app.document.files import editable
 
 DIGITS_DATA = "bundled:digits"
 
@@ -46,13 +45,13 @@ def _digits() -> Graph:
     names = [name for name, _, _ in _NODES]
     chain = names[names.index("input") : names.index("output") + 1]
     layers = [(one, "output", other, "input") for one, other in pairwise(chain)]
-    graph = Graph(
+    return Graph(
         "Handwritten digits",
         nodes=tuple(Node(name, kind, parameters=given) for name, kind, given in _NODES),
         links=tuple(Link(*ends) for ends in (*_DATA_LINKS, *layers, *_END_LINKS)),
         training=TrainingSettings(epochs=12, seed=1),
     )
-    return editable(graph).graph
 
 
 DIGITS = _digits()
+"""Its nodes have no places: they are laid out for the screen on which it is opened."""

@@ -50,9 +50,9 @@ def _is_dataset(path: Path) -> bool:
         return False
 
 
-async def read_graph(path: Path) -> Opened:
-    """Raises FileError."""
-    return await trio.to_thread.run_sync(open_graph, path)
+async def read_graph(path: Path, aspect: float) -> Opened:
+    """Laid out, where it has no places, for a canvas of that ``aspect``. Raises FileError."""
+    return await trio.to_thread.run_sync(open_graph, path, aspect)
 
 
 async def write_graph(path: Path, graph: Graph) -> None:

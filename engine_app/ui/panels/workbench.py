@@ -41,6 +41,8 @@ from engine_app.ui.widgets.radial import RadialMenu
 
 AROUND_NEW = theme.TOUCH + theme.HUGE
 """Between a new node and the canvas's edges: the tools lie there."""
+NARROWEST, WIDEST = 0.6, 2.5
+"""Of the canvas, as graphs are laid out for it: width over height."""
 
 
 class Workbench(FloatLayout):
@@ -172,7 +174,7 @@ class Workbench(FloatLayout):
 
     def _arrange_nodes(self, chosen: tuple[str, ...]) -> None:
         canvas = self.canvas_widget
-        if canvas.change(commands.arrange(canvas.wiring, chosen)):
+        if canvas.change(commands.arrange(canvas.wiring, chosen, self._context.desk.aspect)):
             canvas.fit()
 
     def _cut(self, chosen: tuple[str, ...]) -> None:
@@ -299,7 +301,9 @@ class Workbench(FloatLayout):
     def _arrange(self, *_: Any) -> None:
         edge = self._context.look.px(theme.MEDIUM)
         self.canvas_widget.pos, self.canvas_widget.size = self.pos, self.size
+        self._context.desk.aspect = min(max(self.width / max(self.height, 1), NARROWEST), WIDEST)
         self._bar.pos = (self.x + edge, self.y + edge)
+        self.canvas_widget.foot = self._bar.height + 2 * edge
         self._crumbs.size_hint = (None, None)
         self._crumbs.width = max(self.width - 2 * edge, 1)
         self._crumbs.height = self._context.look.px(theme.TOUCH) if self._shown else 0

@@ -321,7 +321,7 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
 
     async with open_window() as (window, driver):
         window.open_example()
-        window.desk.set_training(epochs=6)
+        window.desk.set_training(epochs=20)
         canvas = window.content.bench.canvas_widget
         window.show_page("train")
         trainer = window.trainer
@@ -334,6 +334,7 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
             while trainer.state != "training":
                 await driver.frames(1)
             while not canvas._training.sparks or not canvas._speed:
+                assert trainer.state == "training"
                 await driver.frames(1)
             assert canvas._training.phase is not None
             trainer.pause()

@@ -36,7 +36,8 @@ from engine_app.document.ports import rect_of
 from engine_app.document.recovery import RecoveryFile, recoverable
 from engine_app.document.search import find_nodes, find_types
 from engine_app.document.templates import TEMPLATES
-from engine_app.document.view import Mode, Rect, place_of, placed
+from engine_app.document.view import Mode, Rect, bounds, place_of, placed
+from engine_app.ui.examples import DIGITS
 from tests.unit.engine_app.document.builders import line
 
 MLP = line("Dense", "ReLU")
@@ -136,6 +137,15 @@ def test_a_template_can_be_dropped_into_a_graph_twice() -> None:
 def test_layout_does_not_depend_on_where_nodes_were() -> None:
     moved = apply(MLP, MoveNodes({"relu": (-400.0, 90.0)}))
     assert arranged(moved) == arranged(MLP)
+
+
+def test_a_long_graph_is_laid_out_for_the_screen_that_shows_it() -> None:
+    def shape(aspect: float) -> float:
+        whole = bounds(rect_of(node) for node in editable(DIGITS, aspect).graph.nodes)
+        assert whole is not None
+        return whole.width / whole.height
+
+    assert shape(0.7) < 1 < 1.4 < shape(1.8)
 
 
 def test_edges_snap_within_reach_and_the_grid_takes_the_rest() -> None:

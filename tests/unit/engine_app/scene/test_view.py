@@ -39,3 +39,11 @@ def test_of_what_is_too_large_the_upper_left_is_seen() -> None:
 def test_a_margin_gives_way_to_what_must_be_seen() -> None:
     found = VIEW.showing(Rect(2000, 200, 780, 80), 300)
     assert (found.x, found.y) == (1990, 200 - 260)
+
+
+def test_what_is_fitted_stays_above_what_lies_at_the_bottom() -> None:
+    tall = Rect(-100, 300, 50, 4000)
+    found = VIEW.fitted(tall, 20, foot=60)
+    _, top = found.to_screen(tall.x, tall.y)
+    _, bottom = found.to_screen(tall.x, tall.bottom)
+    assert (top, bottom) == pytest.approx((20, VIEW.height - 60))
