@@ -125,9 +125,9 @@ class EngineApp(App):
         return Servers(self._opening.config, self.context.tasks)
 
     async def _connect(self) -> None:
-        """Once the window is there."""
+        """Once the window is there, unless its user was faster."""
         await trio.to_thread.run_sync(importlib.import_module, "engine_app.ui.network")
-        if self.network.address:
+        if self.network.address and self.network.state == "off":
             self.network.connect()
 
     def _show_training(self) -> None:

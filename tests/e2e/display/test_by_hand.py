@@ -12,6 +12,7 @@ from local_network import LocalNetwork
 from tests.e2e.display.screen import Screen, Window
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+PALETTE_WIDTH = 160
 
 NODES = (
     "DatasetInput",
@@ -92,7 +93,11 @@ def add(window: Window, name: str) -> None:
 
 def below(window: Window, name: str) -> tuple[float, float] | None:
     place, field = window.find(name), window.find("Search ...")
-    return place if place and field and place[1] > field[1] + 20 else None
+    if place is None or field is None:
+        return None
+    # Beside the palette a fact of a node may be called so, too.
+    is_row = place[1] > field[1] + 20 and abs(place[0] - field[0]) < PALETTE_WIDTH
+    return place if is_row else None
 
 
 def click_node(window: Window, node: str) -> None:

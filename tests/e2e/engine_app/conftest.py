@@ -34,6 +34,21 @@ def kivy_ready() -> None:
     Window.close = lambda *_: None  # one window serves all tests of the process
 
 
+SIZE = (1280, 800)
+
+
+def _fresh_window() -> None:
+    """Empty, and of its usual size, whatever the test before has left."""
+    from kivy.base import EventLoop
+    from kivy.core.window import Window
+
+    for child in Window.children[:]:
+        Window.remove_widget(child)
+    if tuple(Window.size) != SIZE:
+        Window.size = SIZE
+    EventLoop.quit, EventLoop.status = False, "idle"
+
+
 @cache
 def _touch_type() -> Any:
     """Once: Kivy keeps every class of its events for good."""
@@ -159,17 +174,13 @@ Show: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Driver]]
 @asynccontextmanager
 async def _shown(widget: Any) -> AsyncIterator[Driver]:
     from kivy.app import App
-    from kivy.base import EventLoop
-    from kivy.core.window import Window
 
     from engine_app.ui.loop import run_app
 
     app = App()  # no class of its own, which Kivy would keep for good, and the widget with it
     app.build = lambda: widget
     errors: list[BaseException] = []
-    for child in Window.children[:]:
-        Window.remove_widget(child)
-    EventLoop.quit, EventLoop.status = False, "idle"
+    _fresh_window()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_app, app, lambda tasks: None, errors.append)
         driver = Driver()
@@ -198,15 +209,11 @@ def open_window(tmp_path: Path, driver: Driver) -> Any:
     async def opened(
         file: Path | None = None, greets: bool = False, config: Config | None = None
     ) -> AsyncIterator[tuple[Any, Any]]:
-        from kivy.base import EventLoop
-        from kivy.core.window import Window
 
         from engine_app.ui.app import EngineApp, Opening
         from engine_app.ui.loop import run_app
 
-        for child in Window.children[:]:
-            Window.remove_widget(child)
-        EventLoop.quit, EventLoop.status = False, "idle"
+        _fresh_window()
         window = EngineApp(Opening(config or Config(tmp_path / "engine", None, None, "error"), file, greets))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_app, window, window.begin, window.show_error)

@@ -15,7 +15,6 @@ import pytest
 from backend.errors import BackendError
 from engine_app.document.errors import DocumentError
 from engine_app.entry import CommandError
-from engine_app.ui.frame import PAGES
 from engine_app.ui.keys import BINDINGS
 from p2p.errors import P2PError
 
@@ -152,6 +151,8 @@ class Monkey:
         await self.driver.frames(1)
 
     async def _go(self) -> None:
+        from engine_app.ui.frame import PAGES
+
         page = self.random.choice(PAGES)[0]
         self.told.append(f"go {page}")
         self.window.show_page(page)
