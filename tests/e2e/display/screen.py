@@ -145,8 +145,10 @@ class Window:
         found: dict[str, Any] = self.ask("state")
         return found
 
-    def find(self, text: str, *, field: bool = False) -> tuple[float, float] | None:
-        place = self.ask("find", text=text, field=field)
+    def find(
+        self, text: str, *, field: bool = False, until: float | None = None
+    ) -> tuple[float, float] | None:
+        place = self.ask("find", text=text, field=field, until=until)
         return None if place is None else (place[0], place[1])
 
     def wait_for(self, condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:

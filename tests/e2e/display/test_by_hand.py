@@ -92,12 +92,10 @@ def add(window: Window, name: str) -> None:
 
 
 def below(window: Window, name: str) -> tuple[float, float] | None:
-    place, field = window.find(name), window.find("Search ...")
-    if place is None or field is None:
-        return None
-    # Beside the palette a fact of a node may be called so, too.
-    is_row = place[1] > field[1] + 20 and abs(place[0] - field[0]) < PALETTE_WIDTH
-    return place if is_row else None
+    field = window.find("Search ...")
+    # To the right of the palette a fact of a node may be called so, too.
+    place = None if field is None else window.find(name, until=field[0] + PALETTE_WIDTH)
+    return place if place and field and place[1] > field[1] + 20 else None
 
 
 def click_node(window: Window, node: str) -> None:

@@ -97,7 +97,7 @@ def _texts(widget: Any) -> set[str]:
 def _find(window: Any, asked: dict[str, Any]) -> list[float] | None:
     """The middle of the topmost thing of that text; ``...`` at its end stands for anything.
 
-    With ``field`` only of what is written in.
+    With ``field`` only of what is written in, with ``until`` only of what is no further to the right.
     """
     place = None
     wanted = asked["text"]
@@ -111,7 +111,9 @@ def _find(window: Any, asked: dict[str, Any]) -> list[float] | None:
         if found and not getattr(widget, "disabled", False):
             box = _box(widget)
             if _is_seen(widget, box):
-                place = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+                middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+                if asked.get("until") is None or middle[0] <= asked["until"]:
+                    place = middle
     return place
 
 
