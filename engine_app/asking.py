@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from engine_app.config import Config
-from engine_app.deploying import find_deployment
 from engine_app.jobs import with_session
 from engine_app.plain import plain
 from engine_app.sessions import Session
@@ -31,9 +30,8 @@ def infer(
     async def use(session: Session) -> None:
         with TemporaryDirectory() as directory:
             output = target or Path(directory) / "outputs.npz"
-            known = await find_deployment(session, deployment)
             answer = await session.ask(
-                "predict", deployment=known, peer=peer, source=str(source), target=str(output)
+                "predict", deployment=deployment, peer=peer, source=str(source), target=str(output)
             )
             _show_outputs(answer, output, target is None, as_json)
 

@@ -6,14 +6,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import trio
 
 from engine_app.config import Config
-from engine_app.deploying import find_deployment
 from engine_app.entry import CommandError, run
 from engine_app.plain import plain
 from engine_app.sessions import Session, open_session
@@ -51,9 +50,8 @@ def talk(config: Config, order: ChatOrder, prompt: str | None) -> None:
             await _answer_once(config, order, question)
             return
         async with open_session(config) as session:
-            known = replace(order, deployment=await find_deployment(session, order.deployment))
             with trio.open_signal_receiver(signal.SIGINT) as interrupts:
-                await Conversation(session, known).run(interrupts)
+                await Conversation(session, order).run(interrupts)
 
     run(main, config)
 
@@ -62,8 +60,7 @@ async def _answer_once(config: Config, order: ChatOrder, prompt: str) -> None:
     if not prompt.strip():
         raise CommandError("nothing to ask: give a prompt, or one on stdin")
     async with open_session(config) as session:
-        known = replace(order, deployment=await find_deployment(session, order.deployment))
-        answer = await answer_to(session, known, [*order.begin(), {"role": "user", "content": prompt}])
+        answer = await answer_to(session, order, [*order.begin(), {"role": "user", "content": prompt}])
     if order.as_json:
         print_json(answer)
 

@@ -241,8 +241,9 @@ class AsyncEngine:
         return self.model(deployment, peer).ask(asked)
 
     async def model_status(self, deployment: str) -> DeploymentStatus:
-        """What the model takes, gives and can, and how it is."""
-        return await self.model(deployment).status()
+        """What the model takes, gives and can, and how it is; also where it moved by itself."""
+        _, status = await self._jobs.deployment_status(deployment)
+        return status
 
     def job(self, job: str) -> dict[str, Any]:
         """What is known of a job, by its id or the beginning of it; see ``p2p.session.control.summary``."""

@@ -183,9 +183,8 @@ class Control:
         yield msgspec.to_builtins(self._engine.deployments())
 
     async def _deployment_status(self, deployment: str) -> AsyncGenerator[Any]:
-        """Wherever it is: nothing that a user wrote goes there. ``ask_with``: what a call needs besides."""
-        job = self._engine.job(self._engine.deployment(deployment).deployment)
-        found = await self._engine.deployment(job.job_id, job.peer_id).status()
+        """``ask_with``: what a call needs besides."""
+        job, found = await self._engine.deployment_status(deployment)
         moved = any(each.moved for each in self._engine.deployments() if each.id == job.job_id)
         ask_with = f"--peer {job.peer_id}" if moved else ""
         fields: dict[str, Any] = msgspec.to_builtins(found)

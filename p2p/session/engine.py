@@ -23,6 +23,7 @@ from p2p.identity import public_key_of
 from p2p.jobs import DataPart, DataSummary, Delivery, JobSpec, Requirements, StartWeights
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import Estimate, EstimateJob
+from p2p.protocols.inference import DeploymentStatus
 from p2p.protocols.job import MAX_LEARNING_RATE
 from p2p.session import job as events
 from p2p.session import plan
@@ -384,14 +385,16 @@ class JobEngine:
         live = self._live(name)
         if live.job.is_over:
             raise JobEndedError(f"job {live.job.job_id[:8]} is {live.job.state.value}")
-        for each in (live, *self._continuing(live.job.job_id)):
+        cancelled = (live, *self._continuing(live.job.job_id))
+        for each in cancelled:
             await each.apply(events.CancelAsked())
             self._run(each)
         timeout_s, whom = CANCEL_TIMEOUT_S, "the coordinator"
         if live.job.direct is not None:
             timeout_s, whom = timeout_s + self.engine.limits.peer_patience_s, "the peer"
         with deadline(timeout_s, f"telling {whom}"):
-            await _until(live, lambda job: job.cancel_sent or job.is_over)
+            for each in cancelled:
+                await _until(each, lambda job: job.cancel_sent or job.is_over)
         return live.job
 
     def _continuing(self, deployment: str) -> Iterator[LiveJob]:
@@ -460,6 +463,11 @@ class JobEngine:
         """
         job_id = self._replica(name, peer) or self._live(name).job.job_id
         return ModelAtPeer(job_id, lambda: self._deployment_caller(job_id, peer))
+
+    async def deployment_status(self, name: str) -> tuple[Job, DeploymentStatus]:
+        """Wherever it is: nothing that a user wrote goes there. Raises as ``deployment``."""
+        job = self.job(self.deployment(name).deployment)
+        return job, await self.deployment(job.job_id, job.peer_id).status()
 
     def _replica(self, name: str, peer: str | None) -> str | None:
         named = (

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from p2p.codec import Part
 from p2p.identifiers import Count, Label, Text
-from p2p.protocols.inference import Dtype, Shape, TensorGiven, TensorInfo
+from p2p.protocols.inference import ITEM_BYTES, Dtype, Shape, TensorGiven, TensorInfo
 
 MAX_BYTES = 4 << 20
 """Of all inputs: a model that takes more is not tried."""
@@ -82,7 +82,8 @@ def question(
     for info in inputs:
         shape = tuple(max(length, 1) for length in info.shape)
         count, kind = math.prod(shape), _FORMATS[info.dtype]
-        size += count * struct.calcsize(kind)
+        bytes_each = ITEM_BYTES[info.dtype]
+        size += count * bytes_each
         if size > MAX_BYTES:
             return None
         noise = blake3(f"{seed} {info.name}".encode()).digest(length=_PATTERN)
@@ -90,7 +91,7 @@ def question(
         pattern = [nudge * byte / 256 if is_float else byte & 1 for byte in noise]
         data = struct.pack(f"<{_PATTERN}{kind}", *pattern) * -(-count // _PATTERN)
         given = TensorGiven(info.name, info.dtype, shape)
-        asked.append((given, data[: count * struct.calcsize(kind)]))
+        asked.append((given, data[: count * bytes_each]))
     return tuple(asked)
 
 
@@ -130,8 +131,7 @@ def _values(tensor: TensorLike) -> tuple[float, ...]:
     """Of floats; whole numbers, which are mostly choices, jump."""
     if tensor.dtype not in _FLOATS:
         return ()
-    kind = _FORMATS[tensor.dtype]
-    size = struct.calcsize(kind)
+    kind, size = _FORMATS[tensor.dtype], ITEM_BYTES[tensor.dtype]
     count = len(tensor.data) // size
     step = max(1, -(-count // MAX_VALUES))
     return tuple(struct.unpack_from(f"<{kind}", tensor.data, at * size)[0] for at in range(0, count, step))

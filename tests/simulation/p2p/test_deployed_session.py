@@ -169,7 +169,8 @@ async def test_a_peer_that_vanishes_is_followed_by_another(tmp_path: Path) -> No
                 break
         with pytest.raises(JobEndedError, match="moved by itself"):
             await engine.deployment(job).status()
-        assert (await engine.deployment(job, world.peers[1].peer_id).status()).state == "ready"
+        where, status = await engine.deployment_status(job)
+        assert (where.peer_id, status.state) == (world.peers[1].peer_id, "ready")
         [told] = [each async for each in await Control(engine)("deployment_status", {"deployment": job})]
         assert (told["state"], told["moved"], told["peer_id"]) == ("ready", True, world.peers[1].peer_id)
         assert told["ask_with"] == f"--peer {told['peer_id']}"
@@ -192,6 +193,8 @@ async def test_more_time_is_another_deployment_at_the_same_peer(tmp_path: Path) 
         assert (spec.serving.continues, spec.segments) == (job, 7)
         assert spec.requirements.allow == (world.peers[0].peer_id,)
         assert spec.data.file == engine.job(job).spec.data.file
+        # Both have one name, as replicas have: it is the one that has a peer.
+        assert engine.deployment(spec.serving.name).deployment == job
         await engine.cancel(job)
         assert engine.job(more).cancelling  # and not served, and paid, once the first one is over
 
