@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import WorkerError
-from backend.workers.sandbox import SandboxMode, landlock_abi, library_places
+from backend.workers.sandbox import SandboxMode, held_bytes, landlock_abi, library_places
 
 MAX_FILES = 1_000
 """In a worker's directory."""
@@ -107,7 +107,7 @@ def start_process(config: WorkerConfig, directory: Path) -> Started:
 class Usage:
     """What a worker holds, with its children where it runs inside bubblewrap; zeros once it is gone."""
 
-    resident_bytes: int
+    memory_bytes: int
     disk_bytes: int
     """In its directory, and in files that it removed and keeps open."""
     files: int
@@ -117,14 +117,14 @@ class Usage:
 
 def usage(pid: int, directory: Path) -> Usage:
     """As the kernel says, not the worker."""
-    pages = threads = removed_bytes = 0
+    memory_bytes = threads = removed_bytes = 0
     for process in _processes(pid):
-        with suppress(OSError, IndexError):
-            pages += int((process / "statm").read_text().split()[1])
+        with suppress(OSError):
+            memory_bytes += held_bytes(process)
             threads += (process / "task").stat().st_nlink - 2
             removed_bytes += _removed_bytes(process / "fd")
     files, kept_bytes = _directory_usage(directory)
-    return Usage(pages * os.sysconf("SC_PAGESIZE"), kept_bytes + removed_bytes, files, threads)
+    return Usage(memory_bytes, kept_bytes + removed_bytes, files, threads)
 
 
 def _processes(pid: int) -> Iterator[Path]:

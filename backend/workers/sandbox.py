@@ -38,6 +38,7 @@ _NOTHING = Path("/dev/null")
 """llama_cpp opens it when it is imported, to keep the runtime quiet."""
 _DEVICE_FILES = ("/dev/null", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 _HARDWARE = Path("/sys/bus/pci/devices")
+_HELD = ("RssAnon:", "RssShmem:", "VmSwap:")
 _CAPABILITIES_VERSION = 0x20080522
 
 
@@ -53,8 +54,8 @@ class SandboxMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """``memory_bytes`` is what may be mapped beyond what is mapped already; None for GPUs, whose
-    drivers map far more than they use."""
+    """``memory_bytes`` is what may be held, see ``held_bytes``; None for GPUs, whose drivers map far
+    more than they use."""
 
     memory_bytes: int | None
     file_bytes: int
@@ -160,7 +161,8 @@ def device_files(device: str) -> tuple[Path, ...]:
 
 def _limit_resources(limits: SandboxLimits) -> None:
     if limits.memory_bytes is not None:
-        ceiling = _mapped_bytes() + limits.memory_bytes
+        own = Path("/proc/self")
+        ceiling = _mapped_bytes(own) + max(0, limits.memory_bytes - held_bytes(own))
         resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -169,9 +171,19 @@ def _limit_resources(limits: SandboxLimits) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
-def _mapped_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * resource.getpagesize()
+def _mapped_bytes(process: Path) -> int:
+    return int((process / "statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def held_bytes(process: Path) -> int:
+    """Memory of a process, by its directory in /proc, that no file stands behind; swapped or not.
+
+    Pages of libraries and of mapped models are not counted: the kernel takes them back at need.
+    So a closed process cannot hold more than its limit by mapping: it gets a MemoryError before.
+    Raises OSError once the process is gone.
+    """
+    lines = (line.split() for line in (process / "status").read_text().splitlines())
+    return sum(int(line[1]) * 1024 for line in lines if line and line[0] in _HELD)
 
 
 def _deny_new_privileges() -> None:

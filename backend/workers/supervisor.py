@@ -43,7 +43,7 @@ class PoolConfig:
     """Workers get directories of their own below this one."""
     prewarmed: int = 1
     memory_bytes: int = 4 << 30
-    """Resident memory, the runtime included; for cpu also address space beyond the runtime's."""
+    """The runtime's own included, pages of files not. On cpu more is refused; on a GPU it ends the worker."""
     wall_clock_s: float = 24 * 3600
     """From acquire() to the end."""
     sandbox: str = "auto"
@@ -327,7 +327,7 @@ class Worker:
 def _excess(held: Usage, config: PoolConfig) -> str | None:
     """What a worker holds too much of."""
     for what, found, limit in (
-        ("memory", held.resident_bytes, config.memory_bytes),
+        ("memory", held.memory_bytes, config.memory_bytes),
         ("disk", held.disk_bytes, config.disk_bytes),
     ):
         if found > limit:
