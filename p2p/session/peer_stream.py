@@ -5,6 +5,9 @@ What to tell is ``plan.things_to_tell``. A peer out of reach for too long is acc
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
 import structlog
 import trio
 
@@ -15,6 +18,7 @@ from p2p.errors import (
     RemoteFailureError,
     RemoteProtocolError,
     StreamClosedError,
+    StreamResetError,
 )
 from p2p.grants import sign_grant
 from p2p.identifiers import PeerId
@@ -148,9 +152,9 @@ class PeerTalk:
             await self._open(channel, token.token)
             async with background_tasks() as nursery:
                 ended = _Ended(nursery.cancel_scope)
-                nursery.start_soon(ended.guard, self._tell, channel)
+                nursery.start_soon(ended.guard, _while_heard, self._tell, channel)
                 if not self._is_direct:
-                    nursery.start_soon(ended.guard, self._refresh, channel, token.expires_at)
+                    nursery.start_soon(ended.guard, _while_heard, self._refresh, channel, token.expires_at)
                 await ended.guard(self._listen, channel)
             # It was there until now, however long it had nothing to say.
             self._heard_at = trio.current_time()
@@ -235,7 +239,8 @@ class PeerTalk:
             self._heard_at = trio.current_time()
             if landmark or self._heard - acknowledged >= ACKNOWLEDGE_EVERY:
                 acknowledged = self._heard
-                await channel.send(Acknowledge(acknowledged))
+                with suppress(StreamResetError):  # as in ``_while_heard``
+                    await channel.send(Acknowledge(acknowledged))
             if self._closed:
                 return
 
@@ -265,6 +270,13 @@ class PeerTalk:
                 self._closed = True
         self._heard = max(self._heard, message.sequence)
         return not isinstance(message, JobProgress)
+
+
+async def _while_heard(task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """Where the peer hears no more, its last words are still to be read: ``_listen`` ends with them."""
+    with suppress(StreamResetError):
+        await task(*arguments)
+    await trio.sleep_forever()
 
 
 class _Ended:

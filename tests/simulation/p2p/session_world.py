@@ -495,6 +495,8 @@ class ScriptedCoordinator:
         self.complaints: list[wire.ReportPeer] = []
         self.amount_factor = 1
         self.submissions = 0
+        self.tokens = 0
+        """Asked for."""
         self.refuses: dict[type, RemoteFailureError] = {}
         self.spec: JobSpec | None = None
         self.graph = b""
@@ -524,6 +526,7 @@ class ScriptedCoordinator:
             case wire.PollJob():
                 return await self._poll(call)
             case wire.RequestToken():
+                self.tokens += 1
                 return wire.AccessToken("token", now() + 900)
             case wire.EscrowCreated():
                 return self._funded_by(call)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from p2p.channel import Channel
 from p2p.errors import LocalProtocolError, RemoteFailureError
 from p2p.grants import open_grant
 from p2p.jobs import JobState
+from p2p.network import Stream
+from p2p.protocols import Failure
 from p2p.protocols import coordinator as wire
+from p2p.protocols import job as wire_job
 from p2p.session.engine import JobEngine
 from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
 from p2p.session.news import NewsKind
@@ -321,6 +326,31 @@ async def test_engine_and_peer_find_each_other_again_after_a_partition(tmp_path:
         await to_the_end(engine, job)
         assert world.coordinator.complaints == []
         assert world.ledger.paid_out == COST
+
+
+async def test_a_peers_refusal_is_heard_though_it_closes_while_it_is_told_something(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine() as (engine, _):
+        (peer,) = world.peers
+
+        async def refuse(stream: Stream) -> None:
+            """Closes before what it said is acknowledged."""
+            said = wire_job.JobStage(1, "training", "begun")
+            channel: Channel[Any, Any] = Channel(
+                stream, wire_job.FROM_PEER, wire_job.FROM_ENGINE, wire_job.LIMITS
+            )
+            await channel.receive()
+            peer.log.add(said)
+            assert peer.log.take() == said
+            peer.network.set_handler(wire_job.PROTOCOL_ID, peer._serve)
+            for message in (wire_job.JobOpened(1, 1), said, Failure("unauthorized", "the token is old")):
+                await channel.send(message)
+            await channel.aclose()
+
+        peer.network.set_handler(wire_job.PROTOCOL_ID, refuse)
+        job = await submit(world, engine)
+        await to_the_end(engine, job)
+        assert engine.job(job).state is JobState.SETTLED
+        assert world.coordinator.tokens == 2
 
 
 async def test_another_engines_job_is_unknown_here(tmp_path: Path) -> None:
