@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kivy.uix.widget import Widget
 
 from backend.graph import Node
 from backend.shapes import node_type
+from engine_app.document.view import title_of as title_of_node
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.parameters import text_of, title_of
-from engine_app.ui.widgets.box import Column, Panel, Text, empty_state
+from engine_app.ui.widgets.box import Panel, empty_state
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
+from engine_app.ui.widgets.rows import Entry, LazyRows
 from engine_app.ui.widgets.scroll import Scroll
 
-MAX_ROWS = 400
+ROW = theme.TOUCH + theme.STEP
 MAX_TOLD = 3
 """Parameters that a row tells of."""
 
@@ -29,10 +32,10 @@ class OutlinePanel(Panel):
         self.ground.rgba = context.look.palette.canvas
         self._context = context
         self._tapped = tapped
-        self._list = Column(context.look, gap=0, pad=theme.STEP)
-        self._scroll = Scroll(context.look, self._list)
-        self._wiring: Any = None
-        self._rows: dict[str, ListRow] = {}
+        self._rows = LazyRows(context.look, side=theme.STEP, below=theme.LARGE)
+        self._scroll = Scroll(context.look, self._rows)
+        self._shown: tuple[Any, Any] | None = None
+        self._selected: str | None = None
         self._stop = context.desk.listen(self.refresh)
         self.refresh()
 
@@ -41,37 +44,42 @@ class OutlinePanel(Panel):
 
     def refresh(self) -> None:
         desk = self._context.desk
-        if desk.wiring is not self._wiring:
-            self._wiring = desk.wiring
+        told = desk.wiring, desk.analysis
+        if self._shown is None or any(a is not b for a, b in zip(told, self._shown, strict=True)):
+            self._shown = told
             self._fill()
-        for node_id, row in self._rows.items():
-            row.choose(node_id == desk.selected)
+        if desk.selected != self._selected:
+            self._selected = desk.selected
+            for node_id, row in self._rows.made.items():
+                row.choose(node_id == self._selected)
+            place = self._rows.place_of(self._selected) if self._selected is not None else None
+            if place is not None:
+                self._scroll.show_between(*place)
 
     def _fill(self) -> None:
-        wiring, look = self._context.desk.wiring, self._context.look
-        self.clear_widgets()
-        self._list.clear_widgets()
-        self._rows = {}
-        if not wiring.nodes:
-            act = self._context.act
-            self.add_widget(Widget())
-            self.add_widget(
-                empty_state(
-                    look,
-                    "An empty graph",
-                    "Add a node from the list of types, or begin with an example that trains in seconds.",
-                    PushButton(look, "Open the digits example", act.open_example, Kind.PRIMARY),
-                )
-            )
-            self.add_widget(Widget())
+        nodes = self._context.desk.in_order()
+        if not nodes:
+            self._invite()
             return
-        for node in self._context.desk.in_order()[:MAX_ROWS]:
-            self._rows[node.id] = self._row(node)
-            self._list.add_widget(self._rows[node.id])
-        if len(wiring.nodes) > MAX_ROWS:
-            more = f"and {len(wiring.nodes) - MAX_ROWS} more"
-            self._list.add_widget(Text(look, more, theme.SMALL, look.palette.muted, align="center"))
-        self.add_widget(self._scroll)
+        height = self._context.look.px(ROW)
+        self._rows.show([Entry(node.id, height, partial(self._row, node)) for node in nodes], anew=True)
+        if self._scroll.parent is None:
+            self.clear_widgets()
+            self.add_widget(self._scroll)
+
+    def _invite(self) -> None:
+        look, act = self._context.look, self._context.act
+        self.clear_widgets()
+        self.add_widget(Widget())
+        self.add_widget(
+            empty_state(
+                look,
+                "An empty graph",
+                "Add a node from the list of types, or begin with an example that trains in seconds.",
+                PushButton(look, "Open the digits example", act.open_example, Kind.PRIMARY),
+            )
+        )
+        self.add_widget(Widget())
 
     def _row(self, node: Node) -> ListRow:
         look, desk = self._context.look, self._context.desk
@@ -82,15 +90,17 @@ class OutlinePanel(Panel):
             mark = look.palette.danger if bad else look.palette.warning
         else:
             mark = look.palette.categories[record.category] if record else look.palette.muted
-        return ListRow(
+        row = ListRow(
             look,
-            node.type,
+            title_of_node(node),
             problems[0].text if problems else described(node),
             lambda: self._tapped(node.id),
             mark=mark,
             icon=("error" if bad else "warning") if problems else "",
             figure=desk.shape_text(node.id),
         )
+        row.choose(node.id == desk.selected)
+        return row
 
 
 def described(node: Node) -> str:

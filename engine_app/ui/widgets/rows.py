@@ -1,8 +1,9 @@
-"""A long list whose rows are made as they come into view. What has been made is kept."""
+"""A long list whose rows are made as they come into view. What has been made is kept, up to a number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from engine_app.ui.theme import Look
 
 AHEAD_DP = 2 * (theme.TOUCH + theme.STEP)
 """Rows so far out of sight are there too, so that the keyboard can go on to them."""
+KEPT_ROWS = 500
+"""Of those that have been made; then only what is in view is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,19 @@ class LazyRows(Widget):
         self._seen = (0.0, 0.0)
         self.bind(pos=self._place, size=self._place)
 
-    def show(self, entries: Sequence[Entry]) -> None:
-        """Other rows, or others first."""
+    @property
+    def made(self) -> Mapping[str, Widget]:
+        """The rows that there are, by key."""
+        return self._made
+
+    def show(self, entries: Sequence[Entry], *, anew: bool = False) -> None:
+        """Other rows, or others first. ``anew``: those of a known key say something else than before."""
         self._entries, self._tops, top = entries, [], 0.0
         for entry in entries:
             self._tops.append(top)
             top += entry.height
+        if anew:
+            self._made = {}
         self.height = top + self._below
         self._fill()
 
@@ -52,18 +62,28 @@ class LazyRows(Widget):
             self._seen = (top, bottom)
             self._fill()
 
-    def _fill(self) -> None:
+    def place_of(self, key: str) -> tuple[float, float] | None:
+        """A row's top, in pixels below the first one's, and its height; None where there is none."""
+        found = zip(self._entries, self._tops, strict=True)
+        return next(((top, entry.height) for entry, top in found if entry.key == key), None)
+
+    def _in_view(self) -> range:
+        """Places of the entries that are seen, or nearly so."""
         top, bottom = self._seen[0] - self._ahead, self._seen[1] + self._ahead
-        wanted = [
-            entry
-            for entry, at in zip(self._entries, self._tops, strict=True)
-            if at < bottom and at + entry.height > top
-        ]
-        rows = [self._row(entry) for entry in wanted]
+        first = max(0, bisect_right(self._tops, top) - 1)
+        last = bisect_left(self._tops, bottom)
+        if first < last and self._tops[first] + self._entries[first].height <= top:
+            first += 1
+        return range(first, last)
+
+    def _fill(self) -> None:
+        rows = [self._row(self._entries[at]) for at in self._in_view()]
         if rows != self.children[::-1]:
             self.clear_widgets()
             for row in rows:
                 self.add_widget(row)
+        if len(self._made) > KEPT_ROWS:
+            self._made = {key: row for key, row in self._made.items() if row.parent is self}
         self._place()
 
     def _row(self, entry: Entry) -> Widget:
@@ -73,8 +93,9 @@ class LazyRows(Widget):
 
     def _place(self, *_: Any) -> None:
         top = self.y + self.height
-        for entry, at in zip(self._entries, self._tops, strict=True):
+        for at in self._in_view():
+            entry = self._entries[at]
             row = self._made.get(entry.key)
             if row is not None and row.parent is self:
                 row.size = (self.width - 2 * self._side, entry.height)
-                row.pos = (self.x + self._side, top - at - entry.height)
+                row.pos = (self.x + self._side, top - self._tops[at] - entry.height)

@@ -60,6 +60,13 @@ class Scroll(StencilView):
         elif low + widget.height + margin > top:
             self.scroll_by(top - low - widget.height - margin)
 
+    def show_between(self, top: float, height: float) -> None:
+        """As little as shows that part of the body, in pixels below its top."""
+        if top < self._offset:
+            self.scroll_by(top - self._offset)
+        elif top + height > self._offset + self.height:
+            self.scroll_by(top + height - self._offset - self.height)
+
     def shows(self, widget: Widget) -> bool:
         """Whether the upper end of a widget inside is in sight."""
         top = widget.to_window(widget.x, widget.y)[1] + widget.height
