@@ -41,8 +41,6 @@ class OpenAiApi:
 
     async def embeddings(self, call: Call) -> Reply:
         body: EmbeddingsBody = decode_json(call.body, _EMBEDDINGS)
-        if body.dimensions is not None:
-            raise invalid("dimensions is not supported: the model's own are given")
         inputs = inputs_of(body)
         async with self._host.use(body.model, call.deadline) as resident:
             if resident.encoder is None:
@@ -53,7 +51,11 @@ class OpenAiApi:
                 results += await _embedded(resident, encoded[first : first + _AT_ONCE], call.deadline)
         tokens = sum(count for _, count in encoded)
         data = [
-            {"object": "embedding", "index": index, "embedding": _worded(vector, body.encoding_format)}
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _worded(_shortened(vector, body.dimensions), body.encoding_format),
+            }
             for index, vector in enumerate(results)
         ]
         used = {"prompt_tokens": tokens, "total_tokens": tokens}
@@ -99,6 +101,16 @@ async def _embedded(
     async with asyncio.TaskGroup() as group:
         jobs = [group.create_task(one(*each)) for each in encoded]
     return [job.result() for job in jobs]
+
+
+def _shortened(vector: Array, dimensions: int | None) -> Array:
+    """Raises HttpError for more numbers than there are."""
+    if dimensions is None:
+        return vector
+    if dimensions > len(vector):
+        raise invalid(f"dimensions is {dimensions}, the model gives {len(vector)}")
+    first = vector[:dimensions]
+    return first / max(float(np.linalg.norm(first)), float(np.finfo(np.float32).tiny))
 
 
 def _worded(vector: Array, encoding: str) -> Any:

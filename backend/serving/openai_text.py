@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -19,11 +19,12 @@ from backend.serving.generation import Generations
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import Call, HttpError, Reply, Stream, decode_json, invalid, json_reply
 from backend.serving.openai_wire import (
+    MAX_CHOICES,
     ChatBody,
     CompletionBody,
     GenerationBody,
     plain_messages,
-    prompt_of,
+    prompts_of,
     usage,
 )
 from backend.serving.text_stream import TextStream
@@ -36,15 +37,41 @@ _COMPLETION_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
+class _Prompt:
+    ids: list[int]
+    echo: str = ""
+    """What is said before the text that is generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One of the answers that were asked for."""
+
+    index: int
+    prompt: _Prompt
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
 class _Order:
-    """A generation that was asked for. ``chat`` decides how its pieces are worded."""
+    """Generations that were asked for. ``chat`` decides how their pieces are worded."""
 
     body: GenerationBody
     chat: bool
-    sampling: Sampling
-    prompt: list[int]
+    prompts: list[_Prompt]
+    choices: list[_Choice]
     id: str
     created: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of each prompt once, however many answers it has."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def tells_usage(self) -> bool:
+        options = self.body.stream_options
+        return options is not None and options.include_usage
 
     def envelope(self, choices: list[dict[str, Any]], *, streamed: bool) -> dict[str, Any]:
         kind = "text_completion"
@@ -61,7 +88,7 @@ class _Order:
 
 @dataclass(slots=True)
 class _Told:
-    """What has been generated so far."""
+    """What has been generated so far of one answer."""
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
@@ -70,6 +97,7 @@ class _Told:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
+    choice: _Choice
     text: str
     tokens: list[Token]
     finish: str | None = None
@@ -91,8 +119,8 @@ class TextApi:
     async def completion(self, call: Call) -> Reply | Stream:
         body: CompletionBody = decode_json(call.body, _COMPLETION)
         body.check()
-        if body.echo:
-            raise invalid("echo is not supported")
+        if body.echo and body.logprobs is not None:
+            raise invalid("echo with logprobs is not supported: none are worked out for a prompt")
         longest = body.max_tokens or _COMPLETION_TOKENS
         return await self._answer(call, body, _sampling(body, longest, body.logprobs), chat=False)
 
@@ -102,55 +130,64 @@ class TextApi:
         async with AsyncExitStack() as stack:
             resident = await stack.enter_async_context(self._host.use(body.model, call.deadline))
             generations = _generations(resident)
-            prompt = await resident.decode(lambda: _prompt(generations, body), call.deadline)
+            prompts = await resident.decode(lambda: _prompts(generations, body), call.deadline)
+            choices = _choices(body, prompts, sampling)
             kind = "chatcmpl" if chat else "cmpl"
-            order = _Order(body, chat, sampling, prompt, f"{kind}-{secrets.token_hex(12)}", int(time.time()))
+            order = _Order(body, chat, prompts, choices, f"{kind}-{secrets.token_hex(12)}", int(time.time()))
             pieces = _pieces(generations, order, call.deadline)
             if body.stream:
                 # The model stays in use until the stream is closed. What fails before the first token is
                 # refused with a status of its own.
                 events = _events(order, pieces, stack.pop_all())
                 return Stream(await anext(events), events)
-            told = _Told()
+            told = [_Told() for _ in choices]
             async with aclosing(pieces):
                 async for piece in pieces:
-                    _tell(told, piece)
+                    _tell(told[piece.choice.index], piece)
             return json_reply(_whole(order, told))
 
 
 async def _pieces(generations: Generations, order: _Order, deadline: float) -> AsyncGenerator[_Piece]:
+    """Of one answer after the other: a model makes one at a time."""
+    for choice in order.choices:
+        async with aclosing(_generated(generations, choice, order.body.stops, deadline)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+async def _generated(
+    generations: Generations, choice: _Choice, stops: tuple[str, ...], deadline: float
+) -> AsyncGenerator[_Piece]:
     """Text as it may be shown; the last piece says why it ends."""
-    text = TextStream(order.body.stops)
-    count = 0
-    run = generations.run(order.prompt, order.sampling, deadline)
+    text = TextStream(stops)
+    count, before = 0, choice.prompt.echo
+    run = generations.run(choice.prompt.ids, choice.sampling, deadline)
     async with aclosing(run):
         async for token in run:
             count += 1
-            shown = text.add(token.piece)
-            yield _Piece(shown, [token])
+            shown, before = before + text.add(token.piece), ""
+            yield _Piece(choice, shown, [token])
             if text.stopped:
                 break
-    context = generations.context
-    full = count >= order.sampling.max_tokens or len(order.prompt) + count >= context
-    yield _Piece(text.end(), [], "length" if full and not text.stopped else "stop")
+    full = count >= choice.sampling.max_tokens or len(choice.prompt.ids) + count >= generations.context
+    yield _Piece(choice, before + text.end(), [], "length" if full and not text.stopped else "stop")
 
 
 async def _events(
     order: _Order, pieces: AsyncGenerator[_Piece], model: AsyncExitStack
 ) -> AsyncGenerator[bytes]:
     """Server-sent events; an error on the way is the last one."""
-    count = 0
+    count, index, offset = 0, -1, 0
     async with model, aclosing(pieces):
         begun = await anext(pieces)
-        if order.chat:
-            yield _event(
-                order, {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-            )
         try:
-            offset = 0
             async for piece in _with(begun, pieces):
+                if piece.choice.index != index:
+                    index, offset = piece.choice.index, 0
+                    if order.chat:
+                        yield _event(order, _opening(index))
                 count += len(piece.tokens)
-                if piece.text or piece.finish or order.sampling.top_logprobs is not None:
+                if piece.text or piece.finish or piece.choice.sampling.top_logprobs is not None:
                     yield _event(order, _choice(order, piece, offset))
                 offset += len(piece.text)
         except (BackendError, QueueFullError) as error:
@@ -159,9 +196,8 @@ async def _events(
         except Exception as error:
             yield _failed(failure(error).text)
             return
-        options = order.body.stream_options
-        if options is not None and options.include_usage:
-            last = order.envelope([], streamed=True) | {"usage": usage(len(order.prompt), count)}
+        if order.tells_usage:
+            last = order.envelope([], streamed=True) | {"usage": usage(order.prompt_tokens, count)}
             yield b"data: " + msgspec.json.encode(last) + b"\n\n"
         yield _DONE
 
@@ -178,16 +214,23 @@ async def _with(begun: _Piece, pieces: AsyncGenerator[_Piece]) -> AsyncGenerator
 
 
 def _event(order: _Order, choice: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(order.envelope([choice], streamed=True)) + b"\n\n"
+    event = order.envelope([choice], streamed=True)
+    if order.tells_usage:
+        event["usage"] = None  # of all but the last, as the API says
+    return b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _opening(index: int) -> dict[str, Any]:
+    return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 
 
 def _choice(order: _Order, piece: _Piece, offset: int) -> dict[str, Any]:
-    choice: dict[str, Any] = {"index": 0, "finish_reason": piece.finish}
+    choice: dict[str, Any] = {"index": piece.choice.index, "finish_reason": piece.finish}
     if order.chat:
         choice["delta"] = {"content": piece.text} if piece.text else {}
     else:
         choice["text"] = piece.text
-    choice["logprobs"] = _logprobs(order, piece.tokens, offset)
+    choice["logprobs"] = _logprobs(order, piece.choice, piece.tokens, offset)
     return choice
 
 
@@ -197,19 +240,24 @@ def _tell(told: _Told, piece: _Piece) -> None:
     told.finish = piece.finish
 
 
-def _whole(order: _Order, told: _Told) -> dict[str, Any]:
-    choice: dict[str, Any] = {"index": 0, "finish_reason": told.finish}
-    choice["logprobs"] = _logprobs(order, told.tokens, 0)
+def _whole(order: _Order, told: list[_Told]) -> dict[str, Any]:
+    choices = [_whole_choice(order, *each) for each in zip(order.choices, told, strict=True)]
+    used = usage(order.prompt_tokens, sum(len(each.tokens) for each in told))
+    return order.envelope(choices, streamed=False) | {"usage": used}
+
+
+def _whole_choice(order: _Order, choice: _Choice, told: _Told) -> dict[str, Any]:
+    found: dict[str, Any] = {"index": choice.index, "finish_reason": told.finish}
+    found["logprobs"] = _logprobs(order, choice, told.tokens, 0)
     if order.chat:
-        choice["message"] = {"role": "assistant", "content": told.text, "refusal": None}
+        found["message"] = {"role": "assistant", "content": told.text, "refusal": None}
     else:
-        choice["text"] = told.text
-    answer = order.envelope([choice], streamed=False)
-    return answer | {"usage": usage(len(order.prompt), len(told.tokens))}
+        found["text"] = told.text
+    return found
 
 
-def _logprobs(order: _Order, tokens: list[Token], offset: int) -> dict[str, Any] | None:
-    if order.sampling.top_logprobs is None:
+def _logprobs(order: _Order, choice: _Choice, tokens: list[Token], offset: int) -> dict[str, Any] | None:
+    if choice.sampling.top_logprobs is None:
         return None
     if order.chat:
         return {"content": [_chat_logprob(token) for token in tokens], "refusal": None}
@@ -244,13 +292,31 @@ def _generations(resident: Resident) -> Generations:
     return resident.generations
 
 
-def _prompt(generations: Generations, body: GenerationBody) -> list[int]:
-    """Raises InputError."""
+def _prompts(generations: Generations, body: GenerationBody) -> list[_Prompt]:
+    """Raises InputError, HttpError."""
     if isinstance(body, ChatBody):
-        return generations.generator.tokenize_chat(plain_messages(body.messages))
+        return [_Prompt(generations.generator.tokenize_chat(plain_messages(body.messages)))]
     assert isinstance(body, CompletionBody)
-    prompt = prompt_of(body)
-    return generations.generator.tokenize(prompt) if isinstance(prompt, str) else generations.checked(prompt)
+    return [_prompt(generations, each, bool(body.echo)) for each in prompts_of(body)]
+
+
+def _prompt(generations: Generations, given: str | list[int], echo: bool) -> _Prompt:
+    """Raises InputError, HttpError."""
+    if isinstance(given, str):
+        return _Prompt(generations.generator.tokenize(given), given if echo else "")
+    if echo:
+        raise invalid("echo needs prompts that are texts")
+    return _Prompt(generations.checked(given))
+
+
+def _choices(body: GenerationBody, prompts: list[_Prompt], sampling: Sampling) -> list[_Choice]:
+    """Raises HttpError."""
+    each = body.n or 1
+    if each * len(prompts) > MAX_CHOICES:
+        raise invalid(f"{each} answers to {len(prompts)} prompts, limit {MAX_CHOICES} in all")
+    seeds = [None if sampling.seed is None else sampling.seed + k for k in range(each)]
+    ordered = [(prompt, replace(sampling, seed=seed)) for prompt in prompts for seed in seeds]
+    return [_Choice(index, *each) for index, each in enumerate(ordered)]
 
 
 def _sampling(body: GenerationBody, max_tokens: int, top_logprobs: int | None) -> Sampling:

@@ -12,6 +12,8 @@ from backend.serving.http import invalid
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 MAX_INPUTS = 2048
+MAX_CHOICES = 32
+"""Answers of one request, of all its prompts together."""
 
 _UNSUPPORTED = (
     "tools",
@@ -52,7 +54,8 @@ class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: Count | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
-    n: Annotated[int, Meta(ge=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    """Answers to each prompt: with a seed, the k-th has the seed plus k."""
     seed: int | None = None
     stop: Stops = None
     stream: bool | None = None
@@ -72,8 +75,8 @@ class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises HttpError for what this server cannot do and what would mislead if it were ignored."""
-        if self.n not in (None, 1) or self.best_of not in (None, 1):
-            raise invalid("one answer a request: n and best_of may be 1 only")
+        if self.best_of not in (None, self.n or 1):
+            raise invalid("best_of may only be as many as n: answers are not weighed against each other")
         for name in _UNSUPPORTED:
             if getattr(self, name):
                 raise invalid(f"{name} is not supported")
@@ -96,7 +99,7 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
 
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):
     prompt: Text | Annotated[list[Any], Meta(min_length=1, max_length=1 << 20)]
-    """A text or its token ids, or a list of a single one of them."""
+    """A text or its token ids, or a list of either."""
     logprobs: Logprobs | None = None
     echo: bool | None = None
 
@@ -106,33 +109,34 @@ class EmbeddingsBody(msgspec.Struct, frozen=True):
     input: Text | Annotated[list[Any], Meta(min_length=1, max_length=1 << 14)]
     """A text or its token ids, or a list of either."""
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    """As many of the first numbers, brought to length one again."""
 
 
-def prompt_of(body: CompletionBody) -> str | list[int]:
-    """Raises HttpError."""
-    given = body.prompt
-    if not isinstance(given, str) and len(given) == 1 and isinstance(given[0], str | list):
-        given = given[0]
-    if isinstance(given, str) or (given and all(type(each) is int for each in given)):
-        return given
-    raise invalid("prompt may be one text or the ids of its tokens")
+def prompts_of(body: CompletionBody) -> list[str | list[int]]:
+    """The prompts, each a text or token ids. Raises HttpError."""
+    return _texts_or_ids(body.prompt, "prompt")
 
 
 def inputs_of(body: EmbeddingsBody) -> list[str | list[int]]:
     """The inputs, each a text or token ids. Raises HttpError."""
-    given = body.input
+    found = _texts_or_ids(body.input, "input")
+    if len(found) > MAX_INPUTS:
+        raise invalid(f"{len(found)} inputs, limit {MAX_INPUTS}")
+    return found
+
+
+def _texts_or_ids(given: str | list[Any], name: str) -> list[str | list[int]]:
+    """Raises HttpError."""
     if isinstance(given, str):
         return [given]
     if all(type(each) is int for each in given):
         return [given]
-    if len(given) > MAX_INPUTS:
-        raise invalid(f"{len(given)} inputs, limit {MAX_INPUTS}")
     for each in given:
         if not isinstance(each, str) and not (
             isinstance(each, list) and all(type(token) is int for token in each)
         ):
-            raise invalid("input may be a text, token ids, or a list of either")
+            raise invalid(f"{name} may be a text, token ids, or a list of either")
     return given
 
 

@@ -108,6 +108,22 @@ def test_other_seeds_give_other_texts(smollm: Running) -> None:
     assert len(texts) > 1
 
 
+def test_several_answers_are_those_of_the_seeds_that_follow(smollm: Running) -> None:
+    ask = client(smollm).completions.create
+    order: Any = {"model": GGUF, "prompt": "Once upon a time", "max_tokens": 6, "temperature": 1.5}
+    alone = [ask(**order, seed=seed).choices[0].text for seed in (7, 8)]
+    together = ask(**order, seed=7, n=2)
+    assert [choice.text for choice in together.choices] == alone
+    streamed = ["", ""]
+    for chunk in ask(**order, seed=7, n=2, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == alone
+    echoed = ask(**order, seed=7, echo=True)
+    assert echoed.choices[0].text == "Once upon a time" + alone[0]
+    assert echoed.usage is not None and together.usage is not None
+    assert echoed.usage.prompt_tokens == together.usage.prompt_tokens
+
+
 def test_whoever_leaves_a_stream_frees_the_model(smollm: Running) -> None:
     stream = client(smollm).completions.create(
         model=GGUF, prompt="Tell a story.", max_tokens=480, stream=True
@@ -138,7 +154,7 @@ def test_generations_take_turns(smollm: Running) -> None:
     ("order", "says"),
     [
         ({"messages": []}, "length"),
-        ({"messages": QUESTION, "n": 2}, "one answer"),
+        ({"messages": QUESTION, "n": 33}, "<= 32"),
         ({"messages": QUESTION, "temperature": 3}, "<= 2"),
         ({"messages": [{"role": "user", "content": "word " * 600}]}, "tokens, allowed are 1 to 511"),
         ({"messages": QUESTION, "tools": [{"type": "function"}]}, "tools"),
@@ -183,6 +199,10 @@ def test_embeddings_put_like_texts_close(minilm: Running) -> None:
     assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-5)
     assert cat @ kitten > 0.6 > 0.3 > cat @ market
     assert answer.usage.prompt_tokens > 15
+    short = client(minilm).embeddings.create(model="minilm", input=texts[0], dimensions=16).data[0].embedding
+    assert np.allclose(short, cat[:16] / np.linalg.norm(cat[:16]), atol=1e-5)
+    with pytest.raises(openai.BadRequestError, match="the model gives 384"):
+        client(minilm).embeddings.create(model="minilm", input="x", dimensions=385)
 
 
 def test_embeddings_are_those_of_onnxruntime_and_the_tokenizer(minilm: Running) -> None:
