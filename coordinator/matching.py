@@ -89,10 +89,6 @@ class Matching:
             return found.lines, found.rejected
         return job.lines, job.rejected
 
-    def reserved_by(self, peer_id: PeerId) -> frozenset[int]:
-        """Devices of the peer that jobs of ours hold."""
-        return frozenset(device for owner, device in self._reserved.values() if owner == peer_id)
-
     def candidates(self) -> list[Candidate]:
         return list(self._candidates())
 

@@ -17,7 +17,6 @@ PeerId = NewType("PeerId", str)
 JobId = NewType("JobId", str)
 """64 lower-case hex digits, chosen at random by the Engine: 32 bytes, a seed of the escrow address."""
 
-LeaseId = NewType("LeaseId", str)
 Units = NewType("Units", int)
 """Token units: 1 CYXWIZ = 10**9 units. Money is never a float."""
 

@@ -100,13 +100,6 @@ def _check_sizes(sizes: Sequence[int], size: int) -> None:
         )
 
 
-def chunk_hashes(data: bytes) -> list[bytes]:
-    """Of an encoded manifest that was checked when it was stored, without decoding the rest."""
-    _, _, count, _ = _HEADER.unpack_from(data)
-    hashes_at = _HEADER.size + count * _SIZE_BYTES
-    return [data[at : at + HASH_BYTES] for at in range(hashes_at, len(data), HASH_BYTES)]
-
-
 def manifest_hash(manifest: Manifest) -> str:
     return blake3(encode_manifest(manifest)).hexdigest()
 

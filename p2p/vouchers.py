@@ -13,7 +13,6 @@ from p2p.errors import LocalProtocolError
 
 VOUCHER_TAG = b"CYXWIZ-VOUCHER-1"
 _LAYOUT = struct.Struct("<16s32s32sQB")
-VOUCHER_BYTES = _LAYOUT.size
 """89 bytes: tag, escrow, node wallet, earned (little-endian u64), final (0 or 1)."""
 
 

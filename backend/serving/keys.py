@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from backend.serving.messages import ApiKey
 
-SCOPES = ("predict", "metrics", "manage")
 PREFIX = "cyx"
 _MAX_KEY_CHARACTERS = 200
 

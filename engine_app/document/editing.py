@@ -76,15 +76,6 @@ def end_gesture(state: Editing) -> Editing:
     return replace(state, done=(*state.done[:-1], replace(state.done[-1], gesture="")))
 
 
-def cancel_gesture(state: Editing, gesture: str) -> Editing:
-    """As if the gesture had never begun. A gesture that has done nothing yet changes nothing."""
-    if not state.done or not gesture or state.done[-1].gesture != gesture:
-        return state
-    step = state.done[-1]
-    graph = patched(state.graph, step.patch.reversed())
-    return _settled(replace(state, graph=graph, done=state.done[:-1], selected=step.selected))
-
-
 def undo(state: Editing) -> Editing:
     """Goes to where the step was made, so that one sees what happens. Nothing to undo changes nothing."""
     if not state.done:
@@ -130,10 +121,6 @@ def leave(state: Editing, depth: int) -> Editing:
     if not 0 <= depth < len(state.inside):
         return state
     return replace(state, inside=state.inside[:depth], selected=frozenset({state.inside[depth]}))
-
-
-def marked_saved(state: Editing) -> Editing:
-    return replace(state, saved=state.graph)
 
 
 def _settled(state: Editing) -> Editing:

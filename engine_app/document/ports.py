@@ -14,7 +14,7 @@ from backend.shapes import node_type, nodes_of_type
 from engine_app.document.view import Rect, is_collapsed, is_reroute, place_of, width_of
 
 WIDTH, MIN_WIDTH, MAX_WIDTH = 200.0, 128.0, 640.0
-HEADER, ROW, FOOTER, PADDING = 36.0, 24.0, 28.0, 8.0
+HEADER, ROW, FOOTER = 36.0, 24.0, 28.0
 DOT = 24.0
 """Side of a reroute."""
 MAX_OUTPUTS = 64

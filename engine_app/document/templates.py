@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from backend.catalogue.record import PortKind
 from backend.graph import Body, Graph, JsonValue, Link, Node, TrainingSettings
 from engine_app.document.layout import arranged
 from engine_app.document.ports import ports_of
@@ -413,13 +412,3 @@ TEMPLATES: tuple[Template, ...] = (
     Template("Llama stack", SEQ, "Tokens to logits; exports to llama.cpp.", _llama),
     Template("GPT stack", SEQ, "Learned positions, causal.", _gpt),
 )
-
-
-def kinds_at_ends(graph: Graph) -> tuple[frozenset[PortKind], frozenset[PortKind]]:
-    """What a pattern takes and gives where it is not linked: to offer it where a link was dropped."""
-    fed = {(each.target_node, each.target_port) for each in graph.links}
-    used = {(each.source_node, each.source_port) for each in graph.links}
-    ports = [(node, ports_of(node)) for node in graph.nodes]
-    takes = {p.kind for node, found in ports for p in found.inputs if (node.id, p.name) not in fed}
-    gives = {p.kind for node, found in ports for p in found.outputs if (node.id, p.name) not in used}
-    return frozenset(k for k in takes if k), frozenset(k for k in gives if k)

@@ -24,16 +24,14 @@ class Trace:
 
 
 class Activity:
-    """Of one training of ``graph``. ``looks`` counts what has been told."""
+    """Of one training of ``graph``."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.traces: dict[str, Trace] = {}
-        self.looks = 0
 
     def add(self, watched: Watched) -> None:
         """What is no number is left out: it comes from a process that holds a stranger's model."""
-        self.looks += 1
         for node in watched.nodes:
             if node.node not in self.traces and len(self.traces) >= MAX_WATCHED:
                 continue

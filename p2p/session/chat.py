@@ -16,7 +16,6 @@ from p2p.errors import RemoteFailureError, RemoteProtocolError
 PATH = "/v1/chat/completions"
 MAX_EVENT_BYTES = 64 << 10
 MAX_SHOWN = 2000
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)

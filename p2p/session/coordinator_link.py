@@ -85,20 +85,6 @@ class CoordinatorLink:
             )
         return answer
 
-    async def ask_until_answered(
-        self,
-        call: CoordinatorCall,
-        answer_type: type[A],
-        body: bytes = b"",
-        timeout_s: float = CALL_TIMEOUT_S,
-    ) -> A:
-        """Tries for ever, for calls that may be repeated. Raises RemoteFailureError for a real refusal."""
-
-        async def attempt() -> A:
-            return await self.ask(call, answer_type, body, timeout_s)
-
-        return await until_done(attempt, type(call).__name__)
-
     async def token(self, job_id: str, scope: str) -> AccessToken:
         """A token with at least two minutes, or half of its life, left. One try, as ``ask``."""
         known = self._tokens.get((job_id, scope))

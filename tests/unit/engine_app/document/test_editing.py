@@ -18,12 +18,10 @@ from engine_app.document.clipboard import copied, pasted, with_fresh_ids
 from engine_app.document.editing import (
     MAX_STEPS,
     Editing,
-    cancel_gesture,
     do,
     end_gesture,
     enter,
     leave,
-    marked_saved,
     redo,
     select,
     undo,
@@ -58,13 +56,6 @@ def test_a_drag_is_one_step_and_the_next_drag_another() -> None:
     assert redo(redo(undo(once))).graph == state.graph
 
 
-def test_a_cancelled_gesture_leaves_no_trace() -> None:
-    state = do(Editing(MLP), SetParameter("dense", "units", 5))
-    moved = do(state, MoveNodes({"relu": (1.0, 1.0)}), "drag")
-    assert cancel_gesture(moved, "drag") == state
-    assert cancel_gesture(state, "drag") == state
-
-
 def test_undo_shows_where_it_happened_and_selects_what_was_selected() -> None:
     nested = do(select(Editing(MLP), {"dense"}), MakeSubgraph(("dense", "relu")))
     inside = do(enter(nested, "subgraph"), RemoveNodes(("relu",)))
@@ -84,7 +75,7 @@ def test_a_new_step_forgets_what_was_undone_and_old_steps_are_dropped() -> None:
 
 
 def test_a_document_is_dirty_until_it_is_as_saved() -> None:
-    state = marked_saved(Editing(MLP))
+    state = Editing(MLP, saved=MLP)
     changed = do(state, SetParameter("dense", "units", 5))
     assert not state.is_dirty and changed.is_dirty and not undo(changed).is_dirty
     assert Editing(MLP).is_dirty
