@@ -91,12 +91,13 @@ class _Entry:
 class _Use:
     """One request's use of a model. No generator: this is on the path of every prediction."""
 
-    __slots__ = ("_deadline", "_entry", "_host", "_started_at")
+    __slots__ = ("_counts", "_deadline", "_entry", "_host", "_started_at")
 
-    def __init__(self, host: ModelHost, entry: _Entry, deadline: float) -> None:
+    def __init__(self, host: ModelHost, entry: _Entry, deadline: float, counts: bool) -> None:
         self._host = host
         self._entry = entry
         self._deadline = deadline
+        self._counts = counts
         self._started_at = time.monotonic()
 
     async def __aenter__(self) -> Resident:
@@ -121,7 +122,8 @@ class _Use:
         return refusal
 
     def _note(self, outcome: str) -> None:
-        self._entry.stats.note_request(outcome, time.monotonic() - self._started_at)
+        if self._counts:
+            self._entry.stats.note_request(outcome, time.monotonic() - self._started_at)
 
 
 class ModelHost:
@@ -157,9 +159,12 @@ class ModelHost:
         inputs = entry.resident.runtime.inputs if entry is not None and entry.resident is not None else ()
         return inputs[0] if len(inputs) == 1 else None
 
-    def use(self, name: str, deadline: float) -> _Use:
-        """A context: the model, loaded, and kept so meanwhile. Counts the request. Raises HttpError."""
-        return _Use(self, self._entry(name), deadline)
+    def use(self, name: str, deadline: float, *, counts: bool = True) -> _Use:
+        """A context: the model, loaded, and kept so meanwhile. Raises HttpError.
+
+        ``counts``: it is a request to the model, not one about it.
+        """
+        return _Use(self, self._entry(name), deadline, counts)
 
     async def predict(self, name: str, make: Callable[[Resident], Arrays], deadline: float) -> Arrays:
         """All outputs for what ``make`` gives. Raises HttpError."""
@@ -202,7 +207,7 @@ class ModelHost:
     async def load(self, name: str, deadline: float) -> None:
         """Loads it if need be, also after ``unload``. Raises HttpError."""
         self._entry(name, withdrawn=True).withdrawn = False
-        async with self.use(name, deadline):
+        async with self.use(name, deadline, counts=False):
             pass
 
     async def unload(self, name: str, deadline: float) -> None:

@@ -63,7 +63,7 @@ class OpenInference:
 
     async def metadata(self, call: Call) -> Reply:
         name = call.parameters["model"]
-        async with self._host.use(name, call.deadline) as resident:
+        async with self._host.use(name, call.deadline, counts=False) as resident:
             runtime = resident.runtime
             return json_reply(
                 {

@@ -36,7 +36,7 @@ class OpenAiApi:
         name = call.parameters["model"]
         if not self._host.knows(name):
             raise HttpError(404, "model_not_found", f"no model {name[:80]!r} here")
-        async with self._host.use(name, call.deadline) as resident:
+        async with self._host.use(name, call.deadline, counts=False) as resident:
             return json_reply(self._model(name) | {"can": abilities(resident)})
 
     async def embeddings(self, call: Call) -> Reply:

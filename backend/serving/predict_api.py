@@ -77,7 +77,7 @@ class PredictApi:
 
     async def describe(self, call: Call) -> Reply:
         name = call.parameters.get("model") or _chosen(call) or self._host.default
-        async with self._host.use(name, call.deadline) as resident:
+        async with self._host.use(name, call.deadline, counts=False) as resident:
             return json_reply(description(name, resident))
 
 

@@ -460,7 +460,7 @@ async def _open_calls(end: socket.socket, app: Application, host: ModelHost, alo
 async def _load_first(host: ModelHost) -> tuple[str, ...]:
     """The first model, so that a broken one is told at once; a line about it. Raises HttpError."""
     deadline = time.monotonic() + host.limits.timeout_s
-    async with host.use(host.default, deadline) as resident:
+    async with host.use(host.default, deadline, counts=False) as resident:
         facts = resident.runtime.facts
         what = ", ".join(abilities(resident))
         where = ", ".join(facts.devices)

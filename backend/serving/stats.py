@@ -92,7 +92,7 @@ def prometheus(readings: list[ModelReading], refused: Counter[str]) -> str:
             lines.append(f"cyxwiz_requests_total{{{labels}}} {count}")
     for name, kind, text, values in _simple(readings):
         lines += family(name, kind, text)
-        lines += [f'{name}{{model="{escaped(model)}"}} {value:g}' for model, value in values]
+        lines += [f'{name}{{model="{escaped(model)}"}} {number(value)}' for model, value in values]
     lines += family("cyxwiz_latency_seconds", "histogram", "From a whole request to its answer.")
     for reading in readings:
         lines += _histogram(reading)
@@ -122,12 +122,17 @@ def _histogram(reading: ModelReading) -> Iterator[str]:
     model = f'model="{escaped(reading.name)}"'
     for bound, count in reading.stats.cumulative():
         yield f'cyxwiz_latency_seconds_bucket{{{model},le="{bound}"}} {count}'
-    yield f"cyxwiz_latency_seconds_sum{{{model}}} {reading.stats.latency_sum_s:g}"
+    yield f"cyxwiz_latency_seconds_sum{{{model}}} {number(reading.stats.latency_sum_s)}"
     yield f"cyxwiz_latency_seconds_count{{{model}}} {reading.stats.requests.total()}"
 
 
 def family(name: str, kind: str, text: str) -> tuple[str, str]:
     return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
+
+
+def number(value: float) -> str:
+    """Whole ones to the last digit, up to 10^15: a counter that moves in steps is no count."""
+    return f"{value:.15g}"
 
 
 def escaped(label: str) -> str:

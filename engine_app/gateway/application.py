@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
+import trio
 
 from backend.serving.admission import Admission
 from backend.serving.failures import failure
@@ -16,11 +18,12 @@ from backend.serving.page_files import page_replies
 from backend.serving.route_table import openapi
 from engine_app.gateway import union
 from engine_app.gateway.connection import Exchange
-from engine_app.gateway.errors import ClientGoneError
+from engine_app.gateway.endpoint import Counting, Endpoint
+from engine_app.gateway.errors import ClientGoneError, EndpointBusyError, EndpointLostError
 from engine_app.gateway.forward import Forwarder
 from engine_app.gateway.loading import Loading
-from engine_app.gateway.measures import GatewayReading, prometheus
-from engine_app.gateway.pool import Pool
+from engine_app.gateway.measures import GatewayReading, prometheus, with_workers
+from engine_app.gateway.pool import LOOK_TIMEOUT_S, Pool
 from engine_app.gateway.wanted import ROUTES, TABLE, Action, Route, read_wanted
 
 SMALL_BODY_BYTES = 64 << 10
@@ -84,6 +87,9 @@ class Application:
             await change(_known(parameters["model"], self._pool.ready()))
             await exchange.reply(json_reply({}))
             return
+        if route.action is Action.METRICS:
+            await exchange.reply(Reply((await self._metrics()).encode(), _METRICS))
+            return
         if route.action is not Action.FORWARD:
             await exchange.reply(self._own_answer(route, head.path, parameters))
             return
@@ -105,8 +111,6 @@ class Application:
         match route.action:
             case Action.HEALTH:
                 return json_reply(union.health(ready, self._config.needs_key))
-            case Action.METRICS:
-                return Reply(prometheus(self._reading()).encode(), _METRICS)
             case Action.DOCUMENT:
                 return self._document
             case Action.PAGE:
@@ -126,8 +130,21 @@ class Application:
                 return json_reply(union.openai_models(ready, self._created))
         raise AssertionError(f"{route.action} is answered elsewhere")
 
-    def _reading(self) -> GatewayReading:
-        return GatewayReading(self._pool.readings(), self.refused, *self.load())
+    async def _metrics(self) -> str:
+        """The gateway's counts, and those of the workers here that answer in time."""
+        counted: dict[str, str] = {}
+
+        async def count(endpoint: Endpoint) -> None:
+            with suppress(EndpointLostError, EndpointBusyError, HttpError):
+                if isinstance(endpoint, Counting):
+                    counted[endpoint.name] = await endpoint.counts()
+
+        with trio.move_on_after(LOOK_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for member in self._pool.members:
+                    nursery.start_soon(count, member.endpoint)
+        own = prometheus(GatewayReading(self._pool.readings(), self.refused, *self.load()))
+        return with_workers(own, dict(sorted(counted.items())))
 
 
 def _known(model: str, ready: union.Ready) -> str:

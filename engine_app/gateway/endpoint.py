@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from backend.serving.asked import Asked
 from backend.serving.http import Headers
@@ -65,6 +65,14 @@ class Endpoint(Protocol):
 
     async def status(self) -> EndpointStatus:
         """Raises EndpointLostError. Sends nothing that a user wrote."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """An endpoint that counts what it does, and may be believed: a worker on this machine."""
+
+    async def counts(self) -> str:
+        """As Prometheus reads them. Raises what ``ask`` does."""
 
 
 @dataclass(frozen=True, slots=True)

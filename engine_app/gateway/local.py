@@ -100,6 +100,10 @@ class LocalModel:
         except BackendError as error:
             raise EndpointLostError(str(error)) from error
 
+    async def counts(self) -> str:
+        async with self.ask(Asked("GET", "/metrics")) as answer:
+            return b"".join([part async for part in answer]).decode()
+
     def _ready(self, lines: tuple[str, ...]) -> None:
         self.ready.set()
         self._settled.set()

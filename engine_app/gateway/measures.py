@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.serving.stats import ModelStats, escaped, family
+from backend.serving.stats import ModelStats, escaped, family, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,22 @@ def prometheus(reading: GatewayReading) -> str:
     return "\n".join(_lines(reading)) + "\n"
 
 
+def with_workers(own: str, counted: Mapping[str, str]) -> str:
+    """The gateway's counts, then those of workers, each by the name of its endpoint, which its lines get."""
+    families: dict[str, list[str]] = {}
+    for endpoint, text in counted.items():
+        samples: list[str] = []
+        head = ""
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                head = line
+            elif line.startswith("# TYPE "):
+                samples = families.setdefault(f"{head}\n{line}", [])
+            else:
+                samples.append(line.replace("{", f'{{endpoint="{escaped(endpoint)}",', 1))
+    return own + "".join("\n".join([head, *samples, ""]) for head, samples in families.items())
+
+
 def _lines(reading: GatewayReading) -> Iterator[str]:
     prefix = "cyxwiz_gateway"
     yield from family(f"{prefix}_refused_total", "counter", "Requests that reached no endpoint, by reason.")
@@ -77,5 +93,5 @@ def _histogram(name: str, each: EndpointReading) -> Iterator[str]:
     for bound, count in each.stats.cumulative():
         yield f'{name}_bucket{{{each.labels},le="{bound}"}} {count}'
         total = count
-    yield f"{name}_sum{{{each.labels}}} {each.stats.latency_sum_s:g}"
+    yield f"{name}_sum{{{each.labels}}} {number(each.stats.latency_sum_s)}"
     yield f"{name}_count{{{each.labels}}} {total}"

@@ -168,6 +168,14 @@ def test_several_models_have_a_worker_each_and_notice_nothing_of_the_other(tmp_p
         linear_onnx(tmp_path / f"{name}.onnx")
     with serving(tmp_path / "data", str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")) as server:
         victim, other = worker_pids(server)
+        for name in "abb":
+            server.ask("/v1/predict", ROW, x_model=name)
+        counted = server.ask("/metrics")[0].decode()
+        for name, count in (("a", 1), ("b", 2)):
+            labels = f'endpoint="{name}@here-1",model="{name}"'
+            assert f'cyxwiz_requests_total{{{labels},outcome="ok"}} {count}' in counted
+            assert f"cyxwiz_rows_total{{{labels}}} {count}" in counted
+        assert counted.count("# TYPE cyxwiz_requests_total counter") == 1
         os.kill(victim, signal.SIGKILL)
         died = server.next_news("died")
         assert "SIGKILL" in died["reason"]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import struct
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from backend.serving.http import Call, HttpError, Reply, fields_of
 from backend.serving.keys import make_key
 from backend.serving.messages import ServerLimits, TensorSpec
 from backend.serving.predict_api import read_npy, write_npy
+from backend.serving.stats import ModelReading, ModelStats, prometheus
 from tests.unit.backend.serving.server import Doubler, Server, Single, talk, until
 
 ROWS = {"x": [[1, 2, 3]], "y": [[1, 1, 1]]}
@@ -359,6 +361,8 @@ def test_metrics_count_what_happened() -> None:
         await server.ask("POST", "/v1/predict", {"inputs": ROWS})
         await server.ask("POST", "/v1/predict", b"{")
         await server.ask("POST", "/v1/predict", {"inputs": {}})
+        for path in ("/v1/model", "/v2/models/m", "/v1/models/m"):  # no requests to the model
+            assert (await server.ask("GET", path)).status == 200
         lines = (await server.ask("GET", "/metrics")).body.decode().splitlines()
         assert 'cyxwiz_requests_total{model="m",outcome="ok"} 1' in lines
         assert 'cyxwiz_requests_total{model="m",outcome="refused"} 1' in lines
@@ -367,6 +371,13 @@ def test_metrics_count_what_happened() -> None:
         assert 'cyxwiz_rows_total{model="m"} 1' in lines
 
     talk(work)
+
+
+def test_large_counts_are_told_to_the_last_digit() -> None:
+    stats = ModelStats(rows=123_456_789, latency_sum_s=98_765.4321)
+    text = prometheus([ModelReading("m", stats, 0, 0, True, 0, 0.0)], Counter())
+    assert 'cyxwiz_rows_total{model="m"} 123456789\n' in text
+    assert 'cyxwiz_latency_seconds_sum{model="m"} 98765.4321\n' in text
 
 
 def test_the_openapi_document_names_every_path() -> None:
