@@ -1,4 +1,4 @@
-"""What a model on this machine answers to one question, in a sandboxed worker like those of peers.
+"""What a model on this machine answers to questions, in a sandboxed worker like those of peers.
 
 So that the Engine knows what the peer that it pays has to answer.
 """
@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
+from msgspec.structs import replace
 
-from backend.errors import BackendError
-from backend.serving.messages import TensorSpec
+from backend.errors import BackendError, WorkerFailedError
+from backend.serving.asked import Asked
+from backend.serving.call_frames import ModelStatus
+from backend.serving.messages import RuntimeOptions, TensorSpec
 from backend.workers.hosted import HostedModel
 from backend.workers.model_calls import ModelCalls
 from backend.workers.model_server import ModelFile, ServerListener, ServerPlan
@@ -21,15 +24,19 @@ from p2p.protocols.inference import ITEM_BYTES, Dtype, TensorGiven, TensorInfo
 from p2p.session.errors import EvaluationFailedError
 from p2p.session.inference import Tensor
 from p2p.session.model_at_peer import cut
-from p2p.session.trial import MAX_BYTES, NUDGE, Trial, expected_from, question
+from p2p.session.trial import MAX_BYTES, NUDGE, Question, Trial, are_settled, expected_from, forms, question
+from p2p.session.trial_text import expected_text, only_embeds, read_answer, text_question
 from p2p.tasks import background_tasks, deadline
 
 TIMEOUT_S = 180.0
+ASKING_S = 20.0
+"""After which no further question is begun: there are fewer then, and they are used up earlier."""
 MEMORY_BYTES = 4 << 30
+CONTEXT_TOKENS = 512
 
 
-async def try_model(model: Path, workspace: Path, seed: int) -> Trial:
-    """Of one that takes tensors. ``workspace`` is an empty directory.
+async def try_model(model: Path, workspace: Path, seeds: Sequence[int]) -> Trial:
+    """Its answers to as many of the questions as do not take long, one at least. ``workspace``: empty.
 
     Raises EvaluationFailedError.
     """
@@ -43,8 +50,9 @@ async def try_model(model: Path, workspace: Path, seed: int) -> Trial:
             settled.set()
 
     pool = PoolConfig(directory=workspace / "workers", memory_bytes=MEMORY_BYTES, threads=1)
+    options = RuntimeOptions(context=CONTEXT_TOKENS)
     told = ServerListener(on_ready=lambda lines: settled.set())
-    hosted = HostedModel(ServerPlan((ModelFile("model", model),), pool), told)
+    hosted = HostedModel(ServerPlan((ModelFile("model", model, options=options),), pool), told)
     try:
         with deadline(TIMEOUT_S, "a try of the model"):
             async with background_tasks() as nursery:
@@ -52,18 +60,62 @@ async def try_model(model: Path, workspace: Path, seed: int) -> Trial:
                 await settled.wait()
                 if failures:
                     raise failures[0]
-                return await _tried(hosted.calls, seed)
+                return await _tried(hosted.calls, seeds)
     except (BackendError, P2PError) as error:
         raise EvaluationFailedError(str(error)) from error
 
 
-async def _tried(calls: ModelCalls, seed: int) -> Trial:
+async def _tried(calls: ModelCalls, seeds: Sequence[int]) -> Trial:
     status = await calls.status()
+    until = trio.current_time() + ASKING_S
+    trial, found = await _first(calls, status, seeds[0]), list[Question]()
+    for seed in seeds:
+        if not found or trio.current_time() < until:
+            found.append(await _ask(calls, status, trial, seed))
+    return replace(trial, questions=tuple(found))
+
+
+async def _first(calls: ModelCalls, status: ModelStatus, seed: int) -> Trial:
+    """How the model is asked: the first form to which all it gives is settled, else one that it answers."""
+    if not status.inputs:
+        return Trial()
     inputs = tuple(TensorInfo(spec.name, _wire_dtype(spec), spec.shape) for spec in status.inputs)
-    if not inputs:
-        raise EvaluationFailedError("takes no tensors")
-    answers = [await _answer(calls, question(inputs, seed, nudge)) for nudge in (1.0, NUDGE)]
-    return Trial(seed, inputs, expected_from(*answers))
+    answered: Trial | None = None
+    failure: WorkerFailedError | EvaluationFailedError | None = None
+    for settled, span in forms(inputs):
+        trial = Trial(inputs=settled, span=span)
+        try:
+            asked = await _ask(calls, status, trial, seed)
+        except (WorkerFailedError, EvaluationFailedError) as error:
+            failure = error
+            continue
+        answered = answered or trial
+        if are_settled(asked.outputs):
+            return trial
+    if answered is None:
+        raise failure or EvaluationFailedError("takes no tensors")
+    return answered
+
+
+async def _ask(calls: ModelCalls, status: ModelStatus, trial: Trial, seed: int) -> Question:
+    if not trial.inputs:
+        return await _ask_text(calls, status, seed)
+    answers = [
+        await _answer(calls, question(trial.inputs, seed, nudge, trial.span)) for nudge in (1.0, NUDGE)
+    ]
+    return Question(seed, expected_from(*answers))
+
+
+async def _ask_text(calls: ModelCalls, status: ModelStatus, seed: int) -> Question:
+    asked = text_question(status.name, seed, embeds=only_embeds(status.abilities))
+    async with calls.ask(Asked("POST", asked.path, "application/json", asked.body)) as answer:
+        body = await answer.read()
+    if answer.status != 200:
+        raise EvaluationFailedError(f"answers {asked.path} with status {answer.status}")
+    try:
+        return expected_text(seed, read_answer(body))
+    except ValueError as error:
+        raise EvaluationFailedError(f"answers {asked.path} with what is no answer: {error}") from error
 
 
 async def _answer(calls: ModelCalls, asked: Sequence[tuple[TensorGiven, bytes]] | None) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,10 +76,10 @@ class BackendOwner:
         except WorkerError as error:
             raise EvaluationFailedError(str(error)) from error
 
-    async def try_model(self, model: Path, workspace: Path, seed: int) -> Trial:
+    async def try_model(self, model: Path, workspace: Path, seeds: Sequence[int]) -> Trial:
         from engine_app.model_trial import try_model
 
-        return await try_model(model, workspace, seed)
+        return await try_model(model, workspace, seeds)
 
 
 class _Samples:

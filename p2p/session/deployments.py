@@ -67,6 +67,8 @@ class DeploymentView:
     """Units."""
     budget: int
     text: str
+    proof: str
+    """How a period is proven before it is paid; empty for an unpaid one, and before that is known."""
     continues: str | None
 
 
@@ -94,8 +96,17 @@ def view(job: Job, now: float) -> DeploymentView:
         paid=job.spent,
         budget=job.spec.budget,
         text=job.text,
+        proof=proof_of(job),
         continues=serving.continues,
     )
+
+
+def proof_of(job: Job) -> str:
+    if job.direct is not None or job.trial is None:
+        return ""
+    if job.trial.untried:
+        return f"a call is answered, with whatever: {job.trial.untried}"
+    return "a question is answered as by the model here, another one each time"
 
 
 def serving_of(order: DeploymentOrder, found: ServedModel, tokenizer: FileRef | None) -> ServingSpec:

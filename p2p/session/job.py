@@ -16,7 +16,7 @@ from p2p.codec import Part
 from p2p.identifiers import Address, Amount, Count, Hash, Label, PeerIdField, Seconds, Sequence, Text, Wallet
 from p2p.jobs import DataPart, FileRef, JobMetrics, JobSpec, JobState
 from p2p.protocols.coordinator import JobUpdate, Lease, LeaseRef
-from p2p.session.trial import Trial
+from p2p.session.trial import Question, Trial
 from p2p.vouchers import Voucher
 
 WITH_PEER = frozenset({JobState.AWAITING_FUNDS, JobState.FUNDED, JobState.RUNNING, JobState.RESULT_READY})
@@ -155,7 +155,7 @@ class Job(Part, frozen=True):
     """The terms of an unpaid job; None: a paid one. Fixed when the job is made."""
     evaluations: tuple[Evaluation, ...] = ()
     trial: Trial | None = None
-    """Of a deployment: what its model answers here."""
+    """Of a deployment: what its model answers here in this period and the next ones."""
 
     @property
     def job_id(self) -> str:
@@ -190,6 +190,11 @@ class Job(Part, frozen=True):
     def segments_done(self) -> int:
         """Proven, and vouchered if paid, wherever."""
         return max((hold.segments_done for hold in self.holds), default=0)
+
+    @property
+    def question(self) -> Question | None:
+        """That proves the period which is served now; None where its answer is not known here."""
+        return self.trial.question_for(self.segments_done) if self.trial is not None else None
 
     @property
     def spent(self) -> int:

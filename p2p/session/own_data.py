@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,7 @@ from p2p.session.errors import EvaluationFailedError, JobRefusedError, SessionEr
 from p2p.session.job import Job
 from p2p.session.owner import DataOwner, OwnedSamples, Score
 from p2p.session.store import JobStore
-from p2p.session.trial import Trial
+from p2p.session.trial import QUESTIONS, Trial
 
 MAX_TRIED_BYTES = 512 << 20
 """Of a model that is loaded here to know what it answers."""
@@ -44,12 +45,15 @@ class OwnData:
         store: JobStore,
         workspace: Path,
         run_blocking: RunBlocking = run_in_thread,
+        draw_bits: Callable[[int], int] = secrets.randbits,
     ) -> None:
+        """``draw_bits``: so many that nobody can foretell."""
         self._owner = owner
         self._files = files
         self._store = store
         self._workspace = workspace
         self._run_blocking = run_blocking
+        self._draw_bits = draw_bits
         self._opened: OrderedDict[str, OwnedSamples] = OrderedDict()
         """By job."""
         self._opening = trio.Lock()
@@ -115,20 +119,23 @@ class OwnData:
             self._files.end_use(user)
 
     async def tried(self, job: Job) -> Trial:
-        """What the model of a deployment answers here, or why that is not known."""
+        """What the model of a deployment answers here in the periods that come, or why that is not known."""
+        trial = await self._tried(job)
+        return msgspec.structs.replace(trial, first=job.segments_done)
+
+    async def _tried(self, job: Job) -> Trial:
         serving, file = job.spec.serving, job.spec.data.file
         path = self._files.path(file.blake3)
         if serving is None or path is None:
             return Trial(untried="the model is not here")
-        if serving.format == "gguf":
-            return Trial(untried="what a language model says differs between machines")
         if file.size > MAX_TRIED_BYTES:
             return Trial(untried=f"model of {file.size} bytes, tried here up to {MAX_TRIED_BYTES}")
         self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self._workspace) as name:
             try:
                 async with self._trying:  # each takes the memory of a worker
-                    trial = await self._owner.try_model(path, Path(name), secrets.randbits(SEED_BITS))
+                    seeds = [self._draw_bits(SEED_BITS) for _ in range(QUESTIONS)]
+                    trial = await self._owner.try_model(path, Path(name), seeds)
                 return msgspec.convert(msgspec.to_builtins(trial), Trial)  # as it is read again
             except (SessionError, OSError, msgspec.ValidationError) as error:
                 return Trial(untried=str(error)[:4000])

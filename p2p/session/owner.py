@@ -5,6 +5,7 @@ Nothing here knows how samples are read or models are held against them: p2p kno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -62,8 +63,8 @@ class DataOwner(Protocol):
     async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
         """``part`` is what ``OwnedSamples.write_part`` wrote. Raises EvaluationFailedError."""
 
-    async def try_model(self, model: Path, workspace: Path, seed: int) -> Trial:
-        """What a model that takes tensors gives for the question of ``seed``.
+    async def try_model(self, model: Path, workspace: Path, seeds: Sequence[int]) -> Trial:
+        """What a model answers to the questions of ``seeds``, or the first of them where that takes long.
 
         Raises EvaluationFailedError for one that does not run here, OSError.
         """

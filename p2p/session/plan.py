@@ -108,7 +108,7 @@ class EvaluatePart:
 
 @dataclass(frozen=True, slots=True)
 class TryModel:
-    """Ask the Engine's own copy of a deployment's model, to know what its peer has to answer."""
+    """Ask the Engine's own copy of a deployment's model, to know what its peer has to answer next."""
 
 
 Step = (
@@ -397,7 +397,8 @@ def _never_counted(job: Job, escrow: Escrow) -> bool:
 
 
 def _prove(job: Job) -> Iterator[Step]:
-    if job.complaint is not None or any(_try_model(job)):
+    is_known = job.trial is not None and job.trial.covers(job.segments_done)
+    if job.complaint is not None or (any(_try_model(job)) and not is_known):
         return
     if job.announced is not None:
         yield ProveSegment(job.announced)
@@ -432,8 +433,10 @@ def _evaluate(job: Job) -> Iterator[Step]:
 
 
 def _try_model(job: Job) -> Iterator[Step]:
-    """Of what is paid for, as soon as somebody may serve it."""
-    if job.spec.serving is not None and job.direct is None and job.accepted and job.trial is None:
+    """Of what is paid for, as soon as somebody may serve it, and again before its questions are used up."""
+    if job.spec.serving is None or job.direct is not None or not job.accepted:
+        return
+    if job.trial is None or job.trial.is_due(job.segments_done, job.spec.segments):
         yield TryModel()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from p2p.errors import RemoteFailureError, RemoteProtocolError
@@ -22,10 +21,11 @@ from p2p.session.chat import refusal
 from p2p.session.coordinator_link import LOST
 from p2p.session.errors import ModelRefusedError, ModelSilentError
 from p2p.session.inference import HastyCaller, JobCaller, Tensor
-from p2p.session.job import Escrow, PeerAccused, lease_ref
+from p2p.session.job import Escrow, Job, PeerAccused, lease_ref
 from p2p.session.live import LiveJob
 from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News, NewsKind
+from p2p.session.trial_text import only_embeds, read_answer, text_fault, text_question
 from p2p.tasks import deadline
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ OVERDUE_S = 1800.0
 DENIALS = frozenset({"not_found", "refused", "unauthorized", "invalid"})
 """Codes by which a peer says itself that it does not serve what it claims."""
 MAX_TEXT_ANSWER_BYTES = 1 << 20
-TEXT_QUESTION = "One, two, three, four,"
 
 
 async def watch_periods(engine: Engine, live: LiveJob, lease: Lease) -> None:
@@ -121,9 +120,9 @@ async def _why_not(deployment: ModelAtPeer, live: LiveJob) -> str | None:
     try:
         with deadline(CALL_TIMEOUT_S, "a call to the model"):
             if serving.format == "gguf":
-                await _ask_text(deployment, status, serving.name)
+                await _ask_text(deployment, status, serving.name, live.job)
             else:
-                await _ask_tensors(deployment, status, live.job.trial or trials.UNTRIED)
+                await _ask_tensors(deployment, status, live.job)
     except LOST as error:
         return f"it says it is ready, and a call is lost: {error}"
     except RemoteFailureError as error:
@@ -133,47 +132,41 @@ async def _why_not(deployment: ModelAtPeer, live: LiveJob) -> str | None:
     return None
 
 
-async def _ask_tensors(deployment: ModelAtPeer, status: DeploymentStatus, trial: trials.Trial) -> None:
-    inputs = status.inputs if trial.untried else trial.inputs
-    asked = trials.question(inputs, trial.seed)
+async def _ask_tensors(deployment: ModelAtPeer, status: DeploymentStatus, job: Job) -> None:
+    trial, known = job.trial, job.question
+    if trial is not None and known is not None:
+        asked = trials.question(trial.inputs, known.seed, span=trial.span)
+    else:
+        asked = trials.question(status.inputs, job.segments_done)
     if asked is None:
         return  # more than a check may cost
     tensors = {given.name: Tensor(given.dtype, given.shape, data) for given, data in asked}
     try:
         answer = await deployment.predict(tensors)
     except RemoteFailureError as error:
-        if error.code == "invalid" and trial.untried:
+        if error.code == "invalid" and known is None:
             return  # what this model takes cannot be told from its shapes alone
         raise
-    reason = trials.fault(trial, answer)
+    reason = trials.fault(known, answer)
     if reason is not None:
         raise ModelRefusedError(f"serves another model: {reason}")
 
 
-class _Told(msgspec.Struct):
-    """Of a completion, or of embeddings."""
-
-    choices: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    data: list[msgspec.Raw] = msgspec.field(default_factory=list)
-
-
-_TOLD = msgspec.json.Decoder(_Told)
-
-
-async def _ask_text(deployment: ModelAtPeer, status: DeploymentStatus, name: str) -> None:
-    """For one token, which nobody can foretell on another machine, or for an embedding."""
-    embeds = "embed" in status.abilities and "complete" not in status.abilities
-    path, about = "/v1/completions", {"prompt": TEXT_QUESTION, "max_tokens": 1, "temperature": 0.0}
-    if embeds:
-        path, about = "/v1/embeddings", {"input": TEXT_QUESTION}
-    body = msgspec.json.encode({"model": name, **about})
-    async with deployment.ask(Asked("POST", path, "application/json", body)) as answer:
+async def _ask_text(deployment: ModelAtPeer, status: DeploymentStatus, name: str, job: Job) -> None:
+    known = job.question
+    if known is not None:
+        asked = text_question(name, known.seed, embeds=bool(known.outputs))
+    else:
+        embeds = only_embeds(status.abilities)
+        asked = text_question(name, job.segments_done, embeds=embeds, tokens=1)
+    call = Asked("POST", asked.path, "application/json", asked.body)
+    async with deployment.ask(call) as answer:
         text = await answer.read(MAX_TEXT_ANSWER_BYTES)
     if answer.status != 200:
         raise refusal(answer.status, text)
     try:
-        told = _TOLD.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelRefusedError(f"answers {path} with what is no answer: {error}") from error
-    if not (told.data if embeds else told.choices):
-        raise ModelRefusedError(f"answers {path} with nothing")
+        reason = text_fault(known, read_answer(text))
+    except ValueError as error:
+        raise ModelRefusedError(f"answers {asked.path} with what is no answer: {error}") from error
+    if reason is not None:
+        raise ModelRefusedError(f"serves another model: {reason}")

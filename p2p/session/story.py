@@ -47,6 +47,10 @@ def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
             return (News(NewsKind.NOTE, f"reporting the peer to the coordinator: {code}: {text}"),)
         case events.PartEvaluated(evaluation):
             return (_about_evaluation(evaluation),)
+        case events.ModelTried(trial):
+            is_news = trial.untried and (before.trial is None or before.trial.untried != trial.untried)
+            text = f"answers of the peer are not compared with the model here: {trial.untried}"
+            return (News(NewsKind.NOTE, text),) if is_news else ()
         case events.CancelAsked():
             return (News(NewsKind.NOTE, "cancelling"), *_about_state(before, after))
         case events.PauseChanged(paused):

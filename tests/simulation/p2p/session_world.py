@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ from p2p.session.owner import Score
 from p2p.session.steps import Engine, Limits
 from p2p.session.store import JobStore, open_store
 from p2p.session.treasury import Balance
-from p2p.session.trial import NUDGE, Trial, expected_from, question
+from p2p.session.trial import NUDGE, QUESTIONS, Expected, Question, Trial, expected_from, question
 from p2p.testing import MemoryNet, MemoryNetwork
 
 EPOCH = 1_800_000_000.0
@@ -215,6 +215,7 @@ class ScriptedOwner:
     fails: str = ""
     able: bool = True
     tries_s: float = 1.0
+    questions: int = QUESTIONS
     evaluated: list[tuple[str, int]] = field(default_factory=list)
     """Part, and how far the model was trained."""
 
@@ -230,13 +231,17 @@ class ScriptedOwner:
     def open_samples(self, graph: bytes, data: Path) -> ScriptedSamples:
         return ScriptedSamples()
 
-    async def try_model(self, model: Path, workspace: Path, seed: int) -> Trial:
+    async def try_model(self, model: Path, workspace: Path, seeds: Sequence[int]) -> Trial:
         """Of a model that gives twice what it takes."""
         await trio.sleep(self.tries_s)
         if self.fails:
             raise EvaluationFailedError(self.fails)
-        answers = [doubled(question((IMAGE,), seed, nudge) or ()) for nudge in (1.0, NUDGE)]
-        return Trial(seed, (IMAGE,), expected_from(*answers))
+        questions = [Question(seed, self._expected(seed)) for seed in seeds[: self.questions]]
+        return Trial(inputs=(IMAGE,), questions=tuple(questions))
+
+    @staticmethod
+    def _expected(seed: int) -> tuple[Expected, ...]:
+        return expected_from(*(doubled(question((IMAGE,), seed, nudge) or ()) for nudge in (1.0, NUDGE)))
 
     async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
         await trio.sleep(1)
@@ -282,7 +287,9 @@ class PeerScript:
     """Names another file than the deployment's model."""
     denies: bool = False
     """Knows of no deployment when it is asked for one."""
-    calls: Literal["answers", "another model", "nonsense", "nothing", "busy", "unpaid once"] = "answers"
+    calls: Literal[
+        "answers", "another model", "nonsense", "nothing", "busy", "unpaid once", "the first answer"
+    ] = "answers"
     """What comes of a call to the deployment."""
     ready_at: float = 0.0
     """Of the virtual clock, before which the model does not answer."""
@@ -311,6 +318,7 @@ class ScriptedPeer:
         self.asked = 0
         """How often it was asked whether a deployment answers."""
         self.called = 0
+        self.questions: list[bytes] = []
         serve_transfers(self.network, self._files, lambda caller, _: caller == ENGINE.peer_id)
         serve_calls(
             self.network,
@@ -337,6 +345,7 @@ class ScriptedPeer:
 
     def _predict(self, call: inference.PredictNamed, body: bytes) -> Any:
         self.called += 1
+        self.questions.append(body)
         match self.script.calls:
             case "nonsense":
                 return Done()
@@ -347,7 +356,8 @@ class ScriptedPeer:
             case "unpaid once" if self.called == 1:
                 raise RemoteFailureError("unpaid", "the last period has no voucher")
         factor = 3.0 if self.script.calls == "another model" else 2.0
-        answer = doubled([(call.inputs[0], body)], factor)["y"]
+        asked = self.questions[0] if self.script.calls == "the first answer" else body
+        answer = doubled([(call.inputs[0], asked)], factor)["y"]
         given = inference.TensorGiven("y", "float32", answer.shape)
         return inference.PredictionNamed((given,), 0.001), answer.data
 
@@ -666,6 +676,8 @@ class World:
         self.owner = ScriptedOwner()
         self.limits = Limits()
         self.seed = 0
+        self.draws = Random(0)
+        """Seeds of the Engine's questions."""
         self.data = directory / "data.npz"
         self.data.write_bytes(b"samples" * 1000)
 
@@ -688,7 +700,14 @@ class World:
                         files=files,
                         checks=ScriptedChecks(),
                         store=store,
-                        data=OwnData(self.owner, files, store, workspace, run_inline),
+                        data=OwnData(
+                            self.owner,
+                            files,
+                            store,
+                            workspace,
+                            run_inline,
+                            self.draws.getrandbits,
+                        ),
                         now=now,
                         chain=CHAIN,
                         limits=self.limits,
@@ -707,7 +726,7 @@ async def open_world(
 ) -> AsyncIterator[World]:
     async with MemoryNet(seed, **net) as memory, trio.open_nursery() as nursery:
         world = World(memory, nursery, directory)
-        world.seed = seed
+        world.seed, world.draws = seed, Random(seed)
         for index, script in enumerate(scripts):
             number = 16 + 2 * index
             world.peers.append(ScriptedPeer(world, number, directory / f"peer{index}", replace(script)))

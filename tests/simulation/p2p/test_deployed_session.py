@@ -14,6 +14,7 @@ from p2p.session.deployments import DeploymentOrder
 from p2p.session.engine import JobEngine
 from p2p.session.errors import JobEndedError, JobRefusedError
 from p2p.session.served import PATIENCE_S
+from p2p.session.trial import QUESTIONS
 from tests.simulation.p2p.session_world import Killed, PeerScript, World, open_world
 
 pytestmark = pytest.mark.virtual_clock
@@ -111,6 +112,38 @@ async def test_a_peer_that_does_not_serve_is_reported_and_not_paid(
         assert world.peers[1].data == world.data.read_bytes()
 
 
+async def test_a_peer_that_keeps_an_answer_and_drops_the_model_is_paid_for_one_period(tmp_path: Path) -> None:
+    scripts = [PeerScript(calls="the first answer"), PeerScript()]
+    async with open_world(tmp_path, scripts) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world), BUDGET)
+        await to_the_end(engine, job)
+        (complaint,) = world.coordinator.complaints
+        assert (complaint.code, "serves another model: y is" in complaint.text) == (
+            "corrupt_checkpoint",
+            True,
+        )
+        assert [voucher.segments_done for voucher in world.peers[0].vouchers] == [1]
+        assert world.ledger.paid_out == 3 * PERIOD
+
+
+@pytest.mark.parametrize("questions", [1, 5, QUESTIONS])
+async def test_no_question_is_asked_twice_however_few_are_known_at_a_time(
+    tmp_path: Path, questions: int
+) -> None:
+    asked = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        async with open_world(tmp_path / name) as world, world.engine() as (engine, _):
+            world.owner.questions = questions
+            job = await engine.deploy(order(world, 20), BUDGET)
+            await to_the_end(engine, job)
+            assert engine.job(job).state is JobState.SETTLED
+            assert engine.deployments()[0].proof.startswith("a question is answered as by the model here")
+            asked.append(world.peers[0].questions)
+    assert len(set(asked[0])) == len(asked[0]) == 20
+    assert asked[0] == asked[1]  # drawn from the world's seed
+
+
 @pytest.mark.parametrize("idles_at", [0, 1])
 async def test_a_peer_that_ends_no_period_is_reported_and_followed_by_another(
     tmp_path: Path, idles_at: int
@@ -132,7 +165,9 @@ async def test_where_the_model_cannot_be_tried_here_any_answer_counts(
     async with open_world(tmp_path, [PeerScript(calls=calls)]) as world, world.engine() as (engine, _):
         world.owner.fails = "no runtime for it"
         job = await engine.deploy(order(world), BUDGET)
-        await to_the_end(engine, job)
+        story = await to_the_end(engine, job)
+        assert story.count("answers of the peer are not compared with the model here: no runtime for it") == 1
+        assert engine.deployments()[0].proof == "a call is answered, with whatever: no runtime for it"
         assert world.ledger.paid_out == 3 * PERIOD
 
 
