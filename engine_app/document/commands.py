@@ -105,12 +105,18 @@ def _connection(wiring: Wiring, node: Node, link: tuple[str, str, bool]) -> Conn
     return Connect(node.id, out.name, other_id, port_name) if out else None
 
 
-def duplicate(wiring: Wiring, selected: Iterable[str]) -> Pasted:
-    """Copies beside the selected nodes."""
+def duplicate(wiring: Wiring, selected: Iterable[str], dx: float = OFFSET, dy: float = OFFSET) -> Pasted:
+    """Copies so far beside the selected nodes."""
     chosen = _some(selected)
     around = bounds(rect_of(find(wiring, name)) for name in chosen)
-    at = (around.centre[0] + OFFSET, around.centre[1] + OFFSET) if around else None
+    at = (around.centre[0] + dx, around.centre[1] + dy) if around else None
     return pasted(wiring, copied(wiring, chosen), at)
+
+
+def nudge(wiring: Wiring, selected: Iterable[str], dx: float, dy: float) -> MoveNodes:
+    """The selected nodes a little aside."""
+    rects = {name: rect_of(find(wiring, name)) for name in _some(selected)}
+    return MoveNodes({name: (rect.x + dx, rect.y + dy) for name, rect in rects.items()})
 
 
 def group(wiring: Wiring, selected: Iterable[str], title: str = "Group") -> SetFrame:

@@ -8,6 +8,7 @@ import numpy as np
 
 from backend.diagnostics import ends_of
 from engine_app.document.alignment import snapped
+from engine_app.document.commands import duplicate
 from engine_app.document.edits import Batch, Disconnect, Edit, InsertOnLink, MoveNodes, SetFrame
 from engine_app.document.linking import through
 from engine_app.document.view import MIN_FRAME, FrameKind, Rect, bounds
@@ -57,14 +58,16 @@ def begin_drag(state: ToolState, begun: DragBegun, stage: Stage) -> Outcome:
     if begun.button is Button.SECONDARY or begun.modifiers.control or state.mode is Mode.CUTTING:
         return replace(state, action=Cutting((at,))), []
     on = hit(stage.scene, stage.view, begun.x, begun.y, stage.dp)
-    if begun.modifiers.alt or (state.mode is Mode.SELECTING and not isinstance(on, OnPort | OnNode)):
+    is_lasso = begun.modifiers.alt or state.mode is Mode.SELECTING
+    if is_lasso and not isinstance(on, OnPort | OnNode):
         return replace(state, action=Selecting((at,), False, stage.selected)), []
     match on:
         case OnPort():
             return replace(state, action=pull(end_of(stage.scene, on.number), at, stage), pending=None), []
         case OnNode(node):
             chosen = stage.selected if node in stage.selected else frozenset({node})
-            return replace(state, action=Moving(chosen), pending=None), [Select(chosen)]
+            action = Moving(chosen, copies=begun.modifiers.alt)
+            return replace(state, action=action, pending=None), [Select(chosen)]
         case OnFrame(kind, name, on_handle) if not begun.modifiers.shift:
             return replace(state, action=_take_frame(kind, name, on_handle, stage)), []
         case _ if begun.modifiers.shift:
@@ -126,10 +129,12 @@ def _moved(action: Moving, dx: float, dy: float, at: tuple[float, float], stage:
     wanted = Rect(around.x + raw_x, around.y + raw_y, around.width, around.height)
     near = wanted.grown(600)
     staying = touched_by(stage.scene, near)
-    staying[numbers] = False
+    if not action.copies:
+        staying[numbers] = False
     others = [stage.scene.rect(int(number)) for number in np.flatnonzero(staying)]
     found = snapped(wanted, others, stage.world(SNAP_REACH))
-    link = _link_below(action, at, stage) if len(numbers) == 1 and not action.frames else None
+    may_insert = len(numbers) == 1 and not action.frames and not action.copies
+    link = _link_below(action, at, stage) if may_insert else None
     return replace(
         action,
         raw_x=raw_x,
@@ -182,6 +187,9 @@ def end_drag(state: ToolState, stage: Stage) -> Outcome:
 def _drop(action: Moving, stage: Stage) -> list[Intent]:
     if not (action.dx or action.dy):
         return []
+    if action.copies:
+        copies = duplicate(stage.wiring, action.nodes, action.dx, action.dy)
+        return [Make(copies.edit), Select(copies.ids)]
     places = {}
     for name in sorted(action.nodes & stage.scene.index.keys()):
         x, y = stage.scene.corners[stage.scene.index[name]]

@@ -53,6 +53,8 @@ class Moving:
     guides: tuple[Guide, ...] = ()
     link: int | None = None
     """Place of the link that the node would go into if it were dropped."""
+    copies: bool = False
+    """What moves are copies; the nodes stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +152,18 @@ class EditFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class EditTitle:
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Why something did not happen."""
 
     text: str
 
 
-Intent: TypeAlias = Look | Select | Make | AskForNode | ShowMenu | Enter | EditFrame | Tell
+Intent: TypeAlias = Look | Select | Make | AskForNode | ShowMenu | Enter | EditFrame | EditTitle | Tell
 Outcome: TypeAlias = tuple[ToolState, list[Intent]]
 
 

@@ -1,12 +1,15 @@
 """What gestures mean on the canvas. Pure: state and gesture in, new state and intents out.
 
 - A tap selects; on a port it begins a link that a tap on another port ends; elsewhere it lets go.
-- A drag of a node moves it, with all that is selected; of a port pulls a link; of the ground pans the view.
-- A drag in selection mode, or with Alt, goes around nodes (lasso); with Shift it goes over them (box).
+- A drag of a node moves it, with all that is selected, or, with Alt, copies of them; of a port pulls a link;
+  of the ground pans the view.
+- A drag of the ground in selection mode, or with Alt, goes around nodes (lasso); with Shift it goes over them
+  (box).
 - A drag in cutting mode, with Control, or of the right button, cuts links.
 - A pinch anywhere only moves the view.
 - A long press, or the right button, opens a menu.
-- A link that ends in the void asks for a node; a double tap on the ground too, on a subgraph it opens it.
+- A link that ends in the void asks for a node; a double tap on the ground too, on a subgraph it opens it, and
+  on another node it asks for its title.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from engine_app.scene.snapshot import Snapshot
 from engine_app.scene.tool_state import (
     AskForNode,
     EditFrame,
+    EditTitle,
     Enter,
     Linking,
     Look,
@@ -129,7 +133,8 @@ def _double_tap(state: ToolState, x: float, y: float, stage: Stage) -> Outcome:
     match hit(stage.scene, stage.view, x, y, stage.dp):
         case OnNode(node, number):
             card = stage.scene.cards[number]
-            return idle, [Enter(node)] if card.node.body is not None else [Select(frozenset({node}))]
+            chosen = Select(frozenset({node}))
+            return idle, [Enter(node)] if card.node.body is not None else [chosen, EditTitle(node)]
         case OnFrame(kind, name):
             return idle, [EditFrame(kind, name)]
         case OnPort():

@@ -231,6 +231,8 @@ class EngineApp(App):
         actions = Actions(
             show_page=self.show_page,
             save=self.save,
+            save_as=self.save_as,
+            new=self.new,
             ask_open=self._ask_open,
             open_example=self.open_example,
             change_settings=self.change_settings,
@@ -355,19 +357,29 @@ class EngineApp(App):
 
     def open_example(self) -> None:
         def open_it() -> None:
-            self.path = None
-            self.desk.open(DIGITS)
+            self._begin_with(DIGITS)
             if not self.trainer.source:
                 self.trainer.propose(DIGITS_DATA)
-            self.show_page("build")
 
         self._unless_changed(open_it)
+
+    def new(self) -> None:
+        self._unless_changed(lambda: self._begin_with(Graph("Untitled")))
+
+    def _begin_with(self, graph: Graph) -> None:
+        """Something that no file holds yet."""
+        self.path = None
+        self.desk.open(graph)
+        self.show_page("build")
 
     def save(self) -> None:
         if self.path is not None:
             self._write(self.path)
-            return
-        start = Path.cwd() / f"{_file_name(self.desk.graph.name)}.json"
+        else:
+            self.save_as()
+
+    def save_as(self) -> None:
+        start = self.path or Path.cwd() / f"{_file_name(self.desk.graph.name)}.json"
         ask_path(self.context, "Save the graph", start, "Save", self._write)
 
     def _write(self, path: Path) -> None:
@@ -438,17 +450,17 @@ class EngineApp(App):
                 self.desk.redo()
             case "save":
                 self.save()
+            case "save_as":
+                self.save_as()
+            case "new":
+                self.new()
             case "open":
                 self._ask_open()
             case "add" if isinstance(self.content, BuildPage):
                 self.content.show_palette()
-            case "remove" if isinstance(self.content, BuildPage) and self.content.command("dissolve"):
-                pass
-            case "remove" if self.desk.selected is not None:
-                self.desk.remove(self.desk.selected)
-            case "next":
+            case "next" if isinstance(self.content, BuildPage):
                 self.desk.select_beside(1)
-            case "previous":
+            case "previous" if isinstance(self.content, BuildPage):
                 self.desk.select_beside(-1)
             case "train":
                 self.show_page("train")

@@ -57,6 +57,7 @@ from engine_app.scene.text import TextLayout
 from engine_app.scene.tool_state import (
     AskForNode,
     EditFrame,
+    EditTitle,
     Enter,
     Intent,
     Make,
@@ -102,7 +103,7 @@ class CanvasActions:
 
     ask_for_node: Callable[[AskForNode], None]
     show_menu: Callable[[float, float, ShowMenu], None]
-    edit_frame: Callable[[EditFrame], None]
+    edit_text: Callable[[EditFrame | EditTitle], None]
     tell: Callable[[str], None]
 
 
@@ -346,8 +347,8 @@ class GraphCanvas(Widget):
                 self._actions.ask_for_node(intent)
             case ShowMenu(x, y):
                 self._actions.show_menu(self.x + x, (self.y + self.height) - y, intent)
-            case EditFrame():
-                self._actions.edit_frame(intent)
+            case EditFrame() | EditTitle():
+                self._actions.edit_text(intent)
             case Tell(text):
                 self._actions.tell(text)
 
@@ -408,10 +409,11 @@ class GraphCanvas(Widget):
             for name in (action.nodes if isinstance(action, Moving) and (action.dx or action.dy) else ())
             if name in self.scene.index
         )
+        leaving = frozenset() if isinstance(action, Moving) and action.copies else going
         built = self._cover
-        if built is None or going != self._moving or not is_covered(view.visible, built[0], zoom, built[1]):
-            self._cover, self._moving = (cover_of(view.visible), zoom), going
-            self._still.set(still(picture, self._cover[0], going), texture)
+        if built is None or leaving != self._moving or not is_covered(view.visible, built[0], zoom, built[1]):
+            self._cover, self._moving = (cover_of(view.visible), zoom), leaving
+            self._still.set(still(picture, self._cover[0], leaving), texture)
             self._titles.set(frame_texts(picture), QUAD, texture)
         above = overlay.drawn(picture, self.tools, going, moving)
         if self._training.sparks:

@@ -24,6 +24,8 @@ class Actions:
 
     show_page: Callable[[str], None]
     save: Callable[[], None]
+    save_as: Callable[[], None]
+    new: Callable[[], None]
     ask_open: Callable[[], None]
     open_example: Callable[[], None]
     change_settings: Callable[[Settings], None]

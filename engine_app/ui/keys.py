@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DELETE, BACKSPACE, ENTER, SPACE, UP, DOWN, F1, F10, ESCAPE = 127, 8, 13, 32, 273, 274, 282, 291, 27
-TAB, HOME, PLUS, KEYPAD_PLUS, MINUS, KEYPAD_MINUS = 9, 278, ord("+"), 270, ord("-"), 269
+DELETE, BACKSPACE, ENTER, SPACE, F1, F2, F10, ESCAPE = 127, 8, 13, 32, 282, 283, 291, 27
+UP, DOWN, RIGHT, LEFT = 273, 274, 275, 276
+TAB, HOME, PLUS, KEYPAD_PLUS, MINUS, KEYPAD_MINUS, KEYPAD_DOT = 9, 278, ord("+"), 270, ord("-"), 269, 266
 MENU, SDL_MENU = 319, 1073741925
 """The key beside the right Control, as Kivy and as SDL number it."""
 CONTROL, SHIFT, ALT = "ctrl", "shift", "alt"
@@ -33,13 +34,15 @@ BINDINGS = (
     _with("ctrl shift", "z", "redo"),
     _with("ctrl", "y", "redo"),
     _with("ctrl", "s", "save"),
+    _with("ctrl shift", "s", "save_as"),
     _with("ctrl", "o", "open"),
+    _with("ctrl", "n", "new"),
     Binding("add", "Space", SPACE),
     _with("shift", "a", "add"),
     Binding("search_here", "Tab", TAB),
-    Binding("remove", "Delete", DELETE),
-    Binding("remove", "Backspace", BACKSPACE),
-    _with("", "x", "remove"),
+    Binding("dissolve", "Delete", DELETE),
+    Binding("dissolve", "Backspace", BACKSPACE),
+    _with("", "x", "dissolve"),
     _with("ctrl", "a", "select_all"),
     _with("", "a", "select_all"),
     _with("alt", "a", "select_none"),
@@ -53,6 +56,11 @@ BINDINGS = (
     _with("ctrl", "b", "bypass"),
     _with("ctrl", "m", "mute"),
     _with("", "m", "mute"),
+    Binding("rename", "F2", F2),
+    Binding("nudge_left", "Arrows", LEFT),
+    Binding("nudge_right", "Arrows", RIGHT),
+    Binding("nudge_up", "Arrows", UP),
+    Binding("nudge_down", "Arrows", DOWN),
     _with("", "h", "collapse"),
     _with("alt", "c", "collapse"),
     _with("ctrl", "e", "subgraph"),
@@ -62,6 +70,7 @@ BINDINGS = (
     _with("", "f", "fit"),
     Binding("fit", "Home", HOME),
     _with("", ".", "fit_selected"),
+    Binding("fit_selected", ".", KEYPAD_DOT),
     Binding("zoom_in", "+", PLUS),
     Binding("zoom_in", "+", PLUS, frozenset({SHIFT})),
     Binding("zoom_in", "+", ord("=")),
@@ -71,20 +80,23 @@ BINDINGS = (
     Binding("menu", "Menu", MENU),
     Binding("menu", "Menu", SDL_MENU),
     Binding("menu", "Shift F10", F10, frozenset({SHIFT})),
-    Binding("previous", "Up", UP),
-    Binding("next", "Down", DOWN),
+    Binding("previous", "Alt Left", LEFT, frozenset({ALT})),
+    Binding("next", "Alt Right", RIGHT, frozenset({ALT})),
     Binding("train", "Ctrl Enter", ENTER, frozenset({CONTROL})),
     Binding("cancel", "Escape", ESCAPE),
     Binding("help", "F1", F1),
 )
+NUDGED = "Move what is selected a little"
 WORDS = {
     "undo": "Undo",
     "redo": "Redo",
     "save": "Save",
+    "save_as": "Save under another name",
     "open": "Open",
+    "new": "Begin another graph",
     "add": "Add a node",
     "search_here": "Add a node at the pointer",
-    "remove": "Remove, and keep the link",
+    "dissolve": "Remove, and keep the link",
     "select_all": "Select all",
     "select_none": "Select nothing",
     "copy": "Copy",
@@ -94,6 +106,11 @@ WORDS = {
     "group": "Frame as a group",
     "bypass": "Bypass",
     "mute": "Mute",
+    "rename": "Change the title",
+    "nudge_left": NUDGED,
+    "nudge_right": NUDGED,
+    "nudge_up": NUDGED,
+    "nudge_down": NUDGED,
     "collapse": "Collapse",
     "subgraph": "Put into a subgraph",
     "arrange": "Arrange",
@@ -112,10 +129,10 @@ WORDS = {
 }
 ELSEWHERE = (
     ("Enter in a search", "Add what is found first"),
-    ("Double tap", "Add a node; open a subgraph"),
+    ("Double tap", "Add a node; open a subgraph; change a title"),
     ("Long press, right click", "Menu"),
     ("Shift drag", "Select with a box"),
-    ("Alt drag", "Select with a lasso"),
+    ("Alt drag", "Select with a lasso; of a node: copy it"),
     ("Ctrl drag, right drag", "Cut links"),
     ("Middle drag, two fingers", "Move the view"),
     ("Wheel, pinch", "Closer and farther"),
@@ -135,7 +152,7 @@ def sheet() -> list[tuple[str, str]]:
     """All keys of each meaning, and the meaning in words; then what a search, fingers and mouse do."""
     keys: dict[str, list[str]] = {}
     for each in BINDINGS:
-        shown = keys.setdefault(each.name, [])
+        shown = keys.setdefault(WORDS[each.name], [])
         if each.keys not in shown:
             shown.append(each.keys)
-    return [(", ".join(shown), WORDS[name]) for name, shown in keys.items()] + list(ELSEWHERE)
+    return [(", ".join(shown), words) for words, shown in keys.items()] + list(ELSEWHERE)

@@ -40,6 +40,8 @@ def open_menu(context: Context) -> None:
 
         column.add_widget(ListRow(look, text, note, go, icon=icon))
 
+    row("New graph", "Begin with nothing", "add", act.new)
+    row("Save as", "This graph, under another name", "save", act.save_as)
     row("Open", "A graph, or a model: .cyxmodel, ONNX, safetensors, GGUF", "open", act.ask_open)
     row("Save a picture", "The whole graph as PNG or SVG", "picture", partial(open_picture, context))
     row("Export a model", "ONNX, GGUF, safetensors, PyTorch", "export", partial(act.export, None))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Place = tuple[float, float]
 MORE_ON_NODES = {
+    "Change the title": "rename",
     "Put into a subgraph": "subgraph",
     "Take out of the subgraph": "expand",
     "Remove with its links": "remove",
@@ -39,7 +40,7 @@ def menu_of(bench: Workbench, on: Hit, place: Place) -> tuple[str, list[Choice]]
         case OnFrame(kind, name):
             change = bench.canvas_widget.change
             return kind.name.capitalize(), [
-                Choice("Text", "pen", lambda: bench.edit_frame(EditFrame(kind, name))),
+                Choice("Text", "pen", lambda: bench.edit_text(EditFrame(kind, name))),
                 Choice("Remove", "delete", lambda: change(RemoveFrame(kind, name)), True),
             ]
         case _:

@@ -17,16 +17,19 @@ from engine_app.document.clipboard import Pasted, copied, pasted, with_fresh_ids
 from engine_app.document.edits import (
     AddNodes,
     DissolveNodes,
+    Edit,
     Ends,
     ExpandSubgraph,
     InsertOnLink,
     MakeSubgraph,
     RemoveNodes,
+    Rename,
     SetFrame,
 )
 from engine_app.document.errors import EditError
 from engine_app.document.templates import TEMPLATES
 from engine_app.document.view import Mode, frames_of, title_of
+from engine_app.document.wiring import find
 from engine_app.plain import plain
 from engine_app.scene import tool_state as tools
 from engine_app.scene.hits import Hit, OnNode, OnPort
@@ -39,6 +42,8 @@ from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.radial import RadialMenu
 
+NUDGE = 8.0
+"""By an arrow key, in units of the world."""
 AROUND_NEW = theme.TOUCH + theme.HUGE
 """Between a new node and the canvas's edges: the tools lie there."""
 NARROWEST, WIDEST = 0.6, 2.5
@@ -52,7 +57,7 @@ class Workbench(FloatLayout):
         self._ask = ask_for_node
         self._wanted: tools.AskForNode | None = None
         self._onto: Ends | None = None
-        actions = CanvasActions(self.ask_for_node, self._show_menu, self.edit_frame, context.host.toast)
+        actions = CanvasActions(self.ask_for_node, self._show_menu, self.edit_text, context.host.toast)
         self.canvas_widget = GraphCanvas(context.look, context.desk, actions)
         self.add_widget(self.canvas_widget)
         self._bar = self._tools()
@@ -124,7 +129,7 @@ class Workbench(FloatLayout):
         canvas = self.canvas_widget
         if name == "cancel":
             return canvas.cancel()
-        if name in ("remove", "dissolve") and not canvas.state.selected:
+        if not canvas.state.selected and (name in ("remove", "dissolve") or name.startswith("nudge")):
             return False
         action = self._commands().get(name)
         if action is None:
@@ -161,6 +166,11 @@ class Workbench(FloatLayout):
             "subgraph": lambda: canvas.change(MakeSubgraph(chosen)),
             "expand": lambda: canvas.change(ExpandSubgraph(self._some(chosen)[0])),
             "arrange": lambda: self._arrange_nodes(chosen),
+            "rename": lambda: self.edit_text(tools.EditTitle(self._some(chosen)[0])),
+            "nudge_left": partial(self._nudge, chosen, -NUDGE, 0),
+            "nudge_right": partial(self._nudge, chosen, NUDGE, 0),
+            "nudge_up": partial(self._nudge, chosen, 0, -NUDGE),
+            "nudge_down": partial(self._nudge, chosen, 0, NUDGE),
         }
 
     def _some(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,6 +186,11 @@ class Workbench(FloatLayout):
         canvas = self.canvas_widget
         if canvas.change(commands.arrange(canvas.wiring, chosen, self._context.desk.aspect)):
             canvas.fit()
+
+    def _nudge(self, chosen: tuple[str, ...], dx: float, dy: float) -> None:
+        """One after another they are one step."""
+        canvas = self.canvas_widget
+        canvas.change(commands.nudge(canvas.wiring, chosen, dx, dy), f"nudge {' '.join(chosen)}")
 
     def _cut(self, chosen: tuple[str, ...]) -> None:
         Clipboard.copy(copied(self.canvas_widget.wiring, self._some(chosen)))
@@ -235,24 +250,40 @@ class Workbench(FloatLayout):
 
         self._context.host.choose_from(names, "", take, "Add a pattern")
 
-    def edit_frame(self, wanted: tools.EditFrame) -> None:
-        frames = frames_of(self.canvas_widget.wiring, wanted.kind)
-        frame = next((each for each in frames if each.id == wanted.id), None)
-        if frame is None:
-            return
-        look, host = self._context.look, self._context.host
+    def edit_text(self, wanted: tools.EditFrame | tools.EditTitle) -> None:
+        """Of a group or note, or the title of a node."""
+        canvas, look, host = self.canvas_widget, self._context.look, self._context.host
+        if isinstance(wanted, tools.EditTitle):
+            node = find(canvas.wiring, wanted.node)
+            about, text = f"Title of {plain(node.id)[:40]}", title_of(node)
+
+            def edit(text: str) -> Edit:
+                return Rename(node.id, "" if text == node.type else text)
+
+        else:
+            frames = {frame.id: frame for frame in frames_of(canvas.wiring, wanted.kind)}
+            if wanted.id not in frames:
+                return
+            frame = frames[wanted.id]
+            about, text = f"Text of the {wanted.kind.name.lower()}", frame.text
+
+            def edit(text: str) -> Edit:
+                return SetFrame(wanted.kind, replace(frame, text=text))
+
         column = Column(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
-        field = TextField(look, frame.text)
-        column.add_widget(field)
 
-        def agreed() -> None:
+        def agreed(*_: Any) -> None:
             host.close()
-            self.canvas_widget.change(SetFrame(wanted.kind, replace(frame, text=field.text)))
+            canvas.change(edit(field.text))
 
+        field = TextField(look, text)
+        field.input.bind(on_text_validate=agreed)
+        column.add_widget(field)
         row = Row(look)
         row.add_widget(PushButton(look, "Change", agreed, Kind.PRIMARY))
         column.add_widget(row)
-        host.open(f"Text of the {wanted.kind.name.lower()}", column)
+        host.open(about, column)
+        field.input.focus = host.is_wide
 
     # -- what floats over the canvas -----------------------------------------------------------
 
@@ -271,7 +302,9 @@ class Workbench(FloatLayout):
             self._cutting,
             IconButton(look, "fit", "Show all", partial(self.command, "fit")),
             IconButton(look, "arrange", "Arrange", partial(self.command, "arrange")),
-            IconButton(look, "delete", "Remove what is selected", partial(self.command, "remove")),
+            IconButton(
+                look, "delete", "Remove what is selected, and keep links", partial(self.command, "dissolve")
+            ),
         )
         for button in buttons:
             bar.add_widget(button)

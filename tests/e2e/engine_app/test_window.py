@@ -323,6 +323,28 @@ async def test_a_graph_that_is_there_already_is_not_replaced_without_asking(
         await driver.until(lambda: path.read_text() != "precious")
 
 
+async def test_another_graph_is_begun_and_a_copy_saved_by_keys(
+    open_window: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine_app.ui.widgets.fields import TextField
+
+    monkeypatch.chdir(tmp_path)
+    async with open_window() as (window, driver):
+        window.open_example()
+        for name in ("one.json", "two.json"):
+            driver.key(ord("s"), modifiers=("ctrl", "shift"))
+            await driver.frames(3)
+            field = next(e for e in window.host.children[0].walk() if isinstance(e, TextField))
+            field.input.text = str(tmp_path / name)
+            await press(window, driver, "Save")
+            await driver.until(lambda name=name: window.path == tmp_path / name)
+        window.desk.rename("changed")
+        driver.key(ord("n"), modifiers=("ctrl",))
+        await press(window, driver, "Open")
+        assert not window.desk.graph.nodes and window.path is None
+        assert set(window.settings.recent) == {str(tmp_path / name) for name in ("one.json", "two.json")}
+
+
 async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: Open) -> None:
     from engine_app.ui.panels.confusion import Confusion
 

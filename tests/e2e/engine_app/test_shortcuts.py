@@ -1,0 +1,186 @@
+"""What ComfyUI's and Blender's users do without looking: each does here what it does there, and is undone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine_app.document.view import place_of, title_of
+from tests.e2e.engine_app.bench import MLP, Bench, Shown
+from tests.unit.engine_app.document.builders import line
+
+pytestmark = pytest.mark.e2e
+
+NODE, PORT_IN, LINK, VOID = (400, 20), (600, 48), (550, 48), (560, 300)
+LEFT, RIGHT, UP, DOWN, F2, ESCAPE, ENTER = 276, 275, 273, 274, 283, 27, 13
+CONTROL, ALT = ("ctrl",), ("alt",)
+
+
+async def strike(bench: Bench, driver: Any, *places: tuple[float, float], button: str = "") -> None:
+    finger = driver.finger(*bench.at(places[0]), **({"button": button} if button else {}))
+    finger.down()
+    for place in places[1:]:
+        finger.move(*bench.at(place))
+        await driver.frames(1)
+    finger.up()
+    await driver.frames(1)
+
+
+async def test_an_alt_drag_of_a_node_leaves_it_and_drops_a_copy(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        bench.canvas.select(frozenset({"dense", "relu"}))
+        with driver.holding("alt"):
+            await strike(bench, driver, NODE, (400, 120), (400, 320))
+        assert len(bench.graph.nodes) == 6
+        assert [place_of(bench.graph.node(name)) for name in ("dense", "relu")] == [(300, 0), (600, 0)]
+        copies = [bench.graph.node(name) for name in bench.desk.state.selected]
+        assert sorted(node.type for node in copies) == ["Dense", "ReLU"]
+        assert all(node.id not in ("dense", "relu") and place_of(node)[1] > 200 for node in copies)  # type: ignore[index]
+        assert bench.undone()
+
+
+@pytest.mark.parametrize(
+    ("code", "way"), [(LEFT, (-16, 0)), (RIGHT, (16, 0)), (UP, (0, -16)), (DOWN, (0, 16))]
+)
+async def test_arrows_nudge_what_is_selected_and_many_are_one_step(
+    show: Any, code: int, way: tuple[float, float]
+) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        driver.key(code)
+        assert bench.graph == MLP  # nothing is selected
+        bench.canvas.select(frozenset({"dense", "relu"}))
+        driver.key(code)
+        driver.key(code)
+        assert place_of(bench.graph.node("dense")) == (300 + way[0], way[1])
+        assert place_of(bench.graph.node("relu")) == (600 + way[0], way[1])
+        assert bench.undone()
+
+
+async def test_a_title_is_changed_by_a_double_tap_or_a_key_and_emptied_again(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        for _ in range(2):
+            finger = driver.finger(*bench.at(NODE))
+            finger.down()
+            finger.up()
+        await driver.until(lambda: bench.host.is_asking)
+        await retitle(bench, driver, "Encoder")
+        assert title_of(bench.graph.node("dense")) == "Encoder"
+        assert bench.undone()
+        bench.desk.redo()
+        bench.desk.select("dense")
+        driver.key(F2)
+        await driver.frames(2)
+        await retitle(bench, driver, "")
+        assert title_of(bench.graph.node("dense")) == "Dense"
+
+
+async def retitle(bench: Bench, driver: Any, text: str) -> None:
+    from engine_app.ui.widgets.fields import TextField
+
+    field = next(each for each in bench.host.walk() if isinstance(each, TextField))
+    field.input.focus = True
+    await driver.frames(2)
+    field.input.text = text
+    driver.key(ENTER)
+    await driver.frames(2)
+    assert not bench.host.is_asking
+
+
+async def test_what_is_copied_in_one_graph_is_pasted_into_another(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        bench.canvas.select(frozenset({"dense", "relu"}))
+        driver.key(ord("c"), modifiers=CONTROL)
+        bench.before = line("Tanh")
+        bench.desk.open(bench.before)
+        driver.key(ord("v"), modifiers=CONTROL)
+        added = [node.type for node in bench.graph.nodes if node.id in bench.desk.state.selected]
+        assert added == ["Dense", "ReLU"] and len(bench.graph.links) == len(bench.before.links) + 1
+        assert bench.undone()
+
+
+async def test_a_link_pulled_off_its_input_is_dropped_on_another_or_gone(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        await strike(bench, driver, PORT_IN, (560, 200), VOID)
+        assert len(bench.graph.links) == 2 and not bench.host.is_asking
+        assert bench.undone()
+        await strike(bench, driver, PORT_IN, (700, 200), (895, 48))
+        ends = {(link.source_node, link.target_node) for link in bench.graph.links}
+        assert ("dense", "output") in ends and ("dense", "relu") not in ends
+        assert bench.undone()
+
+
+async def test_escape_calls_off_a_drag_and_what_follows_of_it_does_nothing(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        finger = driver.finger(*bench.at(NODE))
+        finger.down()
+        finger.move(*bench.at((400, 200)))
+        await driver.frames(1)
+        driver.key(ESCAPE)
+        finger.move(*bench.at((400, 300)))
+        finger.up()
+        await driver.frames(1)
+        assert bench.graph == MLP and not bench.desk.can_undo
+
+
+@pytest.mark.parametrize("code", [127, 8, ord("x")])
+async def test_delete_backspace_and_x_heal_the_link_around_what_they_remove(show: Any, code: int) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        bench.desk.select("relu")
+        driver.key(code)
+        assert ("dense", "output") in {(link.source_node, link.target_node) for link in bench.graph.links}
+        assert len(bench.graph.nodes) == 3
+        assert bench.undone()
+
+
+async def test_the_wheel_zooms_at_the_pointer_and_the_middle_button_pans_from_anywhere(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        x, y = bench.at(NODE)
+        zoom = bench.canvas.view.zoom
+        await driver.click_at(x, y, "scrolldown")
+        assert bench.canvas.view.zoom > zoom and bench.at(NODE) == pytest.approx((x, y), abs=1)
+        await driver.click_at(x, y, "scrollup")
+        assert bench.canvas.view.zoom == pytest.approx(zoom)
+        for place in (NODE, LINK, VOID):
+            x, y = bench.at(place)
+            finger = driver.finger(x, y, button="middle")
+            finger.down()
+            finger.move(x + 30, y + 40)
+            finger.up()
+            await driver.frames(1)
+            assert bench.at(place) == pytest.approx((x + 30, y + 40), abs=1)
+        assert bench.graph == MLP and not bench.desk.can_undo
+
+
+async def test_a_dot_shows_what_is_selected_and_home_all(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        fitted = bench.canvas.view
+        for code in (ord("."), 266):
+            bench.desk.select("relu")
+            driver.key(code)
+            await driver.frames(1)
+            assert bench.canvas.view.visible.centre == pytest.approx((700, 44), abs=40)
+            for again in (278, ord("f")):
+                driver.key(again)
+                assert bench.canvas.view == fitted
+
+
+async def test_a_menu_key_turns_back_what_it_did(show: Any) -> None:
+    """M, Ctrl+B, H a second time: as before, not twice as much."""
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        bench.desk.select("dense")
+        for code, modifiers in ((ord("m"), ()), (ord("b"), CONTROL), (ord("h"), ())):
+            driver.key(code, modifiers=modifiers)
+            assert bench.graph != MLP
+            driver.key(code, modifiers=modifiers)
+            assert bench.graph == MLP
