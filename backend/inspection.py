@@ -26,18 +26,23 @@ from backend.formats.onnx_check import MAX_MODEL_BYTES, OnnxFacts, OnnxValue, ch
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensor_header import TensorHeader
 from backend.graph import Graph
+from backend.parity import Certificate
 from backend.reports import Metrics
 from backend.serialize import load_graph
 from backend.shapes import Shapes, infer_shapes
 from backend.validate import Severity, diagnose
 
 GRAPH_KEY = "cyxwiz.graph"
+_SERVED = (ModelFormat.CYXMODEL, ModelFormat.ONNX, ModelFormat.GGUF)
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _START_BYTES = 256
 _MAX_GRAPH_BYTES = 4 << 20
 _MAX_TEXT = 500
 """Of one entry of metadata."""
 _MAX_ITEMS = 8
+MAX_PARTS = 64
+"""Files of a folder that are looked at."""
+_MAX_JSON_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Inspection:
     graph: GraphSummary | None = None
     tensors: tuple[Tensor, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Inspection | str] = field(default_factory=dict)
+    """Of a folder: its files by name, or why one cannot be read."""
 
     @property
     def parameters(self) -> int:
@@ -94,7 +101,7 @@ def inspect(path: Path) -> Inspection:
     start = _start(path)
     if start.startswith(_PICKLES) or (start.startswith(b"PK") and b".pkl" in start):
         raise ArchiveError(f"{path.name} is a pickle, which can run code and is never read: use safetensors")
-    return _graph_file(path) if start.lstrip().startswith(b"{") else _dataset(path)
+    return _json_file(path) if start.lstrip().startswith(b"{") else _dataset(path)
 
 
 # -- graphs --------------------------------------------------------------------------------------
@@ -129,13 +136,54 @@ def _start(path: Path) -> bytes:
         return file.read(_START_BYTES)
 
 
-def _graph_file(path: Path) -> Inspection:
+def _json_file(path: Path) -> Inspection:
     size = path.stat().st_size
+    if size > _MAX_JSON_BYTES:
+        raise GraphFormatError(f"JSON of {size} bytes, limit {_MAX_JSON_BYTES}")
+    text = path.read_bytes()
+    other = _tokenizer(text, size) or _certificate(text, size)
+    if other is not None:
+        return other
     if size > _MAX_GRAPH_BYTES:
         raise GraphFormatError(f"graph of {size} bytes, limit {_MAX_GRAPH_BYTES}")
-    graph = load_graph(path.read_bytes())
+    graph = load_graph(text)
     runs = "cyxwiz check, train, submit, code"
     return Inspection("graph", size, runs, {"epochs": graph.training.epochs}, summary_of(graph))
+
+
+def _tokenizer(text: bytes, size: int) -> Inspection | None:
+    """Of a tokenizer.json, as Hugging Face's tokenizers write it; None for any other JSON."""
+    try:
+        found = msgspec.json.decode(text, type=_TokenizerFile)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    facts = {
+        "algorithm": found.model.type,
+        "tokens": len(found.model.vocab),
+        "added": len(found.added_tokens),
+    }
+    return Inspection("tokenizer", size, "cyxwiz serve, beside its model or with --tokenizer", facts)
+
+
+def _certificate(text: bytes, size: int) -> Inspection | None:
+    """Of an export that was compared; None for any other JSON."""
+    try:
+        found = msgspec.json.decode(text, type=Certificate)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    told = ("format", "about", "runtime", "verdict", "max_difference", "file_blake3", "model_blake3")
+    facts = {name: getattr(found, name) for name in told}
+    return Inspection("parity certificate", size, "it tells of the file whose hash it names", facts)
+
+
+class _TokenizerModel(msgspec.Struct):
+    vocab: dict[str, Any] | list[Any]
+    type: str = "unknown"
+
+
+class _TokenizerFile(msgspec.Struct):
+    model: _TokenizerModel
+    added_tokens: list[Any] = []
 
 
 def _embedded(text: object) -> GraphSummary | None:
@@ -281,7 +329,10 @@ def _dataset(path: Path) -> Inspection:
 
 def _folder(path: Path) -> Inspection:
     if not is_model_folder(path):
-        return _dataset(path)
+        try:
+            return _dataset(path)
+        except DatasetError as error:
+            return _several(path, error)
     found = read_model_folder(path)
     tensors = tuple(tensor for header in found.headers.values() for tensor in _tensors(header))
     config = {key: value for key, value in found.config.items() if isinstance(value, str | int | float)}
@@ -290,6 +341,27 @@ def _folder(path: Path) -> Inspection:
         facts["architectures"] = architectures
     runs = "cyxwiz import --graph GRAPH, by the names of its weights"
     return Inspection("model folder", _size(path), runs, facts, None, tensors, config)
+
+
+def _several(path: Path, no_data: DatasetError) -> Inspection:
+    """A folder that is neither a model nor data as a whole.
+
+    Raises DatasetError if none of its files is either, ArchiveError if they are pickles.
+    """
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    parts: dict[str, Inspection | str] = {}
+    for file in files[:MAX_PARTS]:
+        try:
+            parts[file.name] = inspect(file)
+        except BackendError as error:
+            parts[file.name] = str(error)
+    if not any(isinstance(part, Inspection) for part in parts.values()):
+        pickles = [reason for reason in parts.values() if "is a pickle" in str(reason)]
+        raise ArchiveError(str(pickles[0])) if pickles else no_data
+    served = [file for file in files[:MAX_PARTS] if sniff(file) in _SERVED]
+    runs = "cyxwiz serve FOLDER" if len(served) == 1 else "each of its files by itself"
+    facts = {"files": len(files)} | ({"looked_at": MAX_PARTS} if len(files) > MAX_PARTS else {})
+    return Inspection("folder", _size(path), runs, facts, parts=parts)
 
 
 def _size(path: Path) -> int:

@@ -33,6 +33,7 @@ from engine_app.show import open_story, print_json
 from p2p.datadir import write_atomic
 
 NO_SIZES: Mapping[str, int] = {}
+_IMPORTED = (ModelFormat.ONNX, ModelFormat.SAFETENSORS, ModelFormat.GGUF)
 _GRAPH_FILE, _ONE_FILE = "graph.json", "model.bin"
 
 
@@ -111,13 +112,20 @@ def _files_of(source: Path) -> dict[str, Path]:
     if not source.exists():
         raise CommandError(f"there is no file {source}")
     if not source.is_dir():
-        if sniff(source) not in (ModelFormat.ONNX, ModelFormat.SAFETENSORS, ModelFormat.GGUF):
+        if sniff(source) not in _IMPORTED:
             raise CommandError(
                 f"{source.name} is no ONNX, safetensors or GGUF; cyxwiz inspect says what it is"
             )
         return {_ONE_FILE: source}
     if not is_model_folder(source):
-        raise CommandError(f"{source.name} is a folder without model.safetensors or its index")
+        found = sorted(file for file in source.iterdir() if sniff(file) in _IMPORTED)
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found[:8]) or "none"
+            raise CommandError(
+                f"{source.name} is a folder without model.safetensors or its index: one ONNX, safetensors or "
+                f"GGUF is expected in it, found {names}"
+            )
+        return {_ONE_FILE: found[0]}
     return {f"weights-{n}.safetensors": path for n, path in enumerate(read_model_folder(source).headers)}
 
 

@@ -23,9 +23,17 @@ def inspect_file(path: Path, as_json: bool) -> None:
         known = path.name in str(error)
         raise CommandError(str(error) if known else f"{path.name}: {error}") from error
     if as_json:
-        print_json({"path": str(path), **asdict(found), "parameters": found.parameters})
+        print_json({"path": str(path), **_for_programs(found)})
     else:
         _print(path, found)
+
+
+def _for_programs(found: Inspection) -> dict[str, Any]:
+    parts = {
+        name: _for_programs(part) if isinstance(part, Inspection) else {"error": part}
+        for name, part in found.parts.items()
+    }
+    return {**asdict(found), "parameters": found.parameters, "parts": parts}
 
 
 def _print(path: Path, found: Inspection) -> None:
@@ -39,6 +47,15 @@ def _print(path: Path, found: Inspection) -> None:
         _line("metadata", f"{key} = {_text(value)}")
     if found.tensors:
         _print_tensors(found)
+    if found.parts:
+        print_table(("file", "bytes", "what it is"), map(_row, found.parts.items()))
+
+
+def _row(part: tuple[str, Inspection | str]) -> tuple[str, str, str]:
+    name, found = part
+    if isinstance(found, str):
+        return name, "", found
+    return name, f"{found.size_bytes:,}", f"{found.kind}: {found.runs_in}"
 
 
 def _print_graph(graph: GraphSummary) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from msgspec import to_builtins
 
+from backend.formats.model_folder import is_model_folder
 from backend.formats.sniff import ModelFormat, sniff
 from backend.serving.keys import make_key
 from backend.serving.messages import ApiKey, RuntimeOptions, ServerLimits
@@ -208,13 +209,15 @@ def find_model(path: Path, tokenizer: Path | None) -> tuple[Path, Path | None]:
         found = sorted(file for file in path.iterdir() if file.is_file() and sniff(file) in _SERVED)
         if len(found) != 1:
             names = ", ".join(file.name for file in found) or "none"
-            raise CommandError(f"{path}: one model is expected in a folder, found {names}")
+            weights = "; cyxwiz import makes one of its weights" if is_model_folder(path) else ""
+            raise CommandError(f"{path}: one model is expected in a folder, found {names}{weights}")
         beside = path / _TOKENIZER
         return found[0], tokenizer or (beside if beside.is_file() else None)
     kind = sniff(path)
     if kind not in _SERVED:
         served = ", ".join(each.value for each in _SERVED)
-        raise CommandError(f"{path.name} is {kind.value}, served are {served}")
+        weights = "; cyxwiz import makes a .cyxmodel of it" if kind is ModelFormat.SAFETENSORS else ""
+        raise CommandError(f"{path.name} is {kind.value}, served are {served}{weights}")
     return path, tokenizer if kind is ModelFormat.ONNX else None
 
 

@@ -211,7 +211,10 @@ class _Check:
         name = self._text(tensor, 8)
         what = f"tensor {name[:80]!r}, {where}"
         if 13 in tensor or self._int(tensor, 14):
-            raise ArchiveError(f"{what}: its data is in another file, allowed is only data in the model")
+            raise ArchiveError(
+                f"{what}: its data is in another file, allowed is only data in the model, where "
+                "onnx.save(onnx.load(FILE), NEW_FILE) puts it"
+            )
         if 3 in tensor:
             raise ArchiveError(f"{what}: is one segment of several, allowed are whole tensors")
         dtype, item_bytes = schema.ELEMENT_TYPES.get(self._int(tensor, 2), ("", 0))

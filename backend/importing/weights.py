@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from backend.compiler import compile_graph
 from backend.errors import ModelImportError
@@ -15,11 +16,12 @@ from backend.formats.tensors import Array, load_tensor
 from backend.graph import Graph
 
 _SHOWN = 8
-_HALF_OF_A_FLOAT = 16
+_NARROW = {"BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+"""Kinds of numbers that numpy does not have."""
 
 
 def load_weights(paths: Iterable[Path]) -> dict[str, Array]:
-    """All tensors of safetensors files, bfloat16 as float32. Raises ArchiveError, ModelImportError."""
+    """All tensors of safetensors files, narrow floats as float32. Raises ArchiveError, ModelImportError."""
     found: dict[str, Array] = {}
     for path in paths:
         header = read_header(path)
@@ -32,13 +34,14 @@ def load_weights(paths: Iterable[Path]) -> dict[str, Array]:
 
 def _load(path: Path, header: TensorHeader, name: str) -> Array:
     info = header.tensors[name]
+    narrow = _NARROW.get(info.dtype)
+    if narrow is not None:
+        held = np.fromfile(path, np.uint8, info.end - info.begin, offset=header.data_at + info.begin)
+        widened: Array = torch.from_numpy(held).view(narrow).float().numpy()
+        return widened.reshape(info.shape)
     if info.dtype.startswith("F8"):
-        raise ModelImportError(f"tensor {name!r} is {info.dtype}, which is not converted")
-    if info.dtype != "BF16":
-        return load_tensor(path, header, name)
-    halves = np.fromfile(path, "<u2", (info.end - info.begin) // 2, offset=header.data_at + info.begin)
-    upper = halves.astype(np.uint32) << _HALF_OF_A_FLOAT
-    return upper.view(np.float32).reshape(info.shape)
+        raise ModelImportError(f"tensor {name!r} is {info.dtype}, converted are {', '.join(_NARROW)}")
+    return load_tensor(path, header, name)
 
 
 def fitted(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:

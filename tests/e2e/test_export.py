@@ -179,6 +179,12 @@ def test_a_model_folder_is_taken_over_by_the_names_of_its_weights(tmp_path: Path
     assert f"{len(model.weights)} tensors by name" in out
     found = read_cyxmodel(back).weights
     assert all(np.array_equal(found[name], values) for name, values in model.weights.items())
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")  # the only model in a folder
+    process = start(tmp_path, *words)
+    assert process.communicate(timeout=MOST_S)[0] == out
+    (folder / "more.safetensors").write_bytes(pack_tensors(model.weights))
+    process = start(tmp_path, *words)
+    assert "found more.safetensors, weights.safetensors" in process.communicate(timeout=MOST_S)[1]
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

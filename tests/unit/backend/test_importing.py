@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from fuzz.hostile_models import ONNX_REFUSED
 from onnx import TensorProto, helper, numpy_helper
 
@@ -421,17 +422,17 @@ def test_weights_of_other_widths_fit_a_graph_by_name(tmp_path: Path) -> None:
     assert np.array_equal(found["conv.weight"], halves["conv.weight"].astype(np.float32))
 
 
-def test_bfloat16_is_read_as_it_is_meant(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float16", "float64"])
+def test_numbers_of_any_width_are_read_as_they_are_meant(tmp_path: Path, kind: str) -> None:
+    from safetensors.torch import save_file
+
     from backend.importing.weights import load_weights
 
-    values = np.array([1.0, -2.5, 3e30], np.float32)
-    names, header = pack_header({"w": (np.dtype(np.uint16), (3,))})
-    data = header.replace(b'"U16"', b'"BF16"')
-    data = (len(data) - 8).to_bytes(8, "little") + data[8:]
-    (tmp_path / "w").write_bytes(data + (values.view(np.uint32) >> 16).astype("<u2").tobytes())
-    found = load_weights([tmp_path / "w"])["w"]
-    assert names == ["w"]
-    assert np.allclose(found, values, rtol=2**-8)
+    values = torch.tensor([[1.0, -2.5], [0.0, 448.0]]).to(getattr(torch, kind))
+    save_file({"w": values, "scalar": values[0, 1].clone()}, tmp_path / "w")
+    found = load_weights([tmp_path / "w"])
+    assert found["w"].tolist() == values.double().tolist()
+    assert (found["scalar"].shape, found["scalar"].tolist()) == ((), -2.5)
 
 
 @pytest.mark.parametrize(

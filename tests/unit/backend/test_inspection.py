@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from fuzz.hostile_models import CORPUS, GGUF_GOOD, ONNX_GOOD
@@ -18,7 +19,7 @@ from backend.exporting.messages import Export, ExportOptions
 from backend.facts import DataNotes
 from backend.formats.cyxmodel import read_cyxmodel, write_cyxmodel
 from backend.formats.tensors import pack_header, pack_tensors
-from backend.inspection import inspect
+from backend.inspection import MAX_PARTS, inspect
 from backend.reports import Metrics
 from backend.serialize import dump_graph
 from tests.unit.backend.model_files import image_model, save
@@ -101,6 +102,52 @@ def test_a_model_folder_is_one_model(tmp_path: Path) -> None:
     assert found.facts["architectures"] == ["LlamaForCausalLM"]
     assert found.metadata["hidden_size"] == 4
     assert {(tensor.name, tensor.dtype) for tensor in found.tensors} == {("one", "F32"), ("two", "BF16")}
+
+
+def test_a_folder_tells_of_each_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "several"
+    folder.mkdir()
+    save(folder / "m.cyxmodel", image_model())
+    (folder / "m.onnx").write_bytes(ONNX_GOOD["matmul"])
+    (folder / "m.pt").write_bytes(b"\x80\x04\x95nothing good")
+    (folder / ".hidden").write_bytes(b"")
+    (folder / "inner").mkdir()
+    tokenizer = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}, "added_tokens": []}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    _, certificate = export_model(Export("m.cyxmodel", ExportOptions("cyxmodel")), folder, lambda stage: None)
+    (folder / "export.cyxmodel").unlink()
+    (folder / "m.certificate.json").write_bytes(msgspec.json.encode(certificate))
+    found = inspect(folder)
+    kinds = {
+        name: part
+        if isinstance(part, str)
+        else (part.kind, part.size_bytes == (folder / name).stat().st_size)
+        for name, part in found.parts.items()
+    }
+    assert "pickle" in str(kinds.pop("m.pt"))
+    assert kinds == {
+        "m.cyxmodel": ("CyxWiz model", True),
+        "m.onnx": ("ONNX model", True),
+        "m.certificate.json": ("parity certificate", True),
+        "tokenizer.json": ("tokenizer", True),
+    }
+    assert found.runs_in == "each of its files by itself"
+    (folder / "m.cyxmodel").unlink()
+    assert inspect(folder).runs_in == "cyxwiz serve FOLDER"
+
+
+def test_of_a_large_folder_so_many_files_are_looked_at(tmp_path: Path) -> None:
+    for number in range(MAX_PARTS + 1):
+        (tmp_path / f"{number:03}.onnx").write_bytes(ONNX_GOOD["matmul"])
+    found = inspect(tmp_path)
+    assert (len(found.parts), found.facts["files"], found.facts["looked_at"]) == (64, 65, 64)
+
+
+def test_a_folder_of_pickles_is_refused_as_a_pickle_is(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04\x95nothing good")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ArchiveError, match=r"pytorch_model.bin is a pickle"):
+        inspect(tmp_path)
 
 
 @pytest.mark.parametrize(

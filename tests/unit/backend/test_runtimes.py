@@ -70,7 +70,7 @@ def external() -> Any:
 
 def test_what_could_reach_beyond_its_file_never_gets_to_onnxruntime(tmp_path: Path) -> None:
     add = helper.make_node("Add", ["x", "w"], ["y"])
-    with pytest.raises(ArchiveError, match="its data is in another file"):
+    with pytest.raises(ArchiveError, match=r"its data is in another file.*onnx.save\(onnx.load"):
         load_model(onnx_file(tmp_path / "m", [add], weights=[external()]), "cpu")
     custom = helper.make_node("Evil", ["x"], ["y"], domain="com.evil")
     with pytest.raises(ArchiveError, match="evil"):
