@@ -16,3 +16,8 @@ def brief(text: str, most_lines: int = 40, characters: int = 2000) -> str:
     """As ``plain``, with its lines, cut so that it can be drawn: its end, where errors say what they are."""
     kept = plain(text[-characters:], lines=True)[-characters:].split("\n")[-most_lines:]
     return "\n".join(kept)
+
+
+def sentence(text: str) -> str:
+    """As it stands alone, and not behind a name."""
+    return text[:1].upper() + text[1:]

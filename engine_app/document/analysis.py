@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from backend.catalogue.record import Counts, TensorType, described
+from backend.catalogue.record import Counts, TensorType
 from backend.diagnostics import RemoveLink, ends_of
 from backend.facts import DataFacts
 from backend.graph import Graph, Node, model_nodes
@@ -42,9 +42,9 @@ class Analysis:
         return self.inside(path).nodes.get(node_id)
 
     def shape_text(self, node_id: str, port: str, path: tuple[str, ...] = ()) -> str:
-        """``(3, 32, 32)``; empty where nothing is known."""
+        """``3×32×32``; empty where nothing is known."""
         found = self.inside(path).output(node_id, port)
-        return described(found.shape) if isinstance(found, TensorType) else ""
+        return "×".join(map(str, found.shape)) or "1" if isinstance(found, TensorType) else ""
 
     def problems_at(self, path: tuple[str, ...]) -> dict[str, Severity]:
         """The worst of every node that is open, with what is inside it."""

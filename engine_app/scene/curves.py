@@ -12,8 +12,9 @@ from engine_app.scene.snapshot import Floats
 SHORTEST_PULL, LONGEST_PULL = 32.0, 240.0
 LONG, LEVEL, BOW = 560.0, 96.0, 170.0
 """A link past others in its row goes below them, by three quarters of the bow."""
-BACK, APART, TURN = 240.0, 130.0, 44.0
-"""One that goes back so far, to a row so far away, turns between the two rows, with this radius."""
+BACK, APART, TURN, LANE = 240.0, 130.0, 44.0, 96.0
+"""One that goes back so far, to a row so far away, turns with this radius. Its way back lies half-way between
+the two rows, or so far before the second: beside its row, and not behind nodes of one between them."""
 
 
 def curve_points(starts: Floats, ends: Floats, segments: int) -> Floats:
@@ -46,16 +47,25 @@ def controls(starts: Floats, ends: Floats) -> Floats:
 
 
 def _turned(starts: Floats, ends: Floats, segments: int) -> Floats:
-    """Half an ellipse, a straight way back between the rows, and half an ellipse again."""
+    """Down at the side with round corners, a straight way back beside the row, and down again."""
     t = np.linspace(0, 1, segments + 1, dtype=np.float32)
     first, last = np.clip(t / 0.3, 0, 1), np.clip((t - 0.7) / 0.3, 0, 1)
     middle = np.clip((t - 0.3) / 0.4, 0, 1)
     bulge = TURN * (np.sin(np.pi * first) * (t < 0.3) - np.sin(np.pi * last) * (t > 0.7))
-    down = (1 - np.cos(np.pi * first)) / 4 + (1 - np.cos(np.pi * last)) / 4
+    whole = ends[:, 1:] - starts[:, 1:]
+    lane = whole - np.sign(whole) * np.minimum(np.abs(whole) / 2, LANE)
     x = starts[:, :1] + (ends[:, :1] - starts[:, :1]) * middle + bulge
-    y = starts[:, 1:] + (ends[:, 1:] - starts[:, 1:]) * down
+    y = starts[:, 1:] + _corners(first, lane) + _corners(last, whole - lane)
     points: Floats = np.stack([x, y], -1).astype(np.float32)
     return points
+
+
+def _corners(share: Floats, height: Floats) -> Floats:
+    """How far down at each share of the way: round by a quarter, straight, round by a quarter."""
+    radius = np.sign(height) * np.minimum(np.abs(height) / 2, TURN)
+    angle = np.pi * share
+    down: Floats = np.where(share < 0.5, radius * (1 - np.cos(angle)), height - radius * (1 + np.cos(angle)))
+    return down
 
 
 @cache

@@ -34,12 +34,12 @@ from engine_app.scene.snapshot import CATEGORIES, KINDS, Card, Floats, Snapshot
 from engine_app.scene.text import TextLayout
 from engine_app.ui.theme import Colour, Palette, faded, mixed
 
-SHADED, PORTS, TITLES, DETAILS = 0.22, 0.3, 0.28, 0.6
+SHADED, PORTS, TITLES, GIST, DETAILS = 0.22, 0.3, 0.28, 0.42, 0.6
 """Zooms, in pixels of a dp."""
 RADIUS, DOT = 10.0, 6.0
 TITLE_SIZE, TEXT_SIZE, GROUP_SIZE = 14.0, 12.0, 16.0
-LARGEST_TITLE, SMALLEST_TEXT = 26.0, 9.5
-"""Titles grow as the view goes away, as far as their bar allows, to be no smaller than this many dp."""
+LARGEST_TITLE, LARGEST_GIST, LARGEST_TEXT, SMALLEST_TEXT = 26.0, 22.0, 15.0, 9.5
+"""Words grow as the view goes away, as far as their place allows, to be no smaller than this many dp."""
 LINK_WIDTH = 3.0
 FINE, COARSE = 28, 10
 """Segments of a link."""
@@ -251,37 +251,56 @@ def _texts(picture: Picture, number: int, corners: Floats) -> Floats:
     strength = 1.0 if card.mode is Mode.NORMAL else 0.6
     strong, muted = faded(palette.text, strength), faded(palette.muted, strength)
     wrong = int(scene.problems[number])
-    size = min(max(TITLE_SIZE, SMALLEST_TEXT / picture.zoom), LARGEST_TITLE)
+    size = _grown(TITLE_SIZE, LARGEST_TITLE, picture.zoom)
     title = text.fitted(card.title, (card.width - (66 if wrong else 36)) / size, bold=True)
     parts = [glyphs(title, x + 28, y + HEADER / 2 - 0.62 * size, size, strong)]
     if wrong:
         mark = text.line("!", bold=True)
         ink = palette.on_danger if wrong > 1 else palette.canvas
         parts.append(glyphs(mark, x + card.width - 18 - mark.width * 6.5, y + 10, 13, ink))
-    if picture.zoom >= DETAILS and not card.collapsed:
-        parts += _details(text, card, x, y, scene.footers[number], strong, muted)
+    if picture.zoom >= GIST and not card.collapsed:
+        footer = scene.footers[number]
+        if card.mode is not Mode.NORMAL:
+            footer = {Mode.BYPASSED: "bypassed", Mode.MUTED: "muted"}[card.mode]
+        if picture.zoom >= DETAILS:
+            size = _grown(TEXT_SIZE, LARGEST_TEXT, picture.zoom)
+            parts += _details(text, card, (x, y), footer, size, strong, muted)
+        else:
+            size = _grown(TEXT_SIZE, LARGEST_GIST, picture.zoom)
+            line = text.fitted(footer or card.summary, (card.width - 28) / size)
+            middle = y + (card.height + HEADER) / 2 - 0.62 * size
+            parts.append(glyphs(line, x + 14, middle, size, muted))
     return joined(parts, GLYPH_FLOATS)
 
 
+def _grown(size: float, largest: float, zoom: float) -> float:
+    return min(max(size, SMALLEST_TEXT / zoom), largest)
+
+
 def _details(
-    text: TextLayout, card: Card, x: float, y: float, footer: str, strong: Colour, muted: Colour
+    text: TextLayout,
+    card: Card,
+    at: tuple[float, float],
+    footer: str,
+    size: float,
+    strong: Colour,
+    muted: Colour,
 ) -> list[Floats]:
-    parts = []
+    parts, (x, y), above = [], at, size * 2 / 3
     rows = zip((*card.ports.inputs, *card.ports.outputs), card.offsets, strict=True)
     for place, (port, (dx, dy)) in enumerate(rows):
         if port.name in PLAIN_NAMES:
             continue
-        line = text.fitted(port.name, card.width / 2 / TEXT_SIZE)
-        left = 14.0 if place < len(card.ports.inputs) else dx - 14 - line.width * TEXT_SIZE
-        parts.append(glyphs(line, x + left, y + dy - 8, TEXT_SIZE, muted))
+        line = text.fitted(port.name, card.width / 2 / size)
+        left = 14.0 if place < len(card.ports.inputs) else dx - 14 - line.width * size
+        parts.append(glyphs(line, x + left, y + dy - above, size, muted))
     first = card.ports.inputs[0].name if card.ports.inputs else "input"
     if card.summary and first in PLAIN_NAMES:
         room = card.width - (100 if len(card.ports.outputs) > 1 else 32)
-        line = text.fitted(card.summary, max(room, 90) / TEXT_SIZE)
-        parts.append(glyphs(line, x + 14, y + HEADER + ROW / 2 - 8, TEXT_SIZE, strong))
-    note = footer if card.mode is Mode.NORMAL else {Mode.BYPASSED: "bypassed", Mode.MUTED: "muted"}[card.mode]
-    line = text.fitted(note, (card.width - 28) / TEXT_SIZE)
-    parts.append(glyphs(line, x + 14, y + card.height - FOOTER + 6, TEXT_SIZE, muted))
+        line = text.fitted(card.summary, max(room, 90) / size)
+        parts.append(glyphs(line, x + 14, y + HEADER + ROW / 2 - above, size, strong))
+    line = text.fitted(footer, (card.width - 28) / size)
+    parts.append(glyphs(line, x + 14, y + card.height - FOOTER / 2 - above, size, muted))
     return parts
 
 

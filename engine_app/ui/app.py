@@ -31,7 +31,7 @@ from engine_app.ui.keys import shortcut
 from engine_app.ui.loop import Tasks
 from engine_app.ui.panels.build import BuildPage, show_problems
 from engine_app.ui.panels.pick_file import FilePicker, ask_path
-from engine_app.ui.panels.settings import SettingsPage, shortcut_sheet
+from engine_app.ui.panels.settings import SettingsPage, open_shortcuts
 from engine_app.ui.settings import Settings, load_settings, save_settings
 from engine_app.ui.theme import PALETTES, Look
 from engine_app.ui.trainer import Trainer
@@ -473,7 +473,7 @@ class EngineApp(App):
         return True
 
     def _show_shortcuts(self) -> None:
-        self.host.open("Keyboard", shortcut_sheet(self.context), wide=520)
+        open_shortcuts(self.context)
 
     def _start_tour(self) -> None:
         import msgspec

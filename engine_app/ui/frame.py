@@ -100,15 +100,21 @@ class TopBar(BoxLayout):
         self.add_widget(self._redo)
         self._problems = PushButton(look, "No problems", show_problems, Kind.QUIET, "check")
         self._errors = PushButton(look, "", show_problems, Kind.QUIET, "warning")
-        self._place = Row(look, size_hint_x=None, pos_hint={"center_y": 0.5})
+        self._place = Row(look, size_hint_x=None, width=0, pos_hint={"center_y": 0.5})
         self._place.bind(minimum_width=self._place.setter("width"))
         self.add_widget(self._place)
-        self.add_widget(PushButton(look, "Train", lambda: act.show_page("train"), Kind.PRIMARY, "play"))
+        self._train = PushButton(look, "Train", lambda: act.show_page("train"), Kind.PRIMARY, "play")
+        self.add_widget(self._train)
         self._stop = desk.listen(self.refresh)
         self.refresh()
 
     def close(self) -> None:
         self._stop()
+
+    def stand_over(self, page: str) -> None:
+        """The page on which one trains has a button of its own that begins."""
+        if (self._train.parent is None) != (page == "train"):
+            (self.remove_widget if page == "train" else self.add_widget)(self._train)
 
     @property
     def problems_button(self) -> Widget:
@@ -135,6 +141,7 @@ def framed(context: Context, is_wide: bool, page: str, content: Widget, bar: Top
     look = context.look
     surface = look.palette.surface
     navigation = Still(Navigation(look, is_wide, page, context.act.show_page), surface)
+    bar.stand_over(page)
     inner = BoxLayout(orientation="vertical")
     for part in (Still(bar, surface), Line(look), content):
         inner.add_widget(part)

@@ -76,7 +76,7 @@ def _rows(look: Look) -> Card:
     card = _card(look, "Rows")
     for category, colour in list(look.palette.categories.items())[:5]:
         card.add_widget(ListRow(look, category.value, "What it does, in a line", mark=colour, figure="12"))
-    chosen = ListRow(look, "Chosen", icon="check", figure="(1, 8, 8)")
+    chosen = ListRow(look, "Chosen", icon="check", figure="1 × 8 × 8")
     chosen.choose(True)
     card.add_widget(chosen)
     return card

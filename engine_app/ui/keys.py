@@ -87,55 +87,63 @@ BINDINGS = (
     Binding("help", "F1", F1),
 )
 NUDGED = "Move what is selected a little"
-WORDS = {
-    "undo": "Undo",
-    "redo": "Redo",
-    "save": "Save",
-    "save_as": "Save under another name",
-    "open": "Open",
-    "new": "Begin another graph",
-    "add": "Add a node",
-    "search_here": "Add a node at the pointer",
-    "dissolve": "Remove, and keep the link",
-    "select_all": "Select all",
-    "select_none": "Select nothing",
-    "copy": "Copy",
-    "cut": "Cut",
-    "paste": "Paste",
-    "duplicate": "Duplicate",
-    "group": "Frame as a group",
-    "bypass": "Bypass",
-    "mute": "Mute",
-    "rename": "Change the title",
-    "nudge_left": NUDGED,
-    "nudge_right": NUDGED,
-    "nudge_up": NUDGED,
-    "nudge_down": NUDGED,
-    "collapse": "Collapse",
-    "subgraph": "Put into a subgraph",
-    "arrange": "Arrange",
-    "select_mode": "Select by dragging",
-    "cut_mode": "Cut links by dragging",
-    "fit": "Show all",
-    "fit_selected": "Show what is selected",
-    "zoom_in": "Closer",
-    "zoom_out": "Farther",
-    "menu": "Menu of what is selected",
-    "previous": "Select the node before",
-    "next": "Select the node after",
-    "train": "Train",
-    "cancel": "Call off, or close what is on top",
-    "help": "This list",
+SECTIONS: dict[str, dict[str, str]] = {
+    "Graph": {
+        "add": "Add a node",
+        "search_here": "Add a node at the pointer",
+        "dissolve": "Remove, and keep the link",
+        "undo": "Undo",
+        "redo": "Redo",
+        "new": "Begin another graph",
+        "open": "Open",
+        "save": "Save",
+        "save_as": "Save under another name",
+        "train": "Train",
+    },
+    "View and tools": {
+        "fit": "Show all",
+        "fit_selected": "Show what is selected",
+        "zoom_in": "Closer",
+        "zoom_out": "Farther",
+        "select_mode": "Select by dragging",
+        "cut_mode": "Cut links by dragging",
+        "cancel": "Call off, or close what is on top",
+        "help": "This list",
+    },
+    "Selection": {
+        "select_all": "Select all",
+        "select_none": "Select nothing",
+        "previous": "Select the node before",
+        "next": "Select the node after",
+        "nudge_left": NUDGED,
+        "nudge_right": NUDGED,
+        "nudge_up": NUDGED,
+        "nudge_down": NUDGED,
+        "menu": "Menu of what is selected",
+    },
+    "Nodes": {
+        "copy": "Copy",
+        "cut": "Cut",
+        "paste": "Paste",
+        "duplicate": "Duplicate",
+        "rename": "Change the title",
+        "bypass": "Bypass",
+        "mute": "Mute",
+        "collapse": "Collapse",
+        "group": "Frame as a group",
+        "subgraph": "Put into a subgraph",
+        "arrange": "Arrange",
+    },
 }
 ELSEWHERE = (
     ("Enter in a search", "Add what is found first"),
     ("Double tap", "Add a node; open a subgraph; change a title"),
-    ("Long press, right click", "Menu"),
+    ("Long press, Right click", "Menu"),
     ("Shift drag", "Select with a box"),
     ("Alt drag", "Select with a lasso; of a node: copy it"),
-    ("Ctrl drag, right drag", "Cut links"),
-    ("Middle drag, two fingers", "Move the view"),
-    ("Wheel, pinch", "Closer and farther"),
+    ("Ctrl drag, Right drag", "Cut links"),
+    ("Middle drag, Two fingers", "Move the view"),
+    ("Wheel, Pinch", "Closer and farther"),
 )
 _BY_KEY = {(each.code, each.modifiers): each.name for each in BINDINGS}
 
@@ -148,11 +156,14 @@ def shortcut(code: int, text: str, modifiers: list[str]) -> str | None:
     return _BY_KEY.get((code, frozenset(pressed)))
 
 
-def sheet() -> list[tuple[str, str]]:
-    """All keys of each meaning, and the meaning in words; then what a search, fingers and mouse do."""
-    keys: dict[str, list[str]] = {}
-    for each in BINDINGS:
-        shown = keys.setdefault(WORDS[each.name], [])
-        if each.keys not in shown:
-            shown.append(each.keys)
-    return [(", ".join(shown), words) for words, shown in keys.items()] + list(ELSEWHERE)
+def sheet() -> dict[str, list[tuple[str, str]]]:
+    """By section: all keys of each meaning, and the meaning in words; then what fingers and mouse do."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for title, named in SECTIONS.items():
+        keys: dict[str, list[str]] = {words: [] for words in named.values()}
+        for each in BINDINGS:
+            shown = keys.get(named.get(each.name, ""), [])
+            if each.keys not in shown:
+                shown.append(each.keys)
+        found[title] = [(", ".join(shown), words) for words, shown in keys.items()]
+    return found | {"Fingers and mouse": list(ELSEWHERE)}

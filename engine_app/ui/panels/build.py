@@ -46,7 +46,7 @@ class BuildPage(BoxLayout):
             bar.add_widget(PushButton(look, "Add a node", self.show_palette, icon="add"))
             bar.add_widget(Gap(look))
             bar.add_widget(PushButton(look, "List", self.show_list, Kind.QUIET, "list"))
-            bar.add_widget(PushButton(look, "Details", self._show_selected, Kind.QUIET, "info"))
+            bar.add_widget(PushButton(look, "Details", self._show_inspector, Kind.QUIET, "info"))
             for part in (self.bench, Line(look), bar):
                 self.add_widget(part)
 
@@ -73,6 +73,8 @@ class BuildPage(BoxLayout):
                 "An empty graph",
                 "Add a node, or begin with an example that trains in seconds.",
                 PushButton(self._context.look, "Open the digits example", example, Kind.PRIMARY),
+                PushButton(self._context.look, "Open a file", self._context.act.ask_open, Kind.QUIET),
+                sign="build",
             )
             self._invitation.pos_hint = {"center_x": 0.5, "center_y": 0.55}
             self.bench.add_widget(self._invitation)
@@ -103,7 +105,7 @@ class BuildPage(BoxLayout):
     def tap(self, node_id: str) -> None:
         self._context.desk.select(node_id)
         if not self._is_wide:
-            self._show_inspector(node_id)
+            self._show_inspector()
 
     def show_training(self, traces: Mapping[str, Trace], speed: float | None) -> None:
         """On the canvas; of what is open, where that is inside a node."""
@@ -125,10 +127,6 @@ class BuildPage(BoxLayout):
         """A shortcut of the canvas; False for one that it does not have."""
         return self.bench.command(name)
 
-    def _show_selected(self) -> None:
-        """Of the selected node, or of the graph."""
-        self._show_inspector(self._context.desk.selected or "The graph")
-
     def show_list(self) -> None:
         """All nodes as a list, for fingers and readers of screens."""
 
@@ -139,9 +137,10 @@ class BuildPage(BoxLayout):
         outline = OutlinePanel(self._context, tapped)
         self._context.host.open("Nodes", outline, side=True, fills=True, gone=outline.close)
 
-    def _show_inspector(self, title: str) -> None:
+    def _show_inspector(self) -> None:
+        """Of the selected node, or of the graph."""
         inspector = InspectorPanel(self._context)
-        self._context.host.open(title, inspector, side=True, fills=True, gone=inspector.close)
+        self._context.host.open("Details", inspector, side=True, fills=True, gone=inspector.close)
 
 
 def show_problems(context: Context) -> None:

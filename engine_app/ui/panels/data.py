@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kivy.graphics import Color, Rectangle
+from kivy.graphics import Color, Rectangle, SmoothRoundedRectangle
 from kivy.graphics.texture import Texture
 from kivy.uix.widget import Widget
 
@@ -176,11 +176,11 @@ class Bar(Row):
 
     def __init__(self, look: Look, name: str, number: int, share: float) -> None:
         super().__init__(look)
-        self.add_widget(Text(look, name, theme.SMALL, lines=1, size_hint_x=0.8))
+        self.add_widget(Text(look, name, theme.SMALL, lines=1, size_hint_x=0.45))
         place = Widget()
         with place.canvas:
             Color(*look.palette.plots[0])
-            bar = Rectangle()
+            bar = SmoothRoundedRectangle(radius=[look.px(2)])
 
         def follow(*_: Any) -> None:
             bar.pos = (place.x, place.y + place.height / 2 - look.px(4))
@@ -190,7 +190,7 @@ class Bar(Row):
         self.add_widget(place)
         self.add_widget(
             Text(
-                look, f"{number:,}", theme.SMALL, look.palette.muted, align="right", lines=1, size_hint_x=0.6
+                look, f"{number:,}", theme.SMALL, look.palette.muted, align="right", lines=1, size_hint_x=0.25
             )
         )
 

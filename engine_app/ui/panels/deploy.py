@@ -47,13 +47,13 @@ class DeployPage(BoxLayout):
         self._tiles: Tiles | None = None
         self.try_it: TryIt | None = None
         self._list = Card(look, gap=theme.HALF)
-        self._told = Column(look, gap=theme.HALF)
+        self._told = Column(look, gap=theme.STEP)
         self._tried = ""
         self._detail = Column(look, gap=theme.LARGE)
         self._try = Column(look, gap=0)
         left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
         right = flow_of(look, self._detail, self._try) if is_wide else left
-        head = Column(look, gap=0)
+        head = Column(look, gap=theme.MEDIUM)
         for part in (self._list, self._told):
             head.add_widget(part)
         left.add_widget(head)
@@ -152,7 +152,7 @@ class DeployPage(BoxLayout):
         if one is None:
             text = "Train a model or pick a file, and deploy it. It runs in a closed worker of its own."
             if self._is_wide:
-                detail.add_widget(empty_state(look, "Nothing is deployed", text))
+                detail.add_widget(empty_state(look, "Nothing is deployed", text, sign="deploy"))
             return
         card = Card(look, gap=theme.MEDIUM)
         head = Row(look)
@@ -212,7 +212,10 @@ class DeployPage(BoxLayout):
         if model is None:
             text = "Another program of this data folder holds the connection: ask the model there."
             look = self._context.look
-            self._try.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
+            card = Card(look, gap=theme.MEDIUM)
+            card.add_widget(Text(look, "Try it", theme.HEADING))
+            card.add_widget(Text(look, text, colour=look.palette.muted))
+            self._try.add_widget(card)
             return
         self.try_it = TryIt(self._context, Tryout(model, self._context.tasks), self._is_wide)
         self._try.add_widget(self.try_it)

@@ -20,6 +20,8 @@ from engine_app.ui.widgets.box import Column, Gap, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton, Segments, Toggle
 from engine_app.ui.widgets.facts import CopyRow, ProgressLine, beside, labelled
 from engine_app.ui.widgets.fields import TextField
+from engine_app.ui.widgets.overlays import Foot
+from engine_app.ui.widgets.scroll import scroll_of
 
 
 class About(NamedTuple):
@@ -44,20 +46,22 @@ class ExportSheet(Column):
     def __init__(self, context: Context, exporter: Exporter, data: str) -> None:
         """``data``: what was chosen to train on, to compare answers on; may be empty."""
         look = context.look
-        super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
+        super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.STEP))
         self._context, self._exporter, self._data = context, exporter, data
         self._format, self._tensor_type = FORMATS[0], "f32"
         self._on_data, self._inside = bool(data), False
         self._wrong = ""
         self._drawn: dict[str, Any] = {}
-        parts = ("model", "formats", "options", "run", "result")
+        parts = ("model", "formats", "options", "result")
         self._parts = {name: Column(look, gap=theme.STEP) for name in parts}
+        self.foot = self._parts["run"] = Foot(look)
         self._target = TextField(look, "", check=folder_problem)
         for name in ("model", "formats", "options"):
             self.add_widget(self._parts[name])
         self.add_widget(labelled(look, "Write it to", self._target))
-        for name in ("run", "result"):
-            self.add_widget(self._parts[name])
+        self.add_widget(self._parts["result"])
+        self._reveals = False
+        self.bind(height=self._follow)
         self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)
         self._stop = exporter.listen(self._soon)
         self.refresh()
@@ -81,6 +85,13 @@ class ExportSheet(Column):
                 self._drawn[name] = found
                 self._parts[name].clear_widgets()
                 getattr(self, f"_show_{name}")(self._parts[name])
+                self._reveals = name == "result" and exporter.done is not None
+
+    def _follow(self, *_: Any) -> None:
+        """Shows what came of an export, which may be below what can be seen."""
+        scroll = scroll_of(self)
+        if self._reveals and scroll is not None:
+            scroll.scroll_by(self.height)
 
     @property
     def _refused(self) -> tuple[Any, ...]:
@@ -255,4 +266,5 @@ class ExportSheet(Column):
 
 def open_export(context: Context, exporter: Exporter, data: str) -> None:
     sheet = ExportSheet(context, exporter, data)
-    context.host.open("Export a model", sheet, side=not context.host.is_wide, wide=640, gone=sheet.close)
+    is_below = not context.host.is_wide
+    context.host.open("Export a model", sheet, side=is_below, wide=640, foot=sheet.foot, gone=sheet.close)

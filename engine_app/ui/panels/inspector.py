@@ -16,6 +16,7 @@ from backend.catalogue import Parameter
 from backend.catalogue.parameter import ParameterType
 from backend.graph import JsonValue, Node
 from backend.shapes import node_type
+from engine_app.plain import sentence
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.panels.tuning import TuningControl, has_weights
@@ -30,7 +31,7 @@ from engine_app.ui.parameters import (
 )
 from engine_app.ui.widgets.box import Column, Gap, Line, Panel, Row, Text
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments, Toggle
-from engine_app.ui.widgets.facts import FactList
+from engine_app.ui.widgets.facts import FactList, Notice
 from engine_app.ui.widgets.fields import Choice, RangeSlider, Stepper, TextField, doubled
 from engine_app.ui.widgets.scroll import Scroll
 
@@ -280,12 +281,11 @@ def fill_problems(context: Context, column: Column, node_id: str | None = None) 
     found = desk.analysis.diagnostics if node_id is None else desk.problems_of(node_id)
     for problem in found[:100]:
         is_error = problem.severity.value == "error"
-        colour = look.palette.danger if is_error else look.palette.warning
-        column.add_widget(Text(look, problem.text, theme.SMALL, colour))
+        column.add_widget(Notice(look, sentence(problem.text), is_error))
         if problem.fix is not None:
             fix = problem.fix
-            row = Row(look)
-            text = fix.text[:1].upper() + fix.text[1:]
+            row = Row(look, pad=(20 + theme.STEP, 0, 0, 0))
+            text = sentence(fix.text)
             button = PushButton(
                 look,
                 text if len(text) < 36 else "Fix it",

@@ -10,7 +10,7 @@ from typing import Any
 from kivy.clock import Clock
 from kivy.uix.boxlayout import BoxLayout
 
-from engine_app.plain import brief, plain
+from engine_app.plain import brief, plain, sentence
 from engine_app.show import paid
 from engine_app.ui import theme
 from engine_app.ui.context import Context
@@ -171,7 +171,7 @@ class JobsPage(BoxLayout):
         card.add_widget(Text(look, "Jobs", theme.HEADING))
         if not self._trainings:
             text = "What you submit is trained by a peer and paid segment by segment. Its story appears here."
-            card.add_widget(empty_state(look, "No jobs yet", text))
+            card.add_widget(empty_state(look, "No jobs yet", text, sign="jobs"))
         every = self._trainings[:MAX_JOBS]
         shown = every if self._shows_all else every[:NEWEST]
         shown += [job for job in every if job["job_id"] == self._chosen and job not in shown]
@@ -179,9 +179,10 @@ class JobsPage(BoxLayout):
             row = ListRow(
                 look,
                 plain(job["name"]),
-                _sentence(progress_of(job)),
+                _worded(progress_of(job)),
                 partial(self.choose, job["job_id"]),
-                icon="check" if job["result"] else "error" if job["state"] == "failed" else "jobs",
+                mark=state_colour(look, job),
+                icon=icon_of(job),
                 figure="unpaid" if job["unpaid"] else format_tokens(paid(job)),
             )
             row.choose(job["job_id"] == self._chosen)
@@ -210,7 +211,7 @@ class JobsPage(BoxLayout):
         card = Card(look, gap=theme.STEP)
         head, names = Row(look), Column(look, gap=0)
         names.add_widget(Text(look, plain(job["name"]), theme.HEADING, lines=1))
-        names.add_widget(StateText(look, _sentence(plain(progress_of(job))), state_colour(look, job)))
+        names.add_widget(StateText(look, _worded(plain(progress_of(job))), state_colour(look, job)))
         head.add_widget(names)
         for button in self._buttons(job):
             head.add_widget(button)
@@ -218,8 +219,9 @@ class JobsPage(BoxLayout):
         if job["text"]:
             card.add_widget(Text(look, brief(job["text"]), theme.SMALL, look.palette.muted))
         card.add_widget(FactList(look, facts_of(job)))
-        for line in self._lines:
-            card.add_widget(Text(look, plain(line), theme.SMALL, look.palette.muted))
+        if self._lines:
+            card.add_widget(Line(look))
+            card.add_widget(FactList(look, map(story_line, self._lines)))
         detail.add_widget(card)
         detail.add_widget(self._curves)
 
@@ -273,8 +275,26 @@ def progress_of(job: dict[str, Any]) -> str:
     return f"{job['state']}{paused}, {job['segments_done']} of {job['segments']} segments"
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].replace("_", " ")
+def story_line(line: str) -> tuple[str, str]:
+    """The state, and what happened in it."""
+    state, _, text = plain(line).partition("  ")
+    return (_worded(state), text.strip()) if text else ("", state)
+
+
+def icon_of(job: dict[str, Any]) -> str:
+    if job["result"]:
+        return "check"
+    if job["state"] in ("failed", "expired"):
+        return "error"
+    if job["state"] in OVER:
+        return "stop"
+    if job["state"] == "running":
+        return "pause" if job["paused"] else "play"
+    return "warning" if job["state"] == "waiting_for_user" else "jobs"
+
+
+def _worded(text: str) -> str:
+    return sentence(text.replace("_", " "))
 
 
 def state_colour(look: Look, job: dict[str, Any]) -> Colour:

@@ -19,6 +19,7 @@ from engine_app.ui.widgets.box import Column, Row, Text
 from engine_app.ui.widgets.buttons import Kind, PushButton, Segments
 from engine_app.ui.widgets.facts import ProgressLine, labelled
 from engine_app.ui.widgets.fields import Stepper, TextField
+from engine_app.ui.widgets.overlays import Foot
 
 MISSING = (("refuse", "Refuse"), ("drop", "Drop the row"), ("fill", "Fill in the mean"))
 TASKS = (("auto", "Automatic"), ("classification", "Classes"), ("regression", "Numbers"))
@@ -46,7 +47,7 @@ class ReadSheet(Column):
         done: Callable[[str], Any],
     ) -> None:
         look = context.look
-        super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
+        super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.STEP))
         self._context, self._converter = context, converter
         self._source, self._done = source, done
         self._values: dict[str, Any] = {"missing": given.missing.value, "task": given.task.value}
@@ -65,8 +66,7 @@ class ReadSheet(Column):
             self._add_images(given)
         if found.arrays:
             self._add_path("labels", "File of labels", given.labels, "For arrays and IDX files")
-        self._go = Column(look, gap=theme.STEP)
-        self.add_widget(self._go)
+        self.foot = Foot(look)
         self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)
         self._stop = converter.listen(self._soon)
         self.refresh()
@@ -162,7 +162,7 @@ class ReadSheet(Column):
         )
 
     def refresh(self) -> None:
-        look, converter, part = self._context.look, self._converter, self._go
+        look, converter, part = self._context.look, self._converter, self.foot
         part.clear_widgets()
         for problem in filter(None, (self._wrong, converter.problem)):
             part.add_widget(Text(look, brief(problem), colour=look.palette.danger))
@@ -224,4 +224,5 @@ def open_read(context: Context, converter: Converter, source: str, done: Done) -
     path, options = converter.origins.get(source, (Path(source), ReadOptions()))
     sheet = ReadSheet(context, converter, path, options, done)
     host = context.host
-    host.open("How to read the data", sheet, side=not host.is_wide, wide=600, gone=sheet.close)
+    is_below = not host.is_wide
+    host.open("How to read the data", sheet, side=is_below, wide=600, foot=sheet.foot, gone=sheet.close)

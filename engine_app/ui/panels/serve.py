@@ -26,6 +26,7 @@ from engine_app.ui.widgets.box import Column, Row, Text
 from engine_app.ui.widgets.buttons import Kind, PushButton, Segments
 from engine_app.ui.widgets.facts import CopyRow, beside, labelled
 from engine_app.ui.widgets.fields import Choice, Stepper, TextField
+from engine_app.ui.widgets.overlays import Foot
 
 ENDINGS = (".cyxmodel", ".onnx", ".gguf")
 HERE, EVERYWHERE = "127.0.0.1", "0.0.0.0"
@@ -38,7 +39,7 @@ class ServeSheet(Column):
     ) -> None:
         """``elsewhere``: called where the user would rather have it at a peer."""
         look = context.look
-        super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
+        super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.STEP))
         self.elsewhere = elsewhere
         self.add_widget(labelled(look, "It runs on", Segments(look, WHERE, "here", elsewhere)))
         self._context, self._servers = context, servers
@@ -49,10 +50,11 @@ class ServeSheet(Column):
         devices = local_devices()
         self._device = Choice(look, devices[0], devices, lambda value: None)
         self._port = TextField(look, str(free_port(HERE) or ""), check=self._port_problem)
-        parts = ("model", "options", "where", "key", "go")
+        parts = ("model", "options", "where", "key")
         self._parts = {name: Column(look, gap=theme.STEP) for name in parts}
         for part in self._parts.values():
             self.add_widget(part)
+        self.foot = self._parts["go"] = Foot(look)
         self._show_where()
         for name in ("model", "options", "key", "go"):
             self._show(name)
@@ -240,4 +242,5 @@ def open_deploy(
         sheet = PeerSheet(context, network, model, elsewhere)
     else:
         sheet = ServeSheet(context, servers, model, elsewhere)
-    host.open("Deploy a model", sheet, side=not host.is_wide, wide=600, gone=sheet.close)
+    is_below = not host.is_wide
+    host.open("Deploy a model", sheet, side=is_below, wide=600, foot=sheet.foot, gone=sheet.close)

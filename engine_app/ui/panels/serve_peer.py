@@ -24,6 +24,7 @@ from engine_app.ui.widgets.box import Column, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton, Segments
 from engine_app.ui.widgets.facts import labelled, show_order
 from engine_app.ui.widgets.fields import Stepper, TextField
+from engine_app.ui.widgets.overlays import Foot
 from p2p.pricing import format_tokens, parse_tokens, price_of
 
 ENDINGS = (".cyxmodel", ".onnx", ".gguf")
@@ -39,7 +40,7 @@ class PeerSheet(Column):
     ) -> None:
         """``elsewhere``: called where the user would rather have it on this machine."""
         look = context.look
-        super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
+        super().__init__(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.STEP))
         self._context, self._network = context, network
         self.model: Path | None = None
         self._file: Path | None = None
@@ -55,15 +56,15 @@ class PeerSheet(Column):
         self._budget.input.bind(focus=self._wrote_budget)
         where = Segments(look, WHERE, "peer", elsewhere)
         self.add_widget(labelled(look, "It runs on", where))
-        parts = ("model", "peers", "cost", "go")
+        parts = ("model", "peers", "cost")
         self._parts = {name: Column(look, gap=theme.STEP) for name in parts}
+        self.foot = self._parts["go"] = Foot(look)
         row = Row(look, gap=theme.LARGE)
         row.add_widget(labelled(look, "Minutes", self._minutes))
         row.add_widget(labelled(look, "Replicas", self._replicas))
         for part in (self._parts["model"], self._parts["peers"], row):
             self.add_widget(part)
-        for name in ("cost", "go"):
-            self.add_widget(self._parts[name])
+        self.add_widget(self._parts["cost"])
         self._soon = Clock.create_trigger(lambda _dt: self.refresh(), -1)
         self._stop = network.listen(self._soon)
         self.refresh()

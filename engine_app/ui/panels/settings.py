@@ -8,7 +8,8 @@ from kivy.uix.boxlayout import BoxLayout
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.keys import sheet
-from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text, flow_of, page_title
+from engine_app.ui.theme import Look
+from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text, flow_of, page_title, paint, width_of
 from engine_app.ui.widgets.buttons import PushButton, Segments
 from engine_app.ui.widgets.facts import FactList
 from engine_app.ui.widgets.scroll import Scroll
@@ -65,12 +66,33 @@ def _card(context: Context, title: str) -> Card:
     return card
 
 
-def shortcut_sheet(context: Context) -> Column:
-    look = context.look
-    column = Column(look, gap=theme.STEP, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
-    for keys, meaning in sheet():
-        row = Row(look)
-        row.add_widget(Text(look, meaning, lines=1))
-        row.add_widget(Text(look, keys, theme.MONO, look.palette.muted, align="right", lines=1))
-        column.add_widget(row)
-    return column
+def open_shortcuts(context: Context) -> None:
+    """In two columns where they fit."""
+    look, host = context.look, context.host
+    columns = [Column(look, gap=theme.HUGE, pos_hint={"top": 1}) for _ in range(2 if host.is_wide else 1)]
+    lengths = [0 for _ in columns]
+    for title, rows in sheet().items():
+        section = Column(look, gap=theme.HALF)
+        section.add_widget(Text(look, title.upper(), theme.LABEL, look.palette.muted))
+        for keys, meaning in rows:
+            row = Row(look)
+            row.add_widget(Text(look, meaning, lines=1))
+            for combination in keys.split(", "):
+                row.add_widget(KeyCap(look, combination))
+            section.add_widget(row)
+        shortest = lengths.index(min(lengths))
+        lengths[shortest] += len(rows)
+        columns[shortest].add_widget(section)
+    body = Row(look, gap=40, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
+    for column in columns:
+        body.add_widget(column)
+    host.open("Keyboard, fingers and mouse", body, wide=520 * len(columns))
+
+
+class KeyCap(Text):
+    """Keys that are pressed together."""
+
+    def __init__(self, look: Look, keys: str) -> None:
+        wide = width_of(look, keys, theme.MONO) + 2 * look.px(theme.STEP)
+        super().__init__(look, keys, theme.MONO, align="center", lines=1, size_hint_x=None, width=wide)
+        paint(self, look.palette.raised, look.px(theme.HALF), look.palette.line)

@@ -6,16 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kivy.core.clipboard import Clipboard
 from kivy.uix.boxlayout import BoxLayout
 
-from engine_app.plain import plain
+from engine_app.plain import plain, sentence
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.panels.pick_file import FilePicker, ask_path
 from engine_app.ui.purse import Purse
 from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text, flow_of, page_title
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
+from engine_app.ui.widgets.facts import CopyRow, labelled
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.scroll import Scroll
 from engine_app.wallets import LAMPORTS_PER_SOL
@@ -98,17 +98,14 @@ class WalletPage(BoxLayout):
         card.add_widget(Text(look, amount, theme.TITLE))
         fees = f"{purse.lamports / LAMPORTS_PER_SOL:g} SOL for fees" if purse.units is not None else ""
         card.add_widget(Text(look, fees, theme.SMALL, look.palette.muted))
-        card.add_widget(Text(look, purse.address, theme.MONO))
+        card.add_widget(labelled(look, "Address", CopyRow(look, purse.address, "the address")))
         row = Row(look)
-        row.add_widget(PushButton(look, "Refresh", purse.refresh, Kind.PRIMARY, "reset"))
-        row.add_widget(PushButton(look, "Copy address", self._copy))
-        row.add_widget(Gap(look))
-        card.add_widget(row)
-        row = Row(look)
+        row.add_widget(PushButton(look, "Refresh", purse.refresh, icon="reset"))
         row.add_widget(PushButton(look, "Back up", self._ask_back_up, icon="download"))
         if purse.is_embedded:
             drop = partial(purse.airdrop, parse_tokens(AIRDROP))
-            row.add_widget(PushButton(look, f"Get {AIRDROP} test tokens", drop))
+            kind = Kind.PLAIN if purse.units else Kind.PRIMARY
+            row.add_widget(PushButton(look, f"Get {AIRDROP} test tokens", drop, kind))
         row.add_widget(Gap(look))
         card.add_widget(row)
         card = self._card("History", self._second)
@@ -116,15 +113,20 @@ class WalletPage(BoxLayout):
         if not purse.history:
             card.add_widget(Text(look, "Nothing was paid or received yet.", colour=look.palette.muted))
         for entry in purse.history:
-            sign = "+" if entry.change > 0 else ""
-            failed = entry.error is not None
-            text = plain(entry.error) if entry.error else f"balance {format_tokens(entry.balance)}"
+            text, icon, colour = f"Balance {format_tokens(entry.balance)}", "export", look.palette.muted
+            amount = f"−{format_tokens(-entry.change)}"
+            if entry.error is not None:
+                text, icon, colour = sentence(plain(entry.error)), "error", look.palette.danger
+                amount = "Failed"
+            elif entry.change > 0:
+                amount, icon, colour = f"+{format_tokens(entry.change)}", "download", look.palette.success
             card.add_widget(
                 ListRow(
                     look,
-                    f"{sign}{format_tokens(entry.change)}",
+                    amount,
                     text,
-                    icon="error" if failed else "download" if entry.change > 0 else "export",
+                    mark=colour,
+                    icon=icon,
                     figure=f"{entry.signature[:12]}...",
                     tip=entry.signature,
                 )
@@ -135,10 +137,6 @@ class WalletPage(BoxLayout):
         card.add_widget(Text(self._context.look, title, theme.HEADING))
         (column or self._column).add_widget(card)
         return card
-
-    def _copy(self) -> None:
-        Clipboard.copy(self._purse.address)
-        self._context.host.toast("Copied")
 
     def _ask_back_up(self) -> None:
         ask_path(

@@ -27,7 +27,7 @@ from engine_app.document.edits import (
     SetFrame,
 )
 from engine_app.document.errors import EditError
-from engine_app.document.templates import TEMPLATES
+from engine_app.document.templates import Template
 from engine_app.document.view import Mode, frames_of, title_of
 from engine_app.document.wiring import find
 from engine_app.plain import plain
@@ -37,6 +37,7 @@ from engine_app.ui import theme
 from engine_app.ui.canvas import CanvasActions, GraphCanvas
 from engine_app.ui.context import Context
 from engine_app.ui.panels import menus
+from engine_app.ui.panels.patterns import open_patterns
 from engine_app.ui.widgets.box import Column, Row, paint
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.fields import TextField
@@ -242,13 +243,10 @@ class Workbench(FloatLayout):
         return menu
 
     def offer_patterns(self, place: tuple[float, float]) -> None:
-        names = [each.name for each in TEMPLATES]
+        def take(template: Template) -> None:
+            self._paste(with_fresh_ids(self.canvas_widget.wiring, template.graph(), place))
 
-        def take(name: str) -> None:
-            piece = TEMPLATES[names.index(name)].graph()
-            self._paste(with_fresh_ids(self.canvas_widget.wiring, piece, place))
-
-        self._context.host.choose_from(names, "", take, "Add a pattern")
+        open_patterns(self._context, take)
 
     def edit_text(self, wanted: tools.EditFrame | tools.EditTitle) -> None:
         """Of a group or note, or the title of a node."""

@@ -16,6 +16,7 @@ from kivy.uix.widget import Widget
 
 from engine_app.ui import theme
 from engine_app.ui.theme import BODY, Colour, Look, TextStyle
+from engine_app.ui.widgets.icons import Icon
 
 
 class Text(Label):
@@ -202,9 +203,14 @@ def page_title(look: Look, text: str) -> Text:
     return title
 
 
-def empty_state(look: Look, heading: str, text: str, *actions: Widget) -> Column:
-    """What stands where there is nothing yet, and what to do about it."""
+def empty_state(look: Look, heading: str, text: str, *actions: Widget, sign: str = "") -> Column:
+    """What stands where there is nothing yet, and what to do about it; ``sign``: an icon above."""
     column = Column(look, gap=theme.STEP, pad=theme.HUGE)
+    if sign:
+        place = Widget(size_hint_y=None, height=look.px(theme.TOUCH))
+        icon = Icon(place.canvas, sign, look.px(40), look.palette.border)
+        place.bind(pos=lambda *_: icon.move(place.x + place.width / 2, place.y + place.height / 2))
+        column.add_widget(place)
     column.add_widget(Text(look, heading, theme.HEADING, align="center"))
     column.add_widget(Text(look, text, theme.BODY, look.palette.muted, align="center"))
     for action in actions:

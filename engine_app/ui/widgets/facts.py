@@ -17,6 +17,7 @@ from engine_app.ui.theme import Colour, Look
 from engine_app.ui.widgets.box import Column, Row, Text, paint
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.focus import host_of
+from engine_app.ui.widgets.icons import Icon
 
 
 def labelled(look: Look, title: str, *parts: Widget, note: str = "") -> Column:
@@ -53,6 +54,19 @@ def show_order(look: Look, part: Column, problem: str, busy: str, call_off: Call
         row.add_widget(Text(look, text, theme.SMALL, look.palette.muted, pos_hint={"center_y": 0.5}))
         row.add_widget(PushButton(look, "Call off", call_off, Kind.QUIET, "stop"))
         part.add_widget(row)
+
+
+class Notice(Row):
+    """What is wrong, or may be: a sign of it before the words."""
+
+    def __init__(self, look: Look, text: str, is_error: bool) -> None:
+        super().__init__(look)
+        name, colour = ("error", look.palette.danger) if is_error else ("warning", look.palette.warning)
+        sign = Widget(size_hint=(None, None), size=(look.px(20), look.px(22)), pos_hint={"top": 1})
+        icon = Icon(sign.canvas, name, look.px(18), colour)
+        sign.bind(pos=lambda *_: icon.move(sign.x + sign.width / 2, sign.y + sign.height / 2))
+        self.add_widget(sign)
+        self.add_widget(Text(look, text, theme.BODY, pos_hint={"top": 1}))
 
 
 class FactList(Column):
@@ -158,7 +172,7 @@ class ShareBar(BoxLayout):
         super().__init__(size_hint_y=None, height=look.px(28), spacing=look.px(theme.STEP))
         style = theme.STRONG if is_best else theme.BODY
         self.name = name
-        self.add_widget(Text(look, name, style, lines=1, size_hint_x=0.7, pos_hint={"center_y": 0.5}))
+        self.add_widget(Text(look, name, style, lines=1, size_hint_x=0.45, pos_hint={"center_y": 0.5}))
         place = Widget()
         with place.canvas:
             Color(*look.palette.pressed)

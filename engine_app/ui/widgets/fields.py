@@ -132,6 +132,7 @@ class TextField(Column):
         self._taken = text
         if not self.input.focus:
             self.input.text = text
+            self.input.scroll_x = 0  # a shorter text would lie beside the view of a longer one
             self._judge()
 
     def _on_text(self, *_: Any) -> None:
@@ -164,14 +165,14 @@ def paint_field(look: Look, widget: Any) -> Color:
     """Border and ground of a field; gives the border's colour."""
     edge = Color(*look.palette.border)
     outer = SmoothRoundedRectangle(radius=[look.px(theme.RADIUS)])
-    inner = SmoothRoundedRectangle(radius=[look.px(theme.RADIUS - 1.5)])
+    inner = SmoothRoundedRectangle(radius=[look.px(theme.RADIUS - 1)])
     ground = InstructionGroup()
     for instruction in (edge, outer, Color(*look.palette.surface), inner):
         ground.add(instruction)
     widget.canvas.before.insert(0, ground)  # Kivy's text has the last colour that is set before it
 
     def follow(*_: Any) -> None:
-        thick = look.px(1.5)
+        thick = max(1.0, look.px(1))
         outer.pos, outer.size = widget.pos, widget.size
         inner.pos = (widget.x + thick, widget.y + thick)
         inner.size = (widget.width - 2 * thick, widget.height - 2 * thick)

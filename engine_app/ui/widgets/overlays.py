@@ -30,8 +30,18 @@ WIDE_FROM = 1000.0
 """Windows at least so many dp wide have their panels at the side."""
 
 
+WIDEST_BELOW = 840.0
+"""Sheets at the bottom, in dp: as wide as a tablet that stands."""
 NARROW_LIFT = 208.0
-"""Where messages are in a narrow window: above its bars and the canvas's tools."""
+WIDE_LIFT = 80.0
+"""Where messages are: above the canvas's tools, and in a narrow window above its bars too."""
+
+
+class Foot(Column):
+    """What stays in sight below a sheet whose body scrolls."""
+
+    def __init__(self, look: Look) -> None:
+        super().__init__(look, pad=(theme.LARGE, theme.MEDIUM, theme.LARGE, theme.LARGE))
 
 
 class Sheet(FloatLayout):
@@ -46,6 +56,7 @@ class Sheet(FloatLayout):
         place: str,
         wide: float,
         fills: bool,
+        foot: Widget | None,
     ) -> None:
         super().__init__()
         self._gone = gone
@@ -72,6 +83,12 @@ class Sheet(FloatLayout):
             self._scroll = Scroll(look, body, size_hint_y=None)
             self.box.add_widget(self._scroll)
             body.bind(height=lambda *_: self._arrange())
+        self._foot = foot
+        if foot is not None:
+            self.box.add_widget(foot)
+            foot.bind(height=lambda *_: self._arrange())
+        if place == "bottom":
+            self.box.padding = [0, 0, 0, look.px(theme.RADIUS_LARGE)]
         self.add_widget(self.box)
         self.bind(size=lambda *_: self._arrange(), pos=lambda *_: self._arrange())
 
@@ -85,23 +102,24 @@ class Sheet(FloatLayout):
             return
         px = self._look.px
         margin = px(theme.STEP)
-        head = px(theme.TOUCH + theme.MEDIUM)
-        most = self.height * (0.72 if self._place == "bottom" else 0.95) - head
-        self.box.width = min(self.width - 2 * margin, self._wide)
-        if self._place == "bottom":
-            self.box.width = min(self.width - 2 * margin, px(720))
+        is_bottom = self._place == "bottom"
+        fixed = px(theme.TOUCH + theme.MEDIUM) + (self._foot.height if self._foot is not None else 0)
+        most = self.height * (0.72 if is_bottom else 0.95) - fixed
+        room, widest = (self.width, px(WIDEST_BELOW)) if is_bottom else (self.width - 2 * margin, self._wide)
+        self.box.width = min(room, widest)
         content = most if self._fills else min(most, self.body.height)
         if self._scroll is not None:
             self._scroll.height = content
         else:
             self.body.size_hint_y, self.body.height = None, content
-        self.box.height = head + content
+        below = px(theme.RADIUS_LARGE) if is_bottom else 0  # the lower corners, out of the window
+        self.box.height = fixed + content + below
         x = (
             (self.x + self.width) - self.box.width - margin
             if self._place == "right"
             else (self.x + self.width / 2) - self.box.width / 2
         )
-        y = {"bottom": self.y + margin, "right": (self.y + self.height) - self.box.height - margin}.get(
+        y = {"bottom": self.y - below, "right": (self.y + self.height) - self.box.height - margin}.get(
             self._place, (self.y + self.height / 2) - self.box.height / 2
         )
         self.box.pos = (x, y)
@@ -171,11 +189,15 @@ class Host(FloatLayout):
         side: bool = False,
         wide: float = 440,
         fills: bool = False,
+        foot: Widget | None = None,
         gone: Callable[[], Any] = lambda: None,
     ) -> None:
-        """In the middle; with ``side`` at the right of a wide window and at the bottom of a narrow one."""
+        """In the middle; with ``side`` at the right of a wide window and at the bottom of a narrow one.
+
+        ``foot`` stays in sight below a body that scrolls.
+        """
         place = ("right" if self.is_wide else "bottom") if side else "middle"
-        sheet = Sheet(self.look, title, body, self.close, place, wide, fills)
+        sheet = Sheet(self.look, title, body, self.close, place, wide, fills, foot)
         self._sheets.append((sheet, gone))
         self.ring.clear()
         sheet.opacity = 0
@@ -246,7 +268,7 @@ class Host(FloatLayout):
         """A message that goes by itself; a bad one stays until it is closed or followed by another."""
         self.close_toast()
         look = self.look
-        row = Row(look, pad=(theme.LARGE, theme.HALF, theme.HALF, theme.HALF), size_hint_x=None)
+        row = Row(look, pad=(theme.LARGE, theme.STEP, theme.HALF, theme.STEP), size_hint_x=None)
         row.width = min(self.width - look.px(theme.HUGE), look.px(560))
         paint(
             row,
@@ -270,7 +292,7 @@ class Host(FloatLayout):
         close = IconButton(look, "close", "Close", self.close_toast)
         close.pos_hint = {"center_y": 0.5}
         row.add_widget(close)
-        lift = theme.HUGE if self.is_wide else NARROW_LIFT
+        lift = WIDE_LIFT if self.is_wide else NARROW_LIFT
         row.bind(
             size=lambda *_: setattr(
                 row, "pos", ((self.x + self.width / 2) - row.width / 2, self.y + look.px(lift))

@@ -115,14 +115,14 @@ async def test_beyond_this_machine_a_key_comes_first_and_taken_ports_are_told(
     async with open_window() as (window, driver):
         window.context.act.deploy(model)
         sheet = next(each for each in window.host.walk(restrict=True) if isinstance(each, ServeSheet))
-        await driver.until(lambda: not button(sheet, "Deploy").disabled)
+        await driver.until(lambda: not button(sheet.foot, "Deploy").disabled)
         sheet._set_host("0.0.0.0")
         await driver.frames(8)
-        assert button(sheet, "Deploy").disabled
+        assert button(sheet.foot, "Deploy").disabled
         await driver.tap(button(sheet, "Make a key"))
         await driver.until(lambda: bool(sheet._key))
         await driver.frames(4)
-        assert not button(sheet, "Deploy").disabled
+        assert not button(sheet.foot, "Deploy").disabled
         (kept,) = read_keys(window.context.config.data_dir)
         assert kept.sha256 not in sheet._key and sheet._key.startswith(f"cyx_{kept.id}_")
         sheet._set_host("127.0.0.1")
@@ -221,13 +221,15 @@ async def test_a_model_is_exported_with_its_certificate(open_window: Open, tmp_p
         sheet._choose("safetensors")
         sheet._target.input.text = str(target)
         await driver.frames(8)
-        await driver.tap(button(sheet, "Export"))
+        await driver.tap(button(sheet.foot, "Export"))
         assert exporter.is_busy
         await slowly(driver, lambda: not exporter.is_busy)
         assert exporter.problem == ""
         await driver.frames(4)
         assert await trio.Path(target).is_file()
         assert "The answers are equal, bit for bit" in texts(sheet)
+        end = sheet.to_window(sheet.center_x, sheet.y)
+        assert end[1] >= sheet.foot.top - 2, "what came of it can be seen without scrolling"
         sheet._target.input.text = str(tmp_path / "second.safetensors")
         sheet._start()
         exporter.cancel()
@@ -249,7 +251,7 @@ async def test_a_node_that_a_format_cannot_hold_is_named_and_a_tap_selects_it(
         sheet = next(each for each in window.host.walk(restrict=True) if isinstance(each, ExportSheet))
         sheet._choose("pytorch")
         await driver.frames(8)
-        assert button(sheet, "Export").disabled
+        assert button(sheet.foot, "Export").disabled
         row = next(
             e for e in sheet.walk(restrict=True) if isinstance(e, ListRow) and e.name.startswith("soft ")
         )

@@ -162,11 +162,11 @@ async def test_data_is_read_as_the_user_says_and_what_will_not_do_is_told(
         sheet._fields["target"].input.text = "kind"
         sheet._fields["window"].input.text = "many"
         sheet._start()
-        assert any("will not do" in text for text in texts(sheet)) and not trainer.converter.is_busy
+        assert any("will not do" in text for text in texts(sheet.foot)) and not trainer.converter.is_busy
         sheet._fields["window"].input.text = "0"
         window.host.children[0].to_end()
         await driver.frames(8)
-        await driver.tap(button(sheet, "Read it so"))
+        await driver.tap(button(sheet.foot, "Read it so"))
         await driver.until(lambda: trainer.source.endswith(".safetensors") and trainer.preview is not None)
         assert await trio.Path(trainer.source).is_file()
         assert [entry.name for entry in trainer.preview.description.classes] == ["0", "1", "2"]
@@ -195,7 +195,7 @@ async def test_a_model_is_deployed_at_a_chosen_peer_for_a_known_cost_extended_an
         await driver.tap(segment(window.host.children[0], "A peer"))
         await driver.frames(8)
         sheet = found(window.host, PeerSheet)
-        await driver.until(lambda: not button(sheet, "Deploy").disabled)
+        await driver.until(lambda: not button(sheet.foot, "Deploy").disabled)
         assert "Costs at most 0.9 CYXWIZ" in texts(sheet)  # the dearest peer, an hour
         await driver.tap(found(sheet, ListRow, name="Ryzen 9 7950X, 64 GiB"))
         await driver.tap(found(labelled_as(sheet, "Replicas"), IconButton, tip="More"))
@@ -206,7 +206,7 @@ async def test_a_model_is_deployed_at_a_chosen_peer_for_a_known_cost_extended_an
         views, peer = network.deployments, network.peers[1]["peer_id"]
         session = Answering({"deployments": views})
         network._session = session
-        await driver.tap(button(sheet, "Deploy"))
+        await driver.tap(button(sheet.foot, "Deploy"))
         await driver.until(lambda: "deploy" in dict(session.asked) and not network.busy)
         orders = [words for name, words in session.asked if name == "deploy"]
         assert len(orders) == 2

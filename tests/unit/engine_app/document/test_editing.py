@@ -172,7 +172,7 @@ def test_nodes_are_found_inside_others() -> None:
 def test_analysis_tells_shapes_sizes_and_problems_where_they_are() -> None:
     nested = apply(MLP, MakeSubgraph(("dense", "relu")))
     found = analyse(nested)
-    assert found.shape_text("dense", "output", ("subgraph",)) == "(64)"
+    assert found.shape_text("dense", "output", ("subgraph",)) == "64"
     assert found.counts.parameters == 8 * 64 + 64
     broken = apply(nested, RemoveNodes(("input",)))
     assert set(analyse(broken).problems_at(())) >= {"subgraph"}

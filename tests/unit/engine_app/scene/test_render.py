@@ -11,9 +11,10 @@ from engine_app.document.analysis import analyse
 from engine_app.document.apply import apply
 from engine_app.document.edits import MoveNodes, RemoveNodes
 from engine_app.document.view import Rect, placed
+from engine_app.scene.curves import LANE, TURN, curve_points
 from engine_app.scene.hits import OnLink, OnNode, OnPort, hit
 from engine_app.scene.meshes import ribbon_indices, strips
-from engine_app.scene.render import DETAILS, SHADED, Look, Picture, cover_of, is_covered, moving, still
+from engine_app.scene.render import DETAILS, GIST, SHADED, Look, Picture, cover_of, is_covered, moving, still
 from engine_app.scene.snapshot import Snapshot, SnapshotBuilder, summary_of
 from engine_app.scene.text import Glyph, TextLayout
 from engine_app.scene.view import View
@@ -46,7 +47,7 @@ def many(count: int) -> Graph:
 def test_a_snapshot_tells_where_everything_is() -> None:
     scene = SnapshotBuilder().build(MLP, analyse(MLP))
     assert scene.corners.tolist() == [[0, 0], [300, 0], [600, 0], [900, 0]]
-    assert len(scene.link_nodes) == 3 and scene.footers[1] == "(64)  576"
+    assert len(scene.link_nodes) == 3 and scene.footers[1] == "64  576"
     assert scene.bounds() == Rect(0, 0, 1100, float(scene.sizes[1, 1]))
     dense_out = int(scene.first_port[1]) + 1
     assert scene.port_name(dense_out) == "output" and scene.port_places[dense_out].tolist() == [500, 48]
@@ -86,6 +87,26 @@ def test_less_is_drawn_from_farther_away() -> None:
     assert len(found[0].boxes) > len(found[2].boxes) > len(found[3].boxes) == 0
     assert [len(each.blocks) for each in found[2:]] == [0, len(MLP.nodes)]
     assert found[3].segments < found[0].segments
+
+
+def test_words_of_nodes_stay_readable_as_the_view_goes_away() -> None:
+    scene = SnapshotBuilder().build(MLP, analyse(MLP))
+    for zoom in (1.0, DETAILS, DETAILS - 0.01, GIST):
+        glyphs = still(picture(scene, zoom), ALL).glyphs
+        highs = glyphs[:, 3, 1] - glyphs[:, 0, 1]
+        assert highs[highs != 13].min() * zoom > 8.9, "but for signs of problems, which stay with their badge"
+        titles = sum(len(card.title) for card in scene.cards)
+        assert len(glyphs) > titles, "what comes out of a node is told too"
+
+
+def test_a_link_to_a_row_far_below_goes_back_between_rows_and_not_behind_their_nodes() -> None:
+    starts, ends = np.array([[1000, 40]], np.float32), np.array([[0, 900]], np.float32)
+    for down in (1, -1):
+        points = curve_points(starts * (1, down), ends * (1, down), 28)[0]
+        among = points[(points[:, 0] > 10) & (points[:, 0] < 990)]
+        assert np.allclose(among[:, 1], down * (900 - LANE), atol=0.5)
+        assert points[:, 0].max() <= 1000 + TURN and points[:, 0].min() >= -TURN
+        assert (np.diff(points[:, 1]) * down >= -0.01).all()
 
 
 def test_moving_nodes_and_their_links_are_in_one_mesh_and_not_in_the_other() -> None:

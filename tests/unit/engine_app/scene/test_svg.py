@@ -25,7 +25,7 @@ def test_every_node_link_and_port_is_there_inside_the_picture() -> None:
     words = [element.text for element in root.iter(f"{SVG}text")]
     for node in DIGITS.nodes:
         assert node.type in words
-    assert "(1, 8, 8)" in words  # shapes, as on the canvas
+    assert "1×8×8" in words  # shapes, as on the canvas
     assert len(list(root.iter(f"{SVG}polyline"))) == len(DIGITS.links)
     left, top, width, _ = map(float, root.attrib["viewBox"].split())
     for rect in root.iter(f"{SVG}rect"):
