@@ -19,7 +19,7 @@ from backend.serving.items import answer_items, form_of, is_raw, items_of
 from backend.serving.items import from_json as from_json_items
 from backend.serving.messages import TensorSpec
 from backend.serving.tensor_body import KNOWN, MAX_DIMENSIONS, dtype_name, unpack_body
-from backend.serving.tensors_in import all_fitted, from_json, from_lists, lists_decoder
+from backend.serving.tensors_in import all_fitted, from_body, from_json
 
 NPY = b"application/x-npy"
 SAFETENSORS = b"application/vnd.safetensors"
@@ -145,7 +145,7 @@ def _lists_of(call: Call, spec: TensorSpec | None) -> dict[str, Array] | None:
     if spec is None:
         return None
     try:
-        return {spec.name: from_lists(lists_decoder(spec).decode(call.body).inputs, spec)}
+        return {spec.name: from_body(call.body, spec)}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError):
         return None
 

@@ -345,10 +345,11 @@ class BoundedProtocol(HttpToolsProtocol):
 def _staying(data: bytes) -> bytes:
     """A request that offers another protocol, as curl's and Java's do, without its offer: for the parser a
     body would be that protocol, and be lost."""
-    if b"pgrade" not in data and b"PGRADE" not in data:
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]  # no search through a body, which may be large
+    if b"pgrade" not in head and b"PGRADE" not in head:
         return data
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"ignored", head) + end + rest
+    return _UPGRADE.sub(b"ignored", head) + data[len(head) :]
 
 
 class _Server(uvicorn.Server):
