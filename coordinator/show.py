@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from p2p.plain import plain
 from p2p.pricing import format_tokens
 
 WIDE = 240
@@ -93,9 +94,9 @@ def peers(answer: list[dict[str, Any]]) -> None:
 
 def explain(answer: dict[str, Any]) -> None:
     for line in answer["lines"]:
-        click.echo(line)
+        click.echo(plain(line))
     for entry in answer["rejected"]:
-        click.echo(f"not {entry['peer_id']}: {entry['reason']}")
+        click.echo(plain(f"not {entry['peer_id']}: {entry['reason']}"))
     if answer["payments"]:
         payments(answer["payments"])
 
@@ -117,7 +118,10 @@ def payments(answer: list[dict[str, Any]]) -> None:
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Cells wrap where the terminal is narrow; where there is none, lines are as long as they need."""
+    """Cells wrap where the terminal is narrow; where there is none, lines are as long as they need.
+
+    Peers name their devices and their failures themselves: no control code of theirs gets out.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -126,7 +130,7 @@ def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for name in names:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(value) for value in row))
+        table.add_row(*(escape(plain(value)) for value in row))
     console = Console()
     (console if console.is_terminal else Console(width=WIDE)).print(table)
 

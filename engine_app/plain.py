@@ -1,15 +1,10 @@
-"""Text of strangers on a terminal: peers' words, and names in files, may hold control sequences. Pure."""
+"""Text of strangers, shown: as it is safe (``plain``), and as much as can be drawn. Pure."""
 
 from __future__ import annotations
 
+from p2p.plain import plain
 
-def plain(text: str, *, lines: bool = False) -> str:
-    """With escapes for whatever a terminal would act on; line ends stay where ``lines`` says so."""
-    kept = "\n" if lines else ""
-    return "".join(
-        char if char.isprintable() or char in kept else char.encode("unicode_escape").decode()
-        for char in text
-    )
+__all__ = ["brief", "plain"]
 
 
 def brief(text: str, most_lines: int = 40, characters: int = 2000) -> str:

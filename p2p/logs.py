@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from p2p.plain import plain
+
 _SECRET_NAMES = ("secret", "passphrase", "password", "token", "private_key", "prompt")
 _NOISY = ("libp2p", "multiaddr", "httpx", "httpcore", "httpx2", "async_service", "noise")
 
@@ -25,8 +27,7 @@ def configure_logging(level: str = "info", json: bool = False) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         redact_secrets,
     ]
-    if json:
-        processors.append(structlog.processors.format_exc_info)
+    processors.append(structlog.processors.format_exc_info if json else without_control_codes)
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -49,6 +50,16 @@ def redact_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) 
     for key in event:
         if any(key == name or key.endswith(f"_{name}") for name in _SECRET_NAMES):
             event[key] = "(hidden)"
+    return event
+
+
+def without_control_codes(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """A stranger's text in a line of the log must not be acted on by the terminal that shows it."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = plain(value)
     return event
 
 

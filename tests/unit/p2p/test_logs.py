@@ -29,6 +29,14 @@ def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) 
     assert "code=5" in text
 
 
+def test_what_a_stranger_wrote_moves_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info")
+    structlog.get_logger("test").info("job", text="\x1b]0;title\x07", where="a\nb")
+    text = capsys.readouterr().err
+    assert "\x07" not in text and "\x1b]" not in text and "\\x1b]0;title\\x07" in text
+    assert text.count("\n") == 1
+
+
 def test_an_unknown_level_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'chatty', allowed debug"):
         configure_logging("chatty")
