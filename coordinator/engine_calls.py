@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import trio
 
+from coordinator.answers import as_many_as_fit
 from coordinator.database import Write
 from coordinator.escrows import is_wallet
 from coordinator.job import TALKING, CancelRequested, Cost, Job, JobRevived, JobSubmitted, PeerReported
@@ -127,7 +128,7 @@ async def poll_job(services: Services, caller: PeerId, call: PollJob) -> JobUpda
 
 async def _updates(services: Services, job: Job, after: int) -> JobUpdates:
     store = services.ledger.store
-    updates = await store.read(store.database.updates, job.job_id, after, MAX_UPDATES)
+    updates = as_many_as_fit(await store.read(store.database.updates, job.job_id, after, MAX_UPDATES))
     if not updates:
         return JobUpdates(job.state, (), after)
     return JobUpdates(updates[-1].state, updates, updates[-1].sequence)
@@ -136,7 +137,7 @@ async def _updates(services: Services, job: Job, after: int) -> JobUpdates:
 async def list_jobs(services: Services, caller: PeerId, call: ListJobs) -> JobList:
     store = services.ledger.store
     jobs = await store.read(store.database.jobs, caller, call.limit)
-    return JobList(tuple(summary(job) for job in jobs))
+    return JobList(as_many_as_fit(summary(job) for job in jobs))
 
 
 def summary(job: Job) -> JobSummary:
@@ -213,7 +214,7 @@ async def find_peers(services: Services, caller: PeerId, call: FindPeers) -> Pee
     """Everybody who has such a device at such a price; who is online and best known first."""
     now = services.now()
     fitting = [entry for entry in services.matching.candidates() if _fits(entry, call.requirements)]
-    return Peers(tuple(peer_summaries(fitting, now)[:MAX_PEERS]))
+    return Peers(as_many_as_fit(peer_summaries(fitting, now)[:MAX_PEERS]))
 
 
 def _fits(candidate: Candidate, wanted: Requirements) -> bool:

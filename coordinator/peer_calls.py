@@ -6,6 +6,7 @@ import math
 
 import trio
 
+from coordinator.answers import as_many_as_fit
 from coordinator.database import Write
 from coordinator.job import OfferAccepted, OfferDeclined, ResultReported, WorkFailed, WorkStarted
 from coordinator.services import Services, refusing
@@ -75,7 +76,7 @@ async def _live_orders(services: Services, caller: PeerId, after: int) -> tuple[
     """Without offers that are over."""
     store = services.ledger.store
     orders = await store.read(store.database.orders, caller, after, MAX_ORDERS)
-    return tuple(
+    return as_many_as_fit(
         order
         for order in orders
         if not isinstance(order.order, OfferJob) or services.leases.job_of(order.order.lease) is not None

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -18,8 +19,10 @@ from coordinator.state import replay
 from p2p.chain.escrow_codec import EscrowStatus
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId
-from p2p.jobs import JobState
+from p2p.identity import Identity
+from p2p.jobs import JobState, Requirements
 from p2p.protocols import coordinator as wire
+from p2p.records import sign_record
 from tests.simulation.coordinator.world import CONFIG, GRAPH, Engine, World, now, open_world
 
 pytestmark = pytest.mark.virtual_clock
@@ -280,6 +283,25 @@ async def test_a_user_sees_and_touches_only_what_is_theirs(tmp_path: Path) -> No
         assert "still waiting: no peer is registered" in lines
         await owner.ask(wire.CancelJob(spec.job_id))
     check_invariants(world)
+
+
+async def test_peers_with_records_as_long_as_they_may_be_hide_nobody(tmp_path: Path) -> None:
+    """Together they are more than one answer holds."""
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        peer = await world.start_peer("peer")
+        long = peer.record.devices[0].name.ljust(128, "\U0001f600")
+        assert world.services is not None
+        for number in range(80):
+            stranger = Identity.from_seed(f"stranger {number}".encode().ljust(32))
+            devices = peer.record.devices + (msgspec.structs.replace(peer.record.devices[0], name=long),) * 63
+            addresses = ("\U0001f600" * 256,) * 22
+            record = msgspec.structs.replace(
+                peer.record, peer_id=stranger.peer_id, devices=devices, addresses=addresses
+            )
+            signed = sign_record(record, stranger.sign)
+            world.services.registry.register(stranger.peer_id, signed, now())
+        found = (await engine.once(wire.FindPeers(Requirements()))).peers
+        assert 30 < len(found) < 80 and sum(len(each.record.payload) for each in found) < 4 << 20
 
 
 async def test_a_token_of_a_job_that_moved_on_is_taken_back_at_the_peer_before(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from p2p.session.job import DECODER, ENCODER, Checkpoint, Direct, Event, Grant, 
 from p2p.session.news import NewsKind
 from p2p.session.story import lines_about
 
-PEER, OTHER = "12D3KooWPeerPeerPeer", "12D3KooWOtherOther"
+PEER, OTHER = "12D3KooWPeerPeerPeer", "12D3KooWotherother"
 ADDRESSES = ("/ip4/10.0.0.2/tcp/4001",)
 METRICS = JobMetrics(1, 9, 0, 0.5)
 SEGMENTS = 3

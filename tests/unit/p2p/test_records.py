@@ -66,7 +66,7 @@ def test_a_record_of_another_peer_than_expected_is_refused() -> None:
         ({"expires_at": float("nan")}, "expired|Expected"),
         ({"expires_at": NOW + 2 * 86400}, "expires at 1800172800, 1800086700 at most"),
         ({"sequence": int((NOW + 3600) * 1000)}, "signed at 1800003600, now 1800000000"),
-        ({"peer_id": PeerId("not a peer id at all")}, "no peer id"),
+        ({"peer_id": PeerId("2NoPeerAtASing" * 2)}, "no peer id"),
         ({"devices": ()}, "Expected `array` of length >= 1"),
         ({"price_per_hour": -1}, "Expected `int` >= 0"),
     ],
