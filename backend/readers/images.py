@@ -18,6 +18,8 @@ from backend.formats.tensors import Array
 from backend.readers.source import ReadOptions, Recipe, samples_in_block
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""Whatever a file is called. Pillow knows others, of which EPS starts Ghostscript on what it holds."""
 MAX_PIXELS = 1 << 26
 MAX_IMAGES = 1 << 24
 LOOKED_AT = 64
@@ -146,7 +148,7 @@ def _open(source: Path | BinaryIO, name: str = "") -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source)
+            image = Image.open(source, formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise DatasetError(f"{name} has {image.width}x{image.height} pixels, limit {MAX_PIXELS}")
             image.load()

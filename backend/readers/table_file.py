@@ -16,7 +16,9 @@ from backend.formats.tensors import Array
 
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
 MAX_COLUMNS = 4096
-BATCH_ROWS = 65_536
+BATCH_ROWS = 8_192
+MAX_TEXT_BYTES = 1 << 30
+"""Of one column in one batch: a few kilobytes of Parquet can say megabytes of text for every row."""
 SNIFFED_BYTES = 65_536
 
 
@@ -42,9 +44,11 @@ class Table:
         """Record batches. Raises DatasetError."""
         self._refuse_nested(columns)
         with self._errors():
-            yield from self._dataset.scanner(
+            for batch in self._dataset.scanner(
                 columns=columns, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1
-            ).to_batches()
+            ).to_batches():
+                _check_text(batch)
+                yield batch
 
     def _refuse_nested(self, columns: list[str]) -> None:
         import pyarrow
@@ -74,6 +78,27 @@ class _TableErrors:
             raise DatasetError("tables are read with pyarrow, which is not installed") from error
         if kind is not None and (kind.__module__.startswith("pyarrow") or isinstance(error, OSError)):
             raise DatasetError(f"{self._path.name} cannot be read: {error}") from error
+
+
+def _check_text(batch: Any) -> None:
+    """Raises DatasetError."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        size = _bytes_of(column)
+        if size > MAX_TEXT_BYTES:
+            raise DatasetError(
+                f"column {name!r} holds {size} bytes in {len(column)} rows, limit {MAX_TEXT_BYTES}"
+            )
+
+
+def _bytes_of(column: Any) -> int:
+    """Once each row has its own text: a dictionary holds it once for all of them."""
+    import pyarrow
+    import pyarrow.compute as compute
+
+    if not pyarrow.types.is_dictionary(column.type) or not pyarrow.types.is_string(column.type.value_type):
+        return int(column.nbytes)
+    lengths = compute.binary_length(column.dictionary).cast(pyarrow.int64())
+    return compute.sum(lengths.take(column.indices)).as_py() or 0
 
 
 def mask_of(chosen: Array) -> Any:

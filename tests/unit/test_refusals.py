@@ -62,6 +62,13 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "unit/backend/test_runtimes.py": ("a_lying_gguf_never_gets_to_llama_cpp",),
     },
+    "data files: bombs, programs in images": {
+        "unit/backend/test_readers.py": (
+            "a_dictionary_that_unfolds_to_gigabytes_of_text_is_refused",
+            "an_image_that_claims_a_billion_pixels_is_refused",
+            "a_program_for_a_printer_is_no_image_whatever_its_name",
+        ),
+    },
     "every header parser, fed with damage": {
         "property/backend/test_format_fuzz.py": (
             "damaged_files_break_no_reader",
@@ -99,6 +106,9 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
             "streams_are_counted_over_all_connections_of_a_peer",
             "unread_bytes_are_counted_over_all_connections_of_a_peer",
             "a_message_over_the_programs_limit_costs_its_stream",
+        ),
+        "simulation/coordinator/test_coordinator.py": (
+            "peers_with_records_as_long_as_they_may_be_hide_nobody",
         ),
         "unit/p2p/test_yamux_core.py": ("memory_is_bounded_by_the_limits_whatever_comes",),
         "unit/p2p/test_records.py": (
@@ -139,6 +149,10 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
             "a_large_job_goes_to_a_peer_that_has_proven_something",
             "paying_oneself_next_to_nothing_makes_no_reputation",
         ),
+    },
+    "control codes of strangers on a terminal": {
+        "unit/p2p/test_logs.py": ("what_a_stranger_wrote_moves_no_terminal",),
+        "unit/coordinator/test_show.py": ("what_peers_call_themselves_moves_no_terminal",),
     },
     "prompts and bodies in logs": {
         "e2e/serving/test_serve.py": ("what_was_asked_is_in_no_log",),

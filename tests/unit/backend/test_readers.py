@@ -19,6 +19,7 @@ from backend.datasets import load_dataset
 from backend.errors import DatasetError
 from backend.facts import DataFacts, DataNotes, read_notes
 from backend.readers import ReadOptions, convert, open_source
+from backend.readers.images import decode_pixels
 from backend.readers.source import Missing, Task
 from backend.readers.text import load_tokenizer
 
@@ -187,6 +188,14 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path, out: Path) -> None:
         convert(tmp_path / "t.parquet", out)
 
 
+def test_a_dictionary_that_unfolds_to_gigabytes_of_text_is_refused(tmp_path: Path, out: Path) -> None:
+    long = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2000, pyarrow.int32()), ["x" * (1 << 20)])
+    table = pyarrow.table({"a": long, "y": [0, 1] * 1000})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DatasetError, match="column 'a' holds 2097152000 bytes in 2000 rows, limit"):
+        convert(tmp_path / "t.parquet", out)
+
+
 # -- images ------------------------------------------------------------------------------------
 
 
@@ -230,6 +239,18 @@ def test_what_is_no_image_is_named(tmp_path: Path, out: Path) -> None:
     (tmp_path / "set" / "dog" / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(DatasetError, match=r"broken.png is no image"):
         convert(tmp_path / "set", out)
+
+
+def test_a_program_for_a_printer_is_no_image_whatever_its_name(tmp_path: Path, out: Path) -> None:
+    """Pillow would give it to Ghostscript to run."""
+    draw(tmp_path / "set" / "cat" / "1.png")
+    (tmp_path / "set" / "dog").mkdir()
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 3\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "set" / "dog" / "1.png").write_bytes(program)
+    with pytest.raises(DatasetError, match="cannot identify image file"):
+        convert(tmp_path / "set", out)
+    with pytest.raises(DatasetError, match="cannot identify image file"):
+        decode_pixels(program, (1, 3, 4))
 
 
 def test_an_image_that_claims_a_billion_pixels_is_refused(tmp_path: Path, out: Path) -> None:
@@ -419,8 +440,6 @@ def test_plain_text_becomes_the_next_token_at_each_place(tmp_path: Path, out: Pa
 
 def test_grey_images_of_sixteen_bits_keep_their_shades() -> None:
     from PIL import Image
-
-    from backend.readers.images import decode_pixels
 
     data = io.BytesIO()
     shades = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4096
