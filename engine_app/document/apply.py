@@ -43,9 +43,8 @@ from engine_app.document.edits import (
     SetTuning,
 )
 from engine_app.document.errors import EditError
-from engine_app.document.linking import connected, through
+from engine_app.document.linking import connected, led_past, through
 from engine_app.document.ports import DOT, MAX_WIDTH, MIN_WIDTH, ports_of
-from engine_app.document.subgraphs import bypassing
 from engine_app.document.view import (
     MAX_COORDINATE,
     MAX_FRAMES,
@@ -66,6 +65,7 @@ from engine_app.document.wiring import (
     change_inside,
     change_nodes,
     find,
+    find_all,
     find_link,
     need,
     opened,
@@ -100,9 +100,8 @@ def _apply(wiring: W, edit: Edit) -> W:
         case RemoveNodes(node_ids):
             return _remove(wiring, node_ids)
         case DissolveNodes(node_ids):
-            for node_id in node_ids:
-                wiring = _remove(bypassing(wiring, find(wiring, node_id)), (node_id,))
-            return wiring
+            passed = {node.id: node for node in find_all(wiring, node_ids)}
+            return _remove(replace(wiring, links=tuple(led_past(wiring.links, passed))), passed)
         case Connect():
             return connected(wiring, edit)
         case Disconnect(links):

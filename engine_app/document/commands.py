@@ -34,7 +34,7 @@ from engine_app.document.view import (
     mode_of,
     placed,
 )
-from engine_app.document.wiring import FreshIds, find
+from engine_app.document.wiring import FreshIds, find, find_all
 
 GROUP_MARGIN = 28.0
 GROUP_TITLE = 36.0
@@ -108,20 +108,20 @@ def _connection(wiring: Wiring, node: Node, link: tuple[str, str, bool]) -> Conn
 def duplicate(wiring: Wiring, selected: Iterable[str], dx: float = OFFSET, dy: float = OFFSET) -> Pasted:
     """Copies so far beside the selected nodes."""
     chosen = _some(selected)
-    around = bounds(rect_of(find(wiring, name)) for name in chosen)
+    around = bounds(map(rect_of, find_all(wiring, chosen)))
     at = (around.centre[0] + dx, around.centre[1] + dy) if around else None
     return pasted(wiring, copied(wiring, chosen), at)
 
 
 def nudge(wiring: Wiring, selected: Iterable[str], dx: float, dy: float) -> MoveNodes:
     """The selected nodes a little aside."""
-    rects = {name: rect_of(find(wiring, name)) for name in _some(selected)}
+    rects = {node.id: rect_of(node) for node in find_all(wiring, _some(selected))}
     return MoveNodes({name: (rect.x + dx, rect.y + dy) for name, rect in rects.items()})
 
 
 def group(wiring: Wiring, selected: Iterable[str], title: str = "Group") -> SetFrame:
     """A frame around the selected nodes."""
-    around = bounds(rect_of(find(wiring, name)) for name in _some(selected))
+    around = bounds(map(rect_of, find_all(wiring, _some(selected))))
     if around is None:
         raise EditError("nothing is selected")
     rect = around.grown(GROUP_MARGIN)
@@ -138,19 +138,19 @@ def note(wiring: Wiring, x: float, y: float, text: str = "Note") -> SetFrame:
 def toggle_mode(wiring: Wiring, selected: Iterable[str], mode: Mode) -> SetMode:
     """Back to normal if all are in that mode already."""
     chosen = _some(selected)
-    are_all = all(mode_of(find(wiring, name)) is mode for name in chosen)
+    are_all = all(mode_of(node) is mode for node in find_all(wiring, chosen))
     return SetMode(chosen, Mode.NORMAL if are_all else mode)
 
 
 def toggle_collapsed(wiring: Wiring, selected: Iterable[str]) -> Collapse:
     chosen = _some(selected)
-    return Collapse(chosen, not all(is_collapsed(find(wiring, name)) for name in chosen))
+    return Collapse(chosen, not all(map(is_collapsed, find_all(wiring, chosen))))
 
 
 def arrange(wiring: Wiring, selected: Iterable[str] = (), aspect: float = ASPECT) -> MoveNodes:
     """All nodes, or the selected ones, in layers where they are, for a screen of that ``aspect``."""
     chosen = tuple(sorted(selected))
-    nodes = [find(wiring, name) for name in chosen] if len(chosen) > 1 else list(wiring.nodes)
+    nodes = find_all(wiring, chosen) if len(chosen) > 1 else list(wiring.nodes)
     around = bounds(rect_of(node) for node in nodes)
     if around is None:
         raise EditError("there is nothing to arrange")

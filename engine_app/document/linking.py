@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from backend.catalogue.record import PortKind, may_link
@@ -84,6 +84,47 @@ def through(node: Node) -> tuple[PortView, PortView] | None:
             if into.kind is out.kind:
                 return into, out
     return None
+
+
+def led_past(links: Iterable[Link], passed: Mapping[str, Node]) -> list[Link]:
+    """Links around the nodes that are left out: what comes into one goes on to all that it goes to.
+
+    Between the ports that ``through`` names, from the first node that stays. Links that have no such start,
+    and those that end at a node that is left out, are not among them.
+    """
+    pairs = {node_id: pair for node_id, node in passed.items() if (pair := through(node))}
+    entering: dict[str, Link] = {}
+    for link in links:
+        if link.target_node in pairs and link.target_port == pairs[link.target_node][0].name:
+            entering.setdefault(link.target_node, link)
+    starts: dict[str, Link | None] = {}
+
+    def start_of(link: Link) -> Link | None:
+        """The link with which the way to this one begins. Each node is passed once, for all links."""
+        way: list[str] = []
+        start: Link | None = link
+        while start is not None and start.source_node in pairs:
+            at = start.source_node
+            if start.source_port != pairs[at][1].name:
+                start = None
+            elif at in starts:
+                start = starts[at]
+                break
+            else:
+                starts[at] = None  # so that a circle, which has no start, ends
+                way.append(at)
+                start = entering.get(at)
+        starts.update(dict.fromkeys(way, start))
+        return start
+
+    found = []
+    for link in links:
+        start = start_of(link) if link.target_node not in passed else None
+        if start is link:
+            found.append(link)
+        elif start is not None:
+            found.append(replace(link, source_node=start.source_node, source_port=start.source_port))
+    return found
 
 
 def _fits(source: PortKind | None, target: PortKind | None) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from backend.graph import Graph, Link, Node
 from backend.serialize import load_graph
 from backend.shapes import node_type
-from engine_app.document.linking import through
+from engine_app.document.linking import led_past, through
 from engine_app.document.view import Mode, W, is_reroute, mode_of
 
 
@@ -34,7 +34,7 @@ def _lowered(wiring: W) -> W:
     muted: set[str] = {n.id for n in wiring.nodes if mode_of(n) is not Mode.NORMAL and n.id not in passed}
     if not passed and not muted:
         return wiring
-    links: list[Link] = _led_past(wiring.links, passed)
+    links: list[Link] = led_past(wiring.links, passed)
     gone = muted | passed.keys()
     links = [link for link in links if link.source_node not in muted and link.target_node not in muted]
     gone |= _starved(wiring, links, gone)
@@ -56,30 +56,6 @@ def _with_plain_body(node: Node) -> Node:
         return node
     body = _lowered(node.body)
     return node if body is node.body else replace(node, body=body)
-
-
-def _led_past(links: tuple[Link, ...], passed: dict[str, Node]) -> list[Link]:
-    """Links that start at the first node before the passed ones; those that have no start are left out."""
-    entering: dict[str, Link] = {}
-    pairs = {node_id: pair for node_id, node in passed.items() if (pair := through(node))}
-    for link in links:
-        if link.target_node in pairs and link.target_port == pairs[link.target_node][0].name:
-            entering.setdefault(link.target_node, link)
-    found = []
-    for link in links:
-        if link.target_node in passed:
-            continue
-        start: Link | None = link
-        for _ in range(len(passed) + 1):
-            if start is None or start.source_node not in pairs:
-                break
-            goes_on = start.source_port == pairs[start.source_node][1].name
-            start = entering.get(start.source_node) if goes_on else None
-        if start is link:
-            found.append(link)
-        elif start is not None and start.source_node not in pairs:
-            found.append(replace(link, source_node=start.source_node, source_port=start.source_port))
-    return found
 
 
 def _starved(wiring: W, links: list[Link], gone: set[str]) -> set[str]:

@@ -9,7 +9,6 @@ from backend.catalogue.record import MODEL_CATEGORIES, Category, PortKind
 from backend.graph import Body, Link, Node, Wiring
 from backend.shapes import node_type, nodes_of_type
 from engine_app.document.errors import EditError
-from engine_app.document.linking import through
 from engine_app.document.ports import ports_of, rect_of
 from engine_app.document.view import W, bounds, place_of, placed, with_view
 from engine_app.document.wiring import FreshIds, find, reaches, shown
@@ -18,24 +17,6 @@ DOOR_DISTANCE = 260.0
 """From the nodes inside to the Input and Output nodes left and right of them."""
 
 Source = tuple[str, str]
-
-
-def bypassing(wiring: W, node: Node) -> W:
-    """What comes into the node's first input goes on to all that its output of that kind goes to."""
-    pair = through(node)
-    into = pair and next(
-        (each for each in wiring.links if (each.target_node, each.target_port) == (node.id, pair[0].name)),
-        None,
-    )
-    if pair is None or into is None:
-        return wiring
-
-    def led_on(link: Link) -> Link:
-        if (link.source_node, link.source_port) != (node.id, pair[1].name):
-            return link
-        return replace(link, source_node=into.source_node, source_port=into.source_port)
-
-    return replace(wiring, links=tuple(map(led_on, wiring.links)))
 
 
 # -- making --------------------------------------------------------------------------------------

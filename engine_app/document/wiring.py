@@ -49,6 +49,14 @@ def find(wiring: Wiring, node_id: str) -> Node:
     raise EditError(f"there is no node {shown(node_id)}")
 
 
+def find_all(wiring: Wiring, node_ids: Iterable[str]) -> list[Node]:
+    """In the order in which they are asked for. Raises EditError."""
+    known = {node.id: node for node in wiring.nodes}
+    chosen = list(node_ids)
+    need(wiring, chosen)
+    return [known[node_id] for node_id in chosen]
+
+
 def need(wiring: Wiring, node_ids: Iterable[str]) -> frozenset[str]:
     """The ids, all of which are there. Raises EditError."""
     wanted = frozenset(node_ids)

@@ -45,6 +45,7 @@ def links(graph: Graph) -> list[tuple[str, str]]:
 def test_a_removed_node_takes_its_links_along_and_a_dissolved_one_leaves_the_way_open() -> None:
     assert links(apply(MLP, RemoveNodes(("relu",)))) == [("input", "dense"), ("dropout", "output")]
     assert ("dense", "dropout") in links(apply(MLP, DissolveNodes(("relu",))))
+    assert ("input", "dropout") in links(apply(MLP, DissolveNodes(("relu", "dense"))))
 
 
 def test_a_link_into_a_taken_port_replaces_what_is_there() -> None:
