@@ -32,6 +32,11 @@ class Pasted:
 
 
 def copied(wiring: Wiring, node_ids: Iterable[str]) -> str:
+    """What ``piece_of`` gives, as a text. Raises EditError."""
+    return dump_graph(piece_of(wiring, node_ids)).decode()
+
+
+def piece_of(wiring: Wiring, node_ids: Iterable[str]) -> Graph:
     """The nodes, the links among them, and the groups and notes that they fill. Raises EditError."""
     chosen = need(wiring, node_ids)
     nodes = tuple(node for node in wiring.nodes if node.id in chosen)
@@ -41,7 +46,7 @@ def copied(wiring: Wiring, node_ids: Iterable[str]) -> str:
         for frame in frames_of(wiring, kind):
             if _is_filled(wiring, frame, chosen):
                 piece = with_frame(piece, kind, frame, frame.id)
-    return dump_graph(piece).decode()
+    return piece
 
 
 def pasted(wiring: Wiring, text: str, at: tuple[float, float] | None = None) -> Pasted:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from backend.catalogue import CATALOGUE
 from backend.facts import DataFacts
 from backend.graph import JsonValue, Node, Wiring
-from engine_app.document.clipboard import OFFSET, Pasted, copied, free_frame_id, pasted
+from engine_app.document.clipboard import OFFSET, Pasted, free_frame_id, piece_of, with_fresh_ids
 from engine_app.document.edits import (
     AddNodes,
     Batch,
@@ -110,7 +110,7 @@ def duplicate(wiring: Wiring, selected: Iterable[str], dx: float = OFFSET, dy: f
     chosen = _some(selected)
     around = bounds(map(rect_of, find_all(wiring, chosen)))
     at = (around.centre[0] + dx, around.centre[1] + dy) if around else None
-    return pasted(wiring, copied(wiring, chosen), at)
+    return with_fresh_ids(wiring, piece_of(wiring, chosen), at)
 
 
 def nudge(wiring: Wiring, selected: Iterable[str], dx: float, dy: float) -> MoveNodes:

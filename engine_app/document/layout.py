@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from backend.graph import Wiring, topological_order
-from engine_app.document.ports import rect_of, size_of
+from backend.graph import Node, Wiring, topological_order
+from engine_app.document.ports import MAX_WIDTH, rect_of, size_of
 from engine_app.document.view import Rect, bounds, place_of
 
 COLUMN_GAP, ROW_GAP, PART_GAP = 80.0, 32.0, 80.0
@@ -74,30 +74,44 @@ def missing_places(wiring: Wiring, aspect: float = ASPECT) -> Places:
 def _beside(wiring: Wiring, without: list[str]) -> Places:
     """Each at the right of what it is linked from, further down where that is taken."""
     nodes = {node.id: node for node in wiring.nodes}
-    rects = {name: rect_of(node) for name, node in nodes.items() if place_of(node)}
+    lefts = {name: place[0] for name, node in nodes.items() if (place := place_of(node))}
+    rects = _Rects(nodes)
     found: Places = {}
     for name in without:
         width, height = size_of(nodes[name])
         sources = [
             rects[each.source_node]
             for each in wiring.links
-            if each.target_node == name and each.source_node in rects
+            if each.target_node == name and each.source_node in lefts
         ]
         if sources:
             x, y = sources[0].right + COLUMN_GAP, sources[0].y
         else:
-            around = bounds(rects.values()) or Rect(0, 0, 0, 0)
+            around = bounds(rects[each] for each in lefts) or Rect(0, 0, 0, 0)
             x, y = around.x, around.bottom + PART_GAP
         rect = Rect(x, y, width, height)
-        column = [other for other in rects.values() if other.x <= rect.right and x <= other.right]
+        near = (rects[each] for each, left in lefts.items() if x - MAX_WIDTH <= left <= rect.right)
+        column = [other for other in near if x <= other.right]
         for _ in range(len(column) + 1):
             below = [other.bottom + ROW_GAP for other in column if other.touches(rect)]
             if not below:
                 break
             rect = Rect(x, max(below), width, height)
-        rects[name] = rect
+        rects[name], lefts[name] = rect, rect.x
         found[name] = (round(rect.x, 1), round(rect.y, 1))
     return found
+
+
+class _Rects(dict[str, Rect]):
+    """Of nodes that have a place; worked out for those that somebody asks for."""
+
+    def __init__(self, nodes: Mapping[str, Node]) -> None:
+        super().__init__()
+        self._nodes = nodes
+
+    def __missing__(self, name: str) -> Rect:
+        self[name] = found = rect_of(self._nodes[name])
+        return found
 
 
 def _layers(wiring: Wiring, chosen: set[str]) -> dict[str, int]:

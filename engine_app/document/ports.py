@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
-from backend.catalogue.record import Port, PortKind, variadic_names
+from backend.catalogue import CATALOGUE
+from backend.catalogue.record import PortKind, variadic_names
 from backend.graph import Link, Node
 from backend.shapes import node_type, nodes_of_type
 from engine_app.document.view import Rect, is_collapsed, is_reroute, place_of, width_of
@@ -49,15 +51,21 @@ def ports_of(node: Node, links: Iterable[Link] = ()) -> Ports:
         taken = dict.fromkeys(link.target_port for link in near if link.target_node == node.id)
         given = dict.fromkeys(link.source_port for link in near if link.source_node == node.id)
         return Ports(tuple(PortView(name, None) for name in taken), tuple(PortView(n, None) for n in given))
+    is_variadic = any(port.variadic for port in record.outputs)
+    return _ports_of_type(record.name, _values(node) if is_variadic else 1)
+
+
+@cache
+def _ports_of_type(name: str, values: int) -> Ports:
+    """Worked out once, as graphs have thousands of nodes of few types; ``values``: of a variadic output."""
+    record = CATALOGUE[name]
     inputs = tuple(PortView(port.name, port.kind, port.variadic) for port in record.inputs)
-    outputs = [view for port in record.outputs for view in _outputs(node, port)]
+    outputs = [
+        PortView(each, port.kind)
+        for port in record.outputs
+        for each in variadic_names(port.name, values if port.variadic else 1)
+    ]
     return Ports(inputs, tuple(outputs))
-
-
-def _outputs(node: Node, port: Port) -> list[PortView]:
-    """A variadic output is as many ports as the node has values to give."""
-    count = _values(node) if port.variadic else 1
-    return [PortView(name, port.kind) for name in variadic_names(port.name, count)]
 
 
 def _values(node: Node) -> int:

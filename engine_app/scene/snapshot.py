@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from backend.catalogue import CATALOGUE
 from backend.catalogue.record import Category, PortKind
 from backend.graph import JsonValue, Link, Node, Wiring
-from backend.shapes import Inference
+from backend.shapes import Inference, node_type
 from backend.validate import Severity
 from engine_app.document.analysis import Analysis, short_number
 from engine_app.document.ports import HEADER, ROW, Ports, port_offset, ports_of, size_of
@@ -42,6 +43,7 @@ CATEGORIES: tuple[Category | None, ...] = (*Category, None)
 _KIND_NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 _CATEGORY_NUMBER = {category: number for number, category in enumerate(CATEGORIES)}
 MAX_SUMMARY = 30
+MAX_FORMS = 4096
 _UNKNOWN_PORT = HEADER - ROW / 4
 """How far down a link ends at a port that its node has not got."""
 
@@ -66,6 +68,10 @@ class Card:
     collapsed: bool
     reroute: bool
     mode: Mode
+
+
+_Form: TypeAlias = tuple[tuple[tuple[float, float], ...], tuple[int, ...], Mapping[tuple[str, bool], int]]
+"""Offsets, kinds and rows of a card: the same for all nodes of one type and size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +126,7 @@ class SnapshotBuilder:
 
     def __init__(self) -> None:
         self._cards: dict[int, Card] = {}
+        self._forms: dict[tuple[int, float, float, bool], _Form] = {}
         self._footers: dict[str, tuple[Inference | None, Card, str]] = {}
         self._last = Snapshot()
         self._links: tuple[Link, ...] = ()
@@ -131,7 +138,7 @@ class SnapshotBuilder:
         for node in wiring.nodes:
             found = known.get(id(node))
             fresh = found is None or found.node is not node
-            cards.append(_card(node, wiring) if fresh or found is None else found)
+            cards.append(self._card(node, wiring) if fresh or found is None else found)
         self._cards = {id(card.node): card for card in cards}
         form = self._form(wiring, tuple(cards), path)
         analysis = analysis or Analysis()
@@ -146,6 +153,34 @@ class SnapshotBuilder:
         )
         self._links, self._path = wiring.links, path
         return self._last
+
+    def _card(self, node: Node, wiring: Wiring) -> Card:
+        is_known = node_type(node) is not None
+        near = () if is_known else tuple(x for x in wiring.links if node.id in (x.source_node, x.target_node))
+        ports = ports_of(node, near)
+        width, height = size_of(node, ports)
+        # The ports of a known type are there for good, and so is their id.
+        key = id(ports), width, height, is_reroute(node)
+        form = self._forms.get(key) if is_known else None
+        if form is None:
+            form = _form_of(node, ports)
+        if is_known and len(self._forms) < MAX_FORMS:
+            self._forms[key] = form
+        record = CATALOGUE.get(node.type)
+        return Card(
+            node,
+            ports,
+            title_of(node),
+            summary_of(node),
+            _CATEGORY_NUMBER[record.category if record else None],
+            place_of(node) or (0.0, 0.0),
+            width,
+            height,
+            *form,
+            is_collapsed(node),
+            is_reroute(node),
+            mode_of(node),
+        )
 
     def _form(self, wiring: Wiring, cards: tuple[Card, ...], path: tuple[str, ...]) -> Snapshot:
         """Where everything is. Nodes that only moved leave ports and links at them as they were."""
@@ -196,28 +231,13 @@ def _has_same_form(one: Card, other: Card) -> bool:
     ) and one.ports == other.ports
 
 
-def _card(node: Node, wiring: Wiring) -> Card:
-    record = CATALOGUE.get(node.type)
-    near = () if record else tuple(x for x in wiring.links if node.id in (x.source_node, x.target_node))
-    ports = ports_of(node, near)
+def _form_of(node: Node, ports: Ports) -> _Form:
     shown = [(port, False) for port in ports.inputs] + [(port, True) for port in ports.outputs]
-    width, height = size_of(node, ports)
-    return Card(
-        node,
-        ports,
-        title_of(node),
-        summary_of(node),
-        _CATEGORY_NUMBER[record.category if record else None],
-        place_of(node) or (0.0, 0.0),
-        width,
-        height,
+    return (
         tuple(port_offset(node, ports, port.name, is_output=out) for port, out in shown),
         tuple(_KIND_NUMBER[port.kind] for port, _ in shown),
         # Of ports of one name the first counts.
         {(port.name, out): row for row, (port, out) in reversed([*enumerate(shown)])},
-        is_collapsed(node),
-        is_reroute(node),
-        mode_of(node),
     )
 
 

@@ -36,6 +36,8 @@ from engine_app.ui.widgets.fields import Choice, RangeSlider, Stepper, TextField
 from engine_app.ui.widgets.scroll import Scroll
 
 MAX_NAME = 128
+MAX_PROBLEMS = 30
+"""That are shown at once."""
 Change = Callable[[JsonValue], None]
 
 
@@ -279,7 +281,7 @@ def fill_problems(context: Context, column: Column, node_id: str | None = None) 
     look, desk = context.look, context.desk
     column.clear_widgets()
     found = desk.analysis.diagnostics if node_id is None else desk.problems_of(node_id)
-    for problem in found[:100]:
+    for problem in found[:MAX_PROBLEMS]:
         is_error = problem.severity.value == "error"
         column.add_widget(Notice(look, sentence(problem.text), is_error))
         if problem.fix is not None:
@@ -298,6 +300,9 @@ def fill_problems(context: Context, column: Column, node_id: str | None = None) 
             if len(text) >= 36:
                 column.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
             column.add_widget(row)
+    if len(found) > MAX_PROBLEMS:
+        told = f"and {len(found) - MAX_PROBLEMS:,} more, which come up as these are put right"
+        column.add_widget(Text(look, told, theme.SMALL, look.palette.muted))
 
 
 def name_problem(text: str) -> str | None:
