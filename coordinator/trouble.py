@@ -96,7 +96,7 @@ def _retry(job: Job, at: float, reason: str, *effects: Effect) -> Step:
         failed = _replace(counted, state=JobState.FAILED, grant=None)
         return release(failed, at, f"{reason}; {MAX_RETRIES} retries were enough", *effects)
     waiting = back_in_line(counted, reason, at, FAILED_PAUSE_S, last_resort=True)
-    text = f"{reason}; goes on elsewhere from segment {job.segments_done + 1}"
+    text = f"{reason}; goes on elsewhere from {job.spec.part_name} {job.segments_done + 1}"
     return release(waiting, at, text, *effects)
 
 

@@ -79,7 +79,7 @@ def _funded(job: Job, grant: Grant, event: EscrowFunded) -> Step:
 
 def _started(job: Job, grant: Grant) -> Step:
     running = _replace(job, state=JobState.RUNNING, grant=_replace(grant, started=True))
-    return with_line(running, f"{grant.peer_id} works from segment {grant.first_segment + 1}")
+    return with_line(running, f"{grant.peer_id} works from {job.spec.part_name} {grant.first_segment + 1}")
 
 
 def _with_result(job: Job, event: ResultReported) -> Job:
@@ -95,7 +95,9 @@ def vouchered(job: Job, event: VoucherTaken) -> Step:
     done = max(job.segments_done, segments_proven(payment, voucher, job.spec.segments))
     if done == job.segments_done:
         return changed, effects
-    text = f"segment {done} of {job.spec.segments} proven; {format_tokens(voucher.earned)} earned"
+    text = (
+        f"{job.spec.part_name} {done} of {job.spec.segments} proven; {format_tokens(voucher.earned)} earned"
+    )
     proof = [NoteEvidence(payment.peer_id, Evidence.SEGMENT_PROVEN)] if payment.amount >= TINY_JOB else []
     return with_line(_replace(changed, segments_done=done), text, *proof, *effects)
 

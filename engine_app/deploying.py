@@ -10,9 +10,9 @@ import trio
 
 from engine_app.config import Config
 from engine_app.entry import CommandError, report
-from engine_app.jobs import with_session
+from engine_app.jobs import Heard, with_session
 from engine_app.plain import plain
-from engine_app.sessions import Session
+from engine_app.sessions import EngineEndedError, Session
 from engine_app.show import Story, open_story, print_job, print_json, print_table
 from p2p.errors import LocalProtocolError
 from p2p.jobs import JobState
@@ -69,26 +69,37 @@ def read_order(options: dict[str, Any]) -> Wanted:
 
 def deploy(config: Config, wanted: Wanted, as_json: bool) -> None:
     """Stays until all replicas are over, and what extends them."""
+    watching = _Watching(as_json)
 
     async def use(session: Session) -> None:
-        ended: list[dict[str, Any]] = []
-        with open_story(as_json) as story:
+        with open_story(as_json, names_jobs=wanted.replicas > 1) as story:
             async with trio.open_nursery() as nursery:
-                taken: list[str] = []
-                for number in range(wanted.replicas):
-                    job = await session.ask("deploy", **_parameters(wanted, number, taken))
-                    terms = "unpaid" if wanted.lan else f"budget {format_tokens(wanted.budget)}"
-                    story.line(f"deployment {job['job_id']} submitted, {terms}; {SEEN_BY_PEER}")
-                    nursery.start_soon(_watch, session, story, job["job_id"], ended)
-                    if number + 1 < wanted.replicas:
-                        taken.append(await _placed(session, job["job_id"]))
-        _close(ended, as_json)
+                for deployment in watching.known:
+                    nursery.start_soon(watching.watch, session, story, deployment)
+                while len(watching.known) < wanted.replicas:
+                    taken = [await _placed(session, each) for each in watching.known]
+                    deployment = await _submit(session, story, wanted, taken)
+                    watching.known.append(deployment)
+                    nursery.start_soon(watching.watch, session, story, deployment)
+        watching.close()
 
-    with_session(config, use, LEFT, lan=wanted.lan is not None)
+    with_session(config, use, LEFT, lan=wanted.lan is not None, goes_on=True)
 
 
-def _parameters(wanted: Wanted, number: int, taken: list[str]) -> dict[str, Any]:
+async def _submit(session: Session, story: Story, wanted: Wanted, taken: list[str]) -> str:
+    """One replica more. Raises CommandError where it is not known whether it was begun."""
+    try:
+        job = await session.ask("deploy", **_parameters(wanted, taken))
+    except EngineEndedError as error:
+        raise CommandError(f"{error}: `cyxwiz deployments` lists what was begun") from error
+    terms = "unpaid" if wanted.lan else f"budget {format_tokens(wanted.budget)}"
+    story.line(f"deployment {job['job_id']} submitted, {terms}; {SEEN_BY_PEER}")
+    return str(job["job_id"])
+
+
+def _parameters(wanted: Wanted, taken: list[str]) -> dict[str, Any]:
     """Of one replica: never two at one peer, unless it was named several times."""
+    number = len(taken)
     named = wanted.peers[number : number + 1] or wanted.peers[:1]
     return {
         "model": str(wanted.model),
@@ -116,32 +127,46 @@ async def _placed(session: Session, deployment: str) -> str:
     raise CommandError(f"deployment {deployment[:12]} has no peer after {PLACED_TIMEOUT_S:g} s")
 
 
-async def _watch(session: Session, story: Story, deployment: str, ended: list[dict[str, Any]]) -> None:
-    """To its end, and to that of what continues it, which this session pays for as well."""
-    ended.append(await session.ask("follow", story.tell, job=deployment))
-    for each in await session.ask("deployments"):
-        if each["continues"] == deployment and not JobState(each["state"]).is_final:
-            story.line(f"extended by {each['id'][:12]}")
-            await _watch(session, story, each["id"], ended)
+class _Watching:
+    """Deployments that one command pays for, with whatever Engine."""
 
+    def __init__(self, as_json: bool) -> None:
+        self.known: list[str] = []
+        self._as_json = as_json
+        self._heard = Heard()
+        self.ended: dict[str, dict[str, Any]] = {}
 
-def _close(jobs: list[dict[str, Any]], as_json: bool) -> None:
-    """Raises CommandError where nothing was served."""
-    for job in jobs:
-        print_json(job) if as_json else print_job(job)
-    idle = [job for job in jobs if not job["segments_done"]]
-    if idle:
-        raise CommandError(f"deployment {idle[0]['job_id'][:12]} is {idle[0]['state']} and was not served")
+    async def watch(self, session: Session, story: Story, deployment: str) -> None:
+        """To its end, and to that of what continues it, which is paid for as well."""
+        self.ended[deployment] = await self._heard.follow(session, story, deployment)
+        for each in await session.ask("deployments"):
+            if each["continues"] == deployment and not JobState(each["state"]).is_final:
+                story.line(f"extended by {each['id'][:12]}")
+                await self.watch(session, story, each["id"])
+
+    def close(self) -> None:
+        """Raises CommandError where nothing was served."""
+        jobs = self.ended.values()
+        for job in jobs:
+            print_json(job) if self._as_json else print_job(job)
+        idle = [job for job in jobs if not job["segments_done"]]
+        if idle:
+            raise CommandError(
+                f"deployment {idle[0]['job_id'][:12]} is {idle[0]['state']} and was not served"
+            )
 
 
 def watch(config: Config, deployment: str, as_json: bool) -> None:
-    async def use(session: Session) -> None:
-        ended: list[dict[str, Any]] = []
-        with open_story(as_json) as story:
-            await _watch(session, story, await find_deployment(session, deployment), ended)
-        _close(ended, as_json)
+    watching = _Watching(as_json)
 
-    with_session(config, use, LEFT)
+    async def use(session: Session) -> None:
+        if not watching.known:
+            watching.known.append(await find_deployment(session, deployment))
+        with open_story(as_json) as story:
+            await watching.watch(session, story, watching.known[0])
+        watching.close()
+
+    with_session(config, use, LEFT, goes_on=True)
 
 
 def list_all(config: Config, as_json: bool) -> None:

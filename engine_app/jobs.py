@@ -10,8 +10,9 @@ from typing import Any
 from engine_app.config import Config
 from engine_app.entry import CommandError, report, run
 from engine_app.plain import plain
-from engine_app.sessions import Session, open_session
+from engine_app.sessions import EngineEndedError, Session, open_session
 from engine_app.show import (
+    Story,
     open_story,
     print_job,
     print_jobs,
@@ -58,10 +59,21 @@ def with_session(
     interrupted: str = "interrupted",
     *,
     lan: bool = False,
+    goes_on: bool = False,
 ) -> None:
+    """``goes_on``: ``use`` is begun again, with an Engine of its own, where that of another command ends."""
+
     async def main() -> None:
-        async with open_session(config, lan) as session:
-            await use(session)
+        is_over = False
+        while not is_over:
+            is_over = True
+            try:
+                async with open_session(config, lan) as session:
+                    await use(session)
+            except* EngineEndedError:
+                if not goes_on:
+                    raise
+                is_over = False
 
     run(main, config, interrupted)
 
@@ -107,12 +119,31 @@ def notes_on(graph: Path, private: Sequence[str]) -> list[str]:
 
 
 def follow(config: Config, job: str, as_json: bool) -> None:
+    heard = Heard()
+
     async def use(session: Session) -> None:
         with open_story(as_json) as story:
-            answer = await session.ask("follow", story.tell, job=job)
+            answer = await heard.follow(session, story, job)
         _close(answer, as_json, over=True)
 
-    with_session(config, use, LEFT)
+    with_session(config, use, LEFT, goes_on=True)
+
+
+class Heard:
+    """How far a command has told the stories of its jobs: it goes on from there with another Engine."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    async def follow(self, session: Session, story: Story, job: str) -> dict[str, Any]:
+        """To the job's end, whose summary it returns."""
+
+        def tell(news: dict[str, Any]) -> None:
+            story.tell(news)
+            self._numbers[job] = max(self._numbers.get(job, 0), news.get("number", 0))
+
+        found: dict[str, Any] = await session.ask("follow", tell, job=job, after=self._numbers.get(job, 0))
+        return found
 
 
 def _close(job: dict[str, Any], as_json: bool, *, over: bool) -> None:

@@ -13,7 +13,7 @@ import trio
 
 from engine_app.config import Config
 from p2p.control import call_control, stream_control
-from p2p.errors import ControlUnavailableError, DataDirLockedError, RemoteFailureError
+from p2p.errors import ControlUnavailableError, DataDirLockedError, RemoteFailureError, StreamResetError
 from p2p.session.errors import SessionError
 from p2p.session.places import Places
 
@@ -26,6 +26,10 @@ LOOK_EVERY_S = 0.1
 """How long a command waits for its turn on a data directory, and how often it looks."""
 
 Tell = Callable[[Any], None]
+
+
+class EngineEndedError(SessionError):
+    """Of another command, whose program is over."""
 
 
 class Session(Protocol):
@@ -46,8 +50,11 @@ class _Running:
         self._path = places.control
 
     async def ask(self, method: str, tell: Tell | None = None, /, **parameters: Any) -> Any:
-        async with aclosing(stream_control(self._path, method, parameters)) as answers:
-            return await _last(answers, tell)
+        try:
+            async with aclosing(stream_control(self._path, method, parameters)) as answers:
+                return await _last(answers, tell)
+        except (StreamResetError, ControlUnavailableError) as error:
+            raise EngineEndedError("the command whose Engine this one asks has ended") from error
 
 
 class _Own:

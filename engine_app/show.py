@@ -28,9 +28,10 @@ def print_json(answer: Any) -> None:
 class Story:
     """Shows a job's news. Use ``open_story``."""
 
-    def __init__(self, progress: Progress, as_json: bool) -> None:
+    def __init__(self, progress: Progress, as_json: bool, *, names_jobs: bool = False) -> None:
         self._progress = progress
         self._as_json = as_json
+        self._names_jobs = names_jobs
         self._bars: dict[str, TaskID] = {}
 
     def tell(self, news: dict[str, Any]) -> None:
@@ -54,7 +55,8 @@ class Story:
         news = news or {}
         at = time.strftime("%H:%M:%S", time.localtime(news.get("at", time.time())))
         label = str(news.get("state") or kind)
-        line = f"{at}  {label:<15} {plain(text)}"
+        whose = f"{news['job_id'][:8]}  " if self._names_jobs and news.get("job_id") else ""
+        line = f"{at}  {whose}{label:<15} {plain(text)}"
         if news.get("signature"):
             line += f"  [{news['signature'][:16]}]"
         self._progress.console.print(
@@ -91,8 +93,8 @@ class Story:
 
 
 @contextmanager
-def open_story(as_json: bool) -> Iterator[Story]:
-    """Bars live as long as the block, and only on a terminal."""
+def open_story(as_json: bool, *, names_jobs: bool = False) -> Iterator[Story]:
+    """Bars live as long as the block, and only on a terminal. ``names_jobs``: at each line, by their ids."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:>9}"),
@@ -105,7 +107,7 @@ def open_story(as_json: bool) -> Iterator[Story]:
     )
     disable = as_json or not console.is_terminal
     with Progress(*columns, console=console, disable=disable) as progress:
-        yield Story(progress, as_json)
+        yield Story(progress, as_json, names_jobs=names_jobs)
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -186,6 +186,11 @@ class JobSpec(Part, frozen=True):
         return None if self.served is UNSET else self.served
 
     @property
+    def part_name(self) -> str:
+        """What ``segments`` counts, in words."""
+        return "period" if self.serving is not None else "segment"
+
+    @property
     def tokenizer(self) -> FileRef | None:
         """Of a deployment whose model has none in it."""
         return self.serving.tokenizer if self.serving is not None else None

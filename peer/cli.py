@@ -238,7 +238,7 @@ def _as_text(answer: dict[str, Any]) -> str:
         *(f"model        {model}" for model in answer["models"]),
         *(_as_deployment(deployment) for deployment in answer["deployments"]),
         *(
-            f"job {job['job_id'][:12]}  {job['phase']}, {job['done']} of {job['segments']} segments, "
+            f"job {job['job_id'][:12]}  {job['phase']}, {job['done']} of {job['segments']} {job['part']}s, "
             + (
                 "unpaid"
                 if job["kind"] == "direct"

@@ -176,6 +176,10 @@ class Job(msgspec.Struct, frozen=True):
         return self.offer.job.serving is not None
 
     @property
+    def part_name(self) -> str:
+        return self.offer.job.part_name
+
+    @property
     def work_name(self) -> str:
         return "serving" if self.is_deployment else "training"
 
@@ -319,7 +323,7 @@ def recovered(job: Job) -> Job:
     )
     if job.ending is not None or (job.result is not None and not job.is_deployment):
         return lost
-    text = f"the peer restarted; {job.done} of {job.segments} segments were finished"
+    text = f"the peer restarted; {job.done} of {job.segments} {job.part_name}s were finished"
     return _replace(lost, ending=Ending(EndingKind.FAILED, text, "restarted", True))
 
 
@@ -403,7 +407,7 @@ def _at_work(job: Job, event: Event) -> Step:
 def _segment_done(job: Job, finished: SegmentFinished, at: float) -> Step:
     """A paid job waits for its voucher, a direct one works on."""
     done = _replace(job, done=finished.segment + 1, metrics=finished.metrics)
-    text = f"segment {done.done} of {job.segments} is finished"
+    text = f"{job.part_name} {done.done} of {job.segments} is finished"
     if job.is_direct:
         return done, (finished, JobStage(0, job.work_name, text))
     return _replace(done, waiting_since=at), (finished, JobStage(0, "waiting for voucher", text))
@@ -424,7 +428,7 @@ def _vouchered(job: Job, voucher: Voucher, at: float) -> Step:
     if paid.covered < paid.done or paid.result is not None:
         return paid, ()
     return _replace(paid, waiting_since=None), (
-        JobStage(0, job.work_name, f"segment {paid.done + 1} of {paid.segments}"),
+        JobStage(0, job.work_name, f"{job.part_name} {paid.done + 1} of {paid.segments}"),
     )
 
 
@@ -497,7 +501,7 @@ def _last_word(ending: Ending) -> Numbered:
 
 
 def _paid_text(reason: str, job: Job) -> str:
-    paid = "" if job.is_direct else f"; {job.covered - job.offer.first_segment} segments are paid"
+    paid = "" if job.is_direct else f"; {job.covered - job.offer.first_segment} {job.part_name}s are paid"
     text = f"{reason}{paid}"
     return text[:_TEXT_LIMIT]
 

@@ -156,6 +156,7 @@ def describe_job(job: Job) -> dict[str, Any]:
         "kind": job.kind.value,
         "phase": job.phase.value,
         "segments": job.segments,
+        "part": job.part_name,
         "done": job.done,
         "vouchered": job.covered,
         "amount": job.offer.amount,

@@ -185,10 +185,14 @@ class Control:
     async def _deployment_status(self, deployment: str) -> AsyncGenerator[Any]:
         """``ask_with``: what a call needs besides."""
         job, found = await self._engine.deployment_status(deployment)
-        moved = any(each.moved for each in self._engine.deployments() if each.id == job.job_id)
-        ask_with = f"--peer {job.peer_id}" if moved else ""
-        fields: dict[str, Any] = msgspec.to_builtins(found)
-        yield {**fields, "peer_id": job.peer_id, "moved": moved, "ask_with": ask_with}
+        (known,) = [each for each in self._engine.deployments() if each.id == job.job_id]
+        yield {
+            **msgspec.to_builtins(found),
+            "peer_id": job.peer_id,
+            "moved": known.moved,
+            "ask_with": f"--peer {job.peer_id}" if known.moved else "",
+            "proof": known.proof,
+        }
 
     async def _predict(
         self, deployment: str, source: str, target: str, peer: str | None = None

@@ -19,10 +19,13 @@ def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
         case events.JobUpdated(update):
             return _about_update(update, before)
         case events.SegmentAnnounced(_, _, checkpoint, metrics):
-            text = f"segment {checkpoint.segment + 1} of {after.spec.segments} trained{_measured(metrics)}"
+            what = "served" if after.spec.serving is not None else f"trained{_measured(metrics)}"
+            text = f"{after.spec.part_name} {checkpoint.segment + 1} of {after.spec.segments} {what}"
             return (News(NewsKind.CHECKPOINT, text, metrics=metrics),)
         case events.ResultAnnounced(_, _, result, metrics):
             text = f"trained; the model has {result.size} bytes{_measured(metrics)}"
+            if after.spec.serving is not None:
+                text = f"period {after.spec.segments} of {after.spec.segments} served"
             return (News(NewsKind.RESULT, text, metrics=metrics),)
         case events.PeerSaid(_, _, text):
             return (News(NewsKind.STAGE, text), *_about_state(before, after))
@@ -38,11 +41,16 @@ def lines_about(event: Event, before: Job, after: Job) -> tuple[News, ...]:
         case events.PeerAccused(_, code, text) if after.direct is not None:
             return (News(NewsKind.NOTE, f"the peer is left: {code}: {text}"), *_about_state(before, after))
         case events.ResultProven(_, result, voucher):
-            text = f"model {result.blake3[:16]} fetched and checked; final voucher over {_tokens(voucher)}"
+            what = f"model {result.blake3[:16]} fetched and checked"
+            if after.spec.serving is not None:
+                what = f"period {after.spec.segments}: the model answered"
+            text = f"{what}; final voucher over {_tokens(voucher)}"
             return (News(NewsKind.RESULT, text, result=result),)
         case events.SegmentProven(_, checkpoint, voucher):
-            text = f"checkpoint of segment {checkpoint.segment + 1} fetched and checked; voucher over "
-            return (News(NewsKind.CHECKPOINT, text + _tokens(voucher)),)
+            what = f"checkpoint of segment {checkpoint.segment + 1} fetched and checked"
+            if after.spec.serving is not None:
+                what = f"period {checkpoint.segment + 1}: the model answered"
+            return (News(NewsKind.CHECKPOINT, f"{what}; voucher over {_tokens(voucher)}"),)
         case events.PeerAccused(_, code, text):
             return (News(NewsKind.NOTE, f"reporting the peer to the coordinator: {code}: {text}"),)
         case events.PartEvaluated(evaluation):

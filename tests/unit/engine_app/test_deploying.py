@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine_app.cli import main
-from engine_app.deploying import Wanted, _parameters, _watch, read_order
+from engine_app.deploying import Wanted, _parameters, _Watching, read_order
 from engine_app.show import open_story
 
 
@@ -29,14 +29,14 @@ def wanted(**changes: Any) -> Wanted:
 
 
 def test_replicas_go_to_peers_that_have_none_yet() -> None:
-    assert _parameters(wanted(), 0, [])["deny"] == []
-    assert _parameters(wanted(), 2, ["a", "b"])["deny"] == ["a", "b"]
+    assert _parameters(wanted(), [])["deny"] == []
+    assert _parameters(wanted(), ["a", "b"])["deny"] == ["a", "b"]
 
 
 def test_replicas_at_named_peers_go_to_each_in_turn() -> None:
     order = wanted(peers=("a", "b"))
-    assert [_parameters(order, number, ["a"])["allow"] for number in range(2)] == [["a"], ["b"]]
-    assert _parameters(order, 1, ["a"])["deny"] == []
+    assert [_parameters(order, taken)["allow"] for taken in ([], ["a"])] == [["a"], ["b"]]
+    assert _parameters(order, ["a"])["deny"] == []
 
 
 class Sessions:
@@ -58,10 +58,10 @@ class Sessions:
 
 
 async def test_a_command_that_pays_for_a_deployment_stays_for_its_extension() -> None:
-    session, ended = Sessions(), []
+    session, watching = Sessions(), _Watching(as_json=True)
     with open_story(True) as story:
-        await _watch(session, story, "first", ended)  # type: ignore[arg-type]
-    assert session.followed == [each["job_id"] for each in ended] == ["first", "second"]
+        await watching.watch(session, story, "first")  # type: ignore[arg-type]
+    assert session.followed == list(watching.ended) == ["first", "second"]
 
 
 @pytest.mark.parametrize(

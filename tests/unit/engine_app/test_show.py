@@ -17,6 +17,13 @@ def test_stages_are_told_with_and_without_their_number(capsys: pytest.CaptureFix
     assert "2 of 4: compared" in told
 
 
+def test_of_several_jobs_each_line_says_whose_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for names_jobs in (True, False):
+        with open_story(as_json=False, names_jobs=names_jobs) as story:
+            story.tell(News(NewsKind.STAGE, "period 1 of 3", job_id="ab" * 32, number=1).to_json())
+        assert ("abababab  stage" in "".join(capsys.readouterr())) == names_jobs
+
+
 def test_a_transfer_is_told_before_its_first_byte_and_of_an_empty_file() -> None:
     with open_story(as_json=False) as story:
         for total in (0, 7):
