@@ -56,7 +56,7 @@ def read_config(
     return Config(
         data_dir=directory,
         coordinator=setting("coordinator", coordinator),
-        passphrase=os.environ.get("CYXWIZ_PASSPHRASE"),
+        passphrase=os.environ.get("CYXWIZ_PASSPHRASE") or None,
         log_level=level,
         escrow=setting("escrow"),
         upload_limit=_bytes(setting("upload_limit", upload_limit)),

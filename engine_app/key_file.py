@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 
 from backend.serving.messages import ApiKey
 from engine_app.entry import CommandError
+from p2p.datadir import write_atomic
 
 FILE = "api_keys.json"
 MAX_KEYS = 1000
@@ -67,14 +67,4 @@ def write_keys(data_dir: Path, keys: tuple[ApiKey, ...]) -> None:
     if len(keys) > MAX_KEYS:
         raise CommandError(f"{len(keys)} keys, limit {MAX_KEYS}: revoke some")
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = data_dir / FILE
-    temporary = path.with_name(f".{FILE}.{os.getpid()}.part")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(keys)))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(data_dir / FILE, msgspec.json.format(msgspec.json.encode(keys)))

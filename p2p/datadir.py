@@ -32,6 +32,16 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     sync_directory(path.parent)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """As ``write_atomic``, for its owner alone, where no file may be. Raises FileExistsError."""
+    temporary = write_temporary(path, data)
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    sync_directory(path.parent)
+
+
 def write_temporary(path: Path, data: bytes, mode: int = 0o600) -> Path:
     """A new file beside ``path``, durable, to be renamed or linked to it by the caller."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

@@ -6,6 +6,7 @@ except to the host, which needs it for the handshake of a connection.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from p2p.datadir import sync_directory, write_temporary
+from p2p.datadir import write_new
 from p2p.errors import KeystoreError, RemoteProtocolError
 from p2p.identifiers import PeerId
 
@@ -105,14 +106,8 @@ def load_or_create_identity(path: Path, passphrase: str | None = None) -> Identi
 def _create(path: Path, identity: Identity, passphrase: str | None) -> None:
     document = _sealed(identity, passphrase) if passphrase else {"secret": identity.secret_bytes().hex()}
     text = json.dumps({"format": 1, "peer_id": identity.peer_id, **document}, indent=2) + "\n"
-    temporary = write_temporary(path, text.encode())
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass  # another process was first: its key is the one that counts
-    finally:
-        temporary.unlink()
-    sync_directory(path.parent)
+    with contextlib.suppress(FileExistsError):  # another process was first: its key is the one that counts
+        write_new(path, text.encode())
 
 
 def _load(path: Path, passphrase: str | None) -> Identity:
@@ -141,7 +136,7 @@ def _read_private_json(path: Path) -> dict[str, Any]:
         data = file.read(_MAX_FILE_BYTES)
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise KeystoreError(f"{path} is damaged: {error}") from error
     if not isinstance(document, dict) or document.get("format") != 1:
         raise KeystoreError(f"{path} is no key file of format 1")

@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from p2p.chain.errors import JournalError
+from p2p.datadir import write_atomic
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,7 @@ class Journal:
     def _shrink(self) -> None:
         """From what is on disk: memory may be behind it."""
         self._file.close()
-        _replace(self._path, list(self._compact(_load(self._path))))
+        write_atomic(self._path, b"".join(map(frame, self._compact(_load(self._path)))))
         self._file = self._path.open("ab")
         self._compact_at = max(self._least_bytes, 2 * self._file.tell())
 
@@ -106,7 +107,7 @@ async def open_journal(path: Path, compact: Compact) -> AsyncIterator[tuple[Jour
 def _open(path: Path, compact: Compact) -> tuple[list[bytes], Journal]:
     try:
         kept = list(compact(_load(path)))
-        _replace(path, kept)
+        write_atomic(path, b"".join(map(frame, kept)))
         return kept, Journal(path, compact)
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}") from error
@@ -152,18 +153,3 @@ def _load(path: Path) -> list[bytes]:
         path.with_name(path.name + ".damaged").write_bytes(data[end:])
         log.warning("end of a journal dropped", path=str(path), at=end, dropped_bytes=len(data) - end)
     return records
-
-
-def _replace(path: Path, records: list[bytes]) -> None:
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.writelines(frame(record) for record in records)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

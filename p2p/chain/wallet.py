@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from solders.keypair import Keypair
 
 from p2p.chain.errors import WalletError
+from p2p.datadir import write_new
 
 FORMAT = "cyxwiz-wallet-1"
 MAX_FILE_BYTES = 4096
@@ -65,10 +66,18 @@ class Wallet:
         return cls(_keypair(_read(path, strict=True), path, passphrase))
 
     def backup(self, path: Path, passphrase: str | None = None) -> None:
-        """Writes a copy. Never overwrites a file: it might be another wallet's only copy."""
+        """Writes a copy. Raises WalletError, also where a file is: it might be a wallet's only copy."""
+        if passphrase == "":
+            raise WalletError("an empty passphrase protects nothing")
         secret = bytes(self.keypair)
         document = list(secret) if passphrase is None else _seal(secret, self.address, passphrase)
-        _write_new(path, json.dumps(document).encode())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_new(path, json.dumps(document).encode())
+        except FileExistsError as error:
+            raise WalletError(f"{path} exists already; it is never overwritten") from error
+        except OSError as error:
+            raise WalletError(f"{path}: {error.strerror}") from error
 
     @classmethod
     def restore(
@@ -102,8 +111,10 @@ def _keypair(raw: bytes, path: Path, passphrase: str | None) -> Keypair:
         document = json.loads(raw)
         if isinstance(document, dict):
             document = list(_unseal(document, path, passphrase))
+        if not isinstance(document, list):  # of a number, bytes() would make that many
+            raise TypeError
         return Keypair.from_bytes(bytes(document))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WalletError(f"{path} is not a wallet: {type(error).__name__}") from error
 
 
@@ -149,28 +160,3 @@ def _read(path: Path, *, strict: bool) -> bytes:
     if len(raw) > MAX_FILE_BYTES:
         raise WalletError(f"{path} has more than {MAX_FILE_BYTES} bytes, a wallet has fewer")
     return raw
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Complete or not there at all: linked into place under its name only once it is on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError as error:
-            raise WalletError(f"{path} exists already; it is never overwritten") from error
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise WalletError(f"{path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

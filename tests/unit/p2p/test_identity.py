@@ -86,6 +86,14 @@ def test_a_damaged_or_guessable_key_file_is_refused_and_kept(
     assert path.read_text() == damaged
 
 
+def test_a_key_file_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "identity.json"
+    path.write_text("[" * 4000)
+    path.chmod(0o600)
+    with pytest.raises(KeystoreError, match="is damaged"):
+        load_or_create_identity(path)
+
+
 def test_an_empty_passphrase_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeystoreError, match="empty passphrase"):
         load_or_create_identity(tmp_path / "identity.json", "")

@@ -46,6 +46,12 @@ def test_a_passphrase_locks_the_file(tmp_path: Path) -> None:
         Wallet.load(path)
 
 
+def test_an_empty_passphrase_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WalletError, match="empty passphrase"):
+        Wallet.create(tmp_path / "wallet.json", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_changed_envelope_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "wallet.json"
     Wallet.create(path, "secret")
@@ -66,7 +72,10 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
         Wallet.load(path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "[1, 2]", "7", "{}", '["a"]', "[" + "300," * 63 + "300]"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "[1, 2]", "7", "9" * 12, "{}", '["a"]', "[" * 4000, "[" + "300," * 63 + "300]"],
+)
 def test_what_is_not_a_wallet_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "wallet.json"
     path.write_text(content)
