@@ -21,7 +21,7 @@ from backend.facts import facts_of
 from backend.formats.cyxmodel import CyxModelSummary, inspect_cyxmodel
 from backend.formats.gguf_header import GgufHeader, GgufValue, read_gguf_header
 from backend.formats.gguf_types import TENSORS_ARCHITECTURE
-from backend.formats.model_folder import is_model_folder, read_header, read_model_folder
+from backend.formats.model_folder import LANGUAGE_MODELS, is_model_folder, read_header, read_model_folder
 from backend.formats.onnx_check import MAX_MODEL_BYTES, OnnxFacts, OnnxValue, check_onnx
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensor_header import TensorHeader
@@ -339,7 +339,8 @@ def _folder(path: Path) -> Inspection:
     facts: dict[str, Any] = {"files": [file.name for file in found.headers]}
     if architectures := found.config.get("architectures"):
         facts["architectures"] = architectures
-    runs = "cyxwiz import --graph GRAPH, by the names of its weights"
+    known = found.config.get("model_type") in LANGUAGE_MODELS
+    runs = "cyxwiz import" + (", as a graph" if known else " --graph GRAPH, by the names of its weights")
     return Inspection("model folder", _size(path), runs, facts, None, tensors, config)
 
 

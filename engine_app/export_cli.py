@@ -87,7 +87,8 @@ def import_(
     """Make a model of FILE: ONNX, safetensors, a folder of them, or GGUF.
 
     Operators of an ONNX that no node stands for are kept as they are: onnxruntime computes them, and what
-    is before them is not trained. Of GGUF, llamas, GPT-2s and what cyxwiz export wrote are taken over.
+    is before them is not trained. Of GGUF, llamas, GPT-2s and what cyxwiz export wrote are taken over. A
+    folder of a llama, Mistral or GPT-2 with its config.json needs no --graph.
     """
     from engine_app.importing import import_here
 

@@ -15,7 +15,7 @@ import trio
 from backend.errors import WorkerFailedError
 from backend.exporting.messages import Stage
 from backend.formats.cyxmodel import inspect_cyxmodel
-from backend.formats.model_folder import is_model_folder, read_model_folder
+from backend.formats.model_folder import CONFIG, TOKENIZER, is_model_folder, read_model_folder
 from backend.formats.sniff import ModelFormat, sniff
 from backend.graph import Graph
 from backend.importing.messages import MAX_SIZE, ImportModel, ModelImported
@@ -97,10 +97,17 @@ async def import_model(
     with TemporaryDirectory(dir=workspace) as name:
         async with open_pool(pool_for(Path(name) / "workers", *files.values())) as pool:
             worker = await pool.acquire()
-            copies = files | ({_GRAPH_FILE: graph} if graph is not None else {})
-            for file, path in copies.items():
+            given = {name: source / name for name in (CONFIG, TOKENIZER) if (source / name).is_file()}
+            given |= {_GRAPH_FILE: graph} if graph is not None else {}
+            for file, path in (files | given).items():
                 await trio.to_thread.run_sync(copy_regular, path, worker.directory / file)
-            order = ImportModel(tuple(files), _GRAPH_FILE if graph is not None else None, dict(sizes))
+            order = ImportModel(
+                tuple(files),
+                graph=_GRAPH_FILE if graph is not None else None,
+                config=CONFIG if CONFIG in given else None,
+                tokenizer=TOKENIZER if TOKENIZER in given else None,
+                sizes=dict(sizes),
+            )
             imported, certificate = await _import(worker, order, on_stage)
             found = worker.path(imported.file)
             summary = summary_of(await trio.to_thread.run_sync(_put_in_place, found, output, Path(name)))

@@ -134,11 +134,13 @@ def _batch_sizes(samples: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def hash_of(path: Path) -> str:
+def hash_of(*paths: Path) -> str:
+    """Of the bytes of all files, one after the other."""
     hasher = blake3()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            hasher.update(chunk)
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                hasher.update(chunk)
     return hasher.hexdigest()
 
 

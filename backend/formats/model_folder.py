@@ -16,6 +16,9 @@ from backend.errors import ArchiveError
 from backend.formats.tensor_header import FOREIGN_ITEM_BYTES, TensorHeader, read_tensor_header
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
+LANGUAGE_MODELS = ("gpt2", "llama", "mistral")
+"""The model_type of a config.json of which, with the weights, a graph can be made."""
 MAX_FILES = 1024
 _MAX_JSON_BYTES = 16 << 20
 

@@ -14,7 +14,7 @@ from typing import Any
 from backend.errors import ArchiveError, ModelImportError
 from backend.exporting.language_model import LanguageModel, NotLanguageModel, read_language_model
 from backend.exporting.runners import restored_weights
-from backend.formats.gguf_header import GgufHeader, GgufValue
+from backend.formats.gguf_header import GgufValue
 from backend.formats.tensors import Array
 from backend.graph import Body, Graph, Link, Node
 from backend.serialize import dump_graph
@@ -37,69 +37,76 @@ class Imported:
     model: LanguageModel
 
 
-def read_foreign_model(header: GgufHeader, tensors: Mapping[str, Array], steps: int) -> Imported:
+def read_foreign_model(
+    metadata: Mapping[str, GgufValue], tensors: Mapping[str, Array], steps: int
+) -> Imported:
     """``steps``: how many tokens the graph takes at most.
 
     Raises ModelImportError for what is neither a llama nor a GPT-2 to the letter.
     """
-    facts = _Facts(header)
-    graph = _graph(facts, header, steps)
+    facts = _Facts(metadata)
+    graph = _graph(facts, tensors, steps)
     try:
         model = read_language_model(graph)
     except NotLanguageModel as error:
-        raise ModelImportError(f"gguf: {error}") from error
+        raise ModelImportError(str(error)) from error
     found = dict(tensors)
     if _HEAD not in found and _EMBEDDING in found:
         # Many models use one matrix for both ends.
         found[_HEAD] = found[_EMBEDDING]
     unknown = sorted(found.keys() - model.tensors.keys())
     if unknown:
-        raise ModelImportError(f"gguf: tensor {unknown[0][:80]!r}, which a {facts.architecture} has not")
+        raise ModelImportError(f"tensor {unknown[0][:80]!r}, which a {facts.architecture} has not")
     _check_size(found, graph)
     try:
         return Imported(graph, restored_weights(found, model, dump_graph(graph)), model)
     except ArchiveError as error:
-        raise ModelImportError(f"gguf: {error}") from error
+        raise ModelImportError(str(error)) from error
 
 
 class _Facts:
     """The metadata of the architecture, by names without its prefix."""
 
-    def __init__(self, header: GgufHeader) -> None:
-        self.architecture = header.architecture
-        self._metadata: Mapping[str, GgufValue] = header.metadata
+    def __init__(self, metadata: Mapping[str, GgufValue]) -> None:
+        self.architecture = str(metadata.get("general.architecture", ""))
+        self._metadata = metadata
         if self.architecture not in ("llama", "gpt2"):
             raise ModelImportError(
-                f"gguf: architecture {self.architecture[:40]!r}, taken over are llama and gpt2; "
+                f"architecture {self.architecture[:40]!r}, taken over are llama and gpt2; "
                 "cyxwiz serve runs what llama.cpp knows"
             )
         for name in _SCALED:
             value = self._metadata.get(f"{self.architecture}.{name}")
             if value not in (None, 0, 1):
-                raise ModelImportError(f"gguf: {name} is {value!r}, taken over are models without")
+                raise ModelImportError(f"{name} is {value!r}, taken over are models without")
+
+    @property
+    def name(self) -> str:
+        found = self._metadata.get("general.name")
+        return found[:100] if isinstance(found, str) else self.architecture
 
     def size(self, name: str, default: int | None = None, limit: int = _MAX_SIZE) -> int:
         value = self._metadata.get(f"{self.architecture}.{name}", default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
             shown = ascii(value)[:40]
-            raise ModelImportError(f"gguf: {self.architecture}.{name} is {shown}, must be from 1 to {limit}")
+            raise ModelImportError(f"{self.architecture}.{name} is {shown}, must be from 1 to {limit}")
         return value
 
     def number(self, name: str, default: float) -> float:
         value = self._metadata.get(f"{self.architecture}.{name}", default)
         if not isinstance(value, int | float) or isinstance(value, bool):
             shown = ascii(value)[:40]
-            raise ModelImportError(f"gguf: {self.architecture}.{name} is {shown}, must be a number")
+            raise ModelImportError(f"{self.architecture}.{name} is {shown}, must be a number")
         return float(f"{value:.7g}")
 
 
-def _graph(facts: _Facts, header: GgufHeader, most: int) -> Graph:
+def _graph(facts: _Facts, tensors: Mapping[str, Array], most: int) -> Graph:
     width, heads = facts.size("embedding_length"), facts.size("attention.head_count")
     if facts.size("rope.dimension_count", width // heads) != width // heads:
-        raise ModelImportError("gguf: only a part of each head is rotated, taken over are whole heads")
-    embedding = header.tensors.get(_EMBEDDING)
-    if embedding is None or len(embedding.shape) != 2:
-        raise ModelImportError(f"gguf: no {_EMBEDDING}, of which every language model has one")
+        raise ModelImportError("only a part of each head is rotated, taken over are whole heads")
+    embedding = tensors.get(_EMBEDDING)
+    if embedding is None or embedding.ndim != 2:
+        raise ModelImportError(f"no {_EMBEDDING}, of which every language model has one")
     vocabulary, steps = embedding.shape[0], min(facts.size("context_length"), most)
     chain = [
         Node("tokens", "Input", 1, {"shape": [steps], "vocabulary": vocabulary}),
@@ -109,8 +116,7 @@ def _graph(facts: _Facts, header: GgufHeader, most: int) -> Graph:
     norm, epsilon = ("rms", _epsilon(facts)) if facts.architecture == "llama" else ("layer", _epsilon(facts))
     chain.append(Node("head", "TokenHead", 1, {"vocabulary": vocabulary, "norm": norm, "epsilon": epsilon}))
     chain.append(Node("logits", "Output"))
-    name = header.metadata.get("general.name")
-    return Graph(name[:100] if isinstance(name, str) else facts.architecture, tuple(chain), _linked(chain))
+    return Graph(facts.name, tuple(chain), _linked(chain))
 
 
 def _linked(chain: list[Node]) -> tuple[Link, ...]:
@@ -157,4 +163,4 @@ def _check_size(tensors: Mapping[str, Array], graph: Graph) -> None:
     described = count_weights(graph, infer_shapes(graph)).total
     held = sum(tensor.size for tensor in tensors.values())
     if described != held:
-        raise ModelImportError(f"gguf: the metadata speaks of {described} weights, the tensors are {held}")
+        raise ModelImportError(f"the metadata speaks of {described} weights, the tensors are {held}")

@@ -26,6 +26,10 @@ class ImportModel(WorkerMessage, frozen=True):
 
     files: Annotated[tuple[FileName, ...], Meta(min_length=1, max_length=MAX_FILES)]
     graph: FileName | None = None
+    config: FileName | None = None
+    """The config.json beside weights, which may say of what model they are."""
+    tokenizer: FileName | None = None
+    """Beside them; the model keeps it for whoever exports it."""
     sizes: Annotated[dict[AxisName, Annotated[int, Meta(ge=1, le=MAX_SIZE)]], Meta(max_length=16)] = field(
         default_factory=dict
     )

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from blake3 import blake3
@@ -21,14 +21,15 @@ from backend.exporting.language_model import NotLanguageModel, read_language_mod
 from backend.exporting.messages import Stage
 from backend.exporting.runners import Outputs, has_llama, open_llama, open_onnx_bytes, restored_weights
 from backend.exporting.source import answers_of, drawn
-from backend.facts import DataNotes, decode_notes
+from backend.facts import MAX_TOKENIZER_BYTES, DataNotes, decode_notes
 from backend.formats.cyxmodel import CyxModel, Normalization, TrainingState, write_cyxmodel
-from backend.formats.gguf_header import read_gguf_header
+from backend.formats.gguf_header import GgufValue, read_gguf_header
 from backend.formats.gguf_tensors import read_gguf
-from backend.formats.model_folder import read_header
+from backend.formats.model_folder import LANGUAGE_MODELS, read_header
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensors import Array, first_not_finite
 from backend.graph import Graph
+from backend.importing.language_folder import in_words_of_gguf, read_config
 from backend.importing.language_gguf import DEFAULT_STEPS, read_foreign_model
 from backend.importing.messages import UNKNOWN_IDS, ImportModel, ModelImported
 from backend.importing.weights import fitted, load_weights
@@ -64,8 +65,12 @@ def import_model(
     given = load_graph((directory / order.graph).read_bytes()) if order.graph else None
     report(Stage("reading the file", 1, 3))
     kind = sniff(paths[0])
-    certificate = None
+    certificate: Certificate | None = None
+    metadata: Mapping[str, str] = {}
     match kind:
+        case ModelFormat.SAFETENSORS if (config := _language_config(paths[0], order, directory)) is not None:
+            graph, weights, about, certificate = _from_folder(paths, config, order.sizes, report)
+            metadata = _tokenizer(order, directory)
         case ModelFormat.SAFETENSORS:
             graph, weights, metadata = _from_safetensors(paths, given)
             about = f"{len(weights)} tensors by name"
@@ -73,13 +78,9 @@ def import_model(
             graph, weights, metadata = _from_gguf(paths[0])
             about = f"graph and {len(weights)} tensors of a GGUF"
         case ModelFormat.GGUF:
-            graph, weights, about, certificate = _from_foreign_gguf(
-                paths[0], order.sizes.get("steps", DEFAULT_STEPS), report
-            )
-            metadata = {}
+            graph, weights, about, certificate = _from_foreign_gguf(paths[0], order.sizes, report)
         case ModelFormat.ONNX:
             graph, weights, certificate = _from_onnx(paths[0], order.sizes, report)
-            metadata = {}
             kept = len(operator_nodes(graph))
             about = f"{len(graph.nodes)} nodes of an ONNX, which answer as it does"
             about += (
@@ -135,7 +136,10 @@ def _from_safetensors(paths: list[Path], given: Graph | None) -> _Read:
     weights, metadata = load_weights(paths), read_header(paths[0]).metadata
     own = metadata.get(GRAPH_KEY)
     if given is None and own is None:
-        raise ModelImportError("the file holds weights and no graph: --graph names the one they belong to")
+        raise ModelImportError(
+            "weights without a graph: --graph names the one they belong to; a folder whose config.json says "
+            f"{', '.join(LANGUAGE_MODELS)} needs none"
+        )
     graph = given if given is not None else load_graph((own or "").encode())
     return graph, fitted(graph, weights), metadata
 
@@ -157,11 +161,49 @@ def _from_gguf(path: Path) -> _Read:
     return graph, fitted(graph, restored_weights(tensors, model, text.encode())), metadata
 
 
-def _from_foreign_gguf(
-    path: Path, steps: int, report: Report
-) -> tuple[Graph, dict[str, Array], str, Certificate | None]:
+_LanguageModel = tuple[Graph, dict[str, Array], str, Certificate | None]
+
+
+def _language_config(first: Path, order: ImportModel, directory: Path) -> Mapping[str, Any] | None:
+    """What config.json says, where it says enough and nothing else says what the weights are of."""
+    if order.config is None or order.graph is not None or GRAPH_KEY in read_header(first).metadata:
+        return None
+    return read_config(directory / order.config)
+
+
+def _tokenizer(order: ImportModel, directory: Path) -> dict[str, str]:
+    """As metadata; none that is larger than a model keeps."""
+    path = directory / order.tokenizer if order.tokenizer else None
+    if path is None or path.stat().st_size > MAX_TOKENIZER_BYTES:
+        return {}
+    return {f"{PREFIX}tokenizer": path.read_text("utf-8", "replace")}
+
+
+def _from_folder(
+    paths: list[Path], config: Mapping[str, Any], sizes: Mapping[str, int], report: Report
+) -> _LanguageModel:
+    tensors = in_words_of_gguf(config, load_weights(paths))
+    return _language_model("safetensors", paths, *tensors, sizes, report)
+
+
+def _from_foreign_gguf(path: Path, sizes: Mapping[str, int], report: Report) -> _LanguageModel:
     header, tensors = read_gguf(path)
-    found = read_foreign_model(header, tensors, steps)
+    return _language_model("gguf", [path], header.metadata, tensors, sizes, report)
+
+
+def _language_model(
+    format: str,
+    paths: list[Path],
+    metadata: Mapping[str, GgufValue],
+    tensors: Mapping[str, Array],
+    sizes: Mapping[str, int],
+    report: Report,
+) -> _LanguageModel:
+    """The graph that it is, compared with what llama.cpp makes of the same weights."""
+    try:
+        found = read_foreign_model(metadata, tensors, sizes.get("steps", DEFAULT_STEPS))
+    except ModelImportError as error:
+        raise ModelImportError(f"{format}: {error}") from error
     del tensors
     weights = fitted(found.graph, found.weights)
     about = (
@@ -175,16 +217,16 @@ def _from_foreign_gguf(
     compiled.module.eval()
     inputs = {end.name: drawn(end, 1) for end in compiled.inputs}
     # llama.cpp rounds what it multiplies packed weights with: it is asked with the same weights, unpacked.
-    unpacked = path.with_name("unpacked.gguf")
+    unpacked = paths[0].with_name("unpacked.gguf")
     write_language_model(unpacked, found.model, weights, "f32", dump_graph(found.graph), {})
     run, versions = open_llama(unpacked, found.model)
     sides = _Sides(run(inputs), answers_of(compiled.module, inputs), inputs, versions)
     unpacked.unlink()
-    text = "the imported graph, compared with the GGUF that it was made of, unpacked to f32"
-    certificate = _certificate("gguf", text, "llama.cpp", path, compiled, sides, _LLAMA_TOLERANCE)
+    text = f"the imported graph, compared with the {format} that it was made of, as a GGUF in f32"
+    certificate = _certificate(format, text, "llama.cpp", paths, compiled, sides, _LLAMA_TOLERANCE)
     if certificate.verdict == "differs":
         difference = f"{certificate.max_difference:.3g}"
-        raise ModelImportError(f"gguf: the graph's answers differ by {difference} from llama.cpp's")
+        raise ModelImportError(f"{format}: the graph's answers differ by {difference} from llama.cpp's")
     return found.graph, weights, about, certificate
 
 
@@ -239,7 +281,7 @@ def _compared(path: Path, data: bytes, found: Imported, compiled: CompiledModel)
         raise ModelImportError(f"onnx: its nodes make no graph that runs: {str(error)[:300]}") from error
     text = "the imported graph, compared with the ONNX that it was made of"
     sides = _Sides(theirs, ours, inputs, versions)
-    return _certificate("onnx", text, "onnxruntime", path, compiled, sides, _TOLERANCE)
+    return _certificate("onnx", text, "onnxruntime", [path], compiled, sides, _TOLERANCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +298,7 @@ def _certificate(
     format: str,
     about: str,
     runtime: str,
-    path: Path,
+    paths: list[Path],
     compiled: CompiledModel,
     sides: _Sides,
     tolerance: float,
@@ -271,7 +313,7 @@ def _certificate(
         runtime=runtime,
         versions=sides.versions,
         model_blake3=blake3(dump_graph(compiled.graph)).hexdigest(),
-        file_blake3=hash_of(path),
+        file_blake3=hash_of(*paths),
         inputs=InputFacts("drawn from seed 0", samples, hash_inputs(sides.inputs)),
         batches=(samples,),
         outputs=outputs,

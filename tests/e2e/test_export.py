@@ -20,6 +20,7 @@ from backend.formats.cyxmodel import Normalization, read_cyxmodel
 from backend.formats.tensors import pack_tensors
 from backend.runtime.base import load_model
 from backend.serialize import dump_graph
+from tests.unit.backend.language_folders import LLAMA, llama_weights, write_folder
 from tests.unit.backend.model_files import TOKENS, gpt2, image_model, llama, pipeline, save
 
 pytestmark = pytest.mark.e2e
@@ -185,6 +186,18 @@ def test_a_model_folder_is_taken_over_by_the_names_of_its_weights(tmp_path: Path
     (folder / "more.safetensors").write_bytes(pack_tensors(model.weights))
     process = start(tmp_path, *words)
     assert "found more.safetensors, weights.safetensors" in process.communicate(timeout=MOST_S)[1]
+
+
+def test_a_llama_of_transformers_becomes_a_gguf(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "small", LLAMA, llama_weights(), files=2)
+    (folder / "tokenizer.json").write_text("{}")  # the model keeps it, and the GGUF says that it is none
+    back, gguf = str(tmp_path / "m.cyxmodel"), str(tmp_path / "m.gguf")
+    for words in (("import", str(folder), "-o", back), ("export", back, "--to", "gguf", "-o", gguf)):
+        process = start(tmp_path, *words)
+        out, errors = process.communicate(timeout=MOST_S)
+        assert process.returncode == 0, errors
+    assert "GGUF that llama.cpp runs as llama, f32, without a tokenizer" in out
+    assert "its tokenizer cannot be read" in out
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
