@@ -51,6 +51,55 @@ class Lion(optim.Optimizer):
         return mean
 
 
+class FusedAdam(optim.Adam):
+    """As torch's fused one, to the bit, without what that looks up and looks for anew at each step: hooks,
+    a profiler, which weights are where. For a small network that takes as long as its weights do."""
+
+    def __init__(
+        self,
+        weights: list[torch.nn.Parameter],
+        rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        *,
+        decoupled: bool,
+    ) -> None:
+        """``weights`` are on one device and of one type; ``decoupled``: AdamW's decay."""
+        super().__init__(
+            weights, rate, betas, epsilon, weight_decay, fused=True, decoupled_weight_decay=decoupled
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        (group,) = self.param_groups
+        weights: list[torch.Tensor] = [each for each in group["params"] if each.grad is not None]
+        states = [self.state[each] for each in weights]
+        if not weights or not all(states):
+            super().step()  # which makes what state is missing
+            return
+        steps = [each["step"] for each in states]
+        torch._foreach_add_(steps, 1)
+        update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        update(
+            weights,
+            [each.grad for each in weights if each.grad is not None],
+            [each["exp_avg"] for each in states],
+            [each["exp_avg_sq"] for each in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+    step.hooked = True  # type: ignore[attr-defined]  # else torch wraps it in the look for hooks
+
+
 OPTIMIZER_KINDS: Mapping[str, tuple[OptimizerKind, ...]] = {
     "SGD": ("fused", "foreach"),
     "Adam": ("fused", "foreach"),
@@ -108,6 +157,9 @@ def _adaptive(setting: Setting, weights: list[torch.nn.Parameter], how: dict[str
     given = setting.parameters
     rate, decay = given["learning_rate"], given["weight_decay"]
     betas = (given["beta1"], given["beta2"])
+    if "fused" in how and len({(each.device, each.dtype) for each in weights}) == 1:
+        decoupled = setting.type == "AdamW"
+        return FusedAdam(weights, rate, betas, given["epsilon"], decay, decoupled=decoupled)
     match setting.type:
         case "Adam":
             return optim.Adam(weights, rate, betas, given["epsilon"], decay, **how)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import nn, optim
 from torch.nn import functional
 
 from backend.catalogue import CATALOGUE, Category
@@ -244,6 +244,28 @@ def test_lion_steps_by_the_sign_of_a_mean() -> None:
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * direction
         mean = 0.99 * mean + 0.01 * gradient
     assert torch.allclose(weight, expected)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_the_short_way_of_an_optimizer_is_torchs_to_the_bit(name: str) -> None:
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(3, 50)), nn.Parameter(torch.randn(7))]
+    theirs = [nn.Parameter(weight.detach().clone()) for weight in ours]
+    short = build_optimizer(setting(name, learning_rate=0.1, weight_decay=0.5), ours)
+    long = getattr(optim, name)(theirs, 0.1, weight_decay=0.5, fused=True)
+    assert short.state_dict()["param_groups"] == long.state_dict()["param_groups"]
+    for number in range(6):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        if number < 2:  # a weight that begins later, as one that was unused or frozen
+            ours[1].grad = theirs[1].grad = None
+        short.step()
+        long.step()
+        short.param_groups[0]["lr"] = long.param_groups[0]["lr"] = 0.1 / (number + 1)
+        assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(value, long.state[other][key]) for key, value in short.state[mine].items())
 
 
 def test_loss_parameters_reach_torch() -> None:
