@@ -53,6 +53,10 @@ class Admission:
             raise HttpError(429, "too_many_requests", text, retry_after(wait_s))
         return key
 
+    def still_admits(self, key: ApiKey | None) -> bool:
+        """Of a key that was good when its request came; None: none was needed."""
+        return key is None or self._gatekeeper.holds(key)
+
     def _is_ours(self, host: bytes) -> bool:
         if not 0 < len(host) <= _MAX_HOST_BYTES:
             return False

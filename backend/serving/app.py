@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 
@@ -39,6 +39,10 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_TAKEN_BACK = (
+    b'data: {"error": {"message": "the API key has been taken back", "type": "invalid_request_error", '
+    b'"code": "unauthorized"}}\n\n'
+)
 _COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"server", b"cyxwiz"))
 
 
@@ -125,7 +129,7 @@ class Application:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse = wording_of(scope["path"])
-        close = False
+        close, key = False, None
         # The long way knows that the answer to HEAD has no body.
         shortcut: Shortcut | None = scope.get(SCOPE_KEY) if scope["method"] != "HEAD" else None
         try:
@@ -161,7 +165,7 @@ class Application:
             self.refused["internal"] += 1
             answer = refuse(failure(error))
         if isinstance(answer, Stream):
-            await _send_stream(answer, receive, send)
+            await _send_stream(answer, receive, send, partial(self._admission.still_admits, key))
         elif (
             shortcut is None or scope["method"] == "HEAD" or not _reply_at_once(answer, shortcut, close=close)
         ):
@@ -230,9 +234,9 @@ async def _unless_gone(route: Route, call: Call, receive: Receive) -> Reply | St
         del answering  # what was raised holds this frame, and it the call
 
 
-async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
+async def _send_stream(stream: Stream, receive: Receive, send: Send, admits: Callable[[], bool]) -> None:
     headers = [(b"content-type", stream.content_type), *_COMMON_HEADERS, *stream.headers]
-    sending = asyncio.ensure_future(_send_chunks(stream, headers, send))
+    sending = asyncio.ensure_future(_send_chunks(stream, headers, send, admits))
     leaving = asyncio.ensure_future(_until_gone(receive))
     try:
         await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -245,11 +249,17 @@ async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
         sending.result()
 
 
-async def _send_chunks(stream: Stream, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+async def _send_chunks(
+    stream: Stream, headers: list[tuple[bytes, bytes]], send: Send, admits: Callable[[], bool]
+) -> None:
+    """Until ``admits`` says that the key has been taken back."""
     async with aclosing(stream.chunks) as chunks:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": stream.first, "more_body": True})
         async for chunk in chunks:
+            if not admits():
+                await send({"type": "http.response.body", "body": _TAKEN_BACK, "more_body": True})
+                break
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 

@@ -49,6 +49,11 @@ class Gatekeeper:
             return None
         return key
 
+    def holds(self, key: ApiKey) -> bool:
+        """Whether it has not been taken back since it was found."""
+        known = self._keys.get(key.id)
+        return known is not None and known.sha256 == key.sha256
+
     def wait_s(self, key: ApiKey, now: float) -> float:
         """Counts a request and returns 0, or how long until its key may be used again."""
         if key.per_minute <= 0:

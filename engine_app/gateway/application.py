@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import trio
@@ -78,7 +79,8 @@ class Application:
     async def _admitted(self, exchange: Exchange, route: Route, parameters: dict[str, str]) -> None:
         head = exchange.head
         if route.scope is not None:
-            self._admission.check_key(head.headers, route.scope, time.monotonic())
+            key = self._admission.check_key(head.headers, route.scope, time.monotonic())
+            exchange.admits = partial(self._admission.still_admits, key)
         body = await exchange.read_body(
             SMALL_BODY_BYTES if route.method == "GET" else self._config.body_bytes
         )

@@ -53,6 +53,8 @@ class Exchange:
         self._has_read = False
         self.has_begun = False
         """Something of an answer has been sent."""
+        self.admits: Callable[[], bool] = lambda: True
+        """Whether its key has not been taken back."""
 
     async def read_body(self, limit_bytes: int) -> bytes:
         """All of it. Raises HttpError 400, 408, 413, 503, ClientGoneError."""
@@ -76,6 +78,9 @@ class Exchange:
         self._connection.queue(h11.Response(status_code=status, headers=fields))
 
     async def send(self, data: bytes) -> None:
+        """Raises HttpError 401 once the key has been taken back, ClientGoneError."""
+        if not self.admits():
+            raise HttpError(401, "unauthorized", "the API key has been taken back")
         await self._connection.send_data(data)
 
     async def end(self, whole: bool) -> None:

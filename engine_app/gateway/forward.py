@@ -44,7 +44,7 @@ _BROKEN_OFF = (
 
 
 class Sink(Protocol):
-    """Where an answer goes. Each raises ClientGoneError."""
+    """Where an answer goes. Each raises ClientGoneError, or HttpError for a client that may not have it."""
 
     async def start(self, status: int, content_type: str, headers: Headers, length: int | None) -> None:
         """``length`` None: not known yet."""

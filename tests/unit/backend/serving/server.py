@@ -110,7 +110,8 @@ class Server:
             return runtimes[model.name]
 
         self.host = ModelHost(models, limits, Path(), load)
-        self.app = Application(self.host, Admission((), Gatekeeper(keys), bool(keys)))
+        self.keys = Gatekeeper(keys)
+        self.app = Application(self.host, Admission((), self.keys, bool(keys)))
         self.app.route(all_routes(self.host, self.app.refused, bool(keys)))
 
     async def ask(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from backend.formats.tensors import Array
+from backend.serving.keys import make_key
 from backend.serving.messages import ServerLimits
 from tests.unit.backend.serving.server import Counter, Doubler, Server, Single, talk, until
 
@@ -109,6 +110,29 @@ def test_a_turn_that_never_comes_is_told_by_the_deadline() -> None:
         assert (await first).status == 200
 
     talk(work, {"m": model}, ServerLimits(timeout_s=0.2))
+
+
+def test_a_stream_ends_once_its_key_is_taken_back() -> None:
+    model = Counter(free=2)
+    text, kept = make_key("k", ("predict",), 0, ("id", "secret"), "")
+    other_text, other = make_key("other", ("predict",), 0, ("other", "secret"), "")
+
+    async def work(server: Server) -> None:
+        order = ORDER | {"max_tokens": 40, "stream": True}
+        asked = asyncio.ensure_future(
+            server.ask("POST", "/v1/completions", order, authorization=f"Bearer {text}")
+        )
+        await until(model.begun.is_set)
+        server.keys.replace((other,))
+        model.go_on.set()
+        told = (await asked).body.decode().split("\n\n")
+        assert "has been taken back" in told[-2]
+        assert len(told) < 10
+        assert model.ended.is_set()
+        again = await server.ask("POST", "/v1/completions", order, authorization=f"Bearer {other_text}")
+        assert len(events(again.body)) > 40
+
+    talk(work, {"m": model}, keys=(kept, other))
 
 
 class Slow(Counter):

@@ -106,6 +106,7 @@ class Tested:
     pool: Pool
     port: int
     forbidden: set[str]
+    keys: Gatekeeper
 
     async def open(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -158,10 +159,11 @@ async def gateway(
     needs_key: bool = False,
 ) -> AsyncIterator[Tested]:
     forbidden: set[str] = set()
+    gatekeeper = Gatekeeper(keys)
     pool = Pool(lambda place: place.peer_id not in forbidden, lambda: 0.5, lambda member: None)
     app = Application(
         pool,
-        Admission((), Gatekeeper(keys), needs_key),
+        Admission((), gatekeeper, needs_key),
         config or AppConfig("1", needs_key=needs_key, wait_s=0),
     )
     members = [pool.add(endpoint, place) for endpoint, place in endpoints]
@@ -171,7 +173,7 @@ async def gateway(
         for member in members if watch else ():
             nursery.start_soon(pool.watch, member)
         nursery.start_soon(server.run)
-        yield Tested(server, app, pool, listener.getsockname()[1], forbidden)
+        yield Tested(server, app, pool, listener.getsockname()[1], forbidden, gatekeeper)
         nursery.cancel_scope.cancel()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from contextlib import suppress
 
@@ -337,6 +338,30 @@ async def test_keys_their_scopes_and_limits_hold() -> None:
         seen = [(await tested.ask("/v1/models", authorization=f"Bearer {text}")).status for _ in range(3)]
         assert seen == [200, 200, 429]
         assert (await tested.ask("/health")).json["needs_key"] is True
+
+
+async def test_an_answer_breaks_off_once_its_key_is_taken_back() -> None:
+    text, key = make_key("phone", ("predict",), 0, ("id", "s" * 43), "now")
+    ((fake, place),) = replicas(1)
+    go = trio.Event()
+    fake.told = [Told((b"data: a\n\n", b"data: b\n\n"), content_type="text/event-stream", hold=go)]
+    body = json.dumps(PROMPT).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {text}\r\n"
+    head += f"content-length: {len(body)}\r\n\r\n"
+    async with gateway((fake, place), keys=(key,), needs_key=True) as tested, await tested.open() as stream:
+        await stream.send_all(head.encode() + body)
+        seen = b""
+        while b"data: a" not in seen:
+            seen += await stream.receive_some(1 << 16)
+        tested.keys.replace(())
+        go.set()
+        with suppress(trio.BrokenResourceError):
+            while part := await stream.receive_some(1 << 16):
+                seen += part
+        await fake.cancelled.wait()
+    assert seen.startswith(b"HTTP/1.1 200")
+    assert b"data: b" not in seen
+    assert not seen.endswith(b"0\r\n\r\n"), "the client sees that something is missing"
 
 
 async def test_other_hosts_and_other_sites_are_refused() -> None:
