@@ -18,7 +18,7 @@ import structlog
 import trio
 import trio.testing
 
-TEST_DEADLINE_S = 120
+TEST_DEADLINE_S = 300
 
 # Tests open files in onnxruntime as users do, without our modules around it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

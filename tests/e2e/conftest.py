@@ -13,7 +13,8 @@ import pytest
 from local_network import LocalNetwork, loopback_environment
 from safetensors.numpy import save_file
 
-FAST = ("--heartbeat", "0.5", "--lease", "2.5", "--offer", "2", "--claim-window", "2")
+FAST = ("--heartbeat", "1", "--lease", "5", "--offer", "3", "--claim-window", "3")
+"""A peer that is killed is missed soon, and none that a busy machine or disk holds up for a second or two."""
 PATIENT = ("--retry-patience", "25")
 DIGITS = Path(__file__).parents[2] / "scripts" / "examples" / "digits_cnn.json"
 

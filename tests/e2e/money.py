@@ -10,7 +10,7 @@ from demo import balances, chain_info
 from local_network import LocalNetwork, wait_until
 
 CLOSED = ("settled", "refunded")
-CLOSE_DEADLINE_S = 30.0
+CLOSE_DEADLINE_S = 120.0
 
 
 class Money:

@@ -34,7 +34,7 @@ LOGITS = [[16.0, 22.0]]
 PRICE = "36"
 """A hundredth of a token for each second."""
 OPTIONS = ("--gpus", "none", "--prewarmed", "0")
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +100,15 @@ def ended(engine: Engine, deployment: str) -> str:
 def test_a_model_is_served_to_its_end_and_paid_in_full(
     shared: LocalNetwork, engine: Engine, money: Money, model: Path
 ) -> None:
-    deployment = deploy(engine, model, 3)
+    deployment = deploy(engine, model, 5)
     wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
-    [told] = shared.ask("peer", "status")["deployments"]
-    assert (told["job_id"], told["name"], told["state"]) == (deployment, "linear", "ready")
     assert ended(engine, deployment) == "settled"
     found = view(engine, deployment)
-    assert (found.served_s, found.left_s, found.paid) == (3, 0, tokens("0.03"))
+    assert (found.served_s, found.left_s, found.paid) == (5, 0, tokens("0.05"))
     with pytest.raises(P2PError):
         engine.predict(deployment, ROW)
     [payment] = money.check(deployment)
-    assert payment["earned"] == payment["amount"] == tokens("0.03")
+    assert payment["earned"] == payment["amount"] == tokens("0.05")
     assert shared.ask("peer", "status")["deployments"] == []
 
 
@@ -125,12 +123,13 @@ def test_a_worker_that_is_killed_comes_back_and_a_stop_returns_what_was_not_serv
     served = view(engine, deployment).served_s
     wait_until(lambda: view(engine, deployment).served_s > served, DEADLINE_S, "another period")
     [told] = shared.ask("peer", "status")["deployments"]
-    assert (told["restarts"], told["state"]) == (1, "ready")
+    assert (told["job_id"], told["name"], told["state"]) == (deployment, "linear", "ready")
+    assert told["restarts"] == 1
     engine.stop_deployment(deployment)
     ended(engine, deployment)
     [payment] = money.check(deployment)
     paid = view(engine, deployment).paid
-    assert payment["earned"] == paid and 0 < paid < tokens("0.5")
+    assert payment["earned"] == paid and 0 < paid < payment["amount"]
     assert payment["returned"] == payment["amount"] - paid
 
 
@@ -193,10 +192,10 @@ def test_an_extension_takes_the_running_model_over(
     shared: LocalNetwork, engine: Engine, money: Money, model: Path
 ) -> None:
     home = shared.programs["peer"].home
-    first = deploy(engine, model, 3)
+    first = deploy(engine, model, 8)
     wait_until(lambda: answers(engine, first), DEADLINE_S, "an answer")
     worker = worker_pid(home, first)
-    second = engine.extend(first, 2, tokens("1"))
+    second = engine.extend(first, 1, tokens("1"))
     wait_until(lambda: answers(engine, second), DEADLINE_S, "an answer to the second name")
     assert worker_pid(home, first) == worker  # in the directory that it was started in
     assert (ended(engine, first), ended(engine, second)) == ("settled", "settled")
@@ -207,11 +206,11 @@ def test_an_unpaid_deployment_for_an_engine_that_is_let_in(
     shared: LocalNetwork, engine: Engine, money: Money, model: Path
 ) -> None:
     [address, *_] = shared.ask("peer", "status")["addresses"]
-    options = {"periods": 2, "period_s": 1, "memory_bytes": 1 << 30}
+    options = {"periods": 4, "period_s": 1, "memory_bytes": 1 << 30}
     deployment = engine.deploy(model, peer=address, **options)
     wait_until(lambda: answers(engine, deployment), DEADLINE_S, "an answer")
     assert ended(engine, deployment) == "completed"
-    assert view(engine, deployment).served_s == 2
+    assert view(engine, deployment).served_s == 4
     with pytest.raises(P2PError):
         engine.predict(deployment, ROW)
     money.check_nobody_earned(0)
@@ -242,7 +241,7 @@ def test_a_deployment_moves_when_its_peer_is_killed_and_is_refunded_when_none_is
     names = ("second", "peer") if first == second["peer_id"] else ("peer", "second")
     shared.programs[names[0]].kill()
     moved = lambda: view(engine, deployment).peer_id not in (None, first)  # noqa: E731
-    wait_until(moved, 2 * DEADLINE_S, "the other peer")
+    wait_until(moved, DEADLINE_S, "the other peer")
     with pytest.raises(JobEndedError, match="moved by itself"):
         engine.predict(deployment, ROW)
     other = view(engine, deployment).peer_id

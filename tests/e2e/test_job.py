@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_network import LocalNetwork
+from local_network import LocalNetwork, wait_until
 
 AMOUNT = "5"
 pytestmark = [pytest.mark.e2e]
@@ -34,8 +34,9 @@ def test_a_job_ends_with_a_model_that_its_peer_serves(
     assert escrow["earned"] == escrow["amount"]
     [payment] = network.ask("coordinator", "payments")
     assert (payment["state"], payment["earned"], payment["returned"]) == ("settled", escrow["amount"], 0)
-    [known] = json.loads(network.engine("peers", "--json"))
-    assert (known["peer_id"], known["online"], known["free"]) == (peer["peer_id"], True, 1)
+    # It says with its next heartbeat that its device is free again.
+    known = wait_until(lambda: known_as_free(network), 60, "the peer to be free")
+    assert known == [peer["peer_id"]]
     network.engine("fetch", summary["job_id"], "-o", str(tmp_path / "model.cyxmodel"))
     assert (tmp_path / "model.cyxmodel").stat().st_size == summary["result"]["size"]
     np.save(tmp_path / "x.npy", np.zeros((2, 1, 8, 8), np.float32))
@@ -45,6 +46,11 @@ def test_a_job_ends_with_a_model_that_its_peer_serves(
     assert network.ask("peer", "status")["models"]
     history = network.ask_engine("wallet", "history")
     assert history[0]["balance"] == max(entry["change"] for entry in history) - payment["earned"]
+
+
+def known_as_free(network: LocalNetwork) -> list[str]:
+    known = network.ask_engine("peers")
+    return [peer["peer_id"] for peer in known if peer["online"] and peer["free"] == 1]
 
 
 def test_a_budget_below_the_estimate_is_refused_with_both_amounts(

@@ -101,13 +101,14 @@ def weights(model: Path) -> bytes:
 
 def test_a_training_that_is_killed_and_then_stopped_goes_on_bit_exactly(desk: Desk, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole.cyxmodel", tmp_path / "cut.cyxmodel"
+    lengthen(desk.graph, 240)
     assert desk.start(whole).wait(MOST_S) == 0
     training = desk.start(cut, stdout=subprocess.PIPE)
-    until_step(training, 80)  # of 240, saved at 60, 120 and 180
+    until_step(training, 250)  # of 960, saved at 240, 480 and 720
     training.kill()
     training.communicate(timeout=MOST_S)
     [found] = desk.ask("trainings")
-    assert found["state"] == "interrupted" and found["step"] in (60, 120, 180)
+    assert found["state"] == "interrupted" and found["step"] in (240, 480, 720)
     again = desk.resume(stdout=subprocess.PIPE)
     until_step(again, found["step"] + 1)
     again.send_signal(signal.SIGINT)
@@ -168,7 +169,7 @@ def test_a_model_is_fine_tuned_with_frozen_layers_and_adapters(desk: Desk, tmp_p
 def test_a_sweep_that_was_killed_goes_on_and_keeps_the_best_graph_with_its_model(
     desk: Desk, tmp_path: Path
 ) -> None:
-    lengthen(desk.graph, 3)
+    lengthen(desk.graph, 20)
     document = json.loads(desk.graph.read_text())
     [optimizer] = [node["id"] for node in document["nodes"] if node["type"] == "AdamW"]
     best = tmp_path / "best.json"

@@ -131,7 +131,7 @@ async def engine_on(
                 now=time.time,
                 chain=None,
                 lan=EverybodyHears(world),
-                limits=Limits(peer_patience_s=1.0),
+                limits=Limits(peer_patience_s=2.0),
                 run_blocking=run_inline,
             )
             async with run_engine(parts, home / "workspace") as engine:

@@ -18,6 +18,7 @@ from backend.reports import (
     Evaluated,
     Failed,
     Finished,
+    Ping,
     Progress,
     Samples,
     SampleStream,
@@ -124,7 +125,7 @@ async def test_an_evaluation_of_the_test_part_finds_what_the_training_did(
 async def test_a_training_that_waits_for_samples_can_be_cancelled_and_is_not_stalled(
     open_worker, graph: bytes, train: Command, owned: LocalSamples
 ) -> None:
-    async with open_worker(stall_s=0.2, hang_s=0.4) as worker:
+    async with open_worker(stall_s=1, hang_s=300) as worker:  # asked below, and not before
         give_scaling(worker, owned)
         await worker.send(train(dataset=None, stream=stream(owned)), graph)
         asked = []
@@ -134,7 +135,7 @@ async def test_a_training_that_waits_for_samples_can_be_cancelled_and_is_not_sta
             while True:
                 assert isinstance((await worker.receive())[0], WantSamples)
         assert longer_than_a_stall.cancelled_caught
-        assert worker.is_alive
+        await worker.send(Ping())
         await worker.send(Cancel())
         event, _ = await worker.receive(timeout_s=60)
         assert isinstance(event, Cancelled)

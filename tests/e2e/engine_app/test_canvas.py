@@ -65,7 +65,6 @@ async def test_a_pinch_on_a_node_zooms_and_moves_nothing(show: Any) -> None:
         x, y = at(canvas, 400, 20)
         one, two = driver.finger(x - 30, y), driver.finger(x + 30, y)
         one.down()
-        await driver.frames(1)
         two.down()
         await driver.frames(1)
         for step in range(1, 5):

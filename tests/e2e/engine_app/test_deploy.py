@@ -52,7 +52,7 @@ def bars(root: Any) -> list[str]:
 
 async def slowly(driver: Any, holds: Callable[[], bool]) -> None:
     """For what a worker has to start for."""
-    with trio.fail_after(60):
+    with trio.fail_after(110):
         while not holds():
             await driver.frames(1)
 
@@ -98,7 +98,7 @@ def _reached(url: str) -> bool:
     import urllib.request
 
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=60) as answer:
             return bool(answer.status == 200)
     except urllib.error.URLError:
         return False

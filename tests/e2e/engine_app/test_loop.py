@@ -45,7 +45,7 @@ async def test_an_error_in_a_callback_or_a_task_is_shown_and_the_window_lives_on
         Clock.schedule_once(fail)
         Clock.schedule_interval(stop_when_shown, 0)
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await run_app(app, begin, lambda error: shown.append(str(error)))
     assert sorted(shown) == ["in a callback", "in a task"]
     assert ended == ["task"]

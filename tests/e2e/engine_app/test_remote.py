@@ -30,14 +30,15 @@ async def test_a_job_is_submitted_from_the_window_followed_to_its_end_and_paid(
             await _buy_and_train(window, driver, tmp_path)
             await _deploy_and_ask(window, driver, tmp_path / "mine.cyxmodel")
     finally:
-        await trio.to_thread.run_sync(network.stop)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(network.stop)
 
 
 async def _buy_and_train(window: Any, driver: Any, directory: Path) -> None:
     from engine_app.ui.network import JobWish
 
     engine, purse = window.network, window.purse
-    with trio.fail_after(120):
+    with trio.fail_after(240):
         purse.create("")
         await _until(driver, lambda: not purse.busy and engine.state == "online" and bool(engine.peers))
         assert purse.problem == ""
@@ -78,7 +79,7 @@ async def _deploy_and_ask(window: Any, driver: Any, model: Path) -> None:
     from engine_app.ui.widgets.facts import ShareBar
 
     engine, purse = window.network, window.purse
-    with trio.fail_after(120):
+    with trio.fail_after(240):
         before = purse.units
         engine.deploy(PeerWish(model, "digits", None, "", 5, 1, TOKEN))
         await _until(driver, lambda: not engine.busy)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.e2e
 
 def test_the_self_check_draws_the_main_screens_at_both_orientations(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "engine_app.cli", "app", "--self-check", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=320)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     pictures = {path.stem: Image.open(path).convert("RGB") for path in tmp_path.glob("*.png")}
     assert len(pictures) >= 8

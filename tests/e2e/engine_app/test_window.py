@@ -350,7 +350,7 @@ async def test_digits_are_trained_from_the_window_paused_and_shown(open_window: 
 
     async with open_window() as (window, driver):
         window.open_example()
-        window.desk.set_training(epochs=20)
+        window.desk.set_training(epochs=40)
         canvas = window.content.bench.canvas_widget
         window.show_page("train")
         trainer = window.trainer

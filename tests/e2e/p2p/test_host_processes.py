@@ -87,7 +87,7 @@ async def test_a_killed_peer_is_seen_at_once_and_reached_again_when_it_is_back(s
             await caller.connect(peer.peer_id, [peer.address])
             stream = await caller.open_stream(peer.peer_id, "/test/echo")
             peer.signal(signal.SIGKILL)
-            with trio.fail_after(30), pytest.raises(StreamResetError, match="connection lost"):
+            with trio.fail_after(60), pytest.raises(StreamResetError, match="connection lost"):
                 await stream.receive_some()
             assert not caller.is_connected(peer.peer_id)
             with pytest.raises(StreamResetError):
@@ -96,7 +96,7 @@ async def test_a_killed_peer_is_seen_at_once_and_reached_again_when_it_is_back(s
             await caller.connect(peer.peer_id, [peer.address])
         listen = peer.address.rpartition("/p2p/")[0] if same_address else "/ip4/127.0.0.1/tcp/0"
         with running(listen) as again:
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 await caller.connect(again.peer_id, [again.address])
                 await ping(caller, again)
 
@@ -113,7 +113,7 @@ async def test_a_killed_peer_cuts_a_writer_too() -> None:
                     peer.signal(signal.SIGKILL)
 
                 nursery.start_soon(kill_midway)
-                with trio.fail_after(30), pytest.raises(StreamResetError):
+                with trio.fail_after(60), pytest.raises(StreamResetError):
                     while True:
                         await stream.send_all(bytes(65_536))
 
@@ -125,7 +125,7 @@ async def test_a_frozen_peer_is_noticed_and_a_thawed_one_reached_again() -> None
             stream = await caller.open_stream(peer.peer_id, "/test/echo")
             peer.signal(signal.SIGSTOP)
             try:
-                with trio.fail_after(30), pytest.raises(StreamResetError, match="no sign of life"):
+                with trio.fail_after(60), pytest.raises(StreamResetError, match="no sign of life"):
                     await stream.receive_some()
                 assert not caller.is_connected(peer.peer_id)
             finally:
@@ -141,7 +141,7 @@ async def test_a_writer_to_a_frozen_peer_is_freed() -> None:
             stream = await caller.open_stream(peer.peer_id, "/test/echo")
             peer.signal(signal.SIGSTOP)
             try:
-                with trio.fail_after(30), pytest.raises(StreamResetError, match="no sign of life"):
+                with trio.fail_after(60), pytest.raises(StreamResetError, match="no sign of life"):
                     while True:
                         await stream.send_all(bytes(65_536))
             finally:

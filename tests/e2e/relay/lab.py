@@ -18,7 +18,7 @@ _numbers = itertools.count(1)
 
 
 def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
@@ -99,7 +99,7 @@ class Lab:
 
     def close(self) -> None:
         for namespace in reversed(self._namespaces):
-            subprocess.run(["ip", "netns", "del", namespace], capture_output=True, timeout=30)
+            subprocess.run(["ip", "netns", "del", namespace], capture_output=True, timeout=60)
 
     def _new(self, name: str) -> str:
         namespace = self.namespace(name)

@@ -61,9 +61,9 @@ def test_a_closed_worker_accepts_on_its_own_socket_only(tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        with socket.create_connection(listener.getsockname(), timeout=30) as client:
+        with socket.create_connection(listener.getsockname(), timeout=60) as client:
             assert client.recv(5) == b"hello"
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=60)
     denied = "13"
     assert said.splitlines() == [
         "answer allowed",

@@ -112,7 +112,7 @@ def test_only_the_sandboxed_worker_holds_the_model_and_it_opens_no_socket(linear
 
 def test_a_head_without_end_is_cut_off(linear: Running) -> None:
     host, port = linear.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
         with pytest.raises(OSError):
             for _ in range(1000):
@@ -127,7 +127,7 @@ def test_ctrl_c_answers_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> N
     with serving(tmp_path / "data", str(tmp_path / "m.onnx")) as server:
         host, port = server.url.removeprefix("http://").split(":")
         body = b'{"inputs": [[1, 2, 3]]}'
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:5])
             server.ask("/health")  # by then the request before it has been begun

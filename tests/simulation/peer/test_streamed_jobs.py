@@ -78,7 +78,7 @@ async def test_an_engine_that_gives_no_samples_is_waited_for_by_name(tmp_path: P
 
 async def test_patience_with_an_engine_that_gives_no_samples_ends(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
-        world.terms = dataclasses.replace(world.terms, patience=Patience(engine_s=0.5))
+        world.terms = dataclasses.replace(world.terms, patience=Patience(engine_s=2))
         async with world.peer() as peer:
             world.engine.keep_data()
             world.engine.gives = False

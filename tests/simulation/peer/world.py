@@ -88,7 +88,7 @@ AMOUNT = 10**9
 PAIRS = TensorSpec("pairs", "uint8", (-1, 2))
 SAMPLES = 40
 ROW_BYTES = 256 + 8
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 async def until(condition: Callable[[], Any], what: str) -> Any:

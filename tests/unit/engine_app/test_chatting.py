@@ -45,7 +45,7 @@ async def talked(model: Model, lines: str, order: ChatOrder, monkeypatch: pytest
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     interrupt, interrupts = trio.open_memory_channel[int](10)
     model.began = lambda: interrupt.send_nowait(2)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await Conversation(model, order).run(interrupts)
 
 

@@ -56,7 +56,7 @@ async def calling(server: Network, identity: Identity | None = None):
 async def is_well(server: Network) -> None:
     """An honest stranger is served."""
     async with calling(server) as client:
-        answer, _ = await client.call(Say("hello"), timeout_s=5)
+        answer, _ = await client.call(Say("hello"), timeout_s=60)
         assert answer == Say("hello")
 
 
@@ -71,7 +71,7 @@ async def knock(server: Network) -> trio.SocketStream:
 
 async def is_turned_away(stream: trio.SocketStream) -> bool:
     """Whether the server hangs up; one that listens waits for the first word."""
-    with trio.move_on_after(0.5):
+    with trio.move_on_after(5):
         try:
             return await stream.receive_some() == b""
         except trio.BrokenResourceError:
@@ -121,15 +121,15 @@ async def test_streams_are_counted_over_all_connections_of_a_peer() -> None:
             caller = await stack.enter_async_context(open_host(identity, []))
             await caller.connect(server.peer_id, server.addresses())
             for _ in range(3):
-                opened.append(await caller.open_stream(server.peer_id, "/test/hold", timeout_s=5))
+                opened.append(await caller.open_stream(server.peer_id, "/test/hold", timeout_s=60))
         with pytest.raises(ConnectionFailedError):
-            await caller.open_stream(server.peer_id, "/test/hold", timeout_s=5)
+            await caller.open_stream(server.peer_id, "/test/hold", timeout_s=60)
         await is_well(server)
         await opened[0].reset()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while True:
                 try:
-                    await caller.open_stream(server.peer_id, "/test/hold", timeout_s=5)
+                    await caller.open_stream(server.peer_id, "/test/hold", timeout_s=60)
                     break
                 except ConnectionFailedError:
                     await trio.lowlevel.checkpoint()
@@ -147,11 +147,11 @@ async def test_unread_bytes_are_counted_over_all_connections_of_a_peer() -> None
         for _ in range(2):
             caller = await stack.enter_async_context(open_host(identity, []))
             await caller.connect(server.peer_id, server.addresses())
-            streams.append(await caller.open_stream(server.peer_id, "/test/ignore", timeout_s=5))
+            streams.append(await caller.open_stream(server.peer_id, "/test/ignore", timeout_s=60))
         for stream in streams:
             await stream.send_all(bytes(250_000))
         cut = 0
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
 
                 async def wait_for_the_cut(stream: Stream) -> None:
@@ -172,8 +172,8 @@ async def test_unread_bytes_are_counted_over_all_connections_of_a_peer() -> None
 async def test_a_message_over_the_programs_limit_costs_its_stream(message: int, body: int) -> None:
     async with serving(HostLimits(message=10_000, body=10_000)) as server, calling(server) as client:
         with pytest.raises(StreamResetError):
-            await client.call(Say("x" * message), bytes(body), timeout_s=5)
-        answer, _ = await client.call(Say("short"), timeout_s=5)
+            await client.call(Say("x" * message), bytes(body), timeout_s=60)
+        answer, _ = await client.call(Say("short"), timeout_s=60)
         assert answer == Say("short")
         await is_well(server)
 
@@ -194,7 +194,7 @@ async def test_a_peer_that_calls_without_end_holds_up_nobody_else() -> None:
             nursery.start_soon(flood)
         async with calling(server) as honest:
             for number in range(90):
-                answer, _ = await honest.call(Say(str(number)), timeout_s=10)
+                answer, _ = await honest.call(Say(str(number)), timeout_s=60)
                 assert answer == Say(str(number))
         assert answered <= 2 * rate + rate * (trio.current_time() - began) + 1
         nursery.cancel_scope.cancel()
@@ -204,9 +204,9 @@ async def test_a_caller_that_breaks_the_protocol_again_and_again_harms_nobody() 
     async with serving(HostLimits()) as server, open_host(Identity.generate(), []) as caller:
         await caller.connect(server.peer_id, server.addresses())
         for garbage in (b"\xff" * 64, b"\0\0\0\x04\0\0\0\0\xc1\xc1\xc1\xc1", b"\0\0\0\0\0\0\0\0"):
-            stream = await caller.open_stream(server.peer_id, PROTOCOL, timeout_s=5)
+            stream = await caller.open_stream(server.peer_id, PROTOCOL, timeout_s=60)
             await stream.send_all(garbage)
-            with trio.fail_after(5), pytest.raises((StreamResetError, RemoteProtocolError, P2PError)):
+            with trio.fail_after(60), pytest.raises((StreamResetError, RemoteProtocolError, P2PError)):
                 while await stream.receive_some():
                     pass
                 raise P2PError("closed")

@@ -183,7 +183,7 @@ async def test_many_streams_work_at_once_in_both_directions(kind: str) -> None:
                 nursery.start_soon(send)
                 assert await read_all(stream) == data
 
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for number in range(20):
                     nursery.start_soon(exchange, caller, server, number)

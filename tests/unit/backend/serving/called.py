@@ -71,7 +71,7 @@ async def open_served(
     served = Served(runtime or Doubler(), limits, ours or CallLimits())
     await trio.to_thread.run_sync(served.start)
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 await nursery.start(served.model_calls.run, served)
                 yield served

@@ -137,7 +137,7 @@ async def test_whoever_comes_through_a_relay_counts_there_and_no_more_than_fit_a
         assert not net.peer.is_connected(second.peer_id)
         assert net.peer.is_connected(net.engine.peer_id)
         await net.engine.disconnect(net.peer.peer_id)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await net.peer.wait_disconnected(net.engine.peer_id)
         await second.connect(net.peer.peer_id, net.peer.addresses())
 
@@ -201,7 +201,7 @@ async def test_a_slow_relay_is_not_taken_for_a_frozen_peer() -> None:
         await net.engine.connect(net.peer.peer_id, net.peer.addresses())
         stream = await net.engine.open_stream(net.peer.peer_id, "/test/take")
         await stream.send_all(bytes(240_000))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert await stream.receive_some() == b"thanks"
         assert received.is_set()
 
@@ -222,5 +222,5 @@ async def test_what_was_sent_through_a_relay_arrives_though_its_sender_leaves() 
             stream = await leaving.open_stream(net.peer.peer_id, "/test/count")
             await stream.send_all(bytes(250_000))
             await stream.send_eof()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             assert await told.receive() == 250_000

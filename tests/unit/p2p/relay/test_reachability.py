@@ -38,7 +38,7 @@ class Announcing:
         self._tell.send_nowait(addresses)
 
     async def next(self) -> Sequence[str]:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             return await self._told.receive()
 
 

@@ -42,7 +42,7 @@ async def test_a_peer_is_reached_through_a_relay_of_py_libp2p() -> None:
         address = str(host.get_addrs()[0])
         relay = PeerId(address.rpartition("/p2p/")[2])
         peer.set_handler("/test/hash", answer_with_a_hash)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await peer.connect(relay, [address])
             assert (await reserve(peer, relay)).expires_at > 0
             peer.announce(relay, [circuit_address(address, peer.peer_id)])
