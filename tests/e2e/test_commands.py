@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 PROGRAMS = ("cyxwiz", "cyxpeer", "cyxcoordinator")
 STRANGER = Identity.from_seed(bytes(range(32))).peer_id
-MOST_S = 60
+MOST_S = 240
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from local_network import LocalNetwork
+from local_network import LocalNetwork, wait_until
 
 from backend.datasets import load_dataset
 
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 def run(script: str, *arguments: str) -> str:
     """The last line of stdout."""
     words = [sys.executable, str(EXAMPLES / script), *arguments]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -30,8 +30,10 @@ def test_the_examples_submit_follow_fetch_and_call(
     peer = network.start_peer("peer", "10", "--gpus", "none")
     here = (str(network.engine_home), network.address)
     job = run("submit_job.py", *here, str(graph), str(stripes), "5")
-    [listed] = network.ask("coordinator", "jobs")
-    assert (listed["job_id"], listed["state"]) == (job, "running")
+    running = lambda: [
+        each["job_id"] for each in network.ask("coordinator", "jobs") if each["state"] == "running"
+    ]  # noqa: E731
+    assert wait_until(running, 60, "the job to run") == [job]
     model = run("follow_job.py", *here, job[:12])
     assert network.ask_engine("jobs")[0]["result"]["blake3"] == model
     target = tmp_path / "stripes.cyxmodel"

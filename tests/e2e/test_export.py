@@ -25,7 +25,7 @@ from tests.unit.backend.model_files import TOKENS, gpt2, image_model, llama, pip
 
 pytestmark = pytest.mark.e2e
 
-MOST_S = 120
+MOST_S = 240
 SCALING = Normalization((1.0, -2.0), (0.5, 4.0))
 
 

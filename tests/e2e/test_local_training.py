@@ -17,7 +17,7 @@ from safetensors.numpy import load
 
 pytestmark = pytest.mark.e2e
 
-MOST_S = 90
+MOST_S = 240
 
 
 class Desk:

@@ -137,8 +137,10 @@ async def test_two_ranks_train_what_one_device_trains_and_each_goes_on_for_the_o
 
 async def cut_short(found: TrainingWorkers, target: Path) -> None:
     """Pauses, goes on, and is cancelled, all by orders to the first rank; keeps its second checkpoint."""
-    await found.start(order(segments=3, allowed=2), dump_graph(task(6)))
+    await found.start(order(segments=3, allowed=0), dump_graph(task(6)))
+    await until(found, WaitingForPermission)
     await found.first.send(Pause())
+    await found.first.send(AllowSegments(upto=2))
     await until(found, Paused)
     await found.first.send(Resume())
     await until(found, Resumed)

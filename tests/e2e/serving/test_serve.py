@@ -198,7 +198,7 @@ def test_models_that_do_not_fit_together_take_turns_in_one_worker(tmp_path: Path
 
 def test_a_loop_without_end_is_stopped_at_its_deadline_and_the_model_goes_on(tmp_path: Path) -> None:
     endless_onnx(tmp_path / "endless.onnx")
-    with serving(tmp_path / "data", str(tmp_path / "endless.onnx"), "--timeout", "1") as server:
+    with serving(tmp_path / "data", str(tmp_path / "endless.onnx"), "--timeout", "4") as server:
         (before,) = worker_pids(server)
         assert status_of(server, "/v1/predict", {"inputs": [[1.0]]})[0] == 504
         assert server.ask("/v1/predict", {"inputs": [[-1.0]]})[0]["outputs"]["y"] == [[-1.0]]
@@ -221,7 +221,7 @@ async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     )
     pool = PoolConfig(tmp_path / "workers", hang_s=4)
     plan = ServerPlan((ModelFile("m", tmp_path / "m.onnx"),), pool)
-    with bind("127.0.0.1", 0) as listener, trio.fail_after(110):
+    with bind("127.0.0.1", 0) as listener, trio.fail_after(240):
         server = SupervisedServer(plan, listener, lambda: (), told)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run)
@@ -248,7 +248,7 @@ async def test_a_server_outlives_a_model_file_that_is_damaged_for_a_while(tmp_pa
         on_death=lambda reason, pause_s: ready.send_nowait(reason),
     )
     plan = ServerPlan((ModelFile("m", model),), PoolConfig(tmp_path / "workers"))
-    with bind("127.0.0.1", 0) as listener, trio.fail_after(100):
+    with bind("127.0.0.1", 0) as listener, trio.fail_after(240):
         server = SupervisedServer(plan, listener, lambda: (), told)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run)
@@ -303,7 +303,7 @@ def test_beyond_loopback_only_with_a_key_which_can_be_taken_back(tmp_path: Path)
         kept.write_bytes(good)
         name = cyxwiz(tmp_path, "keys", "list").stdout.split()[0]
         assert cyxwiz(tmp_path, "keys", "revoke", name).returncode == 0
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while status_of(server, "/v1/predict", ROW, authorization=f"Bearer {key}")[0] != 401:
             assert time.monotonic() < deadline, "a revoked key still works"
 
