@@ -23,6 +23,10 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+def jobs_that_run(network: LocalNetwork) -> list[str]:
+    return [job["job_id"] for job in network.ask("coordinator", "jobs") if job["state"] == "running"]
+
+
 @pytest.mark.e2e
 def test_the_examples_submit_follow_fetch_and_call(
     network: LocalNetwork, graph: Path, stripes: Path, tmp_path: Path
@@ -30,10 +34,7 @@ def test_the_examples_submit_follow_fetch_and_call(
     peer = network.start_peer("peer", "10", "--gpus", "none")
     here = (str(network.engine_home), network.address)
     job = run("submit_job.py", *here, str(graph), str(stripes), "5")
-    running = lambda: [
-        each["job_id"] for each in network.ask("coordinator", "jobs") if each["state"] == "running"
-    ]  # noqa: E731
-    assert wait_until(running, 60, "the job to run") == [job]
+    assert wait_until(lambda: jobs_that_run(network), 60, "the job to run") == [job]
     model = run("follow_job.py", *here, job[:12])
     assert network.ask_engine("jobs")[0]["result"]["blake3"] == model
     target = tmp_path / "stripes.cyxmodel"
