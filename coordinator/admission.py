@@ -14,7 +14,7 @@ from p2p.errors import RemoteFailureError
 from p2p.jobs import SERVED_FORMATS, JobSpec, ServingSpec
 
 if TYPE_CHECKING:
-    from backend.graph import Graph
+    from backend.graph import Graph, Wiring
 
 MAX_DIAGNOSTICS = 20
 MAX_NODES = 2_000
@@ -50,8 +50,9 @@ def _admit_graph(spec: JobSpec, body: bytes) -> Cost:
         graph = load_graph(body)
     except (BackendError, RecursionError) as error:
         raise RemoteFailureError("invalid", f"malformed graph: {error}"[:MAX_TEXT]) from error
-    if len(graph.nodes) > MAX_NODES:
-        raise RemoteFailureError("invalid", f"graph of {len(graph.nodes)} nodes, limit {MAX_NODES}")
+    count = _nodes_in(graph)
+    if count > MAX_NODES:
+        raise RemoteFailureError("invalid", f"graph of {count} nodes, limit {MAX_NODES}")
     found = graph_hash(graph)
     if found != spec.graph_hash:
         raw = blake3(body).hexdigest()
@@ -60,6 +61,11 @@ def _admit_graph(spec: JobSpec, body: bytes) -> Cost:
         )
     _check(graph, spec)
     return _cost(graph, spec)
+
+
+def _nodes_in(wiring: Wiring) -> int:
+    """Also those inside of others."""
+    return sum(1 if node.body is None else 1 + _nodes_in(node.body) for node in wiring.nodes)
 
 
 def _check(graph: Graph, spec: JobSpec) -> None:

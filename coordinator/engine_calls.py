@@ -46,7 +46,7 @@ MAX_PEERS = 1000
 
 
 async def estimate_job(services: Services, caller: PeerId, call: EstimateJob, body: bytes) -> Estimate:
-    cost = await services.admit(call.job, body)
+    cost = await services.admit(caller, call.job, body)
     need = _need(cost, call.job)
     found = services.matching.quote(need)
     return Estimate(
@@ -74,7 +74,7 @@ async def submit_job(services: Services, caller: PeerId, call: SubmitJob, body: 
 
 async def _admit(services: Services, caller: PeerId, spec: JobSpec, body: bytes) -> Job:
     _check_spec(services, caller, spec)
-    cost = await services.admit(spec, body)
+    cost = await services.admit(caller, spec, body)
     _check_budget(services, spec, _need(cost, spec))
     job_id = JobId(spec.job_id)
     known = await services.ledger.load(job_id)  # the same call may have come twice

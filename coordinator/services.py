@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -32,6 +32,8 @@ SOFTWARE = "cyxwiz"
 MAX_ADMISSIONS = 2
 """Graphs looked at side by side. The database's writer needs a thread at any time."""
 MAX_WAITING_ADMISSIONS = 64
+MAX_ADMISSIONS_OF_CALLER = 8
+"""Each takes up to seconds: of the places to wait in, one caller must leave some."""
 MAX_POLLS = 16
 """Long polls that one caller may hold open."""
 
@@ -69,31 +71,24 @@ class Services:
     tokens: TokenBook = field(default_factory=TokenBook)
     rates: RateLimiter = field(init=False)
     _admissions: trio.CapacityLimiter = field(init=False)
+    _admitting: Counter[PeerId] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.rates = RateLimiter(Rate(self.limits.calls_per_s, self.limits.burst))
         self._admissions = trio.CapacityLimiter(MAX_ADMISSIONS)
 
-    async def admit(self, spec: JobSpec, graph: bytes) -> Cost:
+    async def admit(self, caller: PeerId, spec: JobSpec, graph: bytes) -> Cost:
         """What the job needs. Raises RemoteFailureError for what cannot be trained or served."""
         waiting = self._admissions.statistics().tasks_waiting
         if waiting >= MAX_WAITING_ADMISSIONS:
             raise RemoteFailureError("busy", f"{waiting} graphs wait to be looked at; try again")
-        async with self._admissions:
-            cost: Cost = await self.run_blocking(admit, spec, graph)
+        with _counted(self._admitting, caller, MAX_ADMISSIONS_OF_CALLER, "graphs of yours wait"):
+            async with self._admissions:
+                cost: Cost = await self.run_blocking(admit, spec, graph)
         return cost
 
-    @contextmanager
-    def long_poll(self, caller: PeerId) -> Iterator[None]:
-        if self.polls[caller] >= MAX_POLLS:
-            raise RemoteFailureError("busy", f"{self.polls[caller]} polls are waiting, limit {MAX_POLLS}")
-        self.polls[caller] += 1
-        try:
-            yield
-        finally:
-            self.polls[caller] -= 1
-            if not self.polls[caller]:
-                del self.polls[caller]
+    def long_poll(self, caller: PeerId) -> AbstractContextManager[None]:
+        return _counted(self.polls, caller, MAX_POLLS, "polls are waiting")
 
     async def own_job(self, caller: PeerId, job_id: str) -> Job:
         """A job of the Engine that asks. To everybody else it does not exist."""
@@ -138,6 +133,20 @@ class Services:
                 "conflict", f"lease {ref.lease_id}, fencing {ref.fencing}: not yours, or it is over"
             )
         return job, grant
+
+
+@contextmanager
+def _counted(counts: Counter[PeerId], caller: PeerId, limit: int, what: str) -> Iterator[None]:
+    """One more of the caller's, inside of the block. Raises RemoteFailureError."""
+    if counts[caller] >= limit:
+        raise RemoteFailureError("busy", f"{counts[caller]} {what}, limit {limit}")
+    counts[caller] += 1
+    try:
+        yield
+    finally:
+        counts[caller] -= 1
+        if not counts[caller]:
+            del counts[caller]
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def place_of(node: Node) -> tuple[float, float] | None:
 def title_of(node: Node) -> str:
     """What the user called it, or its type."""
     title = view_of_node(node).get("title")
-    return title if isinstance(title, str) and title else node.type
+    return title[:MAX_TITLE_CHARACTERS] if isinstance(title, str) and title else node.type
 
 
 def width_of(node: Node) -> float | None:

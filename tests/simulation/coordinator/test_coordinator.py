@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +17,7 @@ from coordinator import show
 from coordinator.config import Config
 from coordinator.control import control_handler
 from coordinator.database import Database
+from coordinator.services import MAX_ADMISSIONS_OF_CALLER
 from coordinator.state import replay
 from p2p.chain.escrow_codec import EscrowStatus
 from p2p.errors import RemoteFailureError
@@ -283,6 +286,40 @@ async def test_a_user_sees_and_touches_only_what_is_theirs(tmp_path: Path) -> No
         assert "still waiting: no peer is registered" in lines
         await owner.ask(wire.CancelJob(spec.job_id))
     check_invariants(world)
+
+
+async def test_one_caller_cannot_take_every_place_where_graphs_wait(tmp_path: Path) -> None:
+    async with (
+        open_world(tmp_path) as world,
+        world.engine("greedy") as greedy,
+        world.engine("other") as other,
+    ):
+        assert world.services is not None
+        run_blocking = world.services.run_blocking
+        told, refused = trio.Event(), trio.Event()
+        refusals: list[str] = []
+
+        async def once_told(work: Callable[..., Any], *arguments: Any) -> Any:
+            await told.wait()
+            return await run_blocking(work, *arguments)
+
+        async def estimate(number: int) -> None:
+            try:
+                await greedy.once(wire.EstimateJob(greedy.spec(number)), GRAPH)
+            except RemoteFailureError as error:
+                refusals.append(str(error))
+                refused.set()
+
+        world.services.run_blocking = once_told
+        async with trio.open_nursery() as nursery:
+            for number in range(MAX_ADMISSIONS_OF_CALLER + 1):
+                nursery.start_soon(estimate, number)
+            await refused.wait()
+            nursery.start_soon(other.once, wire.EstimateJob(other.spec(1)), GRAPH)
+            told.set()
+        limit = MAX_ADMISSIONS_OF_CALLER
+        assert refusals == [f"busy: {limit} graphs of yours wait, limit {limit}"]
+        await greedy.once(wire.EstimateJob(greedy.spec(1)), GRAPH)
 
 
 async def test_peers_with_records_as_long_as_they_may_be_hide_nobody(tmp_path: Path) -> None:

@@ -85,6 +85,18 @@ def test_a_graph_of_too_many_nodes_is_refused(make: Any) -> None:
     assert refusal(make, json.dumps(large).encode()) == f"graph of {MAX_NODES + 1} nodes, limit {MAX_NODES}"
 
 
+def test_nodes_inside_of_others_count_too(make: Any) -> None:
+    large = document()
+    inner = [
+        {"id": f"n{number}", "type": "ReLU", "version": 1, "parameters": {}} for number in range(MAX_NODES)
+    ]
+    outer = {"nodes": [{"id": "b", "type": "Subgraph", "body": {"nodes": inner, "links": []}}], "links": []}
+    large["nodes"].append({"id": "a", "type": "Subgraph", "parameters": {}, "body": outer})
+    large["format_version"] = 2
+    count = len(large["nodes"]) + 1 + MAX_NODES
+    assert refusal(make, json.dumps(large).encode()) == f"graph of {count} nodes, limit {MAX_NODES}"
+
+
 def test_a_graph_with_an_operator_of_an_onnx_model_is_refused(make: Any) -> None:
     """It must not even be validated as one that a peer could train."""
     graph = walk_graph(small_case("OnnxOperator"))

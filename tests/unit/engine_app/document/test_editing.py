@@ -34,7 +34,15 @@ from engine_app.document.ports import rect_of
 from engine_app.document.recovery import RecoveryFile, recoverable
 from engine_app.document.search import find_nodes, find_types
 from engine_app.document.templates import TEMPLATES
-from engine_app.document.view import Mode, Rect, bounds, place_of, placed
+from engine_app.document.view import (
+    MAX_TITLE_CHARACTERS,
+    Mode,
+    Rect,
+    bounds,
+    place_of,
+    placed,
+    title_of,
+)
 from engine_app.ui.examples import DIGITS
 from tests.unit.engine_app.document.builders import line
 
@@ -211,6 +219,14 @@ def test_an_old_file_is_migrated_and_laid_out(tmp_path: Path) -> None:
     assert [ends_of(link)[0] for link in graph.links] == ["a"]
     places = [place_of(node) for node in graph.nodes]
     assert places[0] and places[1] and places[0][0] < places[1][0]
+
+
+def test_a_title_without_end_is_shown_as_far_as_one_may_be_long(tmp_path: Path) -> None:
+    """Laying out 100,000 characters takes the window 14 s."""
+    node = Node("a", "ReLU", 1, {}, {"view": {"x": 0, "y": 0, "title": "W" * 100_000}})
+    path = tmp_path / "long.json"
+    save_graph(path, Graph("g", (node,)))
+    assert title_of(open_graph(path).graph.node("a")) == "W" * MAX_TITLE_CHARACTERS
 
 
 def test_a_file_that_is_no_graph_is_refused_by_name(tmp_path: Path) -> None:
