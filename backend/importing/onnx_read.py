@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from backend.catalogue import CATALOGUE
 from backend.catalogue.parameter import completed, problem_of
@@ -38,6 +38,7 @@ from backend.importing.foreign import (
     sizes,
 )
 from backend.importing.messages import UNKNOWN_IDS
+from backend.importing.onnx_widths import bring_to_single
 from backend.onnx_node import read_node
 
 _SHOWN_PROBLEMS = 8
@@ -49,6 +50,12 @@ _OLDEST_OPSET = 7
 """Before it, arithmetic said by attributes how shapes are brought together."""
 _MAX_PROBLEM = 600
 _MAX_BATCH = 1024
+_REAL = ("float32", "float16", "float64", "int8", "int16")
+"""Types of inputs that a graph takes as real numbers, which is also where those below 0 can come in."""
+_WHOLE = {"int64": MAX_IDS, "int32": MAX_IDS, "uint8": 1 << 8, "bool": 2}
+"""Those that it takes as whole numbers, and how many of them there are."""
+_AS_THEY_ARE = ("float32", "float16", "float64", "int64", "int32")
+"""Types whose numbers flow on as the Input gives them; others are cast first, as the model expects them."""
 Value = Ref | Array | None
 """What flows, a constant of the model, or an input that is left out."""
 
@@ -130,12 +137,19 @@ class Door:
     batch: int | None
     """The only size of a batch that it takes; None for any."""
 
+    @property
+    def ids(self) -> int:
+        """How many whole numbers the graph's Input knows; 0 for real ones."""
+        return _WHOLE.get(self.dtype, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Imported:
     graph: Graph
     weights: Mapping[str, Array]
     doors: tuple[Door, ...]
+    is_rounded: bool
+    """The ONNX computes with numbers of half precision, which the graph does not."""
 
 
 def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, int]) -> Imported:
@@ -144,14 +158,14 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, in
     Raises ArchiveError for a hostile file, ModelImportError for nodes that have no counterpart."""
     facts = check_onnx(data)
     model = _parsed(data)
+    is_rounded = _in_single_precision(model)
     placing = _Placing(model, facts.opsets.get("", 0), placers)
     made, graph = placing.made, model.graph
     for tensor in graph.initializer:
         placing.values[tensor.name] = _array(tensor)
     doors = tuple([_door(made, entry, sizes) for entry in facts.inputs])
-    for door in doors:
-        placing.values[door.name] = Ref(door.node_id, "output", door.shape, door.dtype != "float32")
-        placing.kinds[door.name] = door.dtype
+    for number, door in enumerate(doors):
+        placing.open(door, number - len(doors))
     for number, node in enumerate(graph.node):
         placing.place(number, node)
     placing.finish()
@@ -163,7 +177,15 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, in
             raise ModelImportError(f"onnx: output {value.name!r} depends on no input")
         made.add(value.name, "Output", {}, (found,))
     weights = {name: tensor.contiguous().numpy() for name, tensor in made.weights.items()}
-    return Imported(made.graph(facts.name or "imported"), weights, doors)
+    return Imported(made.graph(facts.name or "imported"), weights, doors, is_rounded)
+
+
+def _in_single_precision(model: onnx.ModelProto) -> bool:
+    """Whatever is wrong with its tensors, numpy and onnx say it with errors of any kind."""
+    try:
+        return bring_to_single(model)
+    except Exception as error:
+        raise ModelImportError(f"onnx: a tensor cannot be read: {error!r}"[:300]) from error
 
 
 def _parsed(data: bytes) -> onnx.ModelProto:
@@ -193,8 +215,9 @@ def _refusal(problems: list[str], nodes: int) -> str:
 def _door(made: Building, entry: OnnxValue, sizes: Mapping[str, int]) -> Door:
     """Raises ModelImportError."""
     name, shape, dtype = entry.name, entry.shape, entry.dtype
-    if not shape or dtype not in ("float32", "int64", "int32"):
-        raise ModelImportError(f"onnx: input {name!r} is {dtype} {shape}, supported are float32 and ids")
+    if not shape or dtype not in (*_REAL, *_WHOLE):
+        allowed = f"a batch of {', '.join((*_REAL, *_WHOLE))}"
+        raise ModelImportError(f"onnx: input {name!r} is {dtype} {shape}, supported is {allowed}")
     fixed = [sizes.get(size, size) if isinstance(size, str) else size for size in shape[1:]]
     sample = [size for size in fixed if isinstance(size, int) and 1 <= size <= MAX_ELEMENTS]
     if len(sample) < len(fixed):
@@ -204,7 +227,7 @@ def _door(made: Building, entry: OnnxValue, sizes: Mapping[str, int]) -> Door:
     batch = shape[0] if isinstance(shape[0], int) else None
     if batch is not None and not 1 <= batch <= _MAX_BATCH:
         raise ModelImportError(f"onnx: input {name!r} takes batches of {batch}, limit {_MAX_BATCH}")
-    given = {"shape": sample, "vocabulary": 0 if dtype == "float32" else MAX_IDS}
+    given = {"shape": sample, "vocabulary": _WHOLE.get(dtype, 0)}
     return Door(made.add(name, "Input", given, ()), name, dtype, tuple(sample), batch)
 
 
@@ -235,6 +258,19 @@ class _Placing:
         self._inferred: dict[str, str] | None = None
         self._readers = Counter(name for node in model.graph.node for name in node.input)
         self._readers.update(value.name for value in model.graph.output)
+
+    def open(self, door: Door, number: int) -> None:
+        """What comes through it; ``number`` is below those of all nodes."""
+        flowing = Ref(door.node_id, "output", door.shape, door.ids > 0)
+        if door.dtype in _AS_THEY_ARE:
+            self.values[door.name] = flowing
+            self.kinds[door.name] = door.dtype if door.ids else "float32"
+            return
+        inside = f"{door.name} as it enters"
+        self.values[inside] = flowing
+        self.kinds[inside] = "int64" if door.ids else "float32"
+        kind = next(n for n, (name, _) in ELEMENT_TYPES.items() if name == door.dtype)
+        self.place(number, helper.make_node("Cast", [inside], [door.name], to=kind))
 
     def place(self, number: int, node: onnx.NodeProto) -> None:
         if any(name in self._lost for name in node.input):

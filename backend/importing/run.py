@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 GRAPH_KEY, NORMALIZATION_KEY = "cyxwiz.graph", "cyxwiz.normalization"
 _RESULT = "imported.cyxmodel"
 _SAMPLES = 16
-_TOLERANCE = 1e-4
+_TOLERANCE, _ROUNDED_TOLERANCE = 1e-4, 0.02
 _LLAMA_TOLERANCE = 0.01
 Report = Callable[[Stage], None]
 
@@ -267,7 +267,7 @@ def _compared(path: Path, data: bytes, found: Imported, compiled: CompiledModel)
     samples = next((door.batch for door in found.doors if door.batch is not None), _SAMPLES)
     ends = {end.name: end for end in compiled.inputs}
     # What is not used is asked for all the same.
-    doors = [(door, ends.get(door.node_id, End(door.node_id, door.shape))) for door in found.doors]
+    doors = [(door, ends.get(door.node_id, End(door.node_id, door.shape, door.ids))) for door in found.doors]
     drawn_for = {door.node_id: drawn(_few(end), samples, number) for number, (door, end) in enumerate(doors)}
     inputs = {end.name: drawn_for[end.name] for end in compiled.inputs}
     try:
@@ -281,7 +281,8 @@ def _compared(path: Path, data: bytes, found: Imported, compiled: CompiledModel)
         raise ModelImportError(f"onnx: its nodes make no graph that runs: {str(error)[:300]}") from error
     text = "the imported graph, compared with the ONNX that it was made of"
     sides = _Sides(theirs, ours, inputs, versions)
-    return _certificate("onnx", text, "onnxruntime", [path], compiled, sides, _TOLERANCE)
+    tolerance = _ROUNDED_TOLERANCE if found.is_rounded else _TOLERANCE
+    return _certificate("onnx", text, "onnxruntime", [path], compiled, sides, tolerance)
 
 
 @dataclass(frozen=True, slots=True)

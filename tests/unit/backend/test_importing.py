@@ -256,6 +256,51 @@ def test_an_operator_answers_as_onnxruntime_does(name: str, tmp_path: Path) -> N
     assert certificate.outputs[0].largest_value > 0
 
 
+HALF, DOUBLE, WIDE = TensorProto.FLOAT16, TensorProto.DOUBLE, {"w": real(5, 3).astype(np.float64)}
+HALVES = {"w": real(5, 3).astype(np.float16)}
+PRODUCT = helper.make_node("MatMul", ["a", "w"], ["b"])
+
+
+def cast(before: str, after: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [before], [after], to=kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "constants", "nodes", "tolerance"),
+    [
+        (HALF, HALVES, [cast("x", "a", HALF), PRODUCT, helper.make_node("Relu", ["b"], ["y"])], 0.02),
+        (TensorProto.FLOAT, HALVES, [cast("x", "a", HALF), PRODUCT, cast("b", "y", TensorProto.FLOAT)], 0.02),
+        (DOUBLE, WIDE, [cast("x", "a", DOUBLE), PRODUCT, helper.make_node("Relu", ["b"], ["y"])], 1e-4),
+    ],
+    ids=["half", "half inside", "double"],
+)
+def test_numbers_of_other_widths_become_nodes_of_single_precision(
+    kind: int, constants: dict[str, Array], nodes: list[onnx.NodeProto], tolerance: float, tmp_path: Path
+) -> None:
+    data = model(nodes, constants, VECTOR, kind, kinds={"y": kind})
+    graph, certificate = imported(tmp_path, data)
+    assert certificate is not None
+    assert (certificate.verdict, certificate.tolerance) == ("within tolerance", tolerance)
+    types = {node.type for node in graph.nodes}
+    assert "Dense" in types
+    assert "OnnxOperator" not in types
+
+
+@pytest.mark.parametrize("kind", ["UINT8", "INT8", "INT16", "BOOL"])
+def test_small_whole_numbers_enter_as_the_model_expects_them(kind: str, tmp_path: Path) -> None:
+    number = getattr(TensorProto, kind)
+    nodes = [cast("x", "a", TensorProto.FLOAT), helper.make_node("MatMul", ["a", "w"], ["y"])]
+    data = model(nodes, {"w": real(5, 3)}, VECTOR, number)
+    _, certificate = imported(tmp_path, data)
+    assert certificate is not None
+    assert certificate.verdict != "differs"
+    ours, theirs = (load_model(tmp_path / name, "cpu") for name in ("imported.cyxmodel", "m.bin"))
+    x = {"UINT8": [[0, 255, 7, 128, 1]], "BOOL": [[0, 1, 1, 0, 1]]}.get(kind, [[-7, 0, 127, -128, 3]])
+    (wanted,) = theirs.run({"x": np.array(x, theirs.inputs[0].dtype)}).values()
+    (found,) = ours.run({ours.inputs[0].name: np.array(x, ours.inputs[0].dtype)}).values()
+    assert np.allclose(found, wanted, atol=1e-4)
+
+
 def test_every_operator_that_becomes_nodes_is_tried() -> None:
     tried = {
         node.op_type for data, _ in OPERATORS.values() for node in onnx.load_from_string(data).graph.node
