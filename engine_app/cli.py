@@ -11,6 +11,7 @@ from engine_app.app_cli import app, open_window_or_help
 from engine_app.arguments import DATA, NEW_FILE, OLD_FILE
 from engine_app.chat_cli import chat
 from engine_app.code_cli import code, import_code
+from engine_app.command_list import SECTIONS
 from engine_app.data_cli import data
 from engine_app.deploy_cli import deploy, deployments
 from engine_app.export_cli import FILE_COMMANDS
@@ -71,8 +72,20 @@ def _data_dir(context: click.Context, _parameter: click.Parameter, value: str | 
         context.obj = value
 
 
+class _Main(_Commands):
+    """Lists its commands by what one wants to do."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        longest = max(len(name) for name in self.commands)
+        for title, words in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(longest), text) for name, text in words.items()])
+
+
 @click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
+    cls=_Main,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
 )
 @click.option(
     "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version."
@@ -80,7 +93,10 @@ def _data_dir(context: click.Context, _parameter: click.Parameter, value: str | 
 @click.option("--data-dir", metavar="DIR", help="Default: ~/.cyxwiz/engine.")
 @click.pass_context
 def main(context: click.Context, data_dir: str | None) -> None:
-    """Train a neural network on a stranger's device and pay only for proven work."""
+    """Draw a neural network, train it here or at a peer, and let it answer.
+
+    Without a command: the window.
+    """
     context.obj = data_dir
     if context.invoked_subcommand is None:
         open_window_or_help(context)

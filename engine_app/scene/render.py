@@ -327,19 +327,20 @@ def frame_texts(picture: Picture) -> Floats:
     if picture.zoom < PORTS:
         return joined(parts, GLYPH_FLOATS)
     for frame in picture.scene.groups:
-        line = text.fitted(frame.text, (frame.rect.width - 32) / GROUP_SIZE, bold=True)
-        parts.append(glyphs(line, frame.rect.x + 16, frame.rect.y + 10, GROUP_SIZE, palette.muted))
+        size = _grown(GROUP_SIZE, LARGEST_GIST, picture.zoom)
+        line = text.fitted(frame.text, (frame.rect.width - 32) / size, bold=True)
+        parts.append(glyphs(line, frame.rect.x + 16, frame.rect.y + 10, size, palette.muted))
     for frame in picture.scene.notes:
-        parts += _note(frame, text, palette.text)
+        parts += _note(frame, text, _grown(TITLE_SIZE, LARGEST_TITLE, picture.zoom), palette.text)
     return joined(parts, GLYPH_FLOATS)
 
 
-def _note(frame: Frame, text: TextLayout, colour: Colour) -> list[Floats]:
-    leading = TITLE_SIZE * 1.4
+def _note(frame: Frame, text: TextLayout, size: float, colour: Colour) -> list[Floats]:
+    leading = size * 1.4
     count = max(1, int((frame.rect.height - 20) / leading))
-    lines = text.wrapped(frame.text, (frame.rect.width - 28) / TITLE_SIZE, count)
+    lines = text.wrapped(frame.text, (frame.rect.width - 28) / size, count)
     x, y = frame.rect.x + 14, frame.rect.y + 10
-    return [glyphs(line, x, y + leading * row, TITLE_SIZE, colour) for row, line in enumerate(lines)]
+    return [glyphs(line, x, y + leading * row, size, colour) for row, line in enumerate(lines)]
 
 
 def link_colour(look: Look, kind: PortKind | None) -> Colour:

@@ -169,11 +169,11 @@ class EngineApp(App):
         """With what was lost, or, once, with the tour."""
         lost = await self._keeper.lost()
         if lost is not None:
-            self._offer(lost, ("Throw away", lost.discard))
+            self.offer(lost, ("Throw away", lost.discard))
         elif self._opening.greets and not self.settings.seen_tour:
             self._start_tour()
 
-    def _offer(self, lost: Recovered, instead: tuple[str, Callable[[], Any]]) -> None:
+    def offer(self, lost: Recovered, instead: tuple[str, Callable[[], Any]]) -> None:
         """Whoever answers nothing is asked again at the next start."""
         text = f"{plain(lost.graph.name)} had changes that were not saved when the window ended."
         recover = partial(self._recover, lost)
@@ -341,7 +341,7 @@ class EngineApp(App):
             lost = await self._keeper.lost_of(path)
             show = partial(self._show_opened, path, opened)
             if lost is not None and lost.graph != opened.graph:
-                self._offer(lost, ("Open as saved", show))
+                self.offer(lost, ("Open as saved", show))
             else:
                 show()
 
@@ -413,7 +413,7 @@ class EngineApp(App):
     def _unless_changed(self, action: Callable[[], Any]) -> None:
         if self.desk.is_changed:
             text = f"The changes to {self.desk.graph.name} are not saved."
-            self.host.ask("Open another graph?", text, "Open", action, danger=True)
+            self.host.ask("Open another graph?", text, "Leave them", action, danger=True)
         else:
             action()
 

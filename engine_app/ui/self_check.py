@@ -19,11 +19,12 @@ from engine_app.ui.panels.build import BuildPage, show_problems
 from engine_app.ui.panels.graph_files import open_picture
 from engine_app.ui.panels.read_options import open_read
 from engine_app.ui.pictures import frames, resize, take_picture
+from engine_app.ui.self_check_edges import walk_edges, walk_enlarged
 from engine_app.ui.self_check_models import THREE, show_deployment, show_network, shown_export, shown_servers
 from engine_app.ui.theme import QUICK_S
 
 DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0
 
 
 async def check_window(config: Config, directory: Path) -> list[Path]:
@@ -73,6 +74,9 @@ class _Walk:
             await self._wallet(name)
             await self._take(f"{name}-settings", lambda: window.show_page("settings"))
             await self._told(name)
+        await walk_enlarged(window, self._take, "tablet")
+        await resize(*LAPTOP)
+        await walk_edges(window, self._take, "edge")
         await resize(*DESKTOP)
         window.show_page("build")
         await self._take("desktop-build", lambda: window.desk.select("optimizer"))
@@ -138,9 +142,7 @@ class _Walk:
         await self._take(f"{name}-placement", lambda: None)
         states.show_many_jobs(network)
         await self._take(f"{name}-many-jobs", window.content.refresh)
-        network.problem = ""
-        network.address, network.state, network.text, network.estimate = "", "off", "", None
-        network.peers, network.jobs = [], []
+        states.forget_network(network)
         trainer = window.trainer
         path = window.context.config.data_dir / "houses.csv"
         await self._take(
@@ -183,8 +185,7 @@ class _Walk:
         await frames(2)
         await self._take(f"{name}-serve-peer", lambda: window.host.children[0].body.elsewhere("peer"))
         window.host.close()
-        network.address, network.state, network.text, network.estimate = "", "off", "", None
-        network.peers, network.jobs, network.deployments = [], [], []
+        states.forget_network(network)
 
     async def _export(self, name: str) -> None:
         window = self._window

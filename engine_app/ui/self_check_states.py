@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from engine_app.document.recovery import Recovered
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
+from engine_app.ui.exporter import Done
 from engine_app.ui.network import Network, Story
 from engine_app.ui.purse import Purse
 from engine_app.ui.runs import Run, SavedRun
@@ -113,6 +119,41 @@ def show_long_talk(tryout: Tryout) -> None:
         Message("user", "And if it vanishes?"),
         Message("assistant", "Then the job goes on elsewhere, from the last checkpoint."),
     ]
+
+
+def show_failed(trainer: Trainer) -> None:
+    """At a node that is named; and one that was cancelled before."""
+    run = shown_run(90)
+    run.outcome, run.text = "failed", "the loss is nan at step 91: node conv2 was the first to give it"
+    trainer.run, trainer.state = run, "idle"
+
+
+def show_own_network(network: Network) -> None:
+    """Away just now, with peers that let in and one that does not."""
+    network.state = "away"
+    network.text = "192.168.1.20 did not answer for 10 s. What runs goes on; trying again"
+    device = {"name": "RTX 3060", "kind": "cuda", "memory_bytes": 12 << 30, "flops_per_s": 12e12}
+    peer = {"peer_id": "12D3KooWQx7", "devices": [device], "free": 1}
+    network.peers = [peer | {"allowed": True}, peer | {"allowed": False, "peer_id": "12D3KooWAb9"}]
+
+
+def forget_network(network: Network) -> None:
+    network.problem = ""
+    network.address, network.state, network.text, network.estimate = "", "off", "", None
+    network.peers, network.jobs, network.deployments = [], [], []
+
+
+def lost() -> Recovered:
+    return Recovered(Path("lost"), None, replace(DIGITS, name=LONG_NAME), 1_790_000_000.0)
+
+
+def differing(done: Done) -> Done:
+    """The same export, of which another runtime answers otherwise."""
+    worse = msgspec.structs.replace(done.certificate.outputs[0], max_difference=0.4, argmax_agreement=0.91)
+    certificate = msgspec.structs.replace(
+        done.certificate, outputs=(worse,), max_difference=0.4, argmax_agreement=0.91, verdict="differs"
+    )
+    return replace(done, certificate=certificate)
 
 
 def show_balance(purse: Purse) -> None:

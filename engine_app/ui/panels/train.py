@@ -11,6 +11,7 @@ from typing import Any
 from kivy.clock import Clock
 from kivy.uix.boxlayout import BoxLayout
 
+from engine_app.plain import sentence
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.devices import local_devices
@@ -211,8 +212,9 @@ class TrainPage(BoxLayout):
                 row = ListRow(
                     look,
                     f"{saved.number}  {saved.name}",
-                    f"{saved.outcome}, {source_name(saved.data)}",
-                    partial(self._compare, saved),
+                    f"{sentence(saved.outcome)}, {source_name(saved.data)}",
+                    partial(self.compare, saved),
+                    mark={"done": look.palette.success, "failed": look.palette.danger}.get(saved.outcome),
                     icon={"done": "check", "failed": "error"}.get(saved.outcome, "stop"),
                     figure=best_figure(saved.metrics),
                 )
@@ -254,7 +256,8 @@ class TrainPage(BoxLayout):
 
         ask_path(self._context, "Save the model", Path.cwd() / Path(run.output).name, "Save", copy)
 
-    def _compare(self, saved: SavedRun) -> None:
+    def compare(self, saved: SavedRun) -> None:
+        """With what is shown; no longer if it is."""
         is_shown = self._other is not None and self._other.number == saved.number
         self._other = None if is_shown else run_of(saved)
         self.refresh()
