@@ -24,7 +24,7 @@ from engine_app.ui.self_check_models import THREE, show_deployment, show_network
 from engine_app.ui.theme import QUICK_S
 
 DESKTOP, LAPTOP, TABLET = (1920, 1080), (1280, 800), (800, 1280)
-DEADLINE_S = 600.0
+DEADLINE_S = 540.0
 
 
 async def check_window(config: Config, directory: Path) -> list[Path]:
