@@ -112,9 +112,11 @@ class Pool:
         self._changed = trio.Event()
         """Set when the health of any changes."""
 
-    def add(self, endpoint: Endpoint, place: Place) -> Member:
-        """Its health must be watched by ``watch``."""
+    def add(self, endpoint: Endpoint, place: Place, *, is_ready: bool = True) -> Member:
+        """Its health must be watched by ``watch``. One that is not ready is asked nothing until it is."""
         member = Member(endpoint, place, Load(endpoint.name))
+        if not is_ready:
+            member.health = after_loss(WELL, trio.current_time(), self._draw())
         self._members.setdefault(place.model, []).append(member)
         self._rescue(place.model)
         return member

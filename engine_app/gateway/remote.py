@@ -30,8 +30,9 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 2.0
 STATUS_TIMEOUT_S = 10.0
-_REFUSALS = {"invalid": 400, "refused": 403, "not_found": 404, "too_large": 413, "memory": 507}
-"""What a peer refuses in its own name; anything else is its failure."""
+READY = "ready"
+_REFUSALS = {"invalid": 400, "refused": 403, "too_large": 413, "memory": 507}
+"""What a peer refuses in its own name; anything else is its failure, as when it has no such deployment."""
 
 
 class RemoteStatus(Protocol):
@@ -75,7 +76,7 @@ class RemoteModel:
 
     async def status(self) -> EndpointStatus:
         status = await self.told()
-        return EndpointStatus(status.state == "ready", status.queue_depth)
+        return EndpointStatus(status.state == READY, status.queue_depth)
 
     async def told(self) -> RemoteStatus:
         """Raises EndpointLostError."""
@@ -170,7 +171,8 @@ class RemoteModels:
         except (EndpointLostError, P2PError, trio.TooSlowError) as error:
             log.info("deployment does not answer yet", endpoint=name, reason=str(error))
             return
-        member = self._pool.add(endpoint, replace(place, own_name=status.name or place.own_name))
+        place_there = replace(place, own_name=status.name or place.own_name)
+        member = self._pool.add(endpoint, place_there, is_ready=status.state == READY)
         joined = self._known[place] = _Joined(place, member)
         nursery.start_soon(self._watch, joined)
         self._told.joined(place)

@@ -1,9 +1,11 @@
-"""`cyxwiz gateway` in front of a model here and of paid deployments at real peers."""
+"""`cyxwiz gateway` in front of a model here and of the replicas of one at real peers, paid for."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from urllib.error import HTTPError
 
 import numpy as np
 import pytest
-from local_network import LocalNetwork
+from local_network import LocalNetwork, wait_until
 
 from tests.e2e.engine_app.test_gateway import LOGITS, ROW, gateway
 from tests.e2e.serving.servers import Running, linear_onnx
@@ -29,9 +31,10 @@ def names(running: Running) -> list[str]:
 
 
 @contextmanager
-def deploying(network: LocalNetwork, model: Path, peers: list[str]) -> Iterator[None]:
-    where = [word for peer in peers for word in ("--peer", peer)]
-    words = network.engine_arguments("deploy", str(model), *where, "--budget", "5", "--minutes", "5")
+def replicas(network: LocalNetwork, model: Path) -> Iterator[None]:
+    """Two of them, wherever there is a peer for each."""
+    order = ("--any", "--replicas", "2", "--budget", "5", "--minutes", "5")
+    words = network.engine_arguments("deploy", str(model), *order)
     with (network.directory / "deploy.log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log)
     try:
@@ -52,11 +55,13 @@ def test_deployments_at_peers_answer_beside_a_model_here_as_long_as_their_peers_
     with gateway(network.engine_home, *arguments) as running:
         assert names(running) == ["here"]
         # The gateway is the Engine of this data directory: the command asks it, and it pays.
-        with deploying(network, tmp_path / "there.onnx", peers):
+        with replicas(network, tmp_path / "there.onnx"):
             assert {running.next_news("came")["peer"] for _ in peers} == set(peers)
             assert names(running) == ["here", "there"]
             assert ask(running, "here") == ask(running, "there") == LOGITS
             tritonclient_gets_tensors(running)
+            answered_by(running, set(peers))
+            each_replica_answers(network, tmp_path, set(peers))
 
             network.engine("gateway", "forbid", *peers)
             with pytest.raises(HTTPError, match="404"):
@@ -67,8 +72,63 @@ def test_deployments_at_peers_answer_beside_a_model_here_as_long_as_their_peers_
             network.engine("gateway", "allow", *peers)
             assert {running.next_news("came")["peer"] for _ in peers} == set(peers)
 
+            third = network.start_peer("third", "10", "--gpus", "none")["peer_id"]
             one_peer_dies_and_nobody_notices(network, running)
             assert ask(running, "here") == LOGITS
+            its_replica_moves_and_is_asked_once_its_peer_may_see_it(network, running, peers[0], third)
+
+
+def asked(running: Running) -> dict[str, int]:
+    """How often each peer has answered, by the gateway's own count."""
+    with urllib.request.urlopen(f"{running.url}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    counted = re.findall(r'requests_total\{model="there",endpoint="([^"]*)",outcome="ok"\} (\d+)', text)
+    return {endpoint: int(count) for endpoint, count in counted}
+
+
+def answered_by(running: Running, peers: set[str]) -> None:
+    """Several clients at once keep all replicas busy: after 10 s also one that was slow at first."""
+    before = asked(running)
+
+    def work() -> bool:
+        threads = [
+            threading.Thread(target=lambda: [ask(running, "there") for _ in range(4)]) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        counts = {name: count - before.get(name, 0) for name, count in asked(running).items()}
+        return peers == {
+            peer for peer in peers for name, count in counts.items() if peer[-8:] in name and count
+        }
+
+    wait_until(work, 60, "an answer of each replica")
+
+
+def each_replica_answers(network: LocalNetwork, directory: Path, peers: set[str]) -> None:
+    """By the name that they share, and at the peer that is named."""
+    np.save(directory / "row.npy", np.array(ROW["inputs"], np.float32))
+    for peer in peers:
+        told = network.ask_engine("infer", "there", "--peer", peer, "--input", str(directory / "row.npy"))
+        assert told["values"]["logits"] == LOGITS
+    told = network.ask_engine("infer", "there", "--input", str(directory / "row.npy"))
+    assert told["values"]["logits"] == LOGITS
+
+
+def its_replica_moves_and_is_asked_once_its_peer_may_see_it(
+    network: LocalNetwork, running: Running, left: str, third: str
+) -> None:
+    def moved() -> bool:
+        found = {each["peer_id"]: each for each in network.ask_engine("deployments")}
+        return left in found and third in found and bool(found[third]["moved"] and found[third]["is_running"])
+
+    wait_until(moved, 60, "the replica of the peer that died, at another one")
+    answered_by(running, {left})
+    assert not any(third[-8:] in name for name in asked(running))
+    network.engine("gateway", "allow", third)
+    assert running.next_news("came")["peer"] == third
+    answered_by(running, {left, third})
 
 
 def tritonclient_gets_tensors(running: Running) -> None:

@@ -42,6 +42,7 @@ class FarModel:
 
     trouble: P2PError | None = None
     breaks: P2PError | None = None
+    state: str = "ready"
     asked: list[Asked] = field(default_factory=list)
 
     @asynccontextmanager
@@ -56,7 +57,7 @@ class FarModel:
         await trio.lowlevel.checkpoint()
         if self.trouble is not None:
             raise self.trouble
-        return Status()
+        return Status(self.state)
 
 
 @dataclass
@@ -147,12 +148,28 @@ async def test_a_deployment_that_does_not_answer_joins_once_it_does() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.virtual_clock
+async def test_a_deployment_whose_model_is_loading_is_asked_nothing_until_it_is_ready() -> None:
+    world = World(ONE)
+    far = world.at(ONE.id, ONE.peer_id)
+    far.state = "loading"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.remote.run)
+        assert world.pool.ready() == {"chat": False}
+        assert world.pool.choose("chat", set()) is None
+        far.state = "ready"
+        await world.pool.wait_until_up("chat")
+        assert world.pool.choose("chat", set()) is not None
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (RemoteFailureError("busy", "full"), EndpointBusyError),
         (RemoteFailureError("too_large", "body of 9 bytes"), HttpError),
         (RemoteFailureError("internal", "failed"), EndpointLostError),
+        (RemoteFailureError("not_found", "no such deployment"), EndpointLostError),
         (ConnectionFailedError("nobody there"), EndpointLostError),
     ],
 )
