@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import trio
 
 from coordinator.answers import as_many_as_fit
 from coordinator.database import Write
 from coordinator.escrows import is_wallet
-from coordinator.job import TALKING, CancelRequested, Cost, Job, JobRevived, JobSubmitted, PeerReported
-from coordinator.matcher import Candidate, Need
+from coordinator.job import TALKING, CancelRequested, Job, JobRevived, JobSubmitted, PeerReported
+from coordinator.matcher import Candidate, Offer
 from coordinator.reputation import score, tier
 from coordinator.services import Services, refusing
 from coordinator.tokens import MAX_ALIVE, IssuedToken
@@ -46,9 +46,7 @@ MAX_PEERS = 1000
 
 
 async def estimate_job(services: Services, caller: PeerId, call: EstimateJob, body: bytes) -> Estimate:
-    cost = await services.admit(caller, call.job, body)
-    need = _need(cost, call.job)
-    found = services.matching.quote(need)
+    cost, found = await services.admit(caller, call.job, body)
     return Estimate(
         parameters=cost.parameters,
         training_flops=cost.training_flops,
@@ -74,8 +72,8 @@ async def submit_job(services: Services, caller: PeerId, call: SubmitJob, body: 
 
 async def _admit(services: Services, caller: PeerId, spec: JobSpec, body: bytes) -> Job:
     _check_spec(services, caller, spec)
-    cost = await services.admit(caller, spec, body)
-    _check_budget(services, spec, _need(cost, spec))
+    cost, found = await services.admit(caller, spec, body)
+    _check_budget(spec, found.offers)
     job_id = JobId(spec.job_id)
     known = await services.ledger.load(job_id)  # the same call may have come twice
     if known is not None:
@@ -94,8 +92,7 @@ def _check_spec(services: Services, caller: PeerId, spec: JobSpec) -> None:
         raise RemoteFailureError("busy", f"{mine} jobs of yours are open, limit {services.limits.open_jobs}")
 
 
-def _check_budget(services: Services, spec: JobSpec, need: Need) -> None:
-    offers = services.matching.quote(need).offers
+def _check_budget(spec: JobSpec, offers: Sequence[Offer]) -> None:
     if offers and spec.budget < offers[0].amount:
         raise RemoteFailureError(
             "refused",
@@ -241,13 +238,3 @@ def peer_summaries(candidates: Iterable[Candidate], now: float) -> list[PeerSumm
         for candidate in candidates
     ]
     return sorted(summaries, key=lambda entry: (not entry.online, -entry.reputation, entry.peer_id))
-
-
-def _need(cost: Cost, spec: JobSpec) -> Need:
-    return Need(
-        cost=cost,
-        requirements=spec.requirements,
-        segments=spec.segments,
-        delivery=spec.data.delivery,
-        serves=spec.serving.format if spec.serving is not None else "",
-    )

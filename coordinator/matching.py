@@ -5,18 +5,20 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import structlog
 import trio
 
 from coordinator.errors import IllegalTransitionError
-from coordinator.job import Job, OfferMade
+from coordinator.job import Cost, Job, OfferMade
 from coordinator.ledger import Ledger
-from coordinator.matcher import Candidate, Match, Need, due_for_a_try, in_turn, match, quotes
+from coordinator.matcher import Candidate, Need, due_for_a_try, in_turn, match
 from coordinator.registry import Registry
 from coordinator.state import Policy
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId, PeerId
+from p2p.jobs import JobSpec
 from p2p.protocols.coordinator import RejectedPeer
 
 log = structlog.get_logger(__name__)
@@ -77,10 +79,6 @@ class Matching:
                 self._tried_at[job_id] = self._ledger.now()
                 self._try(job)
             await trio.lowlevel.checkpoint()
-
-    def quote(self, need: Need) -> Match:
-        """What the job would cost at whom."""
-        return quotes(need, self._candidates(), self._ledger.now())
 
     def explain(self, job: Job) -> tuple[tuple[str, ...], tuple[RejectedPeer, ...]]:
         """Why this peer, or why none yet."""
@@ -152,13 +150,20 @@ class Matching:
 
 
 def need_of(job: Job) -> Need:
-    return Need(
-        cost=job.cost,
-        requirements=job.spec.requirements,
-        segments=job.spec.segments,
+    return replace(
+        first_need(job.cost, job.spec),
         first_segment=job.segments_done,
         affordable=max(0, job.spec.budget - job.promised),
         excluded=job.excluded,
-        delivery=job.spec.data.delivery,
-        serves=job.spec.serving.format if job.spec.serving is not None else "",
+    )
+
+
+def first_need(cost: Cost, spec: JobSpec) -> Need:
+    """Of a job that no peer has worked on."""
+    return Need(
+        cost=cost,
+        requirements=spec.requirements,
+        segments=spec.segments,
+        delivery=spec.data.delivery,
+        serves=spec.serving.format if spec.serving is not None else "",
     )

@@ -16,7 +16,8 @@ from coordinator.errors import IllegalTransitionError
 from coordinator.job import TALKING, Cost, Grant, Job
 from coordinator.leases import LeaseBook
 from coordinator.ledger import Ledger
-from coordinator.matching import Matching
+from coordinator.matcher import Match, quotes
+from coordinator.matching import Matching, first_need
 from coordinator.registry import Registry
 from coordinator.state import Policy
 from coordinator.store import RunBlocking
@@ -77,15 +78,21 @@ class Services:
         self.rates = RateLimiter(Rate(self.limits.calls_per_s, self.limits.burst))
         self._admissions = trio.CapacityLimiter(MAX_ADMISSIONS)
 
-    async def admit(self, caller: PeerId, spec: JobSpec, graph: bytes) -> Cost:
-        """What the job needs. Raises RemoteFailureError for what cannot be trained or served."""
+    async def admit(self, caller: PeerId, spec: JobSpec, graph: bytes) -> tuple[Cost, Match]:
+        """What the job needs, and what it costs at whom.
+
+        Raises RemoteFailureError for what cannot be trained or served.
+        """
         waiting = self._admissions.statistics().tasks_waiting
         if waiting >= MAX_WAITING_ADMISSIONS:
             raise RemoteFailureError("busy", f"{waiting} graphs wait to be looked at; try again")
         with _counted(self._admitting, caller, MAX_ADMISSIONS_OF_CALLER, "graphs of yours wait"):
             async with self._admissions:
                 cost: Cost = await self.run_blocking(admit, spec, graph)
-        return cost
+                # Off the event loop too: there may be thousands of peers.
+                candidates, now = self.matching.candidates(), self.now()
+                found: Match = await self.run_blocking(quotes, first_need(cost, spec), candidates, now)
+        return cost, found
 
     def long_poll(self, caller: PeerId) -> AbstractContextManager[None]:
         return _counted(self.polls, caller, MAX_POLLS, "polls are waiting")

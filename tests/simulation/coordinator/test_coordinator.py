@@ -14,9 +14,11 @@ import pytest
 import trio
 
 from coordinator import show
+from coordinator.admission import admit
 from coordinator.config import Config
 from coordinator.control import control_handler
 from coordinator.database import Database
+from coordinator.matcher import quotes
 from coordinator.services import MAX_ADMISSIONS_OF_CALLER
 from coordinator.state import replay
 from p2p.chain.escrow_codec import EscrowStatus
@@ -298,9 +300,11 @@ async def test_one_caller_cannot_take_every_place_where_graphs_wait(tmp_path: Pa
         run_blocking = world.services.run_blocking
         told, refused = trio.Event(), trio.Event()
         refusals: list[str] = []
+        worked: set[Callable[..., Any]] = set()
 
         async def once_told(work: Callable[..., Any], *arguments: Any) -> Any:
             await told.wait()
+            worked.add(work)
             return await run_blocking(work, *arguments)
 
         async def estimate(number: int) -> None:
@@ -319,6 +323,7 @@ async def test_one_caller_cannot_take_every_place_where_graphs_wait(tmp_path: Pa
             told.set()
         limit = MAX_ADMISSIONS_OF_CALLER
         assert refusals == [f"busy: {limit} graphs of yours wait, limit {limit}"]
+        assert worked == {admit, quotes}, "neither keeps the event loop from others"
         await greedy.once(wire.EstimateJob(greedy.spec(1)), GRAPH)
 
 

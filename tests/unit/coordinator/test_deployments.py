@@ -10,8 +10,8 @@ from blake3 import blake3
 from msgspec.structs import replace
 
 from coordinator.admission import admit
-from coordinator.engine_calls import _need
 from coordinator.matcher import match
+from coordinator.matching import first_need
 from p2p.codec import Codec
 from p2p.errors import MessageInvalidError, RemoteFailureError
 from p2p.jobs import DataSummary, Delivery, FileRef, JobSpec, ServingSpec
@@ -39,7 +39,7 @@ def test_it_costs_the_time_that_it_is_served_whatever_the_device(make: Any) -> N
     cost = admit(spec, b"")
     assert (cost.training_flops, cost.memory_bytes, cost.served_ms) == (0, 1 << 30, 600_000)
     fast = make.candidate("fast", serves=("onnx",), price_per_hour=6 * 10**9)
-    offer = match(_need(cost, spec), [fast], make.now).offers[0]
+    offer = match(first_need(cost, spec), [fast], make.now).offers[0]
     assert offer.amount == price_of(600_000, 6 * 10**9) == 10**9
     assert offer.quote.duration_ms == 600_000
 
@@ -57,7 +57,7 @@ def test_a_graph_an_unknown_format_and_too_little_memory_are_refused(make: Any) 
 
 def test_only_who_serves_the_format_and_has_the_memory_is_asked(make: Any) -> None:
     spec = deployment(make)
-    need = _need(admit(spec, b""), spec)
+    need = first_need(admit(spec, b""), spec)
     none = make.candidate("none")
     other = make.candidate("other", serves=("gguf",))
     small = make.candidate("small", serves=("onnx",), ram_bytes=1 << 20)
@@ -72,7 +72,7 @@ def test_only_who_serves_the_format_and_has_the_memory_is_asked(make: Any) -> No
 
 
 def test_a_training_is_not_kept_from_who_serves_nothing(make: Any) -> None:
-    need = with_fields(_need(make.cost, make.spec()), serves="")
+    need = with_fields(first_need(make.cost, make.spec()), serves="")
     assert match(need, [make.candidate()], make.now).offers
 
 
