@@ -7,6 +7,7 @@ that reaches its deadline is told to stop, which also ends loops without end.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -46,6 +47,9 @@ _DTYPES = {
 }
 
 
+_TABLE = re.compile(r"seq\(map\((string|int64),tensor\(float\)\)\)")
+
+
 class OnnxRuntime:
     """One session."""
 
@@ -53,13 +57,13 @@ class OnnxRuntime:
         self._session = open_session(data, options.threads, device)
         self._terminator = Terminator(time.monotonic)
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
-        self.outputs = tuple(map(_spec, self._session.get_outputs()))
+        self.outputs, left_out = _outputs(self._session.get_outputs())
         self.form = _form(self._session.get_modelmeta().custom_metadata_map, self.inputs, self.outputs)
         """What may be sent instead of arrays, where whoever exported the model said so."""
         self._answers = [spec.name for spec in self.outputs]
         self.facts = RuntimeFacts(
             format="onnx",
-            runtime=f"onnxruntime {onnxruntime.__version__}",
+            runtime=f"onnxruntime {onnxruntime.__version__}{left_out}",
             devices=tuple(self._session.get_providers()),
             size_bytes=2 * len(data),
         )
@@ -75,6 +79,7 @@ class OnnxRuntime:
         finally:
             if options is not None:
                 self._terminator.end()
+        answers = [_table(answer) if isinstance(answer, list) else answer for answer in answers]
         if not all(isinstance(answer, np.ndarray) and answer.dtype != object for answer in answers):
             raise InputError("the model answers with something that is no array of numbers")
         return dict(zip(self._answers, answers, strict=True))
@@ -128,7 +133,7 @@ def load_onnx(path: Path, device: str, options: RuntimeOptions) -> OnnxRuntime:
     check_onnx(data)
     try:
         return OnnxRuntime(data, device, options)
-    except MemoryError:
+    except (MemoryError, ArchiveError):
         raise
     except Exception as error:  # ONNX Runtime's own classes share no public base
         raise ArchiveError(f"ONNX Runtime cannot open the model: {str(error)[:500]}") from error
@@ -157,9 +162,30 @@ def _spec(end: Any) -> TensorSpec:
     """Raises ArchiveError for what is no tensor of numbers."""
     dtype = _DTYPES.get(end.type)
     if dtype is None:
-        raise ArchiveError(f"{end.name[:80]!r} is {end.type}, served are {', '.join(_DTYPES.values())}")
+        raise ArchiveError(f"input {end.name[:80]!r} is {end.type}, served are {', '.join(_DTYPES.values())}")
     shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in end.shape or ())
     return TensorSpec(end.name, dtype, shape)
+
+
+def _outputs(ends: list[Any]) -> tuple[tuple[TensorSpec, ...], str]:
+    """What is answered, and in words what is left out. Raises ArchiveError if that is all of it."""
+    kept = [end for end in ends if end.type in _DTYPES or _TABLE.fullmatch(end.type)]
+    if not kept:
+        raise ArchiveError(f"no output is of numbers: {ends[0].name[:80]!r} is {ends[0].type}")
+    specs = [_spec(end) if end.type in _DTYPES else TensorSpec(end.name, "float32", (-1, -1)) for end in kept]
+    others = ", ".join(f"{end.name[:80]} ({end.type})" for end in ends if end not in kept)
+    return tuple(specs), f", without {others}" if others else ""
+
+
+def _table(rows: list[Any]) -> Array | None:
+    """Numbers by class, a map for each row, as classifiers of scikit-learn answer: in the classes' order.
+
+    None for anything else.
+    """
+    try:
+        return np.array([list(row.values()) for row in rows], np.float32)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _form(

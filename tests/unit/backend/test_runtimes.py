@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -41,6 +42,59 @@ def test_an_onnx_model_answers_all_outputs_by_name(tmp_path: Path) -> None:
         model.run({"y": np.zeros((1, 2), np.float32)})
     with pytest.raises(InputError):
         model.run({"x": np.zeros((1, 3), np.float32)})
+
+
+def classifier(path: Path, classes: list[Any]) -> Path:
+    """As scikit-learn's converter writes one: a label, and a map of probabilities."""
+    kind = "strings" if isinstance(classes[0], str) else "int64s"
+    label, key = (TensorProto.STRING,) * 2 if kind == "strings" else (TensorProto.INT64,) * 2
+    given = {f"classlabels_{'strings' if kind == 'strings' else 'ints'}": classes}
+    weights = [1.0, 0.0, 0.0, 1.0, -1.0, -1.0]
+    nodes = [
+        helper.make_node("LinearClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml", coefficients=weights,
+                         intercepts=[0.0] * 3, multi_class=1, post_transform="SOFTMAX", **given),
+        helper.make_node("ZipMap", ["p"], ["probability"], domain="ai.onnx.ml",
+                         **{f"classlabels_{kind}": classes}),
+    ]  # fmt: skip
+    rows = helper.make_map_type_proto(key, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [
+            helper.make_tensor_value_info("label", label, ["n"]),
+            helper.make_value_info("probability", helper.make_sequence_type_proto(rows)),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 2], ["a", "b", "c"]])
+def test_a_classifier_of_scikit_learn_answers_in_numbers(classes: list[Any], tmp_path: Path) -> None:
+    model = load_model(classifier(tmp_path / "m", classes), "cpu")
+    x = np.array([[2, 0], [0, 1]], np.float32)
+    answer = model.run({"x": x})
+    scores = np.exp(x @ np.array([[1, 0, -1], [0, 1, -1]], np.float32))
+    assert np.allclose(answer["probability"], scores / scores.sum(1, keepdims=True), atol=1e-6)
+    if isinstance(classes[0], int):
+        assert answer["label"].tolist() == [0, 1]
+    else:
+        assert answer.keys() == {"probability"}
+        assert model.facts.runtime.endswith(", without label (tensor(string))")
+
+
+def test_a_model_of_texts_is_refused_by_its_input(tmp_path: Path) -> None:
+    encoder = helper.make_node("LabelEncoder", ["x"], ["y"], domain="ai.onnx.ml", keys_strings=["a"],
+                               values_floats=[1.0])  # fmt: skip
+    onnx_file(tmp_path / "m", [encoder], domains=("", "ai.onnx.ml"))
+    model = onnx.load(tmp_path / "m")
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    model.opset_import[1].version = 3
+    onnx.save(model, tmp_path / "m")
+    with pytest.raises(ArchiveError, match=r"^input 'x' is tensor\(string\), served are float32"):
+        load_model(tmp_path / "m", "cpu")
 
 
 def test_a_run_stops_at_its_deadline(tmp_path: Path) -> None:
