@@ -52,7 +52,8 @@ class Description:
     values: Range
     inputs: tuple[Range, ...]
     missing: Mapping[str, int]
-    """Rows that lack a value, by column; they are left out of everything else here."""
+    """Samples that lack a value, by column of a table, whose other values are left out here too; else by
+    input, or under "any input" where there are many. A number that is none lacks too."""
     duplicates: int
     """Samples equal to an earlier one."""
     contradictions: int
@@ -85,7 +86,7 @@ def describe(source: DataSource, parts: Parts | None = None) -> Description:
         target=None if walk.is_class else walk.target.total("target"),
         values=walk.inputs.total("all"),
         inputs=walk.inputs.each(recipe.notes.input_names) if _is_table(recipe) else (),
-        missing=dict(getattr(source, "missing", ())),
+        missing=dict(getattr(source, "missing", ())) or walk.lacking(recipe.notes.input_names),
         duplicates=int(repeated.sum()),
         contradictions=contradictions,
         leaks=None if parts is None else _leaks(keys, parts),
@@ -105,10 +106,11 @@ def _is_table(recipe: Recipe) -> bool:
 
 
 class _Moments:
-    """Minimum, maximum, sum and sum of squares of columns, in float64."""
+    """Minimum, maximum, sum and sum of squares of columns, in float64, over what is a number in them."""
 
     def __init__(self, columns: int) -> None:
-        self.count = 0
+        self.rows = 0
+        self.counts = np.zeros(columns, np.int64)
         self.low = np.full(columns, np.inf)
         self.high = np.full(columns, -np.inf)
         self.sums = np.zeros(columns)
@@ -116,29 +118,36 @@ class _Moments:
 
     def take(self, rows: Array) -> None:
         wide = rows.reshape(len(rows), -1).astype(np.float64)
-        self.count += len(rows)
-        self.low = np.minimum(self.low, wide.min(axis=0))
-        self.high = np.maximum(self.high, wide.max(axis=0))
-        self.sums += wide.sum(axis=0)
-        self.squares += np.square(wide).sum(axis=0)
+        known = np.isfinite(wide)
+        self.rows += len(rows)
+        self.counts += known.sum(axis=0)
+        self.low = np.minimum(self.low, wide.min(axis=0, where=known, initial=np.inf))
+        self.high = np.maximum(self.high, wide.max(axis=0, where=known, initial=-np.inf))
+        self.sums += wide.sum(axis=0, where=known)
+        self.squares += np.square(wide).sum(axis=0, where=known)
 
     def each(self, names: tuple[str, ...]) -> tuple[Range, ...]:
         if len(self.sums) > MAX_INPUTS:
             return ()
         return tuple(
-            self._range(names[at] if at < len(names) else f"input {at + 1}", slice(at, at + 1))
-            for at in range(len(self.sums))
+            self._range(_name_of(at, names), slice(at, at + 1)) for at in range(len(self.sums))
         )
 
     def total(self, name: str) -> Range:
         return self._range(name, slice(None))
 
     def _range(self, name: str, chosen: slice) -> Range:
-        count = self.count * len(self.sums[chosen])
+        count = int(self.counts[chosen].sum())
+        if not count:
+            return Range(name, math.nan, math.nan, math.nan, math.nan)
         mean = float(self.sums[chosen].sum()) / count
         variance = float(self.squares[chosen].sum()) / count - mean * mean
         low, high = float(self.low[chosen].min()), float(self.high[chosen].max())
         return Range(name, low, high, mean, math.sqrt(max(0.0, variance)))
+
+
+def _name_of(number: int, names: tuple[str, ...]) -> str:
+    return names[number] if number < len(names) else f"input {number + 1}"
 
 
 @dataclass(slots=True)
@@ -150,12 +159,16 @@ class _Walk:
     classes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     keys: list[Array] = field(default_factory=list)
     targets: list[Array] = field(default_factory=list)
+    incomplete: int = 0
+    """Samples in which a number is none."""
 
     def __post_init__(self) -> None:
         self.inputs, self.target = _Moments(self.values), _Moments(1)
 
     def take(self, x: Array, y: Array) -> None:
         self.inputs.take(x)
+        if x.dtype.kind == "f":
+            self.incomplete += int((~np.isfinite(x.reshape(len(x), -1)).all(axis=1)).sum())
         self.keys.append(_hashes(x))
         if self.is_class:
             self.targets.append(np.asarray(y, np.uint64) if y.ndim == 1 else _hashes(y))
@@ -163,6 +176,15 @@ class _Walk:
         else:
             self.targets.append(_hashes(y))
             self.target.take(y.reshape(-1, 1))
+
+
+    def lacking(self, names: tuple[str, ...]) -> dict[str, int]:
+        """Samples without a number, by input where there are few."""
+        inputs = self.inputs
+        if not self.incomplete or len(inputs.counts) > MAX_INPUTS:
+            return {"any input": self.incomplete} if self.incomplete else {}
+        lacks = (inputs.rows - inputs.counts).tolist()
+        return {_name_of(at, names): count for at, count in enumerate(lacks) if count}
 
 
 def _hashes(rows: Array) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 
 from backend.datasets import map_dataset
 from backend.errors import DatasetError
-from backend.facts import MAX_CLASSES, read_notes
+from backend.facts import MAX_CLASSES, DataNotes, read_notes
 from backend.formats.tensors import Array
 from backend.readers.source import ArraySource, ReadOptions, Recipe, Task
 
@@ -102,7 +102,7 @@ def _check_claim(name: str, arrays: Any) -> None:
 
 def array_source(x: Array, y: Array, task: Task = Task.AUTO) -> ArraySource:
     """Raises DatasetError for what is no dataset."""
-    x, y = np.asarray(x), np.asarray(y)
+    x, (y, names) = np.asarray(x), _named(np.asarray(y))
     for name, array in (("x", x), ("y", y)):
         if array.dtype.kind not in "fiub":
             raise DatasetError(f"{name} is {array.dtype}, allowed are numbers")
@@ -111,8 +111,17 @@ def array_source(x: Array, y: Array, task: Task = Task.AUTO) -> ArraySource:
     if len(y) != len(x):
         raise DatasetError(f"y holds {len(y)} targets, x {len(x)} samples")
     targets = as_targets(y, task)
-    recipe = Recipe(len(x), x.shape[1:], input_dtype(x.dtype), targets.shape[1:], targets.dtype)
+    notes = DataNotes(class_names=names)
+    recipe = Recipe(len(x), x.shape[1:], input_dtype(x.dtype), targets.shape[1:], targets.dtype, notes)
     return ArraySource(x, targets, recipe)
+
+
+def _named(y: Array) -> tuple[Array, tuple[str, ...]]:
+    """Labels that are texts, as class numbers in the order of their names."""
+    if y.dtype.kind != "U" or y.ndim != 1:
+        return y, ()
+    names, codes = np.unique(y, return_inverse=True)
+    return codes, tuple(map(str, names))
 
 
 def input_dtype(found: np.dtype[Any]) -> np.dtype[Any]:
@@ -122,11 +131,14 @@ def input_dtype(found: np.dtype[Any]) -> np.dtype[Any]:
 
 def as_targets(y: Array, task: Task) -> Array:
     """int64 class numbers, one a sample or one for each place of it, or float32. Raises DatasetError."""
-    numbers = y.dtype.kind == "f" or (y.ndim > 1 and y.size and not 0 <= y.min() <= y.max() < MAX_CLASSES)
-    if task is Task.CLASSIFICATION and numbers:
-        if not np.isfinite(y).all() or not np.array_equal(y, np.floor(y)):
+    fits = y.size == 0 or 0 <= y.min() <= y.max() < MAX_CLASSES
+    if task is Task.CLASSIFICATION:
+        if y.dtype.kind == "f" and not np.array_equal(y, np.floor(y)):
             raise DatasetError(f"targets are {y.dtype} shaped {y.shape[1:]}, classes are whole numbers")
-        numbers = False
-    if numbers or task is Task.REGRESSION:
+        if not fits:
+            raise DatasetError(
+                f"targets go from {y.min()} to {y.max()}, classes are whole numbers from 0 to {MAX_CLASSES - 1}"
+            )
+    elif task is Task.REGRESSION or y.dtype.kind == "f" or not fits:
         return y.astype(np.float32)
     return y.astype(np.int64)

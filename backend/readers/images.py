@@ -20,6 +20,8 @@ from backend.readers.source import ReadOptions, Recipe, samples_in_block
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Whatever a file is called. Pillow knows others, of which EPS starts Ghostscript on what it holds."""
+PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+"""Names of folders that others part a set into, each with its own folders of classes."""
 MAX_PIXELS = 1 << 26
 MAX_IMAGES = 1 << 24
 LOOKED_AT = 64
@@ -51,7 +53,7 @@ class ImageSource:
         height, width = self.size
         if image.size != (width, height) and not self.resized:
             raise DatasetError(
-                f"{path.name} is {image.height}x{image.width}, others {height}x{width}: "
+                f"{_shown(path)} is {image.height}x{image.width}, others {height}x{width}: "
                 "bring them to one size with --image-size"
             )
         return _as_pixels(image, self.recipe.x_shape)
@@ -64,10 +66,17 @@ def matches(path: Path) -> bool:
 def open(path: Path, options: ReadOptions) -> ImageSource:
     """Raises DatasetError."""
     names, files, labels = list[str](), list[Path](), list[int]()
-    for folder in _classes(path):
-        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-        files += found
-        labels += [len(names)] * len(found)
+    folders = list(_classes(path))
+    if folders and {folder.name.lower() for folder in folders} <= PARTS:
+        found = ", ".join(folder.name for folder in folders)
+        raise DatasetError(
+            f"{path} holds parts ({found}), not classes: name one of them, such as {folders[0]}, or bring "
+            "them together: a graph's DataSplit makes the parts"
+        )
+    for folder in folders:
+        images = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files += images
+        labels += [len(names)] * len(images)
         names.append(folder.name)
     if len(names) < 2:
         raise DatasetError(f"{path}: one folder of images, a folder for each of two classes at least needed")
@@ -128,6 +137,11 @@ def _eight_bits(image: Any) -> Any:
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
+def _shown(path: Path) -> str:
+    """With its class: many folders may hold a 1.png."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def _check_depth(image: Any, name: str) -> None:
     """Pillow would cut at 0 and 255, and nobody knows what stands for white. Raises DatasetError."""
     if image.mode in ("I", "F"):
@@ -143,8 +157,7 @@ def _open(source: Path | BinaryIO, name: str = "") -> Any:
     """Raises DatasetError, also for an image that unpacks to a monstrous one."""
     from PIL import Image
 
-    name = name or Path(str(source)).name
-
+    name = name or _shown(Path(str(source)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -7,6 +7,7 @@ Columns of numbers become one input each, columns of few different texts one inp
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from backend.errors import DatasetError
 from backend.facts import MAX_CLASSES, DataNotes
 from backend.formats.tensors import Array
 from backend.readers.source import Missing, ReadOptions, Recipe, Task
-from backend.readers.table_file import Table, mask_of, matches, missing_in, numbers_of, texts_of
+from backend.readers.table_file import Table, mask_of, matches, missing_in, number_of, numbers_of, texts_of
 
 __all__ = ["TableSource", "TargetRows", "matches", "open", "open_targets", "usual_target"]
 TARGET_NAMES = ("target", "label", "class", "y")
@@ -105,10 +106,7 @@ class _Input:
             _check_range(column)
             return cls(column.name, column.mean)
         if len(column.texts) > MAX_CATEGORIES:
-            raise DatasetError(
-                f"column {column.name!r} holds over {MAX_CATEGORIES} different texts such as "
-                f"{column.first_text[:60]!r}: leave it out with --drop {column.name}, or read it with --text"
-            )
+            raise _too_many_texts(column)
         is_new = column.missing and MISSING_TEXT not in column.texts
         texts = sorted(column.texts) + ([MISSING_TEXT] if is_new else [])
         return cls(column.name, 0.0, tuple(texts))
@@ -270,6 +268,21 @@ def _learn(column: Column, values: Any) -> Array:
 
         column.texts |= {text for text in texts_of(pyarrow.compute.unique(values)) if text is not None}
     return missing
+
+
+def _too_many_texts(column: Column) -> DatasetError:
+    """Of an input; most often a number here and there is none, or is written in another way."""
+    leave_out = f"leave it out with --drop {shlex.quote(column.name)}"
+    strange = sorted(text for text in column.texts if math.isnan(number_of(text)))
+    shown = f"such as {column.first_text[:60]!r}"
+    if 2 * len(strange) < len(column.texts):
+        count = f"{len(strange)} different texts" if len(strange) > 1 else "one text"
+        what, remedy = f"numbers and {count}", f"empty those cells (see --missing), or {leave_out}"
+    elif all(not math.isnan(number_of(text.replace(",", "."))) for text in strange):
+        what, remedy = "numbers with a decimal comma", f"write them with a point, or {leave_out}"
+    else:
+        what, remedy = f"over {MAX_CATEGORIES} different texts", f"{leave_out}, or read it with --text"
+    return DatasetError(f"column {column.name!r} holds {what} {shown}: {remedy}")
 
 
 def _check_range(column: Column) -> None:

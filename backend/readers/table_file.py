@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ BATCH_ROWS = 8_192
 MAX_TEXT_BYTES = 1 << 30
 """Of one column in one batch: a few kilobytes of Parquet can say megabytes of text for every row."""
 SNIFFED_BYTES = 65_536
+NO_VALUES = ("?", " ")
+"""In a CSV, beside what pyarrow takes for missing: NA, NaN, null and the like."""
 
 
 def matches(path: Path) -> bool:
@@ -57,7 +60,7 @@ class Table:
             if pyarrow.types.is_nested(field.type):
                 raise DatasetError(
                     f"column {field.name!r} holds {field.type}, allowed are numbers and texts: leave it out "
-                    f"with --drop {field.name}"
+                    f"with --drop {shlex.quote(field.name)}"
                 )
 
     def _errors(self) -> Any:
@@ -77,7 +80,9 @@ class _TableErrors:
         if isinstance(error, ImportError):
             raise DatasetError("tables are read with pyarrow, which is not installed") from error
         if kind is not None and (kind.__module__.startswith("pyarrow") or isinstance(error, OSError)):
-            raise DatasetError(f"{self._path.name} cannot be read: {error}") from error
+            # pyarrow tells the whole way to what is wrong, and where the file lies.
+            text = str(error).rsplit("Invalid: ", 1)[-1]
+            raise DatasetError(f"{self._path.name} cannot be read: {text}") from error
 
 
 def _check_text(batch: Any) -> None:
@@ -134,11 +139,12 @@ def _parsed(values: Any) -> Array:
     try:
         fast: Array = values.cast(pyarrow.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
     except pyarrow.ArrowInvalid:
-        return np.array([_number(text) for text in _listed(values)], np.float64)
+        return np.array([number_of(text) for text in _listed(values)], np.float64)
     return fast
 
 
-def _number(text: str | None) -> float:
+def number_of(text: str | None) -> float:
+    """NaN for what is none."""
     try:
         return float(text) if text is not None else math.nan
     except ValueError:
@@ -172,7 +178,9 @@ def _csv_format(path: Path, least: int) -> Any:
     return CsvFileFormat(
         arrow.ParseOptions(delimiter=delimiter),
         convert_options=arrow.ConvertOptions(
-            column_types={name: string() for name in names}, strings_can_be_null=True
+            column_types={name: string() for name in names},
+            strings_can_be_null=True,
+            null_values=[*arrow.ConvertOptions().null_values, *NO_VALUES],
         ),
         read_options=arrow.ReadOptions(column_names=names, skip_rows=int(heading)),
     )
@@ -184,14 +192,14 @@ def _sniff(path: Path) -> tuple[str, list[str], bool]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             text = file.read(SNIFFED_BYTES)
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path.name} cannot be read as text: {error}") from error
+        raise DatasetError(f"{path.name} cannot be read as text in UTF-8: {error}") from error
     line = text.split("\n", 1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=line.count)
     try:
         first = next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])
     except csv.Error as error:
         raise DatasetError(f"{path.name}: its first line is no row of a table: {error}") from error
-    heading = not all(cell.strip() == "" or not math.isnan(_number(cell)) for cell in first)
+    heading = not all(cell.strip() == "" or not math.isnan(number_of(cell)) for cell in first)
     names = [cell.strip() for cell in first] if heading else [f"column {i + 1}" for i in range(len(first))]
     return delimiter, names, heading
 

@@ -50,3 +50,14 @@ def test_uneven_and_empty_classes_are_warned_of() -> None:
         "1 classes have no sample",
         "classes are uneven",
     ]
+
+
+def test_what_is_no_number_counts_as_missing_and_hides_no_range() -> None:
+    x = np.array([[1.0, np.nan], [3, np.inf], [2, np.nan]], np.float32)
+    found = describe(array_source(x, np.array([0, 1, 0])))
+    first, second = found.inputs
+    assert (first.minimum, first.maximum, first.mean) == (1, 3, 2)
+    assert np.isnan(second.mean) and found.missing == {"input 2": 3}
+    assert (found.values.minimum, found.values.maximum) == (1, 3)
+    many = np.where(np.arange(600).reshape(2, 300) == 7, np.nan, 1)
+    assert describe(array_source(many, np.array([0, 1]))).missing == {"any input": 1}

@@ -497,3 +497,50 @@ def test_a_text_that_reads_like_a_missing_one_is_the_same_input(tmp_path: Path, 
     path = written(tmp_path / "a.csv", "a,y\nx,0\n(missing),1\n,1\n")
     convert(path, out, ReadOptions(missing=Missing.FILL))
     assert load_dataset(out).x.tolist() == [[0, 1], [1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ([*map(str, range(99)), "n.a."], r"holds numbers and one text such as 'n.a.': empty those cells"),
+        ([f"{i},5" for i in range(99)], r"holds numbers with a decimal comma such as '0,5': write them"),
+        ([f"t{i}" for i in range(99)], r"over 64 different texts such as 't0': leave it out with --drop 'a b'"),
+    ],
+)
+def test_a_column_that_is_nearly_one_of_numbers_is_told_so(
+    tmp_path: Path, out: Path, cells: list[str], reason: str
+) -> None:
+    text = "a b;y\n" + "".join(f"{cell};0\n" for cell in cells)
+    with pytest.raises(DatasetError, match=reason):
+        convert(written(tmp_path / "t.csv", text), out)
+
+
+def test_a_question_mark_or_a_blank_is_a_missing_value(tmp_path: Path, out: Path) -> None:
+    path = written(tmp_path / "t.csv", "a,y\n1,0\n?,1\n ,1\n3,1\n")
+    with pytest.raises(DatasetError, match=r"a \(2\)"):
+        convert(path, out)
+    assert convert(path, out, ReadOptions(missing=Missing.DROP)).samples == 2
+
+
+def test_labels_of_arrays_may_be_texts(tmp_path: Path, out: Path) -> None:
+    np.savez(tmp_path / "t.npz", x=np.eye(3), y=np.array(["ö", "dog", "ö"]))
+    assert convert(tmp_path / "t.npz", out).classes == 2
+    assert read_notes(out).class_names == ("dog", "ö")
+    assert load_dataset(out).y.tolist() == [1, 0, 1]
+
+
+def test_whole_numbers_that_are_no_classes_are_numbers_to_predict(tmp_path: Path, out: Path) -> None:
+    for low, high in ((-1, 1), (0, 1 << 40)):
+        np.savez(tmp_path / "t.npz", x=np.eye(2), y=np.array([low, high]))
+        assert convert(tmp_path / "t.npz", out).classes == 0
+        with pytest.raises(DatasetError, match=f"from {low} to {high}, classes are whole numbers from 0"):
+            convert(tmp_path / "t.npz", out, ReadOptions(task=Task.CLASSIFICATION))
+
+
+def test_folders_of_parts_are_not_taken_for_classes(tmp_path: Path, out: Path) -> None:
+    for part in ("train", "val"):
+        for kind in ("cat", "dog"):
+            draw(tmp_path / "set" / part / kind / "1.png")
+    with pytest.raises(DatasetError, match=r"holds parts \(train, val\), not classes: name one of them"):
+        convert(tmp_path / "set", out)
+    assert convert(tmp_path / "set" / "train", out).classes == 2
