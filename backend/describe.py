@@ -129,9 +129,7 @@ class _Moments:
     def each(self, names: tuple[str, ...]) -> tuple[Range, ...]:
         if len(self.sums) > MAX_INPUTS:
             return ()
-        return tuple(
-            self._range(_name_of(at, names), slice(at, at + 1)) for at in range(len(self.sums))
-        )
+        return tuple(self._range(_name_of(at, names), slice(at, at + 1)) for at in range(len(self.sums)))
 
     def total(self, name: str) -> Range:
         return self._range(name, slice(None))
@@ -176,7 +174,6 @@ class _Walk:
         else:
             self.targets.append(_hashes(y))
             self.target.take(y.reshape(-1, 1))
-
 
     def lacking(self, names: tuple[str, ...]) -> dict[str, int]:
         """Samples without a number, by input where there are few."""

@@ -418,30 +418,37 @@ class Trainer:
 
     def _explain(self, what: str, batch: Batch | None = None) -> NoReturn:
         """Says where it began, and stands before that step if the state from before is still there."""
-        culprit = None
+        culprit, step = None, self._step
         if self._remembered is not None and self._can_look_back:
-            culprit = self._look_back(self._remembered)
+            culprit, step = self._look_back(self._remembered)
         elif batch is not None:
             culprit = find_culprit(self._stepper, batch, self._step)
         where = f"; first no number: {culprit.text}" if culprit else ""
         node = culprit.node if culprit else ""
-        raise TrainingDivergedError(
-            f"{what} at step {self._step}{where}. A lower learning rate may help", node
-        )
+        raise TrainingDivergedError(f"{what} at step {step}{where}. A lower learning rate may help", node)
 
-    def _look_back(self, sound: CyxModel) -> Culprit | None:
-        """Trains again from a sound state and looks at each step; remembers how it was before the bad one."""
-        found, last_good, changes = None, self._step, self._rates.changes
+    def _look_back(self, sound: CyxModel) -> tuple[Culprit | None, int]:
+        """Trains again from a sound state and looks at each step; remembers how it was before all went wrong.
+
+        Weights that grow without end are numbers for some steps more, from which nothing can go on. Also
+        returns the bad step.
+        """
+        found, step, last_good, changes = None, self._step, self._step, self._rates.changes
+        tolerated = None
         for batch in self._again(sound, self._step + 1, changes):
-            last_good = self._step
-            found = self._step_with_care(batch)
+            step = self._step
+            loss, found = self._step_with_care(batch)
+            if tolerated is None:
+                tolerated, last_good = loss + abs(loss), step
+            elif loss <= tolerated or (last_good == step - 1 and not math.isfinite(loss)):
+                last_good = step
             if found is not None:
                 break
         for batch in self._again(sound, last_good, changes):
             self._train_step(batch)
         self._rates.change_again(self._step, changes)
         self._remembered = self._remember()
-        return found
+        return found, step
 
     def _again(self, sound: CyxModel, until: int, changes: Sequence[tuple[int, float]]) -> Iterator[Batch]:
         """The batches from a sound state on, up to step ``until`` or the end of the epoch."""
@@ -453,20 +460,21 @@ class Trainer:
                 self._rates.change_again(self._step, changes)
                 yield batch
 
-    def _step_with_care(self, batch: Batch) -> Culprit | None:
-        """One step; what is wrong with it, in which case it has not been made or not to its end."""
+    def _step_with_care(self, batch: Batch) -> tuple[float, Culprit | None]:
+        """One step: its loss, and what is wrong with it, in which case it has not been made to its end."""
         turn = self._turn(len(batch.targets))
         outcome = self._stepper.forward(batch, self._step)
-        if not math.isfinite(outcome.loss.item()):
-            return find_culprit(self._stepper, batch, self._step)
+        loss = outcome.loss.item()
+        if not math.isfinite(loss):
+            return loss, find_culprit(self._stepper, batch, self._step)
         self._tally.add(outcome.loss, outcome.judged, len(batch.targets))
         if turn.is_last:
             self._rates.follow_schedules(self._position())
         self._stepper.backward(outcome, turn)
         if first_bad_gradient(self._module) is not None:
-            return find_culprit(self._stepper, batch, self._step)
+            return loss, find_culprit(self._stepper, batch, self._step)
         self._update(turn)
-        return culprit_of_update(self._module)
+        return loss, culprit_of_update(self._module)
 
 
 _ALONE = Turn()

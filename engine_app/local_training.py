@@ -24,7 +24,6 @@ from msgspec import to_builtins
 
 from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
 from backend.reports import (
-    MAX_LEARNING_RATE,
     AllowSegments,
     Cancel,
     Cancelled,
@@ -60,16 +59,17 @@ from engine_app.training_order import (
     GRAPH,
     MEMORY_BYTES,
     PROGRESS,
-    RATE,
     RUNTIME_BYTES,
     START,
-    RateChange,
     SavedProgress,
     TrainingOrder,
     choose_segments,
     copy_start,
     find_interrupted,
+    note_rate,
+    noted_rate,
     read_order,
+    read_rate,
 )
 from engine_app.training_queue import Place, TrainingLine
 from p2p.datadir import write_atomic
@@ -224,9 +224,8 @@ class LocalTraining:
                     await wait_for_turn(self._place, self._story, self._note_wait)
                     self._state = "starting"
                     finished = await self._train()
-        except (WorkerError, OSError):
-            if self._place.directory.exists():
-                self._story.line(self._how_to_go_on(), "checkpoint")
+        except (WorkerError, OSError) as error:
+            self._fail(error)
             raise
         finally:
             if self._events is not None:
@@ -237,6 +236,16 @@ class LocalTraining:
         if finished is None:
             raise CommandError(f"{self._place.name} is cancelled, nothing was written")
         return finished
+
+    def _fail(self, error: WorkerError | OSError) -> None:
+        """What a worker told of before its first checkpoint would fail again."""
+        can_go_on = bool(self._saved_step) or not isinstance(error, WorkerFailedError)
+        with suppress(OSError):  # A full disk: the error itself is what counts.
+            self._place.fail(str(error), can_go_on)
+        if can_go_on:
+            slower = getattr(error, "code", "") == "diverged"
+            first = f"; `cyxwiz set-rate {self._place.name} RATE` first: at another rate" if slower else ""
+            self._story.line(self._how_to_go_on() + first, "checkpoint")
 
     def _how_to_go_on(self) -> str:
         return f"`cyxwiz resume {self._place.name}` goes on from step {self._saved_step}"
@@ -255,22 +264,16 @@ class LocalTraining:
             wall_clock_s=math.inf,
             disk_bytes=DISK_BYTES + (directory / DATA_FILE).stat().st_size,
         )
-        try:
-            async with open_training(config, tuple(order.device.split(","))) as workers:
-                await self._start(workers)
-                self._worker = worker = workers.first
-                async with workers.explained():
-                    finished = await self._watch(worker)
-                if finished is not None:
-                    source = worker.path(finished.file)
-                    await trio.to_thread.run_sync(install, source, Path(order.output))
-                    return finished.metrics
-                return None
-        except WorkerFailedError:
-            # What failed before its first checkpoint would fail again.
-            if not self._saved_step:
-                self._place.discard()
-            raise
+        async with open_training(config, tuple(order.device.split(","))) as workers:
+            await self._start(workers)
+            self._worker = worker = workers.first
+            async with workers.explained():
+                finished = await self._watch(worker)
+            if finished is not None:
+                source = worker.path(finished.file)
+                await trio.to_thread.run_sync(install, source, Path(order.output))
+                return finished.metrics
+            return None
 
     async def _start(self, workers: TrainingWorkers) -> None:
         order, directory = self._order, self._place.directory
@@ -285,7 +288,7 @@ class LocalTraining:
             checkpoint=checkpoint,
             start=None if checkpoint else begins_from,
             start_partly=order.start_partly,
-            learning_rate=self._rate_to_go_on_with(),
+            learning_rate=noted_rate(directory, self._saved_step),
             segments=order.segments,
             first_segment=first,
             allowed_segments=first + _AHEAD,
@@ -294,14 +297,6 @@ class LocalTraining:
             watch_every_s=None if self._watched is None else WATCH_EVERY_S,
         )
         await workers.start(command, (directory / GRAPH).read_bytes())
-
-    def _rate_to_go_on_with(self) -> float | None:
-        """What the user set after the checkpoint was made."""
-        try:
-            change = msgspec.json.decode((self._place.directory / RATE).read_bytes(), type=RateChange)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        return change.rate if change.step >= self._saved_step else None
 
     def _first_segment(self) -> int:
         from backend.formats.cyxmodel import inspect_cyxmodel
@@ -337,8 +332,7 @@ class LocalTraining:
                 case StateSaved(step, _, file):
                     await self._keep(worker, file, SavedProgress(step, self._order.steps))
                 case LearningRateChanged(step, rate):
-                    change = msgspec.json.encode(RateChange(step, rate))
-                    write_atomic(self._place.directory / RATE, change)
+                    note_rate(self._place.directory, step, rate)
                     self._story.line(f"learning rate {rate:g} from step {step} on")
                 case Paused(step):
                     self._state = "paused"
@@ -434,7 +428,7 @@ class LocalTraining:
 
     async def _change_rate(self, found: object) -> None:
         """Raises RemoteFailureError."""
-        await self._send(ChangeLearningRate(rate=_rate(found)))
+        await self._send(ChangeLearningRate(rate=read_rate(found)))
 
     async def _stop(self) -> None:
         """Between two steps where it trains, at once where it does not yet."""
@@ -449,15 +443,3 @@ class LocalTraining:
         with suppress(WorkerDiedError):
             if self._worker is not None:
                 await self._worker.send(command)
-
-
-def _rate(found: object) -> float:
-    """Raises RemoteFailureError."""
-    try:
-        rate = float(str(found))
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate <= MAX_LEARNING_RATE:
-        allowed = f"a number from 0 to {MAX_LEARNING_RATE:g}"
-        raise RemoteFailureError("refused", f"learning rate {str(found)[:40]!r}, must be {allowed}")
-    return rate

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import trio
 from msgspec import to_builtins
 
 from engine_app.config import Config
 from engine_app.entry import CommandError, report, run
 from engine_app.local_training import resume_here
+from engine_app.plain import plain
 from engine_app.show import print_json, print_table
-from engine_app.training_order import PROGRESS, SavedProgress
+from engine_app.training_order import note_rate, read_rate, saved_progress
 from engine_app.training_queue import CONTROL, Entry, TrainingLine
 from p2p.control import call_control
 from p2p.errors import ControlUnavailableError, P2PError, RemoteFailureError, StreamResetError
@@ -25,6 +25,8 @@ DONE = {
     "cancel": "cancelled",
     "set_rate": "the new learning rate holds from the next step on",
 }
+DONE_LATER = {"set_rate": "goes on at the new learning rate, with resume"}
+"""To a training that does not run."""
 
 
 def list_trainings(config: Config, as_json: bool) -> None:
@@ -44,7 +46,8 @@ def list_trainings(config: Config, as_json: bool) -> None:
 
 async def _fill(row: dict[str, Any], entry: Entry) -> None:
     if not entry.is_alive:
-        row |= {"state": "interrupted", "pid": None, **_saved(entry.directory)}
+        state = "failed" if entry.failure else "interrupted"
+        row |= {"state": state, "reason": entry.failure, "pid": None, **_saved(entry.directory)}
         return
     try:
         row |= await call_control(entry.directory / CONTROL, "status", timeout_s=STATUS_TIMEOUT_S)
@@ -53,21 +56,23 @@ async def _fill(row: dict[str, Any], entry: Entry) -> None:
 
 
 def _saved(directory: Path) -> dict[str, Any]:
-    try:
-        found = msgspec.json.decode((directory / PROGRESS).read_bytes(), type=SavedProgress)
-    except (OSError, msgspec.MsgspecError):
+    found = saved_progress(directory)
+    if not found.total_steps:
         return {}
     return {"step": found.step, "saved_step": found.step, "total_steps": found.total_steps}
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        print("no training runs, waits or was interrupted here")
+        print("no training runs, waits, failed or was interrupted here")
         return
     table = [
         (row["name"], row["kind"], row["title"], _state(row), _position(row), _loss(row)) for row in rows
     ]
     print_table(("name", "kind", "of", "state", "step", "loss"), table)
+    for row in rows:
+        if row.get("reason"):
+            print(f"{row['name']}: {plain(row['reason'])}")
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -95,15 +100,15 @@ def order(config: Config, name: str, training: str, as_json: bool, **parameters:
         return
 
     async def main() -> None:
-        if not entry.is_alive:
-            _discard(config, name, entry)
-            answer: dict[str, Any] = {"name": entry.name, "state": "cancelled"}
-        else:
-            answer = await _ask(entry, name, parameters)
+        answer = (
+            await _ask(entry, name, parameters)
+            if entry.is_alive
+            else _settle(config, name, entry, parameters)
+        )
         if as_json:
             print_json(answer)
         else:
-            print(f"{entry.name}: {DONE[name]}")
+            print(f"{entry.name}: {DONE[name] if entry.is_alive else DONE_LATER.get(name, DONE[name])}")
 
     run(main, config)
 
@@ -135,11 +140,18 @@ async def _ask(entry: Entry, name: str, parameters: dict[str, Any]) -> dict[str,
     return answer
 
 
-def _discard(config: Config, name: str, entry: Entry) -> None:
-    if name != "cancel":
-        raise CommandError(f"{name}: {entry.name} was interrupted; cyxwiz resume|cancel {entry.name}")
-    with TrainingLine(config.data_dir).reopen(entry.name, at_once=True) as place:
-        place.discard()
+def _settle(config: Config, name: str, entry: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
+    """What an order means for a training that does not run. Raises CommandError, RemoteFailureError."""
+    state = "failed" if entry.failure else "interrupted"
+    match name, entry.ticket.kind:
+        case "cancel", _:
+            TrainingLine(config.data_dir).forget(entry.name)
+            state = "cancelled"
+        case "set_rate", "train" if entry.can_go_on:
+            note_rate(entry.directory, saved_progress(entry.directory).step, read_rate(parameters["rate"]))
+        case _:
+            raise CommandError(f"{name}: {entry.name} is {state}; cyxwiz resume|cancel {entry.name}")
+    return {"name": entry.name, "state": state}
 
 
 def _find(config: Config, training: str) -> Entry:

@@ -7,9 +7,12 @@ from pathlib import Path
 import msgspec
 
 from backend.formats.cyxmodel import is_cyxmodel
+from backend.reports import MAX_LEARNING_RATE
 from engine_app.entry import CommandError
 from engine_app.placing import install
 from engine_app.training_queue import ORDER, TrainingLine
+from p2p.datadir import write_atomic
+from p2p.errors import RemoteFailureError
 
 GRAPH, CHECKPOINT, PROGRESS = "graph.json", "checkpoint.cyxmodel", "progress.json"
 START, RATE = "start.cyxmodel", "rate.json"
@@ -53,6 +56,40 @@ class SavedProgress(msgspec.Struct, frozen=True):
     total_steps: int
 
 
+def saved_progress(directory: Path) -> SavedProgress:
+    """At no step of none where nothing was saved."""
+    try:
+        return msgspec.json.decode((directory / PROGRESS).read_bytes(), type=SavedProgress)
+    except (OSError, msgspec.MsgspecError):
+        return SavedProgress(0, 0)
+
+
+def read_rate(found: object) -> float:
+    """Raises RemoteFailureError: another process may have asked."""
+    try:
+        rate = float(str(found))
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= MAX_LEARNING_RATE:
+        allowed = f"a number from 0 to {MAX_LEARNING_RATE:g}"
+        raise RemoteFailureError("refused", f"learning rate {str(found)[:40]!r}, must be {allowed}")
+    return rate
+
+
+def note_rate(directory: Path, step: int, rate: float) -> None:
+    """For a training that goes on from a checkpoint of ``step`` or before."""
+    write_atomic(directory / RATE, msgspec.json.encode(RateChange(step, rate)))
+
+
+def noted_rate(directory: Path, saved_step: int) -> float | None:
+    """What the user set after the checkpoint was made."""
+    try:
+        change = msgspec.json.decode((directory / RATE).read_bytes(), type=RateChange)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return change.rate if change.step >= saved_step else None
+
+
 def choose_segments(steps: int, training_flops: int, parameters: int) -> int:
     """How often to save: about every 20 s on a CPU, less often where checkpoints are large."""
     total_s = training_flops / _FLOPS_PER_S
@@ -80,7 +117,7 @@ def read_order(directory: Path) -> TrainingOrder:
 def find_interrupted(line: TrainingLine, graph: Path | None, kind: str = "train") -> str:
     """The newest training that was cut short, of ``graph`` if that is given. Raises CommandError."""
     for entry in reversed(line.entries()):
-        if entry.is_alive or entry.ticket.kind != kind:
+        if entry.is_alive or not entry.can_go_on or entry.ticket.kind != kind:
             continue
         if graph is None or _graph_of(entry.directory) == str(graph):
             return entry.name

@@ -23,6 +23,10 @@ from p2p.datadir import write_atomic
 
 NAME = re.compile(r"local-([1-9][0-9]{0,8})")
 LOCK, TICKET, ORDER, SLOT, CONTROL = "lock", "ticket.json", "order.json", "slot", "control"
+FAILURE = "failure.txt"
+MAX_REASON = 2000
+MAX_FAILED = 20
+"""So many that failed for good are remembered."""
 
 
 class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,10 +50,16 @@ class Entry:
     is_alive: bool
     can_go_on: bool
     """Was told all it needs (its order is on disk)."""
+    failure: str = ""
+    """Why it failed; empty for one that runs, or was only cut short."""
 
     @property
     def number(self) -> int:
         return number_of(self.name)
+
+    @property
+    def is_worth_listing(self) -> bool:
+        return self.is_alive or self.can_go_on or bool(self.failure)
 
 
 def number_of(name: str) -> int:
@@ -97,6 +107,14 @@ class Place:
         """Forgets it, with its data and checkpoint."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def fail(self, reason: str, can_go_on: bool) -> None:
+        """Has others see why it ended; one that cannot go on keeps nothing else."""
+        write_atomic(self.directory / FAILURE, reason[:MAX_REASON].encode())
+        if not can_go_on:
+            for path in self.directory.iterdir():
+                if path.name not in (LOCK, TICKET, FAILURE):
+                    _remove(path)
+
 
 class TrainingLine:
     """All local trainings of a data directory. Every look and every change is made under one lock."""
@@ -124,14 +142,26 @@ class TrainingLine:
         with ExitStack() as held:
             with self._turn():
                 entry = self._entry(name)
-                if entry is None or not entry.can_go_on:
+                if entry is None or not entry.is_worth_listing:
                     raise CommandError(f"no training {name}; `cyxwiz trainings` lists them")
+                if not entry.can_go_on:
+                    raise CommandError(f"{name} failed and cannot go on: {entry.failure}")
                 if entry.is_alive:
                     raise CommandError(f"{name} is in use by process {entry.ticket.pid}")
                 held.enter_context(_locked(entry.directory / LOCK))
                 ticket = msgspec.structs.replace(entry.ticket, pid=os.getpid(), at_once=at_once)
                 write_atomic(entry.directory / TICKET, msgspec.json.encode(ticket))
+                (entry.directory / FAILURE).unlink(missing_ok=True)
             yield Place(self, name, ticket, held)
+
+    def forget(self, name: str) -> None:
+        """One that does not run, with all that is kept of it. Raises CommandError."""
+        number_of(name)
+        with self._turn():
+            entry = self._entry(name)
+            if entry is not None and entry.is_alive:
+                raise CommandError(f"{name} is in use by process {entry.ticket.pid}")
+            shutil.rmtree(self.directory / name, ignore_errors=True)
 
     def entries(self) -> list[Entry]:
         """By number; without those that were cut short before anything of them was worth keeping."""
@@ -139,7 +169,7 @@ class TrainingLine:
             return []
         with self._turn():
             found = (self._entry(name) for name in self._names())
-            return [entry for entry in found if entry and (entry.is_alive or entry.can_go_on)]
+            return [entry for entry in found if entry and entry.is_worth_listing]
 
     def try_start(self, place: Place, held: ExitStack) -> list[str]:
         if place.ticket.at_once:
@@ -180,13 +210,16 @@ class TrainingLine:
             is_alive = _is_locked(directory / LOCK)
         except (OSError, msgspec.MsgspecError):
             return None
-        return Entry(name, directory, ticket, is_alive, (directory / ORDER).exists())
+        failure = "" if is_alive else _text(directory / FAILURE, MAX_REASON)
+        return Entry(name, directory, ticket, is_alive, (directory / ORDER).exists(), failure)
 
     def _sweep(self) -> None:
-        """Removes what died before it could be gone on with."""
-        for name in self._names():
+        """Removes what died before it could be gone on with, and what failed long ago."""
+        failed = 0
+        for name in reversed(self._names()):
             entry = self._entry(name)
-            if entry is None or not (entry.is_alive or entry.can_go_on):
+            failed += bool(entry and entry.failure and not entry.can_go_on)
+            if entry is None or not entry.is_worth_listing or (not entry.can_go_on and failed > MAX_FAILED):
                 shutil.rmtree(self.directory / name, ignore_errors=True)
 
 
@@ -217,7 +250,14 @@ def _is_locked(path: Path) -> bool:
         return True
 
 
-def _text(path: Path) -> str:
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _text(path: Path, most: int = 32) -> str:
     with suppress(OSError):
-        return path.read_text(errors="replace")[:32]
+        return path.read_text(errors="replace")[:most]
     return ""

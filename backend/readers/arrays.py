@@ -137,7 +137,8 @@ def as_targets(y: Array, task: Task) -> Array:
             raise DatasetError(f"targets are {y.dtype} shaped {y.shape[1:]}, classes are whole numbers")
         if not fits:
             raise DatasetError(
-                f"targets go from {y.min()} to {y.max()}, classes are whole numbers from 0 to {MAX_CLASSES - 1}"
+                f"targets go from {y.min()} to {y.max()}, "
+                f"classes are whole numbers from 0 to {MAX_CLASSES - 1}"
             )
     elif task is Task.REGRESSION or y.dtype.kind == "f" or not fits:
         return y.astype(np.float32)

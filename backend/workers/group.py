@@ -19,6 +19,7 @@ import trio
 
 from backend.errors import WorkerDiedError, WorkerError, WorkerFailedError
 from backend.reports import Failed, Train
+from backend.workers.block_nursery import open_block_nursery
 from backend.workers.process import Rank, choose_sandbox
 from backend.workers.sandbox import SandboxMode
 from backend.workers.supervisor import PoolConfig, Worker, open_pool
@@ -97,7 +98,7 @@ async def open_training(config: PoolConfig, devices: tuple[str, ...]) -> AsyncIt
     if not 1 <= len(devices) <= MAX_RANKS:
         raise WorkerError(f"{len(devices)} devices, allowed are 1 to {MAX_RANKS}")
     if len(devices) == 1:
-        async with open_pool(replace(config, device=devices[0])) as pool, trio.open_nursery() as nursery:
+        async with open_pool(replace(config, device=devices[0])) as pool, open_block_nursery() as nursery:
             yield TrainingWorkers((await pool.acquire(),), devices, nursery)
             return
     if choose_sandbox(SandboxMode(config.sandbox)) is SandboxMode.BWRAP:
@@ -117,28 +118,19 @@ async def _connected(
 ) -> AsyncIterator[TrainingWorkers]:
     meeting = base / "meeting"
     meeting.mkdir(mode=0o700)
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_block_nursery() as nursery:
         made = tuple(
             _make(config, device, base, number, len(devices)) for number, device in enumerate(devices)
         )
         ready = [trio.Event() for _ in made]
         for worker, event in zip(made, ready, strict=True):
             nursery.start_soon(_run, worker, event)
-        try:
-            for number, worker in enumerate(made):
-                await ready[number].wait()
-                if not worker.is_alive:
-                    raise WorkerDiedError(f"rank {number} on {devices[number]}: {worker.reason}")
-                worker.mark_acquired()
-            yield TrainingWorkers(made, devices, nursery)
-        except Exception as error:
-            # Raised below, out of the nursery, which would wrap the caller's own error in a group.
-            failure = error
-        finally:
-            nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        for number, worker in enumerate(made):
+            await ready[number].wait()
+            if not worker.is_alive:
+                raise WorkerDiedError(f"rank {number} on {devices[number]}: {worker.reason}")
+            worker.mark_acquired()
+        yield TrainingWorkers(made, devices, nursery)
 
 
 def _make(config: PoolConfig, device: str, base: Path, number: int, count: int) -> Worker:

@@ -24,6 +24,7 @@ import trio
 from backend.errors import WorkerDiedError, WorkerError
 from backend.reports import Command, Event, Ping, Pong, Ready
 from backend.workers import ipc
+from backend.workers.block_nursery import open_block_nursery
 from backend.workers.process import MAX_FILES, Rank, Usage, WorkerConfig, choose_sandbox, start_process, usage
 from backend.workers.sandbox import SandboxMode
 
@@ -443,20 +444,11 @@ async def open_pool(config: PoolConfig) -> AsyncIterator[WorkerPool]:
     """A pool whose workers end with it. Raises WorkerError where the sandbox asked for cannot be had."""
     choose_sandbox(SandboxMode(config.sandbox))
     config = replace(config, directory=_prepare_directory(config.directory))
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_block_nursery() as nursery:
         pool = WorkerPool(config, nursery)
         for _ in range(config.prewarmed):
             pool.start_worker()
-        try:
-            yield pool
-        except Exception as error:
-            # Raised below, out of the nursery, which would wrap the caller's own error in a group.
-            failure = error
-        finally:
-            nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        yield pool
 
 
 def _prepare_directory(directory: Path) -> Path:

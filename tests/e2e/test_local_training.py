@@ -206,3 +206,21 @@ def test_several_devices_train_as_one(desk: Desk, tmp_path: Path) -> None:
 def test_a_device_that_is_none_is_named(desk: Desk, tmp_path: Path) -> None:
     training = desk.start(tmp_path / "two.cyxmodel", "--devices", "cpu,")
     assert "'' is no device; allowed are cpu" in training.communicate(timeout=MOST_S)[1]
+
+
+def test_one_that_fails_at_its_first_step_is_listed_with_its_reason(desk: Desk, tmp_path: Path) -> None:
+    document = json.loads(desk.graph.read_text())
+    [output] = [node["id"] for node in document["nodes"] if node["type"] == "Output"]
+    [into] = [link for link in document["links"] if link["to"][0] == output]
+    logarithm = {"id": "odd", "type": "Lambda", "version": 1, "parameters": {"expression": "log(0 - x * x)"}}
+    document["nodes"].append(logarithm)
+    document["links"].append({"from": ["odd", "output"], "to": into["to"]})
+    into["to"] = ["odd", "inputs"]
+    desk.graph.write_text(json.dumps(document))
+    training = desk.start(tmp_path / "no.cyxmodel")
+    _, said = training.communicate(timeout=MOST_S)
+    assert training.returncode == 1 and "the output of 'odd' (Lambda)" in said
+    [found] = desk.ask("trainings")
+    assert found["state"] == "failed" and "at step 0; first no number: the output of 'odd'" in found["reason"]
+    assert desk.ask("cancel", "local-1")["state"] == "cancelled"
+    assert desk.ask("trainings") == []

@@ -504,7 +504,10 @@ def test_a_text_that_reads_like_a_missing_one_is_the_same_input(tmp_path: Path, 
     [
         ([*map(str, range(99)), "n.a."], r"holds numbers and one text such as 'n.a.': empty those cells"),
         ([f"{i},5" for i in range(99)], r"holds numbers with a decimal comma such as '0,5': write them"),
-        ([f"t{i}" for i in range(99)], r"over 64 different texts such as 't0': leave it out with --drop 'a b'"),
+        (
+            [f"t{i}" for i in range(99)],
+            r"over 64 different texts such as 't0': leave it out with --drop 'a b'",
+        ),
     ],
 )
 def test_a_column_that_is_nearly_one_of_numbers_is_told_so(

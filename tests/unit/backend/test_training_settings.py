@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -388,6 +389,22 @@ def test_after_a_loss_that_is_no_number_all_that_was_trained_before_is_there(tmp
     write_cyxmodel(tmp_path / "saved.cyxmodel", state)
     resumed = trainer_of(task, x=x, y=y, checkpoint=read_cyxmodel(tmp_path / "saved.cyxmodel"))
     assert resumed.step == 3
+
+
+def test_weights_that_grow_without_end_are_kept_as_they_were_before_they_grew() -> None:
+    task = breaking(formula("x * 2"))
+    x = RANDOM.randn(512, 3)
+    trainer = trainer_of(task, x=x, y=x)
+    with pytest.raises(TrainingDivergedError) as caught:
+        trainer.run_segment(0, Script(step4=lambda: trainer.change_rate(10.0)), quiet)
+    found = re.search(r"at step (\d+); first no number", str(caught.value))
+    assert found is not None and int(found[1]) > 5
+    state = trainer.last_good()
+    assert state is not None and state.training.step == 4
+    resumed = trainer_of(task, x=x, y=x, checkpoint=state)
+    resumed.change_rate(0.01)
+    resumed.run_segment(0, Script(), quiet)
+    assert resumed.is_over
 
 
 def test_what_is_there_after_a_loss_that_is_no_number_was_trained_with_the_changed_rate() -> None:

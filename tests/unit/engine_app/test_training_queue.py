@@ -7,8 +7,17 @@ import msgspec
 import pytest
 
 from engine_app.entry import CommandError
-from engine_app.training_order import choose_segments
-from engine_app.training_queue import LOCK, TICKET, Entry, Ticket, TrainingLine, ahead_of, is_local
+from engine_app.training_order import choose_segments, find_interrupted, note_rate, noted_rate
+from engine_app.training_queue import (
+    LOCK,
+    MAX_FAILED,
+    TICKET,
+    Entry,
+    Ticket,
+    TrainingLine,
+    ahead_of,
+    is_local,
+)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -140,3 +149,55 @@ def test_a_training_whose_lock_is_gone_already_is_not_listed(line: TrainingLine)
         lock.unlink()
         lock.symlink_to(going.directory / "gone" / LOCK)  # cannot be opened, as where the directory went
         assert names(line) == [staying.name]
+
+
+def test_one_that_failed_for_good_is_listed_with_its_reason_and_keeps_nothing_else(
+    line: TrainingLine,
+) -> None:
+    with line.open("train", "a", at_once=False) as place:
+        place.write_order(Order())
+        (place.directory / "workers").mkdir()
+        place.fail("the loss is nan", can_go_on=False)
+    [entry] = line.entries()
+    assert entry.failure == "the loss is nan" and not entry.can_go_on
+    assert sorted(path.name for path in place.directory.iterdir()) == ["failure.txt", LOCK, TICKET]
+    with pytest.raises(CommandError, match="local-1 failed and cannot go on: the loss is nan"):
+        line.reopen("local-1", at_once=False).__enter__()
+    with pytest.raises(CommandError, match="no train was cut short"):
+        find_interrupted(line, None)
+    line.forget("local-1")
+    assert line.entries() == []
+
+
+def test_one_that_failed_later_can_go_on_and_then_has_not_failed(line: TrainingLine) -> None:
+    with line.open("train", "a", at_once=False) as place:
+        place.write_order(Order())
+        place.fail("the disk is full", can_go_on=True)
+    assert line.entries()[0].failure and line.entries()[0].can_go_on
+    with line.reopen("local-1", at_once=False):
+        assert not line.entries()[0].failure
+    [entry] = line.entries()
+    assert not entry.failure and entry.can_go_on
+
+
+def test_only_the_newest_failures_are_remembered(line: TrainingLine) -> None:
+    for number in range(MAX_FAILED + 3):
+        with line.open("train", "a", at_once=False) as place:
+            place.fail(f"reason {number}", can_go_on=False)
+    with line.open("train", "a", at_once=False):
+        kept = [entry.failure for entry in line.entries() if entry.failure]
+    assert kept == [f"reason {number}" for number in range(3, MAX_FAILED + 3)]
+
+
+def test_one_that_runs_cannot_be_forgotten(line: TrainingLine) -> None:
+    with (
+        line.open("train", "a", at_once=False) as place,
+        pytest.raises(CommandError, match="in use by process"),
+    ):
+        line.forget(place.name)
+
+
+def test_a_rate_holds_for_a_checkpoint_up_to_its_step(tmp_path: Path) -> None:
+    assert noted_rate(tmp_path, 0) is None
+    note_rate(tmp_path, 7, 0.5)
+    assert [noted_rate(tmp_path, step) for step in (0, 7, 8)] == [0.5, 0.5, None]

@@ -1,0 +1,24 @@
+"""A nursery that ends with the block around it, and lets the block's error leave as it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+
+@asynccontextmanager
+async def open_block_nursery() -> AsyncIterator[trio.Nursery]:
+    """Its tasks are cancelled at the end. A bare nursery would wrap the block's error in a group,
+    which no caller that catches it by its class would see."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except Exception as error:
+            failure = error
+        finally:
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
