@@ -270,6 +270,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """As uvicorn's, but that one timer for all answers watches over an idle connection."""
         self.server_state.total_requests += 1
+        if self._answering is not None:
+            # Else both hold each other, and what came with the request, until cycles are collected.
+            self._answering.scope.pop(SCOPE_KEY, None)  # type: ignore[misc]
         if self.transport.is_closing():
             return
         if self.pipeline:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from backend.formats.tensors import Array
 from backend.runtime.base import Runtime
@@ -357,6 +358,27 @@ def test_what_failed_holds_no_memory_until_cycles_are_collected() -> None:
     finally:
         gc.enable()
     assert len(model.seen) > 2
+
+
+def test_what_is_answered_holds_no_memory_until_cycles_are_collected() -> None:
+    def requests_held() -> int:
+        return sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects())
+
+    async def work(client: Client, endless: Endless) -> None:
+        reader, writer = client
+        await _warm(reader, writer)
+        gc.collect()
+        before = requests_held()
+        for _ in range(3):
+            writer.write(_request(1))
+            await _answer(reader)
+        assert requests_held() <= before  # the newest, which its connection holds
+
+    gc.disable()
+    try:
+        over_a_socket(work)
+    finally:
+        gc.enable()
 
 
 def test_what_fails_without_a_task_is_told_and_counted() -> None:
