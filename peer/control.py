@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import trio
-
 from backend.workers.supervisor import WorkerPool
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import PeerId
@@ -68,8 +66,8 @@ class PeerControl:
         runner = self._table.find(model.job.lease.lease_id)
         job = model.job if runner is None else runner.job
         status = None
-        with trio.move_on_after(STATUS_TIMEOUT_S), suppress(RemoteFailureError):
-            status = await self._services.served.status(job.job_id)
+        with suppress(RemoteFailureError):
+            status = await self._services.served.status(job.job_id, STATUS_TIMEOUT_S)
         refusal = model.why_refused()
         told = None if status is None else status.model
         return {

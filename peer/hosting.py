@@ -5,6 +5,7 @@ Knows nothing of money or tokens: who calls it decides who may. Nothing of a req
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,13 +156,14 @@ class Hosting:
         """Raises RemoteFailureError."""
         return self._find(job_id).model.calls
 
-    async def status(self, job_id: str) -> HostedStatus:
-        """Raises RemoteFailureError."""
+    async def status(self, job_id: str, patience_s: float = math.inf) -> HostedStatus:
+        """A model that tells nothing of itself for ``patience_s`` is busy. Raises RemoteFailureError."""
         model = self._find(job_id).model
         told = None
         if model.state is HostedState.READY:
             try:
-                told = await model.status()
+                with trio.move_on_after(patience_s):
+                    told = await model.status()
             except WorkerError as error:
                 log.info("hosted model tells no status", job_id=job_id, reason=str(error))
         return HostedStatus(model.state, model.reason, model.restarts, told)

@@ -6,6 +6,7 @@ money: ``peer.serving`` says when a period begins and ends.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -151,14 +152,14 @@ class ServedModels:
             raise RemoteFailureError(refusal.code, refusal.message)
         return self.hosting.calls(job_id)
 
-    async def status(self, job_id: str) -> HostedStatus:
+    async def status(self, job_id: str, patience_s: float = math.inf) -> HostedStatus:
         """Of the model itself, paid or not: its Engine asks before it pays. Raises RemoteFailureError."""
         self._check_known(job_id)
         if (model := self._models.get(job_id)) is not None:
             model.is_looked_at = True
             if job_id not in self.hosting.jobs:
                 return HostedStatus(HostedState.LOADING, "", 0, None)
-        return await self.hosting.status(job_id)
+        return await self.hosting.status(job_id, patience_s)
 
     def _check_known(self, job_id: str) -> None:
         if (text := self._over.get(job_id)) is not None:

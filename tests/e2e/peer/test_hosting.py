@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,9 @@ async def test_a_hosted_model_answers_requests_and_tensors_and_its_neighbour_out
         told = await hosting.status(JOB)
         assert told.state is HostedState.READY
         assert told.model is not None and told.model.requests == 2
+        with stopped(worker_pid(tmp_path, JOB)):
+            busy = await hosting.status(JOB, 0.1)
+            assert (busy.state, busy.model) == (HostedState.READY, None)
         for path in ("/v2/repository/models/model/unload", "/openapi.json", "/"):
             with pytest.raises(WorkerFailedError, match="allowed are"):
                 await ask(hosting, JOB, path, b"{}")
@@ -118,6 +121,16 @@ async def test_a_model_that_hangs_or_wants_all_memory_fails_its_caller_and_nobod
         assert np.frombuffer(fine.body, "<f4").tolist() == [-1.0]
         for job in (JOB, OTHER):
             assert (await hosting.status(job)).restarts == 0
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def row(shape: tuple[int, ...], value: float) -> tuple[tuple[TensorSpec, ...], bytes]:

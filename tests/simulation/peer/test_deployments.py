@@ -65,7 +65,7 @@ class ScriptedHosting(Hosting):
             raise RemoteFailureError("not_found", "not served")
         return ModelCalls()
 
-    async def status(self, job_id: str) -> HostedStatus:
+    async def status(self, job_id: str, patience_s: float = 0) -> HostedStatus:
         await trio.lowlevel.checkpoint()
         self.calls(job_id)
         return HostedStatus(HostedState.READY, "", 0, None)

@@ -75,7 +75,7 @@ class Models:
             raise RemoteFailureError("not_found", "not served here")
         return self.model
 
-    async def status(self, job_id: str) -> HostedStatus:
+    async def status(self, job_id: str, patience_s: float = 0) -> HostedStatus:
         await trio.lowlevel.checkpoint()
         self.calls(job_id)
         return HostedStatus(HostedState.READY, "", 0, None)
