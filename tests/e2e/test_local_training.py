@@ -134,7 +134,7 @@ def test_one_waits_for_the_other_and_both_obey_from_elsewhere(desk: Desk, tmp_pa
     desk.ask("set-rate", "local-1", "0.0625")
     desk.ask("resume", "local-1")
     until(lambda: desk.ask("trainings")[0]["state"] == "training")
-    until(lambda: desk.ask("trainings")[0]["metrics"]["learning_rate"] == 0.0625)
+    until(lambda: desk.ask("trainings")[0].get("metrics", {}).get("learning_rate") == 0.0625)
     desk.ask("cancel", "local-1")
     first.communicate(timeout=MOST_S)
     assert first.returncode == 1
