@@ -49,6 +49,8 @@ PEERS = 1000
 AT_ONCE = 25
 MAX_COORDINATOR_BYTES = 400 << 20
 WALLET = "So11111111111111111111111111111111111111112"
+PATIENT = YamuxLimits(keep_alive_timeout_s=60, idle_keep_alive_timeout_s=60)
+"""The coordinator shares its cores with all its peers, and no peer that gives it up here comes back."""
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
@@ -94,7 +96,7 @@ class Crowd:
         self.clients: list[CallClient] = []
 
     async def grow(self, nursery: trio.Nursery) -> None:
-        muxer = OwnYamux(YamuxLimits(), ConnectionObserver())
+        muxer = OwnYamux(PATIENT, ConnectionObserver())
         nursery.start_soon(muxer.heartbeat.run)
         for _ in range(PEERS):
             network = ThinNetwork(Identity.generate(), muxer)

@@ -50,7 +50,7 @@ async def test_js_reaches_our_peer_and_sees_the_limits(js: list[str]) -> None:
         with trio.fail_after(DEADLINE_S):
             done = await trio.run_process([*js, "dial", address], capture_stdout=True)
         answer = json.loads(done.stdout)
-        assert answer["seconds"] == 600
+        assert 600 - DEADLINE_S < answer["seconds"] <= 600  # it counts down
         assert (1 << 26) - 65536 < answer["bytes"] <= 1 << 26  # what the handshake took is gone
 
 
