@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
 from backend.catalogue import CATALOGUE, NodeType, Parameter, Port, PortKind
 from backend.catalogue.parameter import allowed_values
 from engine_app.entry import CommandError
-from engine_app.show import print_json, print_table
+from engine_app.show import print_facts, print_json, print_table
+
+_LONGEST = max(map(len, CATALOGUE))
 
 
 def list_nodes(category: str | None, search: str | None, as_json: bool) -> None:
@@ -24,11 +27,11 @@ def list_nodes(category: str | None, search: str | None, as_json: bool) -> None:
     if not found:
         print("no node is about that; categories are " + ", ".join(categories))
         return
-    rows = [
-        (record.name, record.category.value, ", ".join(each.name for each in record.parameters), record.help)
-        for record in found
-    ]
-    print_table(("name", "category", "parameters", "what it does"), rows)
+    for name in dict.fromkeys(record.category for record in found):
+        rows = [(record.name.ljust(_LONGEST), record.help) for record in found if record.category is name]
+        print_table((name.value, ""), rows)
+        print()
+    print("`cyxwiz node NAME` tells its parameters, ports and shapes.")
 
 
 def explain_node(name: str, as_json: bool) -> None:
@@ -134,25 +137,29 @@ def _usual(port: Port) -> str:
 
 def _print(record: NodeType) -> None:
     print(f"{record.name}: {record.help}")
-    print(f"category    {record.category.value}")
-    print(f"formats     {', '.join(sorted(record.formats))}")
-    for name, note in sorted(record.format_notes.items()):
-        print(f"            {name}{'' if name in record.formats else ' (not)'}: {note}")
-    print(f"shapes      {record.shape_rule}")
-    if record.wrapping is not None:
-        print(f"wraps       {_wraps(record)}")
-    if record.limitation:
-        print(f"limitation  {record.limitation}")
-    for side, ports in (("input", record.inputs), ("output", record.outputs)):
-        for port in ports:
-            print(f"{side:<11} {port.name}: {port.kind.value}{_remarks(port)}")
-    for parameter in record.parameters:
-        default = json.dumps(_plain(parameter.default))
-        print(f"parameter   {parameter.name} = {default}: {parameter.help}; {allowed_values(parameter)}")
+    print_facts(_facts(record))
     print("example")
     example = example_of(record)
     print('  "nodes": [' + ",\n            ".join(json.dumps(each) for each in example["nodes"]) + "],")
     print('  "links": [' + ",\n            ".join(json.dumps(each) for each in example["links"]) + "]")
+
+
+def _facts(record: NodeType) -> Iterator[tuple[str, str]]:
+    yield "category", record.category.value
+    yield "formats", ", ".join(sorted(record.formats))
+    for name, note in sorted(record.format_notes.items()):
+        yield "", f"{name}{'' if name in record.formats else ' (not)'}: {note}"
+    yield "shapes", record.shape_rule
+    if record.wrapping is not None:
+        yield "wraps", _wraps(record)
+    if record.limitation:
+        yield "limitation", record.limitation
+    for side, ports in (("input", record.inputs), ("output", record.outputs)):
+        for port in ports:
+            yield side, f"{port.name}: {port.kind.value}{_remarks(port)}"
+    for parameter in record.parameters:
+        default = json.dumps(_plain(parameter.default))
+        yield "parameter", f"{parameter.name} = {default}: {parameter.help}; {allowed_values(parameter)}"
 
 
 def _remarks(port: Port) -> str:

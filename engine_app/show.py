@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -92,26 +93,45 @@ class Story:
         self._progress.update(self._bars[name], completed=done, total=total, text=text)
 
 
+BARS = (
+    TextColumn("{task.description:>9}"),
+    BarColumn(),
+    TextColumn("{task.completed}/{task.total}"),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(elapsed_when_finished=False),
+)
+"""Of a bar's line, which fits 80 columns."""
+
+
+class _Bars(Progress):
+    """Each with what is told of it on lines of its own: beside a bar there is no room for that."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if told := str(task.fields["text"]):
+                yield Padding(Text(told, style="dim"), (0, 0, 0, 10))
+
+
 @contextmanager
 def open_story(as_json: bool, *, names_jobs: bool = False) -> Iterator[Story]:
     """Bars live as long as the block, and only on a terminal. ``names_jobs``: at each line, by their ids."""
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:>9}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[text]}", markup=False),
-    )
     disable = as_json or not console.is_terminal
-    with Progress(*columns, console=console, disable=disable) as progress:
+    with _Bars(*BARS, console=console, disable=disable) as progress:
         yield Story(progress, as_json, names_jobs=names_jobs)
 
 
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """A name and what is known of it, on as many lines as the terminal needs."""
+    print_table(("", ""), facts)
+
+
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    """Columns without any name have no head."""
+    columns = tuple(columns)
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -132,7 +152,7 @@ def print_jobs(jobs: list[dict[str, Any]]) -> None:
         (
             job["job_id"][:12],
             job["name"],
-            job["state"] + (" (paused)" if job["paused"] else ""),
+            job["state"].replace("_", " ") + (" (paused)" if job["paused"] else ""),
             f"{job['segments_done']}/{job['segments']}",
             "unpaid" if job["unpaid"] else format_tokens(paid(job)),
             job["text"],
@@ -146,42 +166,28 @@ def print_neighbours(peers: list[dict[str, Any]]) -> None:
     """Peers of the own network."""
     if not peers:
         print("no peer answers on this network")
-        return
-    rows = [
-        (
-            peer["peer_id"],
-            _devices(peer["devices"]),
-            f"{peer['free']} of {len(peer['devices'])}",
-            peer["waiting"],
-            "yes" if peer["allowed"] else "no",
-            peer["addresses"][0],
-        )
-        for peer in peers
-    ]
-    print_table(("peer", "devices", "free", "waiting", "lets you in", "address"), rows)
+    for peer in peers:
+        allowed = "lets you in" if peer["allowed"] else "does not let you in"
+        _print_peer(peer, f"{peer['waiting']} waiting, {allowed}", peer["addresses"][0])
 
 
 def print_peers(peers: list[dict[str, Any]]) -> None:
     """Peers of the coordinator's registry."""
     if not peers:
         print("the coordinator knows no peer")
-        return
-    rows = [
-        (
-            peer["peer_id"],
-            _devices(peer["devices"]),
-            f"{peer['free']} of {len(peer['devices'])}",
-            format_tokens(peer["price_per_hour"]),
-            f"{peer['reputation']:.2f}",
-            "yes" if peer["online"] else "no",
-        )
-        for peer in peers
-        if "refused" not in peer
-    ]
-    print_table(("peer", "devices", "free", "an hour", "reputation", "online"), rows)
     for peer in peers:
         if "refused" in peer:
-            print(f"not {peer['peer_id']}: {peer['refused']}")
+            print(plain(f"not {peer['peer_id']}: {peer['refused']}"))
+            continue
+        price, online = format_tokens(peer["price_per_hour"]), "online" if peer["online"] else "away"
+        _print_peer(peer, f"{price} an hour, reputation {peer['reputation']:.2f}, {online}")
+
+
+def _print_peer(peer: dict[str, Any], *more: str) -> None:
+    """Ids and addresses on lines of their own: whole, to be copied."""
+    print(plain(peer["peer_id"]))
+    for line in (f"{_devices(peer['devices'])}; {peer['free']} of {len(peer['devices'])} free", *more):
+        print(f"  {plain(line)}")
 
 
 def _devices(devices: list[dict[str, Any]]) -> str:
