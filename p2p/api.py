@@ -31,6 +31,7 @@ from p2p.chain.trust import TrustedEscrow, check_chain
 from p2p.chain.wallet import Wallet
 from p2p.control import serve_control
 from p2p.datadir import DataDir
+from p2p.errors import LOST
 from p2p.files import FileStore
 from p2p.host import open_host
 from p2p.identifiers import JobId, Units
@@ -48,7 +49,6 @@ from p2p.session.chat import ChatOptions
 from p2p.session.checks import Checks, Prepared
 from p2p.session.control import Control, neighbour_summary, summary
 from p2p.session.coordinator_link import (
-    LOST,
     NO_COORDINATOR,
     CoordinatorLink,
     NoCoordinator,
@@ -56,14 +56,14 @@ from p2p.session.coordinator_link import (
 )
 from p2p.session.deployments import DEFAULT_MINUTES, DeploymentOrder, DeploymentView
 from p2p.session.engine import DEFAULT_PRIVATE, DEFAULT_SEGMENTS, JobEngine, run_engine
+from p2p.session.engine_parts import Engine as EngineParts
+from p2p.session.engine_parts import Limits
 from p2p.session.errors import SetupError
 from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News
 from p2p.session.own_data import OwnData
 from p2p.session.owner import DataOwner
 from p2p.session.places import Places, coordinator_peer
-from p2p.session.steps import Engine as EngineParts
-from p2p.session.steps import Limits
 from p2p.session.store import open_store
 from p2p.session.treasury import Balance, ChainTreasury, NoTreasury, Treasury
 

@@ -103,3 +103,7 @@ class ControlUnavailableError(P2PError):
 
 class ChainError(P2PError):
     """Base of the errors of ``p2p.chain``."""
+
+
+LOST = (ConnectionFailedError, DeadlineError, StreamResetError, StreamClosedError)
+"""The network's fault, or a restart's: worth another try."""

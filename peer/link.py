@@ -16,13 +16,11 @@ from p2p.backoff import Backoff
 from p2p.chain.errors import ChainNotTrustedError
 from p2p.client import CONNECT_TIMEOUT_S, CallClient, open_client
 from p2p.errors import (
+    LOST,
     ConnectionFailedError,
-    DeadlineError,
     P2PError,
     RemoteFailureError,
     RemoteProtocolError,
-    StreamClosedError,
-    StreamResetError,
 )
 from p2p.identifiers import PROTOCOL_VERSION, PeerId
 from p2p.network import Network
@@ -42,8 +40,7 @@ A = TypeVar("A")
 Client = CallClient[CoordinatorCall, CoordinatorAnswer]
 Session = Callable[[Welcome], Awaitable[None]]
 
-CUT = (ConnectionFailedError, DeadlineError, StreamResetError, StreamClosedError)
-LOSSES = (*CUT, RemoteProtocolError)
+LOSSES = (*LOST, RemoteProtocolError)
 CALL_TIMEOUT_S = 10.0
 DISCONNECT_TIMEOUT_S = 2.0
 FIRST_PAUSE_S = 0.1
@@ -112,7 +109,7 @@ class CoordinatorLink:
             client = self._client
             try:
                 return await self.ask(call, expected)
-            except CUT as error:
+            except LOST as error:
                 log.info("call goes out again", call=type(call).__name__, reason=str(error))
                 if self._client is client:
                     await trio.sleep(FIRST_PAUSE_S)

@@ -19,13 +19,11 @@ from backend.errors import WorkerError
 from backend.reports import Command, Samples, SampleStream, WantSamples
 from p2p.channel import Channel
 from p2p.errors import (
-    ConnectionFailedError,
+    LOST,
     DeadlineError,
     P2PError,
     RemoteFailureError,
     RemoteProtocolError,
-    StreamClosedError,
-    StreamResetError,
 )
 from p2p.identifiers import PeerId
 from p2p.jobs import DataPart, DataSummary
@@ -64,7 +62,6 @@ MAX_IN_FLIGHT = 64
 ANSWER_BYTES = 1 << 20
 _SCALING_BYTES = 2 * 4
 """Of one channel."""
-_PASSING = (ConnectionFailedError, DeadlineError, StreamResetError, StreamClosedError)
 _TEMPORARY = frozenset({"unauthorized", "conflict", "not_found", "busy", "internal"})
 """A token may be refreshed and a restarted Engine may catch up: patience ends elsewhere."""
 
@@ -174,7 +171,7 @@ class SampleLink:
             heard_at = self._heard_at
             try:
                 await self._converse()
-            except _PASSING as error:
+            except LOST as error:
                 reason: P2PError = error
             except RemoteFailureError as error:
                 if error.code not in _TEMPORARY:

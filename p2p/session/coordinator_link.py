@@ -13,13 +13,10 @@ import trio
 from p2p.backoff import Backoff
 from p2p.client import CallClient, open_client
 from p2p.errors import (
-    ConnectionFailedError,
-    DeadlineError,
+    LOST,
     P2PError,
     RemoteFailureError,
     RemoteProtocolError,
-    StreamClosedError,
-    StreamResetError,
 )
 from p2p.identifiers import PROTOCOL_VERSION, PeerId
 from p2p.network import Network
@@ -41,8 +38,6 @@ from p2p.session.errors import SetupError
 A = TypeVar("A")
 T = TypeVar("T")
 
-LOST = (ConnectionFailedError, DeadlineError, StreamResetError, StreamClosedError)
-"""The network's fault, or a restart's: worth another try."""
 TEMPORARY_CODES = frozenset({"busy", "internal"})
 CALL_TIMEOUT_S = 15.0
 

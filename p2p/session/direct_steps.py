@@ -5,20 +5,20 @@ Each step either ends in an event that is on disk, or may be done again.
 
 from __future__ import annotations
 
-from p2p.errors import ConnectionFailedError, P2PError, RemoteFailureError, TransferError
+from p2p.errors import LOST, ConnectionFailedError, P2PError, RemoteFailureError, TransferError
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef
 from p2p.protocols.coordinator import Lease
 from p2p.protocols.peer import LeaseGranted, RequestLease
 from p2p.session import job as events
 from p2p.session import plan
-from p2p.session.coordinator_link import LOST
+from p2p.session.engine_parts import Engine
 from p2p.session.errors import JobRefusedError, ModelRefusedError
 from p2p.session.job import Checkpoint, Grant, Job
 from p2p.session.live import LiveJob
 from p2p.session.neighbours import Neighbour, find_neighbour, find_neighbours, request_lease
 from p2p.session.served import check_served
-from p2p.session.steps import Engine, evaluate_part, expected_model, fetch_model, release_old
+from p2p.session.steps import evaluate_part, expected_model, fetch_model, release_old
 
 MAX_SHOWN = 4
 

@@ -29,6 +29,7 @@ from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.checks import Prepared
 from p2p.session.deployments import DeploymentOrder, DeploymentView, serving_of, spec_of, view
+from p2p.session.engine_parts import Engine
 from p2p.session.errors import JobEndedError, JobRefusedError, JobUnknownError
 from p2p.session.inference import HastyCaller, JobCaller, ModelClient, Tensor
 from p2p.session.job import WITH_PEER, Direct, Job
@@ -38,7 +39,7 @@ from p2p.session.neighbours import Neighbour, find_neighbours
 from p2p.session.news import News
 from p2p.session.runner import JobRunner
 from p2p.session.samples import SampleService
-from p2p.session.steps import Engine, release_all
+from p2p.session.steps import release_all
 from p2p.session.sweep import Sweeper
 from p2p.tasks import background_tasks, deadline
 

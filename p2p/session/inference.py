@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import structlog
 import trio
 
 from p2p.backoff import Backoff
 from p2p.client import CONNECT_TIMEOUT_S
-from p2p.errors import ConnectionFailedError, P2PError, RemoteFailureError, RemoteProtocolError
+from p2p.errors import LOST, ConnectionFailedError, P2PError, RemoteFailureError, RemoteProtocolError
 from p2p.identifiers import PeerId
 from p2p.jobs import Requirements
 from p2p.network import Network
@@ -31,12 +31,9 @@ from p2p.protocols.inference import (
 )
 from p2p.records import open_record
 from p2p.session.asking import CallStreams
-from p2p.session.coordinator_link import LOST
+from p2p.session.engine_parts import Engine
 from p2p.session.job import Job
 from p2p.session.neighbours import reach
-
-if TYPE_CHECKING:
-    from p2p.session.steps import Engine
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

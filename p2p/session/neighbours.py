@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from p2p.client import open_client
-from p2p.errors import P2PError, RemoteProtocolError
+from p2p.errors import LOST, P2PError, RemoteProtocolError
 from p2p.identifiers import PeerId
 from p2p.lan import Peers
 from p2p.protocols.coordinator import PeerRecord, SignedRecord
@@ -31,10 +30,7 @@ from p2p.protocols.peer import (
     RequestLease,
 )
 from p2p.records import open_record
-from p2p.session.coordinator_link import LOST
-
-if TYPE_CHECKING:
-    from p2p.session.steps import Engine
+from p2p.session.engine_parts import Engine
 
 log = structlog.get_logger(__name__)
 

@@ -14,6 +14,7 @@ import trio
 from p2p.backoff import Backoff
 from p2p.channel import Channel
 from p2p.errors import (
+    LOST,
     P2PError,
     RemoteFailureError,
     RemoteProtocolError,
@@ -46,14 +47,13 @@ from p2p.protocols.job import (
 from p2p.protocols.transfer import FileGrant, FileSource
 from p2p.session import job as events
 from p2p.session import plan
-from p2p.session.coordinator_link import LOST
+from p2p.session.engine_parts import Engine
 from p2p.session.errors import JobRefusedError
 from p2p.session.inference import reach_again
 from p2p.session.job import Checkpoint, Escrow, Grant, lease_ref
 from p2p.session.live import LiveJob
 from p2p.session.news import News, NewsKind
 from p2p.session.plan import Told, holders_of_data, things_to_tell
-from p2p.session.steps import Engine
 from p2p.tasks import background_tasks
 
 log = structlog.get_logger(__name__)

@@ -10,21 +10,21 @@ import trio
 
 from p2p.backoff import Backoff
 from p2p.chain.errors import ChainUnavailableError, PaymentPendingError
-from p2p.errors import P2PError, RemoteFailureError
+from p2p.errors import LOST, P2PError, RemoteFailureError
 from p2p.protocols.coordinator import JobUpdates, PollJob
 from p2p.session import job as events
 from p2p.session import plan
 from p2p.session.coordinator_link import (
-    LOST,
     TEMPORARY_CODES,
     until_done,
 )
 from p2p.session.direct_steps import DirectSteps
+from p2p.session.engine_parts import Engine
 from p2p.session.errors import SessionError
 from p2p.session.live import LiveJob
 from p2p.session.peer_stream import PeerTalk
 from p2p.session.served import watch_periods
-from p2p.session.steps import Engine, Steps
+from p2p.session.steps import Steps
 from p2p.tasks import background_tasks
 
 log = structlog.get_logger(__name__)

@@ -34,10 +34,10 @@ from p2p.protocols.data import (
     Rows,
 )
 from p2p.session import plan
+from p2p.session.engine_parts import Engine
 from p2p.session.errors import SessionError
 from p2p.session.job import Job
 from p2p.session.owner import OwnedSamples
-from p2p.session.steps import Engine
 from p2p.tasks import background_tasks
 
 log = structlog.get_logger(__name__)

@@ -6,11 +6,9 @@ the Engine's own copy, where that could be had.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 
-from p2p.errors import RemoteFailureError, RemoteProtocolError
+from p2p.errors import LOST, RemoteFailureError, RemoteProtocolError
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef, JobState, ServingSpec
 from p2p.protocols.coordinator import Lease
@@ -18,7 +16,7 @@ from p2p.protocols.inference import DeploymentStatus
 from p2p.session import trial as trials
 from p2p.session.asking import Asked
 from p2p.session.chat import refusal
-from p2p.session.coordinator_link import LOST
+from p2p.session.engine_parts import Engine
 from p2p.session.errors import ModelRefusedError, ModelSilentError
 from p2p.session.inference import HastyCaller, JobCaller, Tensor
 from p2p.session.job import Escrow, Job, PeerAccused, lease_ref
@@ -27,9 +25,6 @@ from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News, NewsKind
 from p2p.session.trial_text import only_embeds, read_answer, text_fault, text_question
 from p2p.tasks import deadline
-
-if TYPE_CHECKING:
-    from p2p.session.steps import Engine
 
 ANSWERS = "ready"
 """State of a deployment that answers."""

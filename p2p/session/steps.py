@@ -5,9 +5,7 @@ Each step either ends in an event that is on disk, or may be done again.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import base58
@@ -16,18 +14,14 @@ import structlog
 import trio
 
 from p2p.chain.errors import PaymentPendingError, PaymentRefusedError
-from p2p.disk import RunBlocking, run_in_thread
 from p2p.errors import RemoteFailureError, SourceRefusedError, TransferError
-from p2p.files import FileStore, fetch
+from p2p.files import fetch
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef, JobState
-from p2p.lan import Lan, MulticastLan
-from p2p.network import Network
 from p2p.pricing import format_tokens
 from p2p.protocols import Done
 from p2p.protocols.coordinator import (
     CancelJob,
-    ChainInfo,
     DeliverVoucher,
     EscrowCreated,
     Lease,
@@ -37,8 +31,9 @@ from p2p.protocols.coordinator import (
 )
 from p2p.session import job as events
 from p2p.session import plan
-from p2p.session.checks import Checks, ExpectedModel
-from p2p.session.coordinator_link import NO_COORDINATOR, CoordinatorLink
+from p2p.session.checks import ExpectedModel
+from p2p.session.coordinator_link import NO_COORDINATOR
+from p2p.session.engine_parts import Engine
 from p2p.session.errors import (
     JobRefusedError,
     ModelRefusedError,
@@ -50,10 +45,8 @@ from p2p.session.job import Checkpoint, Escrow, Evaluation, Job
 from p2p.session.lease import check_lease, earned_by
 from p2p.session.live import LiveJob
 from p2p.session.news import News, NewsKind
-from p2p.session.own_data import OwnData
 from p2p.session.served import check_served, period_over
-from p2p.session.store import JobStore
-from p2p.session.treasury import Treasury, creation, refund, refund_request
+from p2p.session.treasury import creation, refund, refund_request
 from p2p.vouchers import Voucher, voucher_bytes
 
 log = structlog.get_logger(__name__)
@@ -65,41 +58,6 @@ REVIVE_PAUSE_S = 1.0
 """Before a job that waits for its user is submitted again, so that the two never race."""
 NOT_COUNTED = frozenset({"conflict", "refused", "invalid", "not_found", "unauthorized"})
 """Codes by which a coordinator says that it will not count an escrow or a voucher."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one session; times in seconds, sizes in bytes."""
-
-    peer_patience_s: float = 75.0
-    """How long a peer may be out of reach before the coordinator is told: longer than its lease, and
-    than any cut that a network gets over."""
-    inference_patience_s: float = 60.0
-    """How long a call to a model is repeated over lost connections."""
-    max_model_bytes: int = 4 << 30
-    chunk_timeout_s: float = 30.0
-    poll_ms: int = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What every job of one Engine shares."""
-
-    network: Network
-    coordinator: CoordinatorLink
-    treasury: Treasury
-    files: FileStore
-    checks: Checks
-    store: JobStore
-    data: OwnData
-    now: Callable[[], float]
-    chain: ChainInfo | None
-    """None where no coordinator is known."""
-    lan: Lan = field(default_factory=MulticastLan)
-    limits: Limits = Limits()
-    run_blocking: RunBlocking = run_in_thread
-    draw: Callable[[], float] = random.random
-    """From 0 up to 1, for the pauses between attempts."""
 
 
 class Steps:

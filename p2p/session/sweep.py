@@ -15,10 +15,11 @@ from p2p.chain.errors import PaymentRefusedError
 from p2p.errors import P2PError
 from p2p.session import job as events
 from p2p.session import plan
+from p2p.session.engine_parts import Engine
 from p2p.session.job import Escrow
 from p2p.session.live import LiveJob
 from p2p.session.plan import Fate
-from p2p.session.steps import Engine, take_back
+from p2p.session.steps import take_back
 
 log = structlog.get_logger(__name__)
 

@@ -41,9 +41,9 @@ from p2p.identifiers import PeerId  # noqa: E402
 from p2p.identity import Identity  # noqa: E402
 from p2p.logs import configure_logging  # noqa: E402
 from p2p.session.chat import ChatOptions  # noqa: E402
+from p2p.session.engine_parts import Limits  # noqa: E402
 from p2p.session.inference import JobCaller, Tensor  # noqa: E402
 from p2p.session.model_at_peer import ModelAtPeer  # noqa: E402
-from p2p.session.steps import Limits  # noqa: E402
 
 X = np.random.RandomState(1).rand(1, 1, 28, 28).astype(np.float32)
 CALLERS = 32

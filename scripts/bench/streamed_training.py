@@ -48,10 +48,10 @@ from p2p.jobs import DataSummary, Delivery, FileRef, JobSpec, JobState
 from p2p.network import Network
 from p2p.protocols.coordinator import ChainInfo, Lease, LeaseRef, SignedRecord
 from p2p.session.coordinator_link import open_coordinator
+from p2p.session.engine_parts import Engine
 from p2p.session.job import Job
 from p2p.session.own_data import OwnData
 from p2p.session.samples import SampleService
-from p2p.session.steps import Engine
 from p2p.session.store import open_store
 from p2p.session.treasury import NoTreasury
 from peer.samples import Listener, SampleLink, Source

@@ -20,12 +20,12 @@ from p2p.lan import Enough, Peers
 from p2p.session.checks import ExpectedModel, Prepared
 from p2p.session.coordinator_link import NoCoordinator
 from p2p.session.engine import JobEngine, run_engine
+from p2p.session.engine_parts import Engine, Limits
 from p2p.session.errors import JobEndedError, JobRefusedError, ModelRefusedError, SetupError
 from p2p.session.inference import Tensor
 from p2p.session.news import NewsKind
 from p2p.session.own_data import OwnData
 from p2p.session.owner import Score
-from p2p.session.steps import Engine, Limits
 from p2p.session.store import open_store
 from p2p.session.treasury import NoTreasury
 from peer.allowed import AllowList

@@ -38,11 +38,11 @@ from p2p.router import serve_calls
 from p2p.session.checks import ExpectedModel, Prepared, ServedModel
 from p2p.session.coordinator_link import open_coordinator
 from p2p.session.engine import JobEngine, run_engine
+from p2p.session.engine_parts import Engine, Limits
 from p2p.session.errors import EvaluationFailedError, ModelRefusedError
 from p2p.session.inference import Tensor
 from p2p.session.own_data import OwnData
 from p2p.session.owner import Score
-from p2p.session.steps import Engine, Limits
 from p2p.session.store import JobStore, open_store
 from p2p.session.treasury import Balance
 from p2p.session.trial import NUDGE, QUESTIONS, Expected, Question, Trial, expected_from, question

@@ -37,10 +37,10 @@ from p2p.protocols import Request, Response
 from p2p.protocols import data as wire
 from p2p.protocols.coordinator import Lease, LeaseRef, SignedRecord
 from p2p.session.coordinator_link import open_coordinator
+from p2p.session.engine_parts import Engine
 from p2p.session.job import Job
 from p2p.session.own_data import OwnData
 from p2p.session.samples import SampleService
-from p2p.session.steps import Engine
 from p2p.session.store import open_store
 from p2p.session.treasury import NoTreasury
 from p2p.testing import MemoryNet, MemoryNetwork
