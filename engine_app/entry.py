@@ -36,7 +36,7 @@ def report(error: Exception) -> NoReturn:
 
 
 def _leave(error: BaseException, interrupted: str) -> NoReturn:
-    cause = _cause(error)
+    cause = cause_of(error)
     if isinstance(cause, BrokenPipeError):
         _close_stdout()
         sys.exit(1)
@@ -62,7 +62,8 @@ def _text_of(error: BaseException) -> str:
     return str(error)
 
 
-def _cause(error: BaseException) -> BaseException:
+def cause_of(error: BaseException) -> BaseException:
+    """The first that nurseries around it have wrapped."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -19,6 +19,7 @@ from backend.graph import Graph
 from engine_app.config import Config
 from engine_app.document.files import Opened
 from engine_app.document.recovery import Recovered
+from engine_app.entry import cause_of
 from engine_app.plain import plain
 from engine_app.ui import files, tour
 from engine_app.ui.activity import pulse_speed
@@ -199,8 +200,7 @@ class EngineApp(App):
         Window.unbind(on_request_close=self._may_close, on_drop_file=self._dropped)
 
     def show_error(self, error: BaseException) -> None:
-        while isinstance(error, BaseExceptionGroup) and error.exceptions:
-            error = error.exceptions[0]
+        error = cause_of(error)
         self.host.toast(plain(str(error) or type(error).__name__, lines=True), bad=True)
 
     def _may_close(self, *_: Any, **__: Any) -> bool:

@@ -39,6 +39,12 @@ class Curve:
     def y(self) -> Floats:
         return self._data[1, : self._count]
 
+    def copy(self) -> Curve:
+        """As it is now, for another thread."""
+        found = Curve()
+        found._data, found._count = self._data[:, : self._count].copy(), self._count
+        return found
+
     def append(self, x: float, y: float) -> None:
         """An x that is not above the last one replaces it: what is done again, such as after a crash."""
         while self._count and x <= self._data[0, self._count - 1]:

@@ -19,7 +19,7 @@ from backend.graph import Graph
 from engine_app.config import Config
 from engine_app.document.errors import FileError
 from engine_app.document.files import save_graph
-from engine_app.entry import CommandError
+from engine_app.entry import CommandError, cause_of
 from engine_app.gateway.remote import RemoteModel
 from engine_app.sessions import Session, open_session
 from engine_app.ui.loop import Tasks
@@ -150,7 +150,7 @@ class Network(Observed):
                     self._session = session
                     await self._follow_all(session)
             except (*EXPECTED, ExceptionGroup) as error:
-                cause = _cause(error)
+                cause = cause_of(error)
                 if not isinstance(cause, EXPECTED):
                     raise
                 self._set("connecting", f"{cause}. Trying again in {pause_s:.0f} s")
@@ -345,9 +345,3 @@ class Network(Observed):
     def _set(self, state: str, text: str) -> None:
         self.state, self.text = state, text
         self._tell()
-
-
-def _cause(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

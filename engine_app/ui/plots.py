@@ -66,6 +66,8 @@ class Plot(Widget):
         self.window = 1
         """Points to smooth over."""
         self.is_log = False
+        self._flipped_in: float | None = None
+        """The height of the picture that Kivy writes upside down: a scissor is not turned with the rest."""
         self._ground = InstructionGroup()
         self._lines = InstructionGroup()
         self._front = InstructionGroup()
@@ -78,6 +80,19 @@ class Plot(Widget):
     def show(self, curves: Mapping[str, Shown]) -> None:
         self._shown = curves
         self.refresh()
+
+    @property
+    def shown(self) -> Mapping[str, Shown]:
+        return self._shown
+
+    def copy(self, picture_height: float) -> Plot:
+        """The same curves in the same view, at the lower left of a picture of that height, off the screen."""
+        found = Plot(self._look, pos=(0, 0), size=self.size)
+        found._flipped_in = picture_height
+        found._shown, found._view = self._shown, self._view
+        found.window, found.is_log = self.window, self.is_log
+        found._draw()
+        return found
 
     def show_all(self) -> None:
         self._view = None
@@ -118,7 +133,8 @@ class Plot(Widget):
         values = span_of([y for _, _, y in parts], log=self.is_log)
         self._draw_grid(span, values)
         self._lines.clear()
-        self._lines.add(ScissorPush(x=int(left), y=int(low), width=int(wide), height=int(high)))
+        bottom = low if self._flipped_in is None else self._flipped_in - low - high
+        self._lines.add(ScissorPush(x=int(left), y=int(bottom), width=int(wide), height=int(high)))
         for each, x, y in parts:
             points = np.stack([self._across(x, span), self._up(y, values)], axis=1)
             if len(points) > 1:

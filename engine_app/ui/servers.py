@@ -24,7 +24,7 @@ from backend.serving.keys import make_key
 from backend.serving.messages import ApiKey, RuntimeOptions, ServerLimits
 from backend.workers.model_server import ModelFile, ServerListener, SupervisedServer, bind
 from engine_app.config import Config
-from engine_app.entry import CommandError
+from engine_app.entry import CommandError, cause_of
 from engine_app.gateway.errors import EndpointLostError
 from engine_app.gateway.http_endpoint import HttpEndpoint, Server
 from engine_app.key_file import Keys
@@ -146,7 +146,7 @@ class Servers(Observed):
         try:
             await self._serve(server)
         except (*EXPECTED, ExceptionGroup) as error:
-            cause = _cause(error)
+            cause = cause_of(error)
             if not isinstance(cause, EXPECTED):
                 raise
             self._set(server, "failed", str(cause))
@@ -260,12 +260,6 @@ def _reachable(host: str) -> str:
 def _farewell(server: LocalServer) -> str:
     lost = server.server.unanswered if server.server is not None else 0
     return f"Stopped with {lost} requests unanswered" if lost else "Stopped"
-
-
-def _cause(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def free_port(host: str) -> int | None:

@@ -16,7 +16,7 @@ from backend.facts import DataFacts
 from backend.graph import Graph
 from engine_app.config import Config
 from engine_app.document.files import save_graph
-from engine_app.entry import CommandError
+from engine_app.entry import CommandError, cause_of, is_expected
 from engine_app.local_training import LocalTraining, Wish, begin
 from engine_app.placing import install
 from engine_app.show import Story
@@ -25,7 +25,6 @@ from engine_app.ui.activity import Activity
 from engine_app.ui.converter import Converter
 from engine_app.ui.observed import Observed
 from engine_app.ui.runs import Run, RunFiles, SavedRun
-from p2p.errors import P2PError
 
 if TYPE_CHECKING:
     from backend.describe import Description
@@ -156,7 +155,7 @@ class Trainer(Observed):
         name = "".join(each if each.isalnum() else "_" for each in graph.name)[:60] or "graph"
         run.output = str(folder / f"{name}-{run.number}.cyxmodel")
         graph_file = folder / f"{name}-{run.number}.json"
-        run.outcome = "cancelled"
+        run.outcome, fault = "cancelled", None
         try:
             await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
             await trio.to_thread.run_sync(save_graph, graph_file, graph)
@@ -168,14 +167,18 @@ class Trainer(Observed):
             run.outcome, run.text = "done", ""
         except CommandError as error:
             run.text = str(error)
-        except (BackendError, P2PError, OSError) as error:
-            run.outcome, run.text = "failed", str(error)
+        except Exception as error:  # whatever it was, the run is in the history with it
+            cause = cause_of(error)
+            run.outcome, run.text = "failed", str(cause) or type(cause).__name__
+            fault = None if is_expected(cause) else error
         finally:
             self._training = None
             self._set("idle", run.text)
         await trio.to_thread.run_sync(self._files.save, run.saved(time.time()))
         self.history = await trio.to_thread.run_sync(self._files.load)
         self._tell()
+        if fault is not None:
+            raise fault
 
     def _on_started(self, training: LocalTraining) -> None:
         self._training = training

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import trio
 from kivy.uix.widget import Widget
 
+from engine_app.entry import CommandError
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.curves import as_csv
 from engine_app.ui.panels.pick_file import ask_path
+from engine_app.ui.plot_picture import write_plot
 from engine_app.ui.plots import Plot, Shown
 from engine_app.ui.runs import Run
 from engine_app.ui.widgets.box import Card, Column, Row, Text, width_of
@@ -49,6 +52,7 @@ class CurvesCard(Card):
         self._context = context
         self._run: Run | None = None
         self._other: Run | None = None
+        self._shown: dict[str, Shown] = {}
         self._view = "loss"
         self._figures = Tiles(look, across=FIGURES_ACROSS)
         self._head = Column(look, gap=theme.MEDIUM)
@@ -80,7 +84,7 @@ class CurvesCard(Card):
             self.plot.height = height
 
     def show(self, run: Run | None, other: Run | None = None, metrics: dict[str, Any] | None = None) -> None:
-        """``other`` is drawn fainter, to compare with; ``metrics``: the newest, where the run has none."""
+        """``other``, to compare with, is fainter and of other colours; ``metrics``: the newest of no run."""
         self._run, self._other = run, other
         self._show_figures((run.metrics if run is not None else None) or metrics or {})
         shown: dict[str, Shown] = {}
@@ -88,8 +92,9 @@ class CurvesCard(Card):
         for number, (name, title) in enumerate(CURVES_OF[self._view]):
             for each, is_other in ((other, True), (run, False)):
                 if each is not None and len(each.curves[name]):
-                    label = f"{title}, run {each.number}" if is_other else title
-                    shown[label] = Shown(each.curves[name], palette.plots[number], is_other)
+                    label = title if other is None else f"{title}, run {each.number}"
+                    shown[label] = Shown(each.curves[name], palette.plots[number + 2 * is_other], is_other)
+        self._shown = shown
         self.plot.show(shown)
         self._fill_legend(shown)
 
@@ -134,24 +139,30 @@ class CurvesCard(Card):
         self.plot.refresh()
 
     def _export(self) -> None:
-        run, view = self._run, self._view
-        if run is None:
+        if not self._shown:
             self._context.host.toast("There is no curve yet")
             return
-        ask_path(self._context, "Save the curves", Path.cwd() / f"{view}.png", "Save", self._write)
+        start = Path.cwd() / f"{self._view}.png"
+        ask_path(self._context, "Save the curves", start, "Save", self._write, (".png", ".csv"))
 
     def _write(self, target: Path) -> None:
-        """The picture, and the table beside it."""
-        run = self._run
-        if run is None:
-            return
-        curves = {title: run.curves[name] for name, title in CURVES_OF[self._view] if len(run.curves[name])}
-        try:
-            drawing = target.with_name(f".{target.stem}.part.png")
-            self.plot.export_to_png(str(drawing))
-            drawing.replace(target.with_suffix(".png"))
-            write_atomic(target.with_suffix(".csv"), as_csv(curves).encode(), 0o644)
-        except OSError as error:
-            self._context.host.toast(f"{target.name}: {error.strerror}", bad=True)
-        else:
+        """The picture as it is seen, and beside it the table of all points that it is made of."""
+        curves = {title: each.curve.copy() for title, each in self._shown.items()}
+        drawing = target.with_name(f".{target.stem}.part.png")
+
+        async def work() -> None:
+            try:
+                write_plot(drawing, self._context.look, self.plot)
+                await trio.to_thread.run_sync(finish)
+            except OSError as error:
+                raise CommandError(f"{target.name}: {error.strerror}") from error
             self._context.host.toast(f"Saved {target.stem}.png and {target.stem}.csv")
+
+        def finish() -> None:
+            try:
+                write_atomic(target.with_suffix(".csv"), as_csv(curves).encode(), 0o644)
+                drawing.replace(target.with_suffix(".png"))
+            finally:
+                drawing.unlink(missing_ok=True)
+
+        self._context.start(work)

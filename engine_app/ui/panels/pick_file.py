@@ -91,8 +91,18 @@ class FilePicker(Panel):
             self._context.host.toast(f"There is no {path}", bad=True)
 
 
-def ask_path(context: Context, title: str, path: Path, yes: str, action: Callable[[Path], Any]) -> None:
-    """Where to write; ``action`` gets it, once the user agreed to replace what is there."""
+def ask_path(
+    context: Context,
+    title: str,
+    path: Path,
+    yes: str,
+    action: Callable[[Path], Any],
+    endings: Sequence[str] = (),
+) -> None:
+    """Where to write; ``action`` gets it, once the user agreed to replace what is there.
+
+    ``endings``: of the files that are written, where that is not the one that was named.
+    """
     look, host = context.look, context.host
     column = Column(look, gap=theme.LARGE, pad=(theme.LARGE, 0, theme.LARGE, theme.LARGE))
     field = TextField(look, str(path), check=folder_problem)
@@ -103,10 +113,11 @@ def ask_path(context: Context, title: str, path: Path, yes: str, action: Callabl
         if field.problem:
             return
         host.close()
-        if target.exists():
-            host.ask(
-                "Replace the file?", f"{target.name} is there already.", "Replace", lambda: action(target)
-            )
+        written = [target.with_suffix(each) for each in endings] or [target]
+        there = [each.name for each in written if each.exists()]
+        if there:
+            told = f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} there already."
+            host.ask("Replace the file?", told, "Replace", lambda: action(target))
         else:
             action(target)
 

@@ -11,7 +11,7 @@ from typing import Any
 from kivy.clock import Clock
 from kivy.uix.boxlayout import BoxLayout
 
-from engine_app.plain import sentence
+from engine_app.plain import plain, sentence
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.devices import local_devices
@@ -41,7 +41,8 @@ class TrainPage(BoxLayout):
         look = context.look
         self._context = context
         self._trainer = trainer
-        self._other: Run | None = None
+        self._chosen: list[Run] = []
+        """Of those that are over: what is shown is compared with it; two, where nothing else is shown."""
         self._buttons_for = ""
         self._history_of: Any = None
         self._data = DataCard(context, trainer)
@@ -119,8 +120,10 @@ class TrainPage(BoxLayout):
         self._line.show(metrics["step"] / metrics["total_steps"] if metrics.get("total_steps") else 0)
         self._status.text = self._told()
         self._status.color = self._status_colour()
-        self._curves.show(run, self._other)
-        found = (trainer.history, self._other, run if not trainer.is_busy else None)
+        shown = [*([run] if run is not None else []), *self._chosen]
+        first, second, *_ = [*shown, None, None]
+        self._curves.show(first, second)
+        found = (trainer.history, first, second, run if not trainer.is_busy else None)
         if self._history_of is None or any(a is not b for a, b in zip(found, self._history_of, strict=True)):
             self._history_of = found
             self._show_results()
@@ -184,6 +187,7 @@ class TrainPage(BoxLayout):
         return row
 
     def _start(self) -> None:
+        self._chosen = self._chosen[-1:]
         self._trainer.start(self._context.desk.graph)
 
     def _ask_cancel(self) -> None:
@@ -206,19 +210,20 @@ class TrainPage(BoxLayout):
         if trainer.history:
             card = Card(look, gap=theme.HALF)
             card.add_widget(Text(look, "Runs", theme.HEADING))
-            text = "Tap one to compare it with what is shown; again to stop."
+            text = "Tap one to see its curves beside those that are shown; again to stop."
             card.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
             for saved in trainer.history[:12]:
                 row = ListRow(
                     look,
                     f"{saved.number}  {saved.name}",
-                    f"{sentence(saved.outcome)}, {source_name(saved.data)}",
+                    outcome_of(saved),
                     partial(self.compare, saved),
                     mark={"done": look.palette.success, "failed": look.palette.danger}.get(saved.outcome),
                     icon={"done": "check", "failed": "error"}.get(saved.outcome, "stop"),
                     figure=best_figure(saved.metrics),
+                    tip=saved.text,
                 )
-                row.choose(self._other is not None and self._other.number == saved.number)
+                row.choose(any(each.number == saved.number for each in self._chosen))
                 card.add_widget(row)
             self._results.add_widget(card)
 
@@ -258,8 +263,14 @@ class TrainPage(BoxLayout):
 
     def compare(self, saved: SavedRun) -> None:
         """With what is shown; no longer if it is."""
-        is_shown = self._other is not None and self._other.number == saved.number
-        self._other = None if is_shown else run_of(saved)
+        run = self._trainer.run
+        if run is not None and run.number == saved.number:
+            self._context.host.toast("These curves are shown already")
+            return
+        others = [each for each in self._chosen if each.number != saved.number]
+        if len(others) == len(self._chosen):
+            others = [*others, run_of(saved)][-2 if run is None else -1 :]
+        self._chosen = others
         self.refresh()
 
 
@@ -290,6 +301,12 @@ def rate_problem(text: str) -> str | None:
         if 0 < found <= MAX_RATE
         else f"found {text[:20]!r}, must be a number above 0, at most {MAX_RATE:g}"
     )
+
+
+def outcome_of(saved: SavedRun) -> str:
+    """With its reason, where it failed."""
+    why = f": {plain(saved.text)}" if saved.outcome == "failed" and saved.text else ""
+    return f"{sentence(saved.outcome)}{why}, {source_name(saved.data)}"
 
 
 def best_figure(metrics: dict[str, Any]) -> str:
