@@ -1,8 +1,8 @@
 // The page of a model server: asks what the model takes and offers a way to give it. No dependencies.
 "use strict";
 const $ = (id) => document.getElementById(id);
-const MAX_BARS = 12;
-let model = null, key = "", shape = [], talk = [], running = null, strokes = 0;
+const MAX_BARS = 12, MAX_ROWS = 200;
+let model = null, key = "", shape = [], talk = [], running = null, strokes = 0, choices = 0;
 
 function headers(more) {
   return Object.assign({"x-model": model ? model.name : ""}, key ? {authorization: "Bearer " + key} : {}, more);
@@ -39,13 +39,18 @@ async function begin() {
 }
 
 async function choose(name) {
+  const mine = ++choices;
+  // What the last model was offered is no question to this one, and no answer of it is shown any more.
+  for (const id of ["draw", "table", "words", "json", "embed", "chat", "answer"]) $(id).hidden = true;
+  if (running) running.abort();
   model = {name};
-  model = await (await call("/v1/model")).json();
+  const found = await (await call("/v1/model")).json();
+  if (mine !== choices) return;
+  model = found;
   $("title").textContent = document.title = model.name;
   const size = model.size_bytes > 1e6 ? Math.round(model.size_bytes / 1e6) + " MB" : Math.max(1, Math.round(model.size_bytes / 1e3)) + " kB";
   const takes = model.inputs.map((each) => `${each.name} ${each.dtype}[${each.shape.map((n) => n < 0 ? "any" : n).join(" × ")}]`);
   $("facts").textContent = [model.format, model.runtime, model.devices.join(", "), size, ...takes].join(" · ");
-  for (const id of ["draw", "table", "words", "json", "embed", "chat", "answer"]) $(id).hidden = true;
   offer(model.can, model.inputs);
 }
 
@@ -172,11 +177,13 @@ function pixels() {
 }
 
 async function predictDrawing() {
-  const mine = ++strokes, began = performance.now(), input = model.inputs[0];
+  if (!model.inputs) return; // another model is on its way
+  const mine = ++strokes, began = performance.now(), input = model.inputs[0], asked = choices;
   if (model.takes && model.takes.kind === "image" && model.takes.white) {
     const picture = await new Promise((done) => $("pad").toBlob(done, "image/png"));
+    if (asked !== choices) return;
     const answers = (await (await call("/v1/predict", picture, "image/png")).json()).answers;
-    if (mine === strokes) showAnswers(answers, performance.now() - began);
+    if (mine === strokes) showAnswers(answers, performance.now() - began, asked);
     return;
   }
   const values = pixels();
@@ -193,14 +200,14 @@ async function predictDrawing() {
     const nest = (dims) => dims.length ? Array.from({length: dims[0]}, () => nest(dims.slice(1))) : Math.round(255 * values[next++]);
     outputs = (await (await call("/v1/predict", JSON.stringify({inputs: [nest(shape)]}))).json()).outputs;
   }
-  if (mine === strokes) show(outputs, performance.now() - began);
+  if (mine === strokes) show(outputs, performance.now() - began, asked);
 }
 
 // -- rows and JSON
 
 async function predictJson(inputs) {
-  const began = performance.now();
-  show((await (await call("/v1/predict", JSON.stringify({inputs}))).json()).outputs, performance.now() - began);
+  const began = performance.now(), asked = choices;
+  show((await (await call("/v1/predict", JSON.stringify({inputs}))).json()).outputs, performance.now() - began, asked);
 }
 
 function rows() {
@@ -218,8 +225,8 @@ async function predictRows() {
 }
 
 async function predictRaw(body, type) {
-  const began = performance.now();
-  showAnswers((await (await call("/v1/predict", body, type)).json()).answers, performance.now() - began);
+  const began = performance.now(), asked = choices;
+  showAnswers((await (await call("/v1/predict", body, type)).json()).answers, performance.now() - began, asked);
 }
 
 $("ask").addEventListener("click", () => guard(predictRows));
@@ -252,7 +259,8 @@ function bar(label, share, text, best) {
   return line;
 }
 
-function show(outputs, took) {
+function show(outputs, took, asked) {
+  if (asked !== choices) return;
   $("answer").hidden = false;
   $("took").textContent = took.toFixed(took < 10 ? 1 : 0) + " ms";
   const [first] = Object.values(outputs);
@@ -269,20 +277,26 @@ function show(outputs, took) {
   $("raw").textContent = JSON.stringify(outputs, null, 1).slice(0, 20000);
 }
 
-function showAnswers(answers, took) {
+function showAnswers(answers, took, asked) {
+  if (asked !== choices) return;
   $("answer").hidden = false;
   $("took").textContent = took.toFixed(took < 10 ? 1 : 0) + " ms";
-  const top = answers.length === 1 && (answers[0].top || answers[0].next);
-  $("bars").replaceChildren(...(top || []).map((each, place) =>
-    bar(each.name || each.text || String(each.class), each.probability, (100 * each.probability).toFixed(1) + " %", place === 0)));
-  $("raw").hidden = Boolean(top);
+  const tops = answers.map((each) => each.top || each.next), known = tops.every((top) => top && top.length);
+  const named = (each, before, best) =>
+    bar(before + (each.name || each.text || String(each.class)), each.probability, (100 * each.probability).toFixed(1) + " %", best);
+  // Of one row what else it may be; of several the likeliest of each.
+  const bars = tops.length === 1 ? (each) => each[0].map((one, place) => named(one, "", place === 0))
+    : (each) => each.slice(0, MAX_ROWS).map((top, row) => named(top[0], `${row + 1}: `, false));
+  $("bars").replaceChildren(...(known ? bars(tops) : []));
+  $("raw").hidden = known && tops.length <= MAX_ROWS;
   $("raw").textContent = JSON.stringify(answers, null, 1).slice(0, 20000);
 }
 
 $("compare").addEventListener("click", () => guard(async () => {
   const input = $("texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  const began = performance.now();
+  const began = performance.now(), asked = choices;
   const answer = await (await call("/v1/embeddings", JSON.stringify({model: model.name, input}))).json();
+  if (asked !== choices) return;
   const vectors = answer.data.map((each) => each.embedding);
   $("answer").hidden = false;
   $("raw").hidden = true;
@@ -320,8 +334,9 @@ async function say() {
   const order = {model: model.name, stream: true, max_tokens: Number($("tokens").value), temperature: Number($("heat").value)};
   $("prompt").value = "";
   paragraph("mine").textContent = text;
-  talk.push({role: "user", content: text});
-  Object.assign(order, chat ? {messages: talk} : {prompt: text});
+  const said = talk; // the next model begins another one
+  said.push({role: "user", content: text});
+  Object.assign(order, chat ? {messages: said} : {prompt: text});
   running = new AbortController();
   $("stop").hidden = false;
   const theirs = paragraph("theirs");
@@ -333,7 +348,7 @@ async function say() {
       if (choice) theirs.textContent += (chat ? choice.delta.content : choice.text) || "";
     }
   } finally {
-    talk.push({role: "assistant", content: theirs.textContent});
+    said.push({role: "assistant", content: theirs.textContent});
     running = null;
     $("stop").hidden = true;
   }
