@@ -1,7 +1,7 @@
 """How events change a job that a peer of the own network does unpaid: no coordinator, no escrow. Pure.
 
 The Engine itself decides where such a job stands. What it shares with a paid one (what a peer
-announces, pausing) is ``p2p.session.job``'s.
+announces, pausing) is ``paid``'s.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from p2p.jobs import JobState
-from p2p.session import job as events
-from p2p.session.job import ENDED, Direct, Event, Grant, Job, lease_ref
+from p2p.session import events, paid
+from p2p.session.events import Event
+from p2p.session.job import ENDED, Checkpoint, Direct, Grant, Job, lease_ref
 
 MAX_FAILURES = 3
 """In a row, without a segment in between; then the job is given up."""
@@ -21,7 +22,7 @@ MAX_AVOIDED = 64
 
 def advance(job: Job, event: Event) -> Job:
     """The job after the event, whatever its terms. Late and repeated events change nothing."""
-    return events.advance(job, event) if job.direct is None else _advance(job, job.direct, event)
+    return paid.advance(job, event) if job.direct is None else _advance(job, job.direct, event)
 
 
 def _advance(job: Job, terms: Direct, event: Event) -> Job:
@@ -31,7 +32,7 @@ def _advance(job: Job, terms: Direct, event: Event) -> Job:
         case events.LeaseGranted():
             return _granted(job, terms, event)
         case events.ResultAnnounced():
-            heard = events.advance(job, event)
+            heard = paid.advance(job, event)
             announced = heard.announced_result is not None
             return replace(heard, state=JobState.RESULT_READY, text="trained") if announced else heard
         case events.SegmentKept(lease, checkpoint):
@@ -54,14 +55,14 @@ def _advance(job: Job, terms: Direct, event: Event) -> Job:
         case events.CancelAsked() if job.lease is None:
             return replace(job, cancelling=True, state=JobState.CANCELLED, text="cancelled by the user")
         case _:
-            return events.advance(job, event)
+            return paid.advance(job, event)
 
 
 def _is_current(job: Job, lease_id: str) -> bool:
     return job.lease is not None and job.lease.lease_id == lease_id
 
 
-def _unless(job: Job, checkpoint: events.Checkpoint) -> events.Checkpoint | None:
+def _unless(job: Job, checkpoint: Checkpoint) -> Checkpoint | None:
     return None if job.announced == checkpoint else job.announced
 
 

@@ -10,8 +10,7 @@ from p2p.identifiers import PeerId
 from p2p.jobs import FileRef
 from p2p.protocols.coordinator import Lease
 from p2p.protocols.peer import LeaseGranted, RequestLease
-from p2p.session import job as events
-from p2p.session import plan
+from p2p.session import events, plan
 from p2p.session.engine_parts import Engine
 from p2p.session.errors import JobRefusedError, ModelRefusedError
 from p2p.session.job import Checkpoint, Grant, Job

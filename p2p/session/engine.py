@@ -25,8 +25,7 @@ from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import Estimate, EstimateJob
 from p2p.protocols.inference import DeploymentStatus
 from p2p.protocols.job import MAX_LEARNING_RATE
-from p2p.session import job as events
-from p2p.session import plan
+from p2p.session import events, plan
 from p2p.session.checks import Prepared
 from p2p.session.deployments import DeploymentOrder, DeploymentView, serving_of, spec_of, view
 from p2p.session.engine_parts import Engine

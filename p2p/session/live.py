@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from p2p.errors import P2PError
 from p2p.session.direct import advance
-from p2p.session.job import Event, Job
+from p2p.session.events import Event
+from p2p.session.job import Job
 from p2p.session.news import News
 from p2p.session.plan import Told
 from p2p.session.store import JobStore

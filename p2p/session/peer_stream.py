@@ -45,8 +45,7 @@ from p2p.protocols.job import (
     SegmentFinished,
 )
 from p2p.protocols.transfer import FileGrant, FileSource
-from p2p.session import job as events
-from p2p.session import plan
+from p2p.session import events, plan
 from p2p.session.engine_parts import Engine
 from p2p.session.errors import JobRefusedError
 from p2p.session.inference import reach_again

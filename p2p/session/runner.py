@@ -12,8 +12,7 @@ from p2p.backoff import Backoff
 from p2p.chain.errors import ChainUnavailableError, PaymentPendingError
 from p2p.errors import LOST, P2PError, RemoteFailureError
 from p2p.protocols.coordinator import JobUpdates, PollJob
-from p2p.session import job as events
-from p2p.session import plan
+from p2p.session import events, plan
 from p2p.session.coordinator_link import (
     TEMPORARY_CODES,
     until_done,

@@ -18,8 +18,9 @@ from p2p.session.asking import Asked
 from p2p.session.chat import refusal
 from p2p.session.engine_parts import Engine
 from p2p.session.errors import ModelRefusedError, ModelSilentError
+from p2p.session.events import PeerAccused
 from p2p.session.inference import HastyCaller, JobCaller, Tensor
-from p2p.session.job import Escrow, Job, PeerAccused, lease_ref
+from p2p.session.job import Escrow, Job, lease_ref
 from p2p.session.live import LiveJob
 from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News, NewsKind

@@ -29,8 +29,7 @@ from p2p.protocols.coordinator import (
     SubmitJob,
     Submitted,
 )
-from p2p.session import job as events
-from p2p.session import plan
+from p2p.session import events, plan
 from p2p.session.checks import ExpectedModel
 from p2p.session.coordinator_link import NO_COORDINATOR
 from p2p.session.engine_parts import Engine
@@ -41,7 +40,7 @@ from p2p.session.errors import (
     SessionError,
     SetupError,
 )
-from p2p.session.job import Checkpoint, Escrow, Evaluation, Job
+from p2p.session.job import Checkpoint, Escrow, Evaluation, Job, lease_ref
 from p2p.session.lease import check_lease, earned_by
 from p2p.session.live import LiveJob
 from p2p.session.news import News, NewsKind
@@ -130,7 +129,7 @@ class Steps:
         job = self._job
         if job.complaint is None or job.lease is None:
             return
-        lease, (code, text) = events.lease_ref(job.lease), job.complaint
+        lease, (code, text) = lease_ref(job.lease), job.complaint
         try:
             await self._engine.coordinator.ask(ReportPeer(job.job_id, lease, code, text), Done)
         except RemoteFailureError as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from p2p.jobs import JobMetrics
 from p2p.pricing import format_tokens
 from p2p.protocols.coordinator import JobUpdate
-from p2p.session import job as events
-from p2p.session.job import Evaluation, Event, Job
+from p2p.session import events
+from p2p.session.events import Event
+from p2p.session.job import Evaluation, Job
 from p2p.session.news import News, NewsKind
 from p2p.vouchers import Voucher
 

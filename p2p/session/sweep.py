@@ -13,8 +13,7 @@ import trio
 
 from p2p.chain.errors import PaymentRefusedError
 from p2p.errors import P2PError
-from p2p.session import job as events
-from p2p.session import plan
+from p2p.session import events, plan
 from p2p.session.engine_parts import Engine
 from p2p.session.job import Escrow
 from p2p.session.live import LiveJob

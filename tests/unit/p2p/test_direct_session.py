@@ -11,10 +11,10 @@ from p2p.identifiers import NO_WALLET, PeerId
 from p2p.jobs import DataSummary, DeviceKind, FileRef, JobMetrics, JobSpec, JobState, StartWeights
 from p2p.protocols.coordinator import Device, JobUpdate, Lease, LeaseRef, PeerRecord, SignedRecord
 from p2p.protocols.job import ConfirmSegments
-from p2p.session import job as events
-from p2p.session import plan
+from p2p.session import events, plan
 from p2p.session.direct import MAX_FAILURES, advance
-from p2p.session.job import DECODER, ENCODER, Checkpoint, Direct, Event, Grant, Job, lease_ref
+from p2p.session.events import Event
+from p2p.session.job import DECODER, ENCODER, Checkpoint, Direct, Grant, Job, lease_ref
 from p2p.session.news import NewsKind
 from p2p.session.story import lines_about
 
