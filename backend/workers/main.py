@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -63,7 +64,10 @@ def main() -> None:
         run_http_worker(options, connection, directory)
         return
 
-    from backend.workers.warmup import choose_threads, runtime_name, warm_device, warm_up
+    try:
+        from backend.workers.warmup import choose_threads, runtime_name, warm_device, warm_up
+    except ModuleNotFoundError as error:
+        sys.exit(f"this needs torch: pip install 'cyxwiz[peer]' ({error})")
 
     warm_up(directory)
     on_cpu = options.device == "cpu"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from backend.workers import http_worker
+from backend.workers import http_worker, main
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,15 @@ def test_what_cannot_be_imported_is_told(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit, match=says):
         http_worker._import(runtime, Path())
+
+
+def test_a_worker_without_torch_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = socket.socketpair()
+    arguments = (
+        f"--descriptor {its.detach()} --directory {tmp_path} --sandbox none --memory-bytes 1 --file-bytes 1"
+    )
+    monkeypatch.setattr(sys, "argv", ["backend.workers", *arguments.split()])
+    monkeypatch.delitem(sys.modules, "backend.workers.warmup", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with ours, pytest.raises(SystemExit, match=r"this needs torch: pip install 'cyxwiz\[peer\]' \(.*torch"):
+        main.main()
