@@ -132,7 +132,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytearray]]:
 async def test_no_private_row_leaves_the_engine_whatever_protocol_it_speaks(
     network: LocalNetwork, peer: dict[str, Any], graph: Path, marked: Path, sent: dict[str, bytearray]
 ) -> None:
-    with trio.fail_after(120):
+    with trio.fail_after(240):
         async with open_engine(network.engine_home, coordinator=network.address) as engine:
             job = await engine.submit(
                 graph, marked, tokens(AMOUNT), stream=True, private=("test", "validation")

@@ -17,7 +17,7 @@ from engine_app.config import Config
 
 os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 """For what a window does, on a machine that does much else; nothing waits so long but to fail."""
 
 

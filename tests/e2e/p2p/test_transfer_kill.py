@@ -96,7 +96,7 @@ def fetch_until(arguments: list[object], done: int) -> int:
 async def test_a_fetch_killed_again_and_again_resends_a_window_each_time_at_most(tmp_path: Path) -> None:
     theirs = FileStore(tmp_path / "theirs", QUOTA)
     ref = await theirs.add_bytes(DATA)
-    kills = (1, 17 << 20, 33 << 20)
+    kills = (1, 12 << 20, 24 << 20)
     async with open_host(Identity.generate(), ["/ip4/127.0.0.1/tcp/0"]) as network:
         serve_transfers(network, theirs, lambda caller, manifest: True)
         arguments: list[object] = [tmp_path / "ours", network.peer_id, network.addresses()[0]]

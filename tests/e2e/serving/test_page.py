@@ -13,6 +13,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from local_network import wait_until
 from websockets.sync.client import ClientConnection, connect
 
 from backend.facts import DataNotes
@@ -114,8 +115,7 @@ def browsing(url: str, folder: Path) -> Iterator[Page]:
             if line.startswith("DevTools listening on ws://"):
                 break
         port = line.split(":")[2].split("/")[0]
-        with urlopen(f"http://127.0.0.1:{port}/json", timeout=WAIT_S) as answer:
-            (tab,) = (each for each in json.load(answer) if each["type"] == "page")
+        tab = wait_until(lambda: first_tab(port), WAIT_S, "the browser's tab")
         with connect(tab["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
             page = Page(socket)
             page.call("Runtime.enable")
@@ -126,6 +126,12 @@ def browsing(url: str, folder: Path) -> Iterator[Page]:
     finally:
         process.kill()
         process.communicate()
+
+
+def first_tab(port: str) -> dict[str, Any] | None:
+    """The browser listens before it has one."""
+    with urlopen(f"http://127.0.0.1:{port}/json", timeout=WAIT_S) as answer:
+        return next((each for each in json.load(answer) if each["type"] == "page"), None)
 
 
 def test_a_drawing_is_answered_with_names_and_rows_row_by_row(tmp_path: Path) -> None:
