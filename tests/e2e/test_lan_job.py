@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_network import LocalNetwork, command, loopback_environment
+from local_network import LocalNetwork, command, loopback_environment, wait_until
 
 from backend.formats.cyxmodel import read_cyxmodel
 from p2p.mdns import GROUP
@@ -44,12 +44,12 @@ def allow(lan: LocalNetwork, verb: str, engine_id: str) -> str:
 
 
 def neighbour(lan: LocalNetwork, peer_id: str) -> dict[str, Any]:
-    """Other tests may run on the same network at the same time."""
-    [found] = [
-        peer for peer in json.loads(lan.engine("peers", "--lan", "--json")) if peer["peer_id"] == peer_id
-    ]
-    assert isinstance(found, dict)
-    return found
+    """Other tests may run on the same network at the same time; not everybody answers to each look."""
+
+    def look() -> dict[str, Any] | None:
+        return next((peer for peer in lan.ask_engine("peers", "--lan") if peer["peer_id"] == peer_id), None)
+
+    return wait_until(look, 60, "the neighbour")
 
 
 def infer(lan: LocalNetwork, peer_id: str, model: str, tmp_path: Path) -> np.ndarray:

@@ -27,7 +27,7 @@ from p2p.network import Network
 
 pytestmark = pytest.mark.e2e
 LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
-LOOK_S = 10.0
+LOOK_S = 60.0
 PROGRAM = """
 import json, sys, trio
 from p2p.host import open_host
@@ -41,7 +41,7 @@ async def main(role, seed):
             await nursery.start(announce, network)
             print("ready", flush=True)
             await trio.sleep_forever()
-        found = await MulticastLan().look(10.0, lambda peers: len(peers) > 0)
+        found = await MulticastLan().look(60.0, lambda peers: len(peers) > 0)
         for peer_id, addresses in found.items():
             await network.connect(peer_id, addresses)
         print(json.dumps(found), flush=True)
@@ -192,7 +192,7 @@ def test_two_machines_without_any_server_find_each_other(two_namespaces: tuple[s
     try:
         assert announcer.stdout is not None
         assert announcer.stdout.readline() == "ready\n"
-        output, _ = run(two_namespaces[1], "look", 2).communicate(timeout=60)
+        output, _ = run(two_namespaces[1], "look", 2).communicate(timeout=120)
     finally:
         announcer.kill()
         announcer.wait()
