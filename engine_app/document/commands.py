@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from backend.catalogue import CATALOGUE
 from backend.facts import DataFacts
 from backend.graph import JsonValue, Node, Wiring
+from engine_app.document.alignment import Axis, Edge, aligned, distributed
 from engine_app.document.clipboard import OFFSET, Pasted, free_frame_id, piece_of, with_fresh_ids
 from engine_app.document.edits import (
     AddNodes,
@@ -111,6 +112,12 @@ def duplicate(wiring: Wiring, selected: Iterable[str], dx: float = OFFSET, dy: f
     around = bounds(map(rect_of, find_all(wiring, chosen)))
     at = (around.centre[0] + dx, around.centre[1] + dy) if around else None
     return with_fresh_ids(wiring, piece_of(wiring, chosen), at)
+
+
+def line_up(wiring: Wiring, selected: Iterable[str], how: Edge | Axis) -> MoveNodes:
+    """The selected nodes with an edge or their middles in line, or with equal gaps along an axis."""
+    rects = {node.id: rect_of(node) for node in find_all(wiring, _some(selected))}
+    return aligned(rects, how) if isinstance(how, Edge) else distributed(rects, how)
 
 
 def nudge(wiring: Wiring, selected: Iterable[str], dx: float, dy: float) -> MoveNodes:

@@ -30,8 +30,6 @@ MAX_ROWS_BYTES = 4 << 20
 """The most that one answer carries, so also the largest sample that can be streamed."""
 MAX_CHANNELS = 1 << 20
 LIMITS = FrameLimits(message_bytes=16 << 10, body_bytes=2 * 4 * MAX_CHANNELS)
-MAX_REQUESTED = 256
-"""Requests that a peer may have under way on its stream."""
 
 
 ITEM_BYTES = {"float32": 4, "uint8": 1, "int32": 4}

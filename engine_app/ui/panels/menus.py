@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from backend.diagnostics import ends_of
 from engine_app.document import commands
+from engine_app.document.alignment import Axis, Edge
 from engine_app.document.edits import Disconnect, RemoveFrame, Reroute
+from engine_app.document.errors import EditError
 from engine_app.scene.hits import Hit, OnFrame, OnLink, OnNode, OnPort
 from engine_app.scene.snapshot import KINDS
 from engine_app.scene.tool_state import AskForNode, EditFrame, PortEnd
@@ -25,7 +27,19 @@ MORE_ON_NODES = {
     "Remove with its links": "remove",
     "Cut": "cut",
     "Arrange": "arrange",
+    "Line up": "line_up",
     "Show it whole": "fit_selected",
+}
+
+WAYS_TO_LINE_UP: dict[str, Edge | Axis] = {
+    "Left edges": Edge.LEFT,
+    "Centres": Edge.CENTRE,
+    "Right edges": Edge.RIGHT,
+    "Top edges": Edge.TOP,
+    "Middles": Edge.MIDDLE,
+    "Bottom edges": Edge.BOTTOM,
+    "Equal gaps across": Axis.HORIZONTAL,
+    "Equal gaps down": Axis.VERTICAL,
 }
 
 
@@ -63,6 +77,22 @@ def _on_nodes(bench: Workbench) -> list[Choice]:
 
 def _more(bench: Workbench) -> None:
     bench.choose("Nodes", {words: _command(bench, name) for words, name in MORE_ON_NODES.items()})
+
+
+def offer_to_line_up(bench: Workbench, chosen: tuple[str, ...]) -> None:
+    """Raises EditError for fewer nodes than can be in line; equal gaps are offered from three on."""
+    if len(chosen) < 2:
+        raise EditError(f"{len(chosen)} nodes are selected, must be 2 or more")
+    canvas = bench.canvas_widget
+
+    def along(how: Edge | Axis) -> None:
+        canvas.change(commands.line_up(canvas.wiring, chosen, how))
+
+    ways = WAYS_TO_LINE_UP.items()
+    bench.choose(
+        "Line up",
+        {words: partial(along, how) for words, how in ways if len(chosen) > 2 or isinstance(how, Edge)},
+    )
 
 
 def _on_link(bench: Workbench, number: int, place: Place) -> list[Choice]:

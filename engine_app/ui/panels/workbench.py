@@ -167,6 +167,7 @@ class Workbench(FloatLayout):
             "subgraph": lambda: canvas.change(MakeSubgraph(chosen)),
             "expand": lambda: canvas.change(ExpandSubgraph(self._some(chosen)[0])),
             "arrange": lambda: self._arrange_nodes(chosen),
+            "line_up": lambda: menus.offer_to_line_up(self, chosen),
             "rename": lambda: self.edit_text(tools.EditTitle(self._some(chosen)[0])),
             "nudge_left": partial(self._nudge, chosen, -NUDGE, 0),
             "nudge_right": partial(self._nudge, chosen, NUDGE, 0),

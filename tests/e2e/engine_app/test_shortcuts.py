@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from engine_app.document.apply import apply
+from engine_app.document.edits import MoveNodes
 from engine_app.document.view import place_of, title_of
 from tests.e2e.engine_app.bench import MLP, Bench, Shown
 from tests.unit.engine_app.document.builders import line
@@ -56,6 +58,29 @@ async def test_arrows_nudge_what_is_selected_and_many_are_one_step(
         driver.key(code)
         assert place_of(bench.graph.node("dense")) == (300 + way[0], way[1])
         assert place_of(bench.graph.node("relu")) == (600 + way[0], way[1])
+        assert bench.undone()
+
+
+async def test_selected_nodes_are_lined_up_by_an_edge_or_with_equal_gaps(show: Any) -> None:
+    moved = apply(MLP, MoveNodes({"dense": (300.0, 120.0), "relu": (500.0, 60.0)}))
+    bench = Bench(moved)
+    async with Shown(bench, show) as driver:
+
+        async def line_up(*names: str) -> list[Any]:
+            bench.canvas.select(frozenset(names))
+            bench.page.command("line_up")
+            await driver.frames(2)
+            return [each for each in bench.host.walk(restrict=True) if type(each).__name__ == "ListRow"]
+
+        assert await line_up("relu") == []  # one node is in line with itself
+        assert len(await line_up("dense", "relu")) == 6
+        await driver.tap(next(each for each in await line_up("dense", "relu") if each.name == "Top edges"))
+        assert [place_of(bench.graph.node(name)) for name in ("dense", "relu")] == [(300, 60), (500, 60)]
+        assert bench.undone()
+        rows = await line_up("input", "dense", "relu")
+        await driver.tap(next(each for each in rows if each.name == "Equal gaps across"))
+        dense = place_of(bench.graph.node("dense"))
+        assert dense is not None and dense[1] == 120 and dense[0] != 300
         assert bench.undone()
 
 
