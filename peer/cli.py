@@ -59,6 +59,13 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
     "--allow", multiple=True, metavar="ENGINE", help="Let an Engine in (`cyxwiz id`) until the end."
 )
 @click.option("--gpus", default="all", show_default=True, help="all, none, or numbers such as 0,2.")
+@click.option(
+    "--shares",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Offer each device so often, for one job or model each; memory, speed and --price are a share's.",
+)
 @click.option("--payout", default="", help="Solana wallet that is paid. [default: the peer's own]")
 @click.option("--listen", multiple=True, help="Multiaddress to listen at. [default: /ip4/0.0.0.0/tcp/0]")
 @click.option("--relay", multiple=True, help="To be reached through. [default: the coordinator, if need be]")
@@ -114,6 +121,7 @@ def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
         lan=flags["lan"],
         allow=tuple(flags["allow"]),
         gpus=flags["gpus"],
+        shares=flags["shares"],
         payout=flags["payout"],
         listen=tuple(flags["listen"]) or DEFAULT_LISTEN,
         relays=tuple(flags["relay"]),

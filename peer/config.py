@@ -41,6 +41,8 @@ class Config:
     """Addresses to be reached through; none means the coordinator, if nobody gets through directly."""
     serve_relay: bool = False
     """Whether others may be reached through this peer."""
+    shares: int = 1
+    """Each device is offered so many times, with an equal share of its memory and speed."""
     prewarmed: int = 1
     sandbox: str = "auto"
     engine_patience_s: float = 900.0

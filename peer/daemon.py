@@ -107,7 +107,7 @@ async def serve_on(
 ) -> None:
     """The peer on any network."""
     machine = await trio.to_thread.run_sync(look_at_machine)
-    selection = select_devices(config.gpus, machine)
+    selection = select_devices(config.gpus, machine, config.shares)
     log.info("devices", offer=selection.text)
     memory_bytes = config.worker_memory_bytes or worker_memory(machine, len(selection.devices))
     async with AsyncExitStack() as stack:
@@ -179,7 +179,7 @@ class Daemon:
             DeviceWorkers(device.torch_name, pool) for device, pool in zip(devices, self._pools, strict=True)
         )
         speeds = [
-            await measured_speed(device, pool, self._store)
+            max(1, await measured_speed(device, pool, self._store) // device.shares)
             for device, pool in zip(devices, self._pools, strict=True)
         ]
         worker_bytes = self._config.worker_memory_bytes or worker_memory(machine, len(devices))

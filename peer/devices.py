@@ -8,6 +8,10 @@ from dataclasses import dataclass, field, replace
 from p2p.jobs import DeviceKind
 from peer.errors import DeviceError
 
+MAX_SHARES = 16
+MAX_OFFERED = 64
+"""That a peer's record holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -39,6 +43,8 @@ class OfferedDevice:
     name: str
     memory_bytes: int
     torch_name: str
+    shares: int = 1
+    """It is one of so many equal parts of a device, each for one job or model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +55,26 @@ class Selection:
     text: str
 
 
-def select_devices(flag: str, machine: Machine) -> Selection:
-    """What ``--gpus all|none|0,2`` offers of a machine, least-utilized GPU first.
+def select_devices(flag: str, machine: Machine, shares: int = 1) -> Selection:
+    """What ``--gpus all|none|0,2`` offers of a machine, least-utilized GPU first, each in so many shares.
 
     A machine without GPU, or told to offer none, offers its CPU. Raises DeviceError.
     """
+    whole = _whole_devices(flag, machine)
+    if not 1 <= shares <= MAX_SHARES or shares * len(whole.devices) > MAX_OFFERED:
+        found = f"{len(whole.devices)} devices in {shares} shares"
+        raise DeviceError(f"{found}, allowed are 1 to {MAX_SHARES} shares, {MAX_OFFERED} together")
+    if shares == 1:
+        return whole
+    parts = tuple(
+        replace(device, memory_bytes=device.memory_bytes // shares, shares=shares)
+        for _ in range(shares)
+        for device in whole.devices
+    )
+    return Selection(parts, f"{whole.text}, each in {shares} shares")
+
+
+def _whole_devices(flag: str, machine: Machine) -> Selection:
     wanted = _wanted(flag, machine.gpus)
     if not wanted:
         reason = "--gpus none" if flag == "none" else f"no GPU found ({machine.note or 'none installed'})"

@@ -137,10 +137,10 @@ class ServedModels:
         log.info("deployment continued", job_id=model.job.job_id, before=old_id)
         return True
 
-    async def clear(self, device: str) -> None:
-        """Returns once nothing that is over takes up the device any more."""
+    async def clear(self, device: int) -> None:
+        """Returns once nothing that is over takes up that offered device any more."""
         for job_id, model in tuple(self._leaving.items()):
-            if model.device == device:
+            if model.job.offer.device == device:
                 await self.hosting.stop(job_id)
 
     def calls(self, job_id: str) -> ModelCalls:

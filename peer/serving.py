@@ -108,7 +108,7 @@ class Serving:
             on_death=lambda reason, pause_s: self._clock.hold(),
         )
         if not served.take_over(model, told):
-            await served.clear(device)
+            await served.clear(job.offer.device)
             await self._start(model, told)
         self._clock.release()
         model.refusal = RemoteFailureError(UNPAID, "unpaid: nothing is paid for the deployment yet")

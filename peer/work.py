@@ -159,7 +159,7 @@ class JobWork:
         if job.is_deployment:
             await self._feed(WorkerPrepared(0, await self._serving.prepare(job)))
             return
-        await self._services.served.clear(self._services.workers[job.offer.device].device)
+        await self._services.served.clear(job.offer.device)
         prepared = await self._training.prepare(job)
         await self._feed(WorkerPrepared(prepared.total_steps, prepared.device))
 

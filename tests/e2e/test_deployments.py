@@ -44,7 +44,7 @@ def shared(
 ) -> Iterator[LocalNetwork]:
     with make_network(tmp_path_factory.mktemp("network"), "--retry-patience", "3") as network:
         let_in = network.engine("id").strip()
-        network.start_peer("peer", PRICE, *OPTIONS, "--lan", "--allow", let_in)
+        network.start_peer("peer", PRICE, *OPTIONS, "--lan", "--allow", let_in, "--shares", "2")
         yield network
 
 
@@ -186,6 +186,28 @@ def test_a_language_model_is_served_for_pay_and_talked_to(
     answer = wait_until(lambda: answer_of(shared, *asked), DEADLINE_S, "an answer")
     assert answer["text"].strip() and 0 < answer["tokens"] <= 8
     stop(engine, money, deployment)
+
+
+def test_one_device_in_shares_serves_two_models_at_once_and_no_third(
+    shared: LocalNetwork, engine: Engine, money: Money, model: Path
+) -> None:
+    first, second = (deploy(engine, model, 100) for _ in range(2))
+    for each in (first, second):
+        wait_until(lambda each=each: answers(engine, each), DEADLINE_S, "an answer of both")
+    status = shared.ask("peer", "status")
+    assert {told["job_id"]: told["state"] for told in status["deployments"]} == {
+        first: "ready",
+        second: "ready",
+    }
+    third = deploy(engine, model, 100)
+    full = lambda: "2 of 2 jobs run there" in str(shared.ask("coordinator", "explain", third))  # noqa: E731
+    wait_until(full, DEADLINE_S, "the coordinator to say why there is no place for a third")
+    engine.stop_deployment(third)
+    ended(engine, third)
+    for each in (first, second):
+        engine.stop_deployment(each)
+        ended(engine, each)
+    money.check(first, second)
 
 
 def test_an_extension_takes_the_running_model_over(

@@ -33,6 +33,33 @@ def test_without_a_gpu_the_cpu_is_offered_and_the_text_says_so(flag: str, machin
     assert flag == "none" or "driver not found" in selection.text
 
 
+def test_in_shares_each_device_is_offered_so_often_with_its_part_of_the_memory() -> None:
+    selection = select_devices("0,2", RICH, 2)
+    assert [
+        (device.torch_name, device.memory_bytes >> 30, device.shares) for device in selection.devices
+    ] == [
+        ("cuda:2", 8, 2),
+        ("cuda:0", 4, 2),
+        ("cuda:2", 8, 2),
+        ("cuda:0", 4, 2),
+    ]
+    assert selection.text.endswith("each in 2 shares")
+    assert [device.memory_bytes >> 30 for device in select_devices("all", POOR, 4).devices] == [2] * 4
+
+
+@pytest.mark.parametrize("shares", [0, 17])
+def test_shares_are_bounded(shares: int) -> None:
+    with pytest.raises(DeviceError, match=f"3 devices in {shares} shares, allowed are 1 to 16"):
+        select_devices("all", RICH, shares)
+
+
+def test_no_more_is_offered_than_a_record_holds() -> None:
+    many = Machine(tuple(Gpu(index, "card", 8 << 30, 0.0) for index in range(8)), "a processor", 64 << 30)
+    assert len(select_devices("all", many, 8).devices) == 64
+    with pytest.raises(DeviceError, match="64 together"):
+        select_devices("all", many, 9)
+
+
 @pytest.mark.parametrize(
     ("flag", "words"), [("0,7", "GPU 7 is not there"), ("1,1", "twice"), ("fast", "allowed all, none")]
 )

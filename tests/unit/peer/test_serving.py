@@ -287,7 +287,7 @@ async def test_a_model_that_nobody_continues_goes_and_at_once_where_its_device_i
             await trio.testing.wait_all_tasks_blocked()
             assert hosting.jobs == (OLD,)
             if is_needed:
-                await served.clear("cpu")
+                await served.clear(0)
                 assert hosting.jobs == ()
             await trio.sleep(LINGER_S + 1)
             assert hosting.jobs == ()
