@@ -16,6 +16,7 @@ from engine_app.ui.panels.pick_file import ask_path
 from engine_app.ui.plot_picture import write_plot
 from engine_app.ui.plots import Plot, Shown
 from engine_app.ui.runs import Run
+from engine_app.ui.theme import faded
 from engine_app.ui.widgets.box import Card, Column, Row, Text, width_of
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments
 from engine_app.ui.widgets.facts import Tiles
@@ -40,7 +41,8 @@ FIGURES = (
     ("learning_rate", "learning rate", "{:.4g}"),
     ("samples_per_s", "samples/s", "{:,.0f}"),
 )
-FIGURES_ACROSS = 4
+FIGURES_ACROSS, ROOMY = 4, 640.0
+"""As many in windows so many dp wide, else three."""
 
 
 class CurvesCard(Card):
@@ -54,7 +56,8 @@ class CurvesCard(Card):
         self._other: Run | None = None
         self._shown: dict[str, Shown] = {}
         self._view = "loss"
-        self._figures = Tiles(look, across=FIGURES_ACROSS)
+        roomy = context.host.width >= look.px(ROOMY)
+        self._figures = Tiles(look, across=FIGURES_ACROSS if roomy else 3)
         self._head = Column(look, gap=theme.MEDIUM)
         views = Segments(look, VIEWS, self._view, self._choose)
         self._head.add_widget(Still(views, look.palette.raised, beyond=1))
@@ -112,7 +115,9 @@ class CurvesCard(Card):
 
     def _fill_legend(self, shown: dict[str, Shown]) -> None:
         look = self._context.look
-        texts = [(name, each.colour) for name, each in shown.items()]
+        texts = [
+            (name, faded(each.colour, 0.6) if each.is_faint else each.colour) for name, each in shown.items()
+        ]
         texts = texts or [("Curves appear here while a graph trains", look.palette.muted)]
         if [child.text for child in reversed(self._legend.children) if isinstance(child, Text)] == [
             name for name, _ in texts

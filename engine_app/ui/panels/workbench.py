@@ -327,7 +327,9 @@ class Workbench(FloatLayout):
             wiring = node.body
         for depth, name in enumerate(names if inside else ()):
             go = partial(self.canvas_widget.go_to, depth)
-            self._crumbs.add_widget(PushButton(look, plain(name)[:24], go, Kind.PLAIN))
+            sign = {"icon": "right"} if depth else {}
+            kind = Kind.QUIET if depth == len(inside) else Kind.PLAIN
+            self._crumbs.add_widget(PushButton(look, plain(name)[:24], go, kind, **sign))
         self._arrange()
 
     def _arrange(self, *_: Any) -> None:
