@@ -56,10 +56,61 @@ def _q4_1(blocks: Array) -> Array:
     return np.asarray(_nibbles(blocks[:, 4:]) * _half(blocks, 0) + _half(blocks, 2))
 
 
+def _fives(blocks: Array) -> Array:
+    """(blocks, 32), of four bytes with the fifth bits and sixteen with the others."""
+    fifth = np.unpackbits(blocks[:, :4], axis=1, bitorder="little")
+    return _nibbles(blocks[:, 4:]) + 16 * fifth.astype(np.float32)
+
+
+def _q5_0(blocks: Array) -> Array:
+    return np.asarray((_fives(blocks[:, 2:]) - 16) * _half(blocks, 0))
+
+
+def _q5_1(blocks: Array) -> Array:
+    return np.asarray(_fives(blocks[:, 4:]) * _half(blocks, 0) + _half(blocks, 2))
+
+
+def _q4_k(blocks: Array) -> Array:
+    return _scaled(blocks, _pairs_of_nibbles(blocks[:, 16:]))
+
+
+def _q5_k(blocks: Array) -> Array:
+    fifth = np.unpackbits(blocks[:, 16:48, None], axis=2, bitorder="little").swapaxes(1, 2)
+    return _scaled(blocks, _pairs_of_nibbles(blocks[:, 48:]) + 16 * fifth.astype(np.float32))
+
+
+def _pairs_of_nibbles(packed: Array) -> Array:
+    """(blocks, 8, 32): of each 32 bytes the lower halves, then the upper ones."""
+    parts = packed.reshape(-1, 4, 32)
+    return np.stack([parts & 0x0F, parts >> 4], axis=2).reshape(-1, 8, 32).astype(np.float32)
+
+
+def _scaled(blocks: Array, numbers: Array) -> Array:
+    """Eight parts of a block, each with a scale and an offset of six bits."""
+    low, high, rest = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
+    scales = np.concatenate([low & 63, (rest & 0x0F) | (low >> 6 << 4)], axis=1).astype(np.float32)
+    offsets = np.concatenate([high & 63, (rest >> 4) | (high >> 6 << 4)], axis=1).astype(np.float32)
+    steps, least = _half(blocks, 0) * scales, _half(blocks, 2) * offsets
+    return np.asarray(steps[:, :, None] * numbers - least[:, :, None])
+
+
+def _q6_k(blocks: Array) -> Array:
+    """Two halves of 128, each four rows of 32: the row says which half of a byte, and which two bits."""
+    low, high = blocks[:, :128].reshape(-1, 2, 64), blocks[:, 128:192].reshape(-1, 2, 1, 32)
+    four = np.concatenate([low & 0x0F, low >> 4], axis=2).reshape(-1, 2, 4, 32)
+    two = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    scales = blocks[:, 192:208].view(np.int8).reshape(-1, 2, 4, 2).repeat(16, axis=3)
+    numbers = (four | two << 4).astype(np.float32) - 32
+    return np.asarray(_half(blocks, 208)[:, :, None, None] * scales.astype(np.float32) * numbers)
+
+
 def _bf16(blocks: Array) -> Array:
     return np.asarray((blocks.view("<u2").astype(np.uint32) << 16).view(np.float32))
 
 
-_UNPACKED = {"q8_0": _q8_0, "q4_0": _q4_0, "q4_1": _q4_1, "bf16": _bf16}
+_UNPACKED = {
+    "q8_0": _q8_0, "q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q5_1": _q5_1,
+    "q4_k": _q4_k, "q5_k": _q5_k, "q6_k": _q6_k, "bf16": _bf16,
+}  # fmt: skip
 """As ggml's reference does it."""
 READABLE = frozenset({*_PLAIN, *_UNPACKED})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from backend.exporting.source import answers_of
 from backend.formats.cyxmodel import read_cyxmodel
 from backend.formats.gguf_header import GgufValue, read_gguf_header
 from backend.formats.gguf_tensors import read_gguf
-from backend.formats.gguf_types import KIND_NUMBERS
+from backend.formats.gguf_types import KIND_NUMBERS, TENSOR_KINDS
 from backend.formats.gguf_write import GgufPiece, write_gguf
 from backend.formats.tensors import Array
 from backend.graph import Graph
@@ -165,5 +166,28 @@ def test_bfloat16_is_the_upper_half_of_a_float(tmp_path: Path) -> None:
 
 
 def test_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=r"'w' is q4_k, readable are bf16, .* q8_0"):
-        packed(tmp_path, "q4_k", bytes(144), (256,))
+    with pytest.raises(ArchiveError, match=r"'w' is q2_k, readable are bf16, .* q8_0"):
+        packed(tmp_path, "q2_k", bytes(84), (256,))
+
+
+@pytest.mark.skipif(not HAS_LLAMA, reason="scripts/llama_cpp compiles it")
+@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"])
+def test_blocks_are_read_as_ggml_reads_them(kind: str, tmp_path: Path) -> None:
+    """Its own function for each kind, on bytes of all sorts."""
+    import llama_cpp
+
+    (library,) = (Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.so")
+    read = getattr(ctypes.CDLL(str(library)), f"dequantize_row_{kind.replace('k', 'K')}")
+    size = TENSOR_KINDS[KIND_NUMBERS[kind]]
+    raw = np.random.default_rng(0).integers(0, 256, (8, size.block_bytes), np.uint8)
+    for at in {"q6_k": [208]}.get(kind, [0, 2] if kind in ("q4_1", "q5_1", "q4_k", "q5_k") else [0]):
+        raw[:, at : at + 2] = np.linspace(-2, 2, 8, dtype="<f2")[:, None].view(np.uint8)
+    wanted = np.zeros(8 * size.block, np.float32)
+    read(
+        raw.ctypes.data_as(ctypes.c_void_p),
+        wanted.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_int64(len(wanted)),
+    )
+    found = packed(tmp_path, kind, raw.tobytes(), (8, size.block))
+    assert np.allclose(found.reshape(-1), wanted, rtol=1e-5, atol=1e-5)
+    assert wanted.std() > 1
