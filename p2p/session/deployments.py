@@ -105,8 +105,8 @@ def proof_of(job: Job) -> str:
     if job.direct is not None or job.trial is None:
         return ""
     if job.trial.untried:
-        return f"a call is answered, with whatever: {job.trial.untried}"
-    return "a question is answered as by the model here, another one each time"
+        return f"any answer counts: {job.trial.untried}"
+    return "each period a new question, answered as by the model here"
 
 
 def serving_of(order: DeploymentOrder, found: ServedModel, tokenizer: FileRef | None) -> ServingSpec:

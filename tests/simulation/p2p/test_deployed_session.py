@@ -126,7 +126,7 @@ async def test_a_peer_that_keeps_an_answer_and_drops_the_model_is_paid_for_one_p
         assert world.ledger.paid_out == 3 * PERIOD
 
 
-@pytest.mark.parametrize("questions", [1, 5, QUESTIONS])
+@pytest.mark.parametrize("questions", [1, QUESTIONS])
 async def test_no_question_is_asked_twice_however_few_are_known_at_a_time(
     tmp_path: Path, questions: int
 ) -> None:
@@ -138,7 +138,9 @@ async def test_no_question_is_asked_twice_however_few_are_known_at_a_time(
             job = await engine.deploy(order(world, 20), BUDGET)
             await to_the_end(engine, job)
             assert engine.job(job).state is JobState.SETTLED
-            assert engine.deployments()[0].proof.startswith("a question is answered as by the model here")
+            assert (
+                engine.deployments()[0].proof == "each period a new question, answered as by the model here"
+            )
             asked.append(world.peers[0].questions)
     assert len(set(asked[0])) == len(asked[0]) == 20
     assert asked[0] == asked[1]  # drawn from the world's seed
@@ -167,7 +169,7 @@ async def test_where_the_model_cannot_be_tried_here_any_answer_counts(
         job = await engine.deploy(order(world), BUDGET)
         story = await to_the_end(engine, job)
         assert story.count("answers of the peer are not compared with the model here: no runtime for it") == 1
-        assert engine.deployments()[0].proof == "a call is answered, with whatever: no runtime for it"
+        assert engine.deployments()[0].proof == "any answer counts: no runtime for it"
         assert world.ledger.paid_out == 3 * PERIOD
 
 
