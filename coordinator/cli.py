@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from p2p.plain import plain
+
 DATA_DIR = "~/.cyxwiz/coordinator"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -189,7 +191,7 @@ def main() -> None:
         known = _known_error(error)
         if known is None:
             raise
-        click.echo(f"cyxcoordinator: {known}", err=True)
+        click.echo(f"cyxcoordinator: {plain(known, lines=True)}", err=True)
         sys.exit(1)
 
 

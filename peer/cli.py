@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from p2p.plain import plain
+
 DATA_DIR = "~/.cyxwiz/peer"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -225,7 +227,7 @@ def status(data_dir: Path, as_json: bool) -> None:
     from peer.config import CONTROL_NAME
 
     answer = call_control_blocking(data_dir.expanduser() / CONTROL_NAME, "status", {}, timeout_s=15.0)
-    click.echo(_as_json(answer) if as_json else _as_text(answer))
+    click.echo(_as_json(answer) if as_json else plain(_as_text(answer), lines=True))
 
 
 def _as_json(answer: Any) -> str:
@@ -302,7 +304,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         known = _known_error(error)
         if known is None:
             raise
-        click.echo(f"cyxpeer: {known}", err=True)
+        click.echo(f"cyxpeer: {plain(known, lines=True)}", err=True)
         return 1
 
 

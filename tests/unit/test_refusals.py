@@ -109,6 +109,7 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "simulation/coordinator/test_coordinator.py": (
             "peers_with_records_as_long_as_they_may_be_hide_nobody",
+            "one_caller_cannot_take_every_place_where_graphs_wait",
         ),
         "unit/p2p/test_yamux_core.py": ("memory_is_bounded_by_the_limits_whatever_comes",),
         "unit/p2p/test_records.py": (
@@ -121,6 +122,10 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
         "unit/p2p/test_identity.py": (
             "a_key_file_that_others_can_read_is_refused",
             "a_damaged_or_guessable_key_file_is_refused_and_kept",
+        ),
+        "unit/p2p/chain/test_wallet.py": (
+            "what_is_not_a_wallet_is_refused",
+            "an_empty_passphrase_is_refused",
         ),
     },
     "HTTP: other names, other sites, no key, large bodies, slow clients": {
@@ -153,6 +158,7 @@ REFUSALS: dict[str, dict[str, tuple[str, ...]]] = {
     "control codes of strangers on a terminal": {
         "unit/p2p/test_logs.py": ("what_a_stranger_wrote_moves_no_terminal",),
         "unit/coordinator/test_show.py": ("what_peers_call_themselves_moves_no_terminal",),
+        "unit/peer/test_cli.py": ("what_others_wrote_moves_no_terminal",),
     },
     "prompts and bodies in logs": {
         "e2e/serving/test_serve.py": ("what_was_asked_is_in_no_log",),

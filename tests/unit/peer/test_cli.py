@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from p2p.errors import LocalProtocolError
+from p2p.errors import LocalProtocolError, RemoteFailureError
 from p2p.identity import Identity
-from peer.cli import _as_deployment, cli
+from peer.cli import _as_deployment, _guarded, cli
 from peer.config import Config, check_config, parse_price
 from peer.errors import ConfigError
 
@@ -68,6 +68,14 @@ def test_a_config_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, o
     settings: dict[str, object] = {"data_dir": tmp_path, "coordinator": ADDRESS, "price_per_hour": 1}
     with pytest.raises(ConfigError, match=words):
         check_config(Config(**{**settings, **changes}))  # type: ignore[arg-type]
+
+
+def test_what_others_wrote_moves_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def refused() -> None:
+        raise RemoteFailureError("refused", "no\x1b]0;title\x07")
+
+    assert _guarded(refused) == 1
+    assert capsys.readouterr().err == "cyxpeer: refused: no\\x1b]0;title\\x07\n"
 
 
 def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
