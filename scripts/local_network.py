@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-START_DEADLINE_S = 90.0
-STOP_DEADLINE_S = 15.0
+START_DEADLINE_S = 180.0
+STOP_DEADLINE_S = 30.0
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
 
