@@ -15,6 +15,8 @@ from p2p.identifiers import Units
 
 pytestmark = pytest.mark.e2e
 TOKEN = 10**9
+PATIENCE_S = 120
+"""For what several processes do, on a machine that does much else."""
 
 
 async def test_a_job_is_submitted_from_the_window_followed_to_its_end_and_paid(
@@ -171,3 +173,49 @@ async def test_without_a_coordinator_the_window_says_so_and_goes_on(open_window:
         assert engine.problem == "not connected"
         engine.disconnect()
         assert engine.state == "off"
+
+
+async def test_a_window_finds_a_coordinator_that_comes_later_and_again_after_it_was_away(
+    open_window: Any, tmp_path: Path
+) -> None:
+    loopback_environment()
+    network = LocalNetwork(tmp_path)
+    config = Config(tmp_path / "window", None, None, "error")
+    try:
+        async with open_window(config=config) as (window, driver):
+            window.show_page("jobs")
+            engine = window.network
+            assert engine.state == "off"
+            await trio.to_thread.run_sync(network.start_coordinator)
+            await _connect_by_hand(window, driver, network.address)
+            with trio.fail_after(PATIENCE_S):
+                await _until(driver, lambda: engine.state == "online")
+            await trio.to_thread.run_sync(network.programs["coordinator"].stop)
+            with trio.fail_after(PATIENCE_S):
+                await _until(driver, lambda: engine.state != "online")
+            assert "rying again" in engine.text  # and on the page, which follows it
+            await trio.to_thread.run_sync(network.programs["coordinator"].start)
+            with trio.fail_after(PATIENCE_S):
+                await _until(driver, lambda: engine.state == "online")
+            assert engine.problem == ""
+        async with open_window(config=config) as (window, driver):
+            with trio.fail_after(PATIENCE_S):  # the address is remembered
+                await _until(driver, lambda: window.network.state == "online")
+    finally:
+        await trio.to_thread.run_sync(network.stop)
+
+
+async def _connect_by_hand(window: Any, driver: Any, address: str) -> None:
+    from engine_app.ui.widgets.buttons import PushButton
+    from engine_app.ui.widgets.fields import TextField
+
+    await driver.frames(4)
+    field = next(each for each in window.content.walk() if isinstance(each, TextField))
+    field.input.focus = True
+    await driver.frames(2)
+    field.input.text = address
+    field.input.focus = False
+    await driver.frames(2)
+    await driver.tap(
+        next(e for e in window.content.walk() if isinstance(e, PushButton) and e.text == "Connect")
+    )
