@@ -16,7 +16,6 @@ from engine_app.ui.panels.pick_file import ask_path
 from engine_app.ui.plot_picture import write_plot
 from engine_app.ui.plots import Plot, Shown
 from engine_app.ui.runs import Run
-from engine_app.ui.theme import faded
 from engine_app.ui.widgets.box import Card, Column, Row, Text, width_of
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton, Segments
 from engine_app.ui.widgets.facts import Tiles
@@ -115,9 +114,7 @@ class CurvesCard(Card):
 
     def _fill_legend(self, shown: dict[str, Shown]) -> None:
         look = self._context.look
-        texts = [
-            (name, faded(each.colour, 0.6) if each.is_faint else each.colour) for name, each in shown.items()
-        ]
+        texts = [(name, each.colour) for name, each in shown.items()]
         texts = texts or [("Curves appear here while a graph trains", look.palette.muted)]
         if [child.text for child in reversed(self._legend.children) if isinstance(child, Text)] == [
             name for name, _ in texts
