@@ -52,6 +52,8 @@ class Building:
     nodes: dict[str, Node] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    shared: set[str] = field(default_factory=set)
+    """Recurrent layers whose output is used in several places."""
 
     def add(
         self,

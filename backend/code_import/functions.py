@@ -100,19 +100,25 @@ def _interpolate(call: Call) -> Ref:
 
 
 def _over_places(type_name: str) -> Placer:
-    """Over all axes behind the channels; with keepdim, an Unsqueeze for each."""
+    """Over all axes behind the channels, or a sequence's steps; with keepdim, an Unsqueeze for each."""
 
     def place(call: Call) -> Ref:
         shape = call.first.shape
         dims = call.argument(1, "dim", None)
         axes = {axis_of(dim, shape) for dim in (dims if isinstance(dims, tuple | list) else (dims,))}
-        need(axes == set(range(1, len(shape))), "over some axes, supported are all behind the channels")
-        kept = call.outputs[0]
+        kept, value = call.outputs[0], call.first
+        over_steps = axes == {0} and len(shape) == 2
+        if over_steps:
+            shape = shape[::-1]
+            call.outputs = (shape,)
+            value = call.put("Permute", {"order": [1, 0]})
+        else:
+            need(axes == set(range(1, len(shape))), "over some axes, supported are all behind the channels")
         call.outputs = (shape[:1],)
-        found = call.put(type_name, {})
+        found = call.put(type_name, {}, value)
         for _ in kept[1:]:
-            call.outputs = ((*found.shape, 1),)
-            found = call.put("Unsqueeze", {"axis": -1}, found)
+            call.outputs = ((1, *found.shape) if over_steps else (*found.shape, 1),)
+            found = call.put("Unsqueeze", {"axis": 0 if over_steps else -1}, found)
         return found
 
     return place
@@ -170,7 +176,7 @@ def _narrow(call: Call) -> Ref:
 
 
 def _select(call: Call) -> Ref:
-    return _one_of(
+    return one_of(
         call,
         call.first,
         axis_of(call.argument(1, "dim", None), call.first.shape),
@@ -178,13 +184,12 @@ def _select(call: Call) -> Ref:
     )
 
 
-def _one_of(call: Call, value: Ref, axis: int, index: int) -> Ref:
+def one_of(call: Call, value: Ref, axis: int, index: int) -> Ref:
     """One place of an axis, which goes away."""
     node = call.made.nodes[value.node_id]
     is_last = index in (-1, value.shape[axis] - 1) and axis == 0
-    others = [link for link in call.made.links if link.source_node == value.node_id]
     shape = value.shape[:axis] + value.shape[axis + 1 :]
-    if is_last and node.type in ("RNN", "LSTM", "GRU") and not others:
+    if is_last and node.type in ("RNN", "LSTM", "GRU") and value.node_id not in call.made.shared:
         call.made.set(value.node_id, "sequences", False)
         return Ref(value.node_id, "output", shape)
     index = index % value.shape[axis]
@@ -220,7 +225,7 @@ def _item(call: Call) -> Ref:
                 value = call.put("Unsqueeze", {"axis": axis}, value)
                 axis += 1
             case int():
-                value = _one_of(call, value, axis, key)
+                value = one_of(call, value, axis, key)
             case _:
                 raise UnsupportedError(f"an index that is a {type(key).__name__}")
     return value

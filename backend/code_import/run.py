@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from backend.code_import.building import Building, Fixed, Ref, Shape, UnsupportedError
-from backend.code_import.functions import PLACERS, Call
+from backend.code_import.functions import PLACERS, Call, one_of
 from backend.code_import.helpers import is_our_helper
 from backend.code_import.messages import Problem
 from backend.code_import.modules import (
@@ -47,7 +47,15 @@ class _Unknown:
 
 UNKNOWN = _Unknown()
 SPARE = _Unknown()
-"""A second value of a module that may be left unused: a last state, or weights of an attention."""
+"""A second value of a module that may be left unused: a cell's state, or weights of an attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a recurrent layer of one direction ends with, by layer: the last layer's is its last output."""
+
+    output: Ref
+    layers: int
 
 
 def import_code(path: Path, name: str, shapes: tuple[Shape, ...]) -> Imported:
@@ -140,8 +148,13 @@ class _Reader:
         if name == "getitem" and (arguments[0] is SPARE or isinstance(arguments[0], tuple | list)):
             whole: Any = arguments[0]
             return SPARE if whole is SPARE else whole[arguments[1]]
+        if arguments and isinstance(arguments[0], State):
+            return self._last_of(arguments[0], name, arguments[1:], node)
         if _holds(SPARE, (arguments, keywords)):
-            raise UnsupportedError("of a recurrent layer or an attention only the output is supported")
+            raise UnsupportedError(
+                "of an attention only the output is supported, of a recurrent layer also its state h[-1], "
+                "without a cell's and in one direction"
+            )
         outputs = self._shapes(node)
         if node.op == "call_module":
             return self._module(node, arguments, keywords, outputs)
@@ -150,6 +163,16 @@ class _Reader:
         if placer is None:
             raise UnsupportedError("no node stands for it")
         return placer(Call(self.made, node.name, arguments, keywords, outputs))
+
+    def _last_of(self, state: State, name: str, rest: tuple[Any, ...], node: fx.Node) -> Ref:
+        key = rest[0] if rest else None
+        if isinstance(key, tuple) and all(each in (slice(None), Ellipsis) for each in key[1:]):
+            key = key[0]
+        is_last = name == "getitem" and key in (-1, state.layers - 1)
+        if not is_last and not (name == "squeeze" and key == 0 and state.layers == 1):
+            raise UnsupportedError("of a state only the last layer's is supported, as h[-1]")
+        call = Call(self.made, node.name, (state.output,), {}, self._shapes(node))
+        return one_of(call, state.output, 0, -1)
 
     def _enter(self, node: fx.Node) -> Ref:
         shape = tuple(self._traced.values[node][0].shape[1:])
@@ -194,7 +217,11 @@ class _Reader:
             if len(refs) != 1:
                 raise UnsupportedError("a first state, supported is zero")
             shape = self._shapes(node)[0]
-            return (Ref(place_recurrent(self.made, name, module, refs), "output", shape), SPARE)
+            output = Ref(place_recurrent(self.made, name, module, refs), "output", shape)
+            if self._uses(node) > 1:
+                self.made.shared.add(output.node_id)
+            state = SPARE if module.bidirectional else State(output, module.num_layers)
+            return (output, (state, SPARE) if isinstance(module, nn.LSTM) else state)
         is_helper = is_our_helper(module, self._source)
         if type(module).__name__ in HELPERS and not is_helper:
             raise UnsupportedError("no node stands for it")
@@ -247,6 +274,11 @@ class _Reader:
             if not a.ndim or (a.shape[0], b.shape[0]) != BATCHES or a.shape[1:] != b.shape[1:]:
                 raise UnsupportedError("its result does not have the batch as its first axis")
         return tuple(tuple(each.shape[1:]) for each in first)
+
+    def _uses(self, node: fx.Node) -> int:
+        """Of the tensors in a tuple."""
+        items = [(user, self._traced.values[user][0]) for user in node.users]
+        return sum(self._uses(user) if isinstance(value, tuple) else len(user.users) for user, value in items)
 
     def _module_of(self, node: fx.Node) -> nn.Module | None:
         return self._traced.root.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -131,6 +131,23 @@ WRITTEN: dict[str, tuple[str, Shapes, set[str]]] = {
         ((7,),),
         {"Embedding", "GRU"},
     ),
+    "last state": (
+        module_source(
+            "self.r = nn.GRU(4, 3, batch_first=True); self.o = nn.Linear(3, 2)",
+            "_, last = self.r(x); return self.o(last.squeeze(0))",
+        ),
+        ((5, 4),),
+        {"GRU", "Dense"},
+    ),
+    "states of two layers and their mean": (
+        module_source(
+            "self.r = nn.LSTM(4, 3, num_layers=2, batch_first=True)",
+            "out, (h, c) = self.r(x)"
+            "; return torch.cat([h[-1], out.mean(dim=1), out[:, -1]], dim=1), out.mean(1, keepdim=True)",
+        ),
+        ((5, 4),),
+        {"LSTM", "Slice", "Permute", "GlobalAvgPool", "Concatenate"},
+    ),
     "both ways": (
         module_source(
             "self.r = nn.LSTM(4, 3, batch_first=True, bidirectional=True)",
@@ -191,6 +208,16 @@ def test_a_module_that_people_write_becomes_a_graph(name: str, brought_in) -> No
         (module_source("pass", "y = x if x.sum() > 0 else -x; return y"), r"depends on values.*\(line 9\)"),
         (module_source("self.c = nn.LSTM(3, 2)", "return self.c(x)[0]"), "LSTM c: "),
         (module_source("self.c = nn.Linear(9, 2)", "return self.c(x)"), "does not run on inputs"),
+        (
+            module_source("self.r = nn.GRU(1, 2, batch_first=True)", "return self.r(x[:, :, None])[1] * 2"),
+            r"only the last layer's is supported, as h\[-1\]",
+        ),
+        (
+            module_source(
+                "self.r = nn.LSTM(1, 2, batch_first=True)", "return self.r(x[..., None])[1][1][-1] + 1"
+            ),
+            "of a recurrent layer also its state",
+        ),
         (
             module_source("self.c = nn.Bilinear(3, 3, 2)", "return self.c(x, x)"),
             "line 9: Bilinear c: no",
