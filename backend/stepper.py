@@ -137,7 +137,7 @@ class Stepper:
         self._share = outcome.share
         if turn.share * outcome.share != 1.0:
             loss = loss * (turn.share * outcome.share)
-        loss.backward()  # type: ignore[no-untyped-call]
+        _accumulate_gradients(loss)
         self.is_between_batches = True
 
     def update(self) -> None:
@@ -154,6 +154,14 @@ class Stepper:
     @property
     def rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
+
+
+def _accumulate_gradients(loss: torch.Tensor) -> None:
+    """What ``loss.backward()`` does once it has looked for what cannot be here, subclasses of tensors and
+    compiled parts: for a small network that is a twentieth of its step."""
+    torch.autograd.Variable._execution_engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
 
 
 def as_tuple(answer: torch.Tensor | Tensors) -> Tensors:
