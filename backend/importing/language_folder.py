@@ -33,7 +33,7 @@ _PARTS = {
     "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
 }  # fmt: skip
 _LAYER = re.compile(r"(?:layers|h)\.(\d+)\.(.+)\.(weight|bias)")
-_NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$|(?<!\w)attn\.(masked_)?bias$")
+_NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq\Z|(?<!\w)attn\.(masked_)?bias\Z")
 """What some versions saved beside the weights."""
 
 
