@@ -17,13 +17,26 @@ import pytest
 import structlog
 import trio
 import trio.testing
+from hypothesis import HealthCheck, settings
 
 TEST_DEADLINE_S = 300
+FAST_EXAMPLES = 40
+
+# For machines that are busy: no deadlines, and the same examples every time.
+settings.register_profile(
+    "cyxwiz", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("fast", parent=settings.get_profile("cyxwiz"), max_examples=FAST_EXAMPLES)
 
 # Tests open files in onnxruntime as users do, without our modules around it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fewer examples where slow tests are left out."""
+    settings.load_profile("fast" if "not slow" in config.option.markexpr else "cyxwiz")
 
 
 @pytest.hookimpl(wrapper=True)

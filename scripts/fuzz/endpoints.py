@@ -226,16 +226,17 @@ class Tested:
         assert not self._app.held_bytes
         assert all(not (each.in_flight or each.queue_depth) for each in self._host.readings())
 
-    async def send(self, data: bytes) -> bytes:
-        """What is answered soon, and then until the server, which sees the end of the request, closes."""
+    async def send(self, data: bytes, answers: int = 1, soon_s: float = _SOON_S) -> bytes:
+        """So many answers or what comes soon, and then until the server, which sees the end, closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         answer = b""
         try:
             with suppress(ConnectionError):
                 writer.write(data)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_SOON_S):
-                        answer = await reader.read(1 << 20)
+                    async with asyncio.timeout(soon_s):
+                        while answer.count(b"HTTP/1.1 ") < answers and (more := await reader.read(1 << 20)):
+                            answer += more
                 writer.write_eof()
                 answer += await reader.read()
             return answer
