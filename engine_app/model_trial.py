@@ -77,7 +77,7 @@ async def _tried(calls: ModelCalls, seeds: Sequence[int]) -> Trial:
 
 async def _first(calls: ModelCalls, status: ModelStatus, seed: int) -> Trial:
     """How the model is asked: the first form to which all it gives is settled, else one that it answers."""
-    if not status.inputs:
+    if status.format == "gguf":  # in words, as its peer is, also where it takes tensors too
         return Trial()
     inputs = tuple(TensorInfo(spec.name, _wire_dtype(spec), spec.shape) for spec in status.inputs)
     answered: Trial | None = None

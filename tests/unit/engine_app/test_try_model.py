@@ -15,6 +15,7 @@ from p2p.session.trial import Question
 from p2p.session.trial_text import TOKENS
 from tests.e2e.serving.servers import linear_onnx
 from tests.e2e.serving.test_text_models import GGUF, real_model
+from tests.e2e.serving.tiny_bert import WIDTH, write_bert
 
 pytestmark = pytest.mark.slow
 SEEDS = (7, 8, 9)
@@ -78,6 +79,17 @@ def test_what_a_language_model_goes_on_with_is_known(tmp_path: Path) -> None:
     assert len({question.tokens for question in trial.questions}) == 3
     again = trio.run(BackendOwner().try_model, model, tmp_path, SEEDS[:1])
     assert again.questions == (Question(7, tokens=trial.questions[0].tokens),)
+
+
+def test_a_gguf_that_embeds_is_asked_for_that(tmp_path: Path) -> None:
+    if importlib.util.find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed: scripts/llama_cpp compiles it")
+    write_bert(tmp_path / "bert.gguf", pooling=1)
+    trial = trio.run(BackendOwner().try_model, tmp_path / "bert.gguf", tmp_path, SEEDS)
+    assert not trial.inputs and len(trial.questions) == len(SEEDS)
+    for question in trial.questions:
+        (embedding,) = question.outputs
+        assert (embedding.name, embedding.shape) == ("embedding", (WIDTH,)) and len(embedding.values) == WIDTH
 
 
 def test_a_file_that_no_runtime_opens_is_named(tmp_path: Path) -> None:
