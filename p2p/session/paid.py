@@ -69,7 +69,8 @@ def advance(job: Job, event: Event) -> Job:
         case PartEvaluated(evaluation):
             return replace(job, evaluations=(*job.evaluations, evaluation))
         case ModelTried(trial):
-            return replace(job, trial=trial)
+            # Few questions, once they are known, may all be of periods that were served meanwhile.
+            return replace(job, trial=trial) if trial.covers(job.segments_done) else job
         case PauseChanged(paused):
             return replace(job, paused=paused)
         case RateChanged(rate):

@@ -14,8 +14,8 @@ from p2p.session.deployments import DeploymentOrder
 from p2p.session.engine import JobEngine
 from p2p.session.errors import JobEndedError, JobRefusedError
 from p2p.session.served import PATIENCE_S
-from p2p.session.trial import QUESTIONS
-from tests.simulation.p2p.session_world import Killed, PeerScript, World, open_world
+from p2p.session.trial import QUESTIONS, question
+from tests.simulation.p2p.session_world import IMAGE, Killed, PeerScript, World, open_world
 
 pytestmark = pytest.mark.virtual_clock
 
@@ -144,6 +144,17 @@ async def test_no_question_is_asked_twice_however_few_are_known_at_a_time(
             asked.append(world.peers[0].questions)
     assert len(set(asked[0])) == len(asked[0]) == 20
     assert asked[0] == asked[1]  # drawn from the world's seed
+
+
+async def test_a_question_that_comes_after_its_period_takes_no_better_one_away(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine() as (engine, _):
+        job = await engine.deploy(order(world, 20), BUDGET)
+        await trio.sleep(2 * world.owner.tries_s)
+        world.owner.tries_s, world.owner.questions = 12, 1
+        await to_the_end(engine, job)
+        foretold = {question((IMAGE,), period)[0][1] for period in range(20)}  # type: ignore[index]
+        assert foretold.isdisjoint(world.peers[0].questions)
+        assert engine.job(job).state is JobState.SETTLED
 
 
 @pytest.mark.parametrize("idles_at", [0, 1])
