@@ -66,7 +66,7 @@ class Matching:
     async def _match_waiting(self) -> None:
         """One pass over waiting jobs, users in turn; everybody else gets a turn after each of them."""
         jobs = self._ledger.jobs
-        waiting = [job for job in jobs.values() if job.waits_for_peer]
+        waiting = [job for job in jobs.values() if job.waits_for_peer and not self._is_early(job)]
         self._tried_at = {job.job_id: self._tried_at.get(job.job_id, 0.0) for job in waiting}
         if not waiting:
             return
@@ -79,6 +79,14 @@ class Matching:
                 self._tried_at[job_id] = self._ledger.now()
                 self._try(job)
             await trio.lowlevel.checkpoint()
+
+    def _is_early(self, job: Job) -> bool:
+        """What it continues is still served: on another device the same time would be paid twice."""
+        serving = job.spec.serving
+        if serving is None or serving.continues is None:
+            return False
+        before = self._ledger.jobs.get(JobId(serving.continues))
+        return before is not None and before.engine_id == job.engine_id and before.live_grant is not None
 
     def explain(self, job: Job) -> tuple[tuple[str, ...], tuple[RejectedPeer, ...]]:
         """Why this peer, or why none yet."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from blake3 import blake3
 
 from coordinator import show
 from coordinator.admission import admit
@@ -25,7 +26,7 @@ from p2p.chain.escrow_codec import EscrowStatus
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId
 from p2p.identity import Identity
-from p2p.jobs import JobState, Requirements
+from p2p.jobs import DataSummary, FileRef, JobState, Requirements, ServingSpec
 from p2p.protocols import coordinator as wire
 from p2p.records import sign_record
 from tests.simulation.coordinator.world import CONFIG, GRAPH, Engine, World, now, open_world
@@ -325,6 +326,41 @@ async def test_one_caller_cannot_take_every_place_where_graphs_wait(tmp_path: Pa
         assert refusals == [f"busy: {limit} graphs of yours wait, limit {limit}"]
         assert worked == {admit, quotes}, "neither keeps the event loop from others"
         await greedy.once(wire.EstimateJob(greedy.spec(1)), GRAPH)
+
+
+async def test_what_continues_a_deployment_waits_for_its_end_also_where_a_device_is_free(
+    tmp_path: Path,
+) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        peer = await world.start_peer("peer")
+        await trio.sleep(1)
+        peer.record = msgspec.structs.replace(
+            peer.record, devices=2 * peer.record.devices, serves=("onnx",), sequence=peer.record.sequence + 1
+        )
+        await peer.ask(wire.RegisterPeer(sign_record(peer.record, peer.identity.sign)))
+
+        async def deploy(number: int, continues: int | None = None) -> None:
+            served = ServingSpec("digits", "onnx", 1 << 30)
+            if continues is not None:
+                served = msgspec.structs.replace(served, continues=engine.spec(continues).job_id)
+            data = DataSummary(FileRef("a" * 64, "b" * 64, 1000), 1, (), "model")
+            nothing = blake3(b"").hexdigest()
+            await engine.ask(
+                wire.SubmitJob(engine.spec(number, graph_hash=nothing, data=data, served=served)), b""
+            )
+            await trio.sleep(2)
+
+        def served() -> list[int]:
+            return sorted(int(offer.job.job_id[-24:], 16) for offer, _ in peer.leases.values())
+
+        await deploy(1)
+        await deploy(2, continues=1)
+        assert served() == [1]
+        await deploy(3)
+        assert served() == [1, 3]
+        await engine.ask(wire.CancelJob(engine.spec(1).job_id))
+        await trio.sleep(5)
+        assert served() == [2, 3]
 
 
 async def test_peers_with_records_as_long_as_they_may_be_hide_nobody(tmp_path: Path) -> None:

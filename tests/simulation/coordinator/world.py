@@ -341,7 +341,7 @@ class Peer(Caller):
     async def _beat(self) -> None:
         refs = tuple(offer.lease for offer, _ in self.leases.values())
         try:
-            answer = await self.once(wire.Heartbeat(len(refs), 1, refs))
+            answer = await self.once(wire.Heartbeat(len(refs), len(self.record.devices), refs))
             if not answer.registered:
                 self.record = self._record()
                 await self.once(wire.RegisterPeer(sign_record(self.record, self.identity.sign)))
