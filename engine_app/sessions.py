@@ -127,6 +127,6 @@ async def _is_running(places: Places) -> bool:
         return False
     try:
         await call_control(places.control, "jobs", timeout_s=PROBE_TIMEOUT_S)
-    except ControlUnavailableError:
+    except (ControlUnavailableError, StreamResetError):  # it has ended, or ends right now
         return False
     return True

@@ -12,6 +12,7 @@ from engine_app.config import Config
 from engine_app.jobs import with_session
 from engine_app.sessions import EngineEndedError, Session, open_session
 from p2p.datadir import DataDir
+from p2p.session.places import Places
 
 
 async def test_a_command_waits_for_one_that_has_not_yet_begun_to_answer(tmp_path: Path) -> None:
@@ -23,6 +24,25 @@ async def test_a_command_waits_for_one_that_has_not_yet_begun_to_answer(tmp_path
         async with trio.open_nursery() as nursery:
             with DataDir.open(tmp_path, "another command"):
                 nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_command_waits_for_one_that_ends_while_it_looks(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with open_session(Config(tmp_path, None, None, "error"), lan=True) as session:
+            assert await session.ask("jobs") == []
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            with DataDir.open(tmp_path, "another command"):
+                control = Places(tmp_path).control
+                with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+                    await listener.bind(str(control))
+                    listener.listen()
+                    nursery.start_soon(ask)
+                    looking, _ = await listener.accept()
+                    looking.close()
+                control.unlink()
                 await trio.testing.wait_all_tasks_blocked()
 
 
