@@ -107,8 +107,9 @@ class Serving:
             on_ready=lambda lines: self._clock.release(),
             on_death=lambda reason, pause_s: self._clock.hold(),
         )
-        if not served.take_over(model, told):
-            await served.clear(job.offer.device)
+        is_loaded = served.take_over(model, told)  # maybe from another share of its device
+        await served.clear(job.offer.device)
+        if not is_loaded:
             await self._start(model, told)
         self._clock.release()
         model.refusal = RemoteFailureError(UNPAID, "unpaid: nothing is paid for the deployment yet")

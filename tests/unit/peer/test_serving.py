@@ -277,6 +277,24 @@ async def test_a_deployment_that_continues_another_takes_its_model_over() -> Non
 
 
 @pytest.mark.virtual_clock
+async def test_a_model_from_another_share_leaves_none_that_is_over_beside_it() -> None:
+    async def feed(event: Event) -> None:
+        pass
+
+    async with trio.open_nursery() as nursery:
+        served = ServedModels(Models(), nursery)  # type: ignore[arg-type]
+        for job_id, device in ((OLD, 0), ("c" * 64, 1)):
+            offer = msgspec.structs.replace(deployment_offer(job_id), device=device)
+            served.hosting.loaded[job_id] = ServerListener()  # type: ignore[attr-defined]
+            served.end(served.begin(new_job(offer), "cpu"), "paid in full", lingers=True)
+        services: Any = SimpleNamespace(served=served, workers=[SimpleNamespace(device="cpu")] * 2)
+        offer = msgspec.structs.replace(deployment_offer(NEW, continues=OLD), device=1)
+        await Serving(services, feed).prepare(new_job(offer))
+        assert served.hosting.jobs == (NEW,)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.virtual_clock
 async def test_a_model_that_nobody_continues_goes_and_at_once_where_its_device_is_needed() -> None:
     async with trio.open_nursery() as nursery:
         hosting = Models()
