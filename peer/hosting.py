@@ -23,10 +23,12 @@ from backend.workers.model_calls import ModelCalls
 from backend.workers.model_server import ModelFile, ServerListener, ServerPlan
 from backend.workers.supervisor import PoolConfig
 from p2p.errors import RemoteFailureError
+from peer.devices import MAX_OFFERED
 
 log = structlog.get_logger(__name__)
 
-MAX_HOSTED = 16
+MAX_HOSTED = MAX_OFFERED
+"""One on each device that may be offered: a lease that was paid for must not end here."""
 _STALL_GRACE_S = 10.0
 _HANG_S = 20.0
 _STOP_MORE_S = 5.0

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from p2p.jobs import DeviceKind
-from peer.devices import DeviceLeases, Gpu, Machine, select_devices
+from peer.devices import MAX_OFFERED, DeviceLeases, Gpu, Machine, select_devices
 from peer.errors import DeviceError
+from peer.hosting import MAX_HOSTED
 
 GPUS = (
     Gpu(0, "busy card", 8 << 30, 0.9),
@@ -66,6 +67,10 @@ def test_no_more_is_offered_than_a_record_holds() -> None:
 def test_a_flag_that_names_what_is_not_there_is_refused(flag: str, words: str) -> None:
     with pytest.raises(DeviceError, match=words):
         select_devices(flag, RICH)
+
+
+def test_each_device_that_may_be_offered_can_serve_a_model() -> None:
+    assert MAX_HOSTED >= MAX_OFFERED
 
 
 def test_devices_are_leased_all_or_none() -> None:
