@@ -52,7 +52,7 @@ async def estimate_job(services: Services, caller: PeerId, call: EstimateJob, bo
         training_flops=cost.training_flops,
         memory_bytes=cost.memory_bytes,
         quotes=tuple(offer.quote for offer in found.offers[:MAX_PEERS]),
-        rejected=found.rejected[:MAX_PEERS],
+        rejected=as_many_as_fit(found.rejected[:MAX_PEERS]),
     )
 
 
@@ -204,7 +204,7 @@ def explanation(services: Services, job: Job) -> Explanation:
     lines, rejected = services.matching.explain(job)
     passed = tuple(f"passed over {entry.peer_id}: {entry.reason}" for entry in job.excluded)
     told = (f"{job.state.value}: {job.text}", *lines, *passed)
-    return Explanation(tuple(line[:4096] for line in told)[:1000], rejected[:1000])
+    return Explanation(tuple(line[:4096] for line in told)[:1000], as_many_as_fit(rejected[:1000]))
 
 
 async def find_peers(services: Services, caller: PeerId, call: FindPeers) -> Peers:
