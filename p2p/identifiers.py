@@ -26,6 +26,8 @@ Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", max_length=64)]
 """A BLAKE3 digest in hex."""
 JobIdField = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", max_length=64)]
 PeerIdField = Annotated[str, Meta(pattern=r"^[1-9A-HJ-NP-Za-km-z]{16,64}\Z", max_length=64)]
+NamedPeer = Annotated[str, Meta(min_length=16, max_length=128)]
+"""Whom a user names: in records on disk too, and whoever misspells an id names nobody."""
 Address = Annotated[str, Meta(max_length=256)]
 """A multiaddress as text."""
 Wallet = Annotated[str, Meta(min_length=32, max_length=44)]

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, UnsetType
 
 from p2p.codec import Part
-from p2p.identifiers import Amount, Count, Hash, JobIdField, Label, PeerIdField, Wallet
+from p2p.identifiers import Amount, Count, Hash, JobIdField, Label, NamedPeer, Wallet
 from p2p.pricing import estimated_duration_ms
 
 MAX_SEGMENTS = 1000
@@ -110,8 +110,8 @@ class Requirements(Part, frozen=True):
     memory_bytes: Count = 0
     price_ceiling: Amount = 2**63 - 1
     """Units per device-hour."""
-    allow: Annotated[tuple[PeerIdField, ...], Meta(max_length=256)] = ()
-    deny: Annotated[tuple[PeerIdField, ...], Meta(max_length=256)] = ()
+    allow: Annotated[tuple[NamedPeer, ...], Meta(max_length=256)] = ()
+    deny: Annotated[tuple[NamedPeer, ...], Meta(max_length=256)] = ()
 
 
 class StartWeights(Part, frozen=True):

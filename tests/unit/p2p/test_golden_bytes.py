@@ -1010,3 +1010,9 @@ def test_a_cut_or_lengthened_message_is_refused(codec: Codec[Any], message: Any)
 def test_a_value_out_of_bounds_is_refused(codec: Codec[Any], message: Any, text: str) -> None:
     with pytest.raises(MessageInvalidError, match=text):
         codec.decode(codec.encode(message))
+
+
+def test_whom_a_user_misspelled_can_still_be_read() -> None:
+    """In a job on disk: else no program that holds it starts any more."""
+    named = Requirements(allow=("not base58: 0OIl",), deny=("x" * 128,))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(named), type=Requirements) == named
