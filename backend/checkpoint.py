@@ -16,6 +16,9 @@ from backend.errors import CheckpointError
 from backend.formats.cyxmodel import OptimizerGroup
 from backend.formats.tensors import Array
 
+_COUNTS = ("step", "mu_product")
+"""What optimizers keep once for a whole weight; all else is a number for each of its numbers."""
+
 
 def capture_weights(module: torch.nn.Module) -> dict[str, Array]:
     """Parameters and buffers by name, as copies."""
@@ -103,9 +106,11 @@ def _check_state_shapes(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in state.items():
         for name, value in values.items():
-            if value.ndim and value.shape != parameters[index].shape:
-                shapes = f"{tuple(value.shape)}, its parameter {tuple(parameters[index].shape)}"
-                raise CheckpointError(f"optimizer state {name[:80]!r} is shaped {shapes}")
+            # Exactly: fused optimizers count the weight's numbers and trust that its state has as many.
+            wanted = () if name in _COUNTS else tuple(parameters[index].shape)
+            if tuple(value.shape) != wanted:
+                found = tuple(value.shape)
+                raise CheckpointError(f"optimizer state {name[:80]!r} is shaped {found}, must be {wanted}")
 
 
 def _to_array(tensor: torch.Tensor) -> Array:

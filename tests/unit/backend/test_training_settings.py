@@ -285,6 +285,21 @@ def test_a_checkpoint_that_was_computed_as_nothing_can_be_is_refused() -> None:
         trainer_of(task, checkpoint=replace(state, training=training))
 
 
+@pytest.mark.parametrize(("name", "shape"), [("exp_avg", ()), ("exp_avg_sq", (1,)), ("step", (3, 36))])
+def test_a_checkpoint_whose_optimizer_state_is_smaller_than_its_weight_is_refused(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    """Fused optimizers would read and write behind it."""
+    task = with_settings(everything("Adam"), epochs=1)
+    trainer = trainer_of(task)
+    trainer.run_segment(0, Script(), quiet)
+    state = trainer.checkpoint()
+    assert trainer_of(task, checkpoint=state).step == state.training.step
+    tensors = {**(state.optimizer or {}), f"0.{name}": np.zeros(shape, np.float32)}
+    with pytest.raises(CheckpointError, match=f"'{name}' is shaped"):
+        trainer_of(task, checkpoint=replace(state, optimizer=tensors))
+
+
 def test_slow_steps_are_not_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
     task = everything("Adam")
