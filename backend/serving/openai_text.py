@@ -297,7 +297,16 @@ def _prompts(generations: Generations, body: GenerationBody) -> list[_Prompt]:
     if isinstance(body, ChatBody):
         return [_Prompt(generations.generator.tokenize_chat(plain_messages(body.messages)))]
     assert isinstance(body, CompletionBody)
-    return [_prompt(generations, each, bool(body.echo)) for each in prompts_of(body)]
+    given = prompts_of(body)
+    _check_count(body, len(given))  # before the work: a million texts fit into a body
+    return [_prompt(generations, each, bool(body.echo)) for each in given]
+
+
+def _check_count(body: GenerationBody, prompts: int) -> None:
+    """Raises HttpError."""
+    each = body.n or 1
+    if each * prompts > MAX_CHOICES:
+        raise invalid(f"{each} answers to {prompts} prompts, limit {MAX_CHOICES} in all")
 
 
 def _prompt(generations: Generations, given: str | list[int], echo: bool) -> _Prompt:
@@ -310,11 +319,7 @@ def _prompt(generations: Generations, given: str | list[int], echo: bool) -> _Pr
 
 
 def _choices(body: GenerationBody, prompts: list[_Prompt], sampling: Sampling) -> list[_Choice]:
-    """Raises HttpError."""
-    each = body.n or 1
-    if each * len(prompts) > MAX_CHOICES:
-        raise invalid(f"{each} answers to {len(prompts)} prompts, limit {MAX_CHOICES} in all")
-    seeds = [None if sampling.seed is None else sampling.seed + k for k in range(each)]
+    seeds = [None if sampling.seed is None else sampling.seed + k for k in range(body.n or 1)]
     ordered = [(prompt, replace(sampling, seed=seed)) for prompt in prompts for seed in seeds]
     return [_Choice(index, *each) for index, each in enumerate(ordered)]
 

@@ -135,6 +135,29 @@ def test_a_stream_ends_once_its_key_is_taken_back() -> None:
     talk(work, {"m": model}, keys=(kept, other))
 
 
+class Reader(Counter):
+    """Notes what it makes tokens of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[str] = []
+
+    def tokenize(self, prompt: str) -> list[int]:
+        self.read.append(prompt)
+        return super().tokenize(prompt)
+
+
+def test_too_many_prompts_are_refused_before_any_is_read() -> None:
+    model = Reader()
+
+    async def work(server: Server) -> None:
+        answer = await server.ask("POST", "/v1/completions", ORDER | {"prompt": ["a"] * 100_000})
+        assert answer.status == 400
+        assert not model.read
+
+    talk(work, {"m": model})
+
+
 class Slow(Counter):
     """Its chat template is not done until ``go_on``."""
 
