@@ -155,7 +155,7 @@ def _tokenizer(text: bytes, size: int) -> Inspection | None:
     """Of a tokenizer.json, as Hugging Face's tokenizers write it; None for any other JSON."""
     try:
         found = msgspec.json.decode(text, type=_TokenizerFile)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     facts = {
         "algorithm": found.model.type,
@@ -169,7 +169,7 @@ def _certificate(text: bytes, size: int) -> Inspection | None:
     """Of an export that was compared; None for any other JSON."""
     try:
         found = msgspec.json.decode(text, type=Certificate)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     told = ("format", "about", "runtime", "verdict", "max_difference", "file_blake3", "model_blake3")
     facts = {name: getattr(found, name) for name in told}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fuzz.hostile_models import CORPUS, GGUF_GOOD, ONNX_GOOD
 
-from backend.errors import ArchiveError, BackendError, DatasetError
+from backend.errors import ArchiveError, BackendError, DatasetError, GraphFormatError
 from backend.exporting.export import export_model
 from backend.exporting.messages import Export, ExportOptions
 from backend.facts import DataNotes
@@ -182,6 +182,12 @@ def test_what_is_nothing_is_said_to_be_nothing(tmp_path: Path) -> None:
     (tmp_path / "nothing.bin").write_bytes(b"what?")
     with pytest.raises(DatasetError, match=r"nothing.bin is no model, no graph and no data"):
         inspect(tmp_path / "nothing.bin")
+
+
+def test_json_that_is_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_bytes(b'{"model": {"vocab": {"\xff": 1}}}')
+    with pytest.raises(GraphFormatError):
+        inspect(tmp_path / "t.json")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
