@@ -46,9 +46,14 @@ class Generations:
             )
         return prompt
 
-    async def run(self, prompt: list[int], sampling: Sampling, deadline: float) -> AsyncGenerator[Token]:
-        """Closing it ends the generation. Raises QueueFullError, DeadlineError if its turn never comes."""
-        await self._wait_for_turn(deadline)
+    async def run(
+        self, prompt: list[int], sampling: Sampling, deadline: float, *, goes_on: bool = False
+    ) -> AsyncGenerator[Token]:
+        """Closing it ends the generation. Raises QueueFullError, DeadlineError if its turn never comes.
+
+        ``goes_on``: of a request that has had a turn already, for which there is always room to wait again.
+        """
+        await self._wait_for_turn(deadline, goes_on)
         try:
             self._stats.prompt_tokens += len(prompt)
             # Never more items than tokens fit into the context, so no bound of its own.
@@ -68,8 +73,8 @@ class Generations:
         finally:
             self._turn.release()
 
-    async def _wait_for_turn(self, deadline: float) -> None:
-        if self.waiting >= self._limit:
+    async def _wait_for_turn(self, deadline: float, goes_on: bool) -> None:
+        if self.waiting >= self._limit and not goes_on:
             raise QueueFullError(f"{self.waiting} requests wait, limit {self._limit}")
         self.waiting += 1
         try:

@@ -134,7 +134,7 @@ class TextApi:
             choices = _choices(body, prompts, sampling)
             kind = "chatcmpl" if chat else "cmpl"
             order = _Order(body, chat, prompts, choices, f"{kind}-{secrets.token_hex(12)}", int(time.time()))
-            pieces = _pieces(generations, order, call.deadline)
+            pieces = _pieces(generations, order, call.deadline, self._host.limits.timeout_s)
             if body.stream:
                 # The model stays in use until the stream is closed. What fails before the first token is
                 # refused with a status of its own.
@@ -147,12 +147,19 @@ class TextApi:
             return json_reply(_whole(order, told))
 
 
-async def _pieces(generations: Generations, order: _Order, deadline: float) -> AsyncGenerator[_Piece]:
-    """Of one answer after the other: a model makes one at a time."""
+async def _pieces(
+    generations: Generations, order: _Order, deadline: float, timeout_s: float
+) -> AsyncGenerator[_Piece]:
+    """Of one answer after the other: a model makes one at a time.
+
+    The first must begin by the ``deadline``; each other one has ``timeout_s`` to get a turn, however long
+    those before it took: what is made already would be lost.
+    """
     for choice in order.choices:
         async with aclosing(_generated(generations, choice, order.body.stops, deadline)) as pieces:
             async for piece in pieces:
                 yield piece
+        deadline = time.monotonic() + timeout_s
 
 
 async def _generated(
@@ -161,7 +168,7 @@ async def _generated(
     """Text as it may be shown; the last piece says why it ends."""
     text = TextStream(stops)
     count, before = 0, choice.prompt.echo
-    run = generations.run(choice.prompt.ids, choice.sampling, deadline)
+    run = generations.run(choice.prompt.ids, choice.sampling, deadline, goes_on=choice.index > 0)
     async with aclosing(run):
         async for token in run:
             count += 1

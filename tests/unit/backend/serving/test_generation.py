@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,36 @@ def test_a_turn_that_never_comes_is_told_by_the_deadline() -> None:
         assert (await first).status == 200
 
     talk(work, {"m": model}, ServerLimits(timeout_s=0.2))
+
+
+async def _two_answers_while_another_waits(server: Server, model: Counter, lasts_s: float) -> list[int]:
+    """The statuses of both. The first answer takes so long."""
+    first = asyncio.ensure_future(server.ask("POST", "/v1/completions", ORDER | {"n": 2}))
+    await until(model.begun.is_set)
+    ends_at = time.monotonic() + lasts_s
+    await until(lambda: time.monotonic() >= ends_at)
+    second = asyncio.ensure_future(server.ask("POST", "/v1/completions", ORDER))
+    await until(lambda: server.host.readings()[0].queue_depth == 1)
+    model.go_on.set()
+    return [answer.status for answer in await asyncio.gather(first, second)]
+
+
+def test_a_second_answer_has_room_to_wait_however_many_do() -> None:
+    model = Counter(free=1)
+
+    async def work(server: Server) -> None:
+        assert await _two_answers_while_another_waits(server, model, 0) == [200, 200]
+
+    talk(work, {"m": model}, ServerLimits(waiting=1))
+
+
+def test_a_second_answer_has_time_to_wait_however_long_the_first_took() -> None:
+    model = Counter(free=1)
+
+    async def work(server: Server) -> None:
+        assert await _two_answers_while_another_waits(server, model, 0.5) == [200, 200]
+
+    talk(work, {"m": model}, ServerLimits(timeout_s=0.5))
 
 
 def test_a_stream_ends_once_its_key_is_taken_back() -> None:
