@@ -20,10 +20,11 @@ from backend.formats.model_folder import LANGUAGE_MODELS
 from backend.formats.tensors import Array
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _ENDS = {
-    "embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight",
-    "wte.weight": "token_embd.weight", "wpe.weight": "position_embd.weight",
-    "ln_f.weight": "output_norm.weight", "ln_f.bias": "output_norm.bias", "lm_head.weight": "output.weight",
+    "embed_tokens.weight": _EMBEDDING, "norm.weight": "output_norm.weight",
+    "wte.weight": _EMBEDDING, "wpe.weight": "position_embd.weight",
+    "ln_f.weight": "output_norm.weight", "ln_f.bias": "output_norm.bias", "lm_head.weight": _HEAD,
 }  # fmt: skip
 _PARTS = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
@@ -51,6 +52,7 @@ class _Llama(msgspec.Struct):
     rope_parameters: dict[str, Any] | None = None
     rope_scaling: dict[str, Any] | None = None
     sliding_window: int | None = None
+    tie_word_embeddings: bool | None = None
 
 
 class _Gpt2(msgspec.Struct):
@@ -63,6 +65,7 @@ class _Gpt2(msgspec.Struct):
     activation_function: str = "gelu_new"
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
+    tie_word_embeddings: bool | None = None
 
 
 def read_config(path: Path) -> Mapping[str, Any] | None:
@@ -106,7 +109,7 @@ def _llama(config: _Llama, weights: Mapping[str, Array]) -> tuple[dict[str, Gguf
         "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
         "llama.rope.freq_base": _base(config.rope_theta, turning),
     }
-    found = _renamed(weights)
+    found = _with_its_head(_renamed(weights), config.tie_word_embeddings)
     for name, values in found.items():
         if name.endswith(("attn_q.weight", "attn_k.weight")):
             found[name] = _interleaved(name, values, heads if "attn_q" in name else key_heads)
@@ -146,7 +149,7 @@ def _gpt2(config: _Gpt2, weights: Mapping[str, Array]) -> tuple[dict[str, GgufVa
         "gpt2.context_length": config.n_positions,
         "gpt2.attention.layer_norm_epsilon": config.layer_norm_epsilon,
     }
-    found = _renamed(weights)
+    found = _with_its_head(_renamed(weights), config.tie_word_embeddings)
     for name, values in found.items():
         if name.startswith("blk.") and name.endswith(".weight") and values.ndim == 2:
             found[name] = values.T  # these layers keep their matrices the other way round
@@ -156,6 +159,21 @@ def _gpt2(config: _Gpt2, weights: Mapping[str, Array]) -> tuple[dict[str, GgufVa
 def _renamed(weights: Mapping[str, Array]) -> dict[str, Array]:
     """What has no other name keeps its own, and is refused by it later."""
     return {_name(name): values for name, values in weights.items() if not _NO_WEIGHTS.search(name)}
+
+
+def _with_its_head(found: dict[str, Array], is_tied: bool | None) -> dict[str, Array]:
+    """Raises ModelImportError where the model has none, such as one that makes embeddings.
+
+    ``is_tied``: whether the matrix of the embedding is the head's, which then counts for nothing; None where
+    nobody says: it is where there is no other.
+    """
+    if is_tied and _EMBEDDING in found:
+        return {name: values for name, values in found.items() if name != _HEAD}
+    if is_tied is False and _HEAD not in found:
+        raise ModelImportError(
+            "no lm_head.weight, and tie_word_embeddings is false: taken over are models that give tokens"
+        )
+    return found
 
 
 def _name(name: str) -> str:

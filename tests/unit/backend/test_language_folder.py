@@ -128,6 +128,18 @@ def test_what_is_something_else_is_refused(tmp_path: Path, config: dict[str, Any
         taken_over(write_folder(tmp_path / "m", settings, llama_weights()))
 
 
+def test_a_head_that_the_config_ties_counts_for_nothing(tmp_path: Path) -> None:
+    weights = llama_weights()
+    path = taken_over(write_folder(tmp_path / "m", {**LLAMA, "tie_word_embeddings": True}, weights))
+    assert np.allclose(answers(path), llama_answers(tied(weights), IDS), atol=1e-4)
+
+
+def test_a_model_without_a_head_is_refused(tmp_path: Path) -> None:
+    config = {**LLAMA, "architectures": ["LlamaModel"], "tie_word_embeddings": False}
+    with pytest.raises(ModelImportError, match=r"no lm_head\.weight"):
+        taken_over(write_folder(tmp_path / "m", config, tied(llama_weights())))
+
+
 def test_a_tensor_too_many_is_named(tmp_path: Path) -> None:
     weights = llama_weights() | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(16)}
     with pytest.raises(ModelImportError, match=r"tensor 'blk.0.attn_q.bias', which a llama has not"):
