@@ -14,7 +14,7 @@ import numpy as np
 
 from backend.datasets import map_dataset
 from backend.errors import DatasetError
-from backend.facts import MAX_CLASSES, DataNotes, read_notes
+from backend.facts import MAX_CLASSES, MAX_NAMES, DataNotes, read_notes
 from backend.formats.tensors import Array
 from backend.readers.source import ArraySource, ReadOptions, Recipe, Task
 
@@ -102,7 +102,7 @@ def _check_claim(name: str, arrays: Any) -> None:
 
 def array_source(x: Array, y: Array, task: Task = Task.AUTO) -> ArraySource:
     """Raises DatasetError for what is no dataset."""
-    x, (y, names) = np.asarray(x), _named(np.asarray(y))
+    x, (y, names) = np.asarray(x), _named(np.asarray(y), task)
     for name, array in (("x", x), ("y", y)):
         if array.dtype.kind not in "fiub":
             raise DatasetError(f"{name} is {array.dtype}, allowed are numbers")
@@ -116,11 +116,15 @@ def array_source(x: Array, y: Array, task: Task = Task.AUTO) -> ArraySource:
     return ArraySource(x, targets, recipe)
 
 
-def _named(y: Array) -> tuple[Array, tuple[str, ...]]:
-    """Labels that are texts, as class numbers in the order of their names."""
+def _named(y: Array, task: Task) -> tuple[Array, tuple[str, ...]]:
+    """Labels that are texts, as class numbers in the order of their names. Raises DatasetError."""
     if y.dtype.kind != "U" or y.ndim != 1:
         return y, ()
     names, codes = np.unique(y, return_inverse=True)
+    if task is Task.REGRESSION and names.size:
+        raise DatasetError(f"y holds texts such as {str(names[0])[:60]!r}, expected numbers")
+    if names.size > MAX_NAMES:
+        raise DatasetError(f"y holds {names.size} different texts, classes are at most {MAX_NAMES}")
     return codes, tuple(map(str, names))
 
 

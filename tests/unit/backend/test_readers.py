@@ -530,6 +530,8 @@ def test_labels_of_arrays_may_be_texts(tmp_path: Path, out: Path) -> None:
     assert convert(tmp_path / "t.npz", out).classes == 2
     assert read_notes(out).class_names == ("dog", "ö")
     assert load_dataset(out).y.tolist() == [1, 0, 1]
+    with pytest.raises(DatasetError, match="y holds texts such as 'dog', expected numbers"):
+        convert(tmp_path / "t.npz", out, ReadOptions(task=Task.REGRESSION))
 
 
 def test_whole_numbers_that_are_no_classes_are_numbers_to_predict(tmp_path: Path, out: Path) -> None:
