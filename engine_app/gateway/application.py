@@ -105,6 +105,7 @@ class Application:
         if exchange.has_begun:
             await exchange.end(whole=False)
         else:
+            exchange.admits = lambda: True  # a refusal is for whoever asked
             await exchange.reply(refuse(error))
 
     def _own_answer(self, route: Route, path: str, parameters: dict[str, str]) -> Reply:

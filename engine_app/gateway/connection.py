@@ -68,6 +68,8 @@ class Exchange:
         await self._connection.while_client_stays(work)
 
     async def start(self, status: int, content_type: str, headers: Headers, length: int | None) -> None:
+        """Raises HttpError 401 once the key has been taken back."""
+        self._check_key()
         fields = [(b"content-type", content_type.encode("latin-1")), *_COMMON_HEADERS, *headers]
         if length is not None:
             fields.append((b"content-length", b"%d" % length))
@@ -79,9 +81,12 @@ class Exchange:
 
     async def send(self, data: bytes) -> None:
         """Raises HttpError 401 once the key has been taken back, ClientGoneError."""
+        self._check_key()
+        await self._connection.send_data(data)
+
+    def _check_key(self) -> None:
         if not self.admits():
             raise HttpError(401, "unauthorized", "the API key has been taken back")
-        await self._connection.send_data(data)
 
     async def end(self, whole: bool) -> None:
         if whole:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import tracemalloc
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import h11
 import pytest
 import trio
 
 from backend.serving import seats
+from backend.serving.asked import Asked
 from backend.serving.http import HttpError
-from backend.serving.keys import make_key
+from backend.serving.keys import Gatekeeper, make_key
 from engine_app.gateway import connection
 from engine_app.gateway.application import AppConfig
 from engine_app.gateway.endpoint import Place
@@ -362,6 +365,31 @@ async def test_an_answer_breaks_off_once_its_key_is_taken_back() -> None:
     assert seen.startswith(b"HTTP/1.1 200")
     assert b"data: b" not in seen
     assert not seen.endswith(b"0\r\n\r\n"), "the client sees that something is missing"
+
+
+@dataclass
+class Revoking(Fake):
+    """Has the keys taken back while it is asked."""
+
+    keys: Gatekeeper | None = None
+
+    def ask(self, asked: Asked) -> Any:
+        if self.keys is not None:
+            self.keys.replace(())
+        return super().ask(asked)
+
+
+@pytest.mark.parametrize(("told", "status"), [(Told(), 401), (EndpointLostError("gone"), 502)])
+async def test_whoever_waits_while_its_key_is_taken_back_is_told_so(
+    told: Told | Exception, status: int
+) -> None:
+    text, key = make_key("phone", ("predict",), 0, ("id", "s" * 43), "now")
+    ((_, place),) = replicas(1)
+    fake = Revoking("a", [told])
+    async with gateway((fake, place), keys=(key,), needs_key=True) as tested:
+        fake.keys = tested.keys
+        got = await tested.ask(CHAT, PROMPT, authorization=f"Bearer {text}")
+        assert (got.status, "error" in got.json) == (status, True)
 
 
 async def test_other_hosts_and_other_sites_are_refused() -> None:
