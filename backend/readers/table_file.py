@@ -100,7 +100,11 @@ def _bytes_of(column: Any) -> int:
     import pyarrow
     import pyarrow.compute as compute
 
-    if not pyarrow.types.is_dictionary(column.type) or not pyarrow.types.is_string(column.type.value_type):
+    types = pyarrow.types
+    if not types.is_dictionary(column.type) or not any(
+        is_text(column.type.value_type)
+        for is_text in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    ):
         return int(column.nbytes)
     lengths = compute.binary_length(column.dictionary).cast(pyarrow.int64())
     return compute.sum(lengths.take(column.indices)).as_py() or 0
