@@ -434,14 +434,18 @@ class Trainer:
         returns the bad step.
         """
         found, step, last_good, changes = None, self._step, self._step, self._rates.changes
-        tolerated = None
+        tolerated = math.nan
+        before: Batch | None = None
         for batch in self._again(sound, self._step + 1, changes):
             step = self._step
             loss, found = self._step_with_care(batch)
-            if tolerated is None:
+            if before is None:
                 tolerated, last_good = loss + abs(loss), step
-            elif loss <= tolerated or (last_good == step - 1 and not math.isfinite(loss)):
+            elif loss <= tolerated:
                 last_good = step
+            elif last_good == step - 1 and not math.isfinite(loss) and self._loss_of(before) <= tolerated:
+                last_good = step  # it is this batch: the weights still do for the one before
+            before = batch
             if found is not None:
                 break
         for batch in self._again(sound, last_good, changes):
@@ -449,6 +453,11 @@ class Trainer:
         self._rates.change_again(self._step, changes)
         self._remembered = self._remember()
         return found, step
+
+    def _loss_of(self, batch: Batch) -> float:
+        """Of the batch before, with the weights of now."""
+        with torch.no_grad():
+            return self._stepper.forward(batch, self._step - 1).loss.item()
 
     def _again(self, sound: CyxModel, until: int, changes: Sequence[tuple[int, float]]) -> Iterator[Batch]:
         """The batches from a sound state on, up to step ``until`` or the end of the epoch."""

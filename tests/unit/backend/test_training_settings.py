@@ -422,6 +422,20 @@ def test_weights_that_grow_without_end_are_kept_as_they_were_before_they_grew() 
     assert resumed.is_over
 
 
+def test_weights_that_one_step_made_too_large_are_kept_as_they_were_before_it() -> None:
+    task = breaking(formula("x * 2"))
+    x = RANDOM.randn(64, 3)
+    trainer = trainer_of(task, x=x, y=x)
+    with pytest.raises(TrainingDivergedError, match="at step 2"):
+        trainer.run_segment(0, Script(step1=lambda: trainer.change_rate(1e25)), quiet)
+    state = trainer.last_good()
+    assert state is not None and state.training.step == 1
+    resumed = trainer_of(task, x=x, y=x, checkpoint=state)
+    resumed.change_rate(0.01)
+    resumed.run_segment(0, Script(), quiet)
+    assert resumed.is_over
+
+
 def test_what_is_there_after_a_loss_that_is_no_number_was_trained_with_the_changed_rate() -> None:
     task = breaking(formula("x * 2"))
     x = RANDOM.randn(64, 3)
