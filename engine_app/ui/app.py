@@ -413,7 +413,7 @@ class EngineApp(App):
     def _unless_changed(self, action: Callable[[], Any]) -> None:
         if self.desk.is_changed:
             text = f"The changes to {self.desk.graph.name} are not saved."
-            self.host.ask("Open another graph?", text, "Leave them", action, danger=True)
+            self.host.ask("Open another graph?", text, "Discard them", action, danger=True)
         else:
             action()
 

@@ -167,7 +167,7 @@ async def test_what_is_saved_is_opened_again_and_a_bad_file_is_told(
             window.open_file(tmp_path / name)
             if window.desk.is_changed:
                 await driver.until(lambda: window.host.is_asking)
-                await press(window, driver, "Open")
+                await press(window, driver, "Discard them")
             await driver.until(lambda: window.host.message != "")
             assert window.host.message.startswith(f"{name}: {told}"), window.host.message
             assert window.desk.graph.name == "changed" and window.desk.can_undo
@@ -340,7 +340,7 @@ async def test_another_graph_is_begun_and_a_copy_saved_by_keys(
             await driver.until(lambda name=name: window.path == tmp_path / name)
         window.desk.rename("changed")
         driver.key(ord("n"), modifiers=("ctrl",))
-        await press(window, driver, "Open")
+        await press(window, driver, "Discard them")
         assert not window.desk.graph.nodes and window.path is None
         assert set(window.settings.recent) == {str(tmp_path / name) for name in ("one.json", "two.json")}
 
