@@ -39,7 +39,7 @@ def tokens_onnx(path: Path, vocabulary: int) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    table = np.arange(4 * vocabulary, dtype=np.float32).reshape(vocabulary, 4) % 7
+    table = (np.arange(4 * vocabulary).reshape(vocabulary, 4) % 7).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["rows"]),
         helper.make_node("ReduceSum", ["rows", "axes"], ["sums"], keepdims=0),
