@@ -40,7 +40,7 @@ LIES = """
 import gc, os, time
 from backend.code_import.messages import CodeImported
 from backend.workers.main import Connection
-(line,) = [each for each in gc.get_objects() if isinstance(each, Connection)]
+(line,) = [each for each in gc.get_objects() if type(each) is Connection]
 line.send(CodeImported(name="lie", weights="w"), BODY)
 time.sleep(60)
 """
