@@ -170,6 +170,7 @@ class _Conversation:
         self._channel = channel
         self._after = after
         self._check_token = check_token
+        self._refusal: RemoteFailureError | None = None
 
     async def run(self) -> None:
         """Raises P2PError when the stream is lost, RemoteFailureError when the Engine is at fault."""
@@ -179,26 +180,28 @@ class _Conversation:
         log_ = self._runner.log
         log_.replay(self._after)
         await self._channel.send(JobOpened(log_.oldest, log_.latest))
-        refusal: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, nursery.cancel_scope)
-                await self._receive()
-                nursery.cancel_scope.cancel()
-        except* RemoteFailureError as refusals:
-            refusal = _first(refusals)
+                try:
+                    await self._receive()
+                except RemoteFailureError as refusal:
+                    # What is half sent goes first: cut short, it would take the stream along, and this.
+                    self._refusal = refusal
+                    self._runner.wake()
+                    nursery.cancel_scope.deadline = trio.current_time() + LAST_WORD_TIMEOUT_S
         except* StreamClosedError:
             await self._channel.aclose()
         except* P2PError as losses:
             reason = str(_first(losses))
             log.info("engine's stream lost", engine_id=self._channel.remote_peer_id, reason=reason)
             await self._channel.reset()
-        if refusal is not None:  # raised here: out of an except* it would leave inside a group
-            raise refusal
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _send(self, scope: trio.CancelScope) -> None:
-        """Everything that is logged, and after the last word the end of the stream."""
-        while True:
+        """What is logged, until the Engine is refused; after the last word the end of the stream."""
+        while self._refusal is None:
             message = self._runner.log.take()
             if message is None:
                 await self._runner.wait_changed()
@@ -207,10 +210,11 @@ class _Conversation:
             if isinstance(message, JobClosed | JobFailed):
                 break
         with trio.move_on_after(LAST_WORD_TIMEOUT_S):
-            while not self._runner.log.is_drained:
+            while self._refusal is None and not self._runner.log.is_drained:
                 await self._runner.wait_changed()
-        await self._channel.aclose()
-        scope.cancel()
+        if self._refusal is None:
+            await self._channel.aclose()
+            scope.cancel()
 
     async def _receive(self) -> None:
         while True:

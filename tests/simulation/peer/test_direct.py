@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from p2p.channel import Channel
 from p2p.client import open_client
@@ -44,6 +46,7 @@ from p2p.protocols.peer import DescribePeer, LeaseGranted, LeaseQueued, RequestL
 from p2p.records import open_record
 from p2p.testing import MemoryNetwork
 from peer.allowed import AllowList
+from peer.streams import JobStreams
 from tests.simulation.peer.world import (
     DEADLINE_S,
     GRAPH,
@@ -270,6 +273,49 @@ async def test_a_direct_job_takes_no_money(tmp_path: Path, message: Any) -> None
                 answer, _ = await line.channel.receive(DEADLINE_S)
             assert answer.code == "conflict"
         assert world.chain.payments == []
+
+
+class SlowStream:
+    """Sends one message at once, and further ones once the gate is open."""
+
+    def __init__(self, stream: Any, gate: trio.Event) -> None:
+        self._stream = stream
+        self._gate = gate
+        self.sent = 0
+        """Or begun to be."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def send_now(self, data: bytes) -> bool:
+        return False
+
+    async def send_all(self, data: bytes) -> None:
+        self.sent += 1
+        if self.sent > 1:
+            await self._gate.wait()
+        await self._stream.send_all(data)
+
+
+async def test_a_refusal_follows_what_is_half_sent(tmp_path: Path) -> None:
+    async with direct_world(tmp_path) as world, world.peer() as peer:
+        gate, slow = trio.Event(), list[SlowStream]()
+
+        async def serve(stream: Any) -> None:
+            slow.append(SlowStream(stream, gate))
+            await JobStreams(peer.services, peer.table).handle(slow[0])  # type: ignore[arg-type]
+
+        peer.network.set_handler(job_wire.PROTOCOL_ID, serve)
+        offer = await granted(world, peer)
+        async with world.line(peer, offer, **DIRECT) as line:
+            await until(lambda: slow and slow[0].sent > 1, "a message that waits")
+            await line.channel.send(GiveVoucher("W" * 32, 1, 1, True, bytes(64)))
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+            answer = None
+            while not isinstance(answer, Failure):
+                answer, _ = await line.channel.receive(DEADLINE_S)
+            assert answer.code == "conflict"
 
 
 async def test_its_model_answers_its_engine_also_after_a_restart(tmp_path: Path) -> None:
