@@ -90,3 +90,14 @@ class Shown:
         self._bench.stop()
         self._bench.page.close()
         await self._shown.__aexit__(*error)
+
+
+async def stroke(bench: Bench, driver: Any, places: tuple[tuple[float, float], ...], **how: Any) -> None:
+    """A finger along places of the world."""
+    finger = driver.finger(*bench.at(places[0]), **how)
+    finger.down()
+    for place in places[1:]:
+        finger.move(*bench.at(place))
+        await driver.frames(1)
+    finger.up()
+    await driver.frames(1)

@@ -11,7 +11,7 @@ from backend.graph import Graph, Node
 from engine_app.document.apply import apply
 from engine_app.document.edits import AddNodes, Disconnect, MakeSubgraph, SetFrame
 from engine_app.document.view import Frame, FrameKind, Mode, Rect, frames_of, mode_of, place_of
-from tests.e2e.engine_app.bench import MLP, Bench, Shown
+from tests.e2e.engine_app.bench import MLP, Bench, Shown, stroke
 
 pytestmark = pytest.mark.e2e
 
@@ -336,16 +336,6 @@ async def test_tab_searches_at_the_mouse(show: Any) -> None:
 # -- selecting and cutting -----------------------------------------------------------------------
 
 AROUND_BOTH = ((280, -60), (830, -60), (830, 220), (280, 220), (280, -40))
-
-
-async def stroke(bench: Bench, driver: Any, places: tuple[tuple[float, float], ...], **how: Any) -> None:
-    finger = driver.finger(*bench.at(places[0]), **how)
-    finger.down()
-    for place in places[1:]:
-        finger.move(*bench.at(place))
-        await driver.frames(1)
-    finger.up()
-    await driver.frames(1)
 
 
 async def test_a_finger_lassos_once_the_button_says_so(show: Any) -> None:

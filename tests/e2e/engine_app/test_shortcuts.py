@@ -9,7 +9,7 @@ import pytest
 from engine_app.document.apply import apply
 from engine_app.document.edits import MoveNodes
 from engine_app.document.view import place_of, title_of
-from tests.e2e.engine_app.bench import MLP, Bench, Shown
+from tests.e2e.engine_app.bench import MLP, Bench, Shown, stroke
 from tests.unit.engine_app.document.builders import line
 
 pytestmark = pytest.mark.e2e
@@ -19,22 +19,12 @@ LEFT, RIGHT, UP, DOWN, F2, ESCAPE, ENTER = 276, 275, 273, 274, 283, 27, 13
 CONTROL, ALT = ("ctrl",), ("alt",)
 
 
-async def strike(bench: Bench, driver: Any, *places: tuple[float, float], button: str = "") -> None:
-    finger = driver.finger(*bench.at(places[0]), **({"button": button} if button else {}))
-    finger.down()
-    for place in places[1:]:
-        finger.move(*bench.at(place))
-        await driver.frames(1)
-    finger.up()
-    await driver.frames(1)
-
-
 async def test_an_alt_drag_of_a_node_leaves_it_and_drops_a_copy(show: Any) -> None:
     bench = Bench()
     async with Shown(bench, show) as driver:
         bench.canvas.select(frozenset({"dense", "relu"}))
         with driver.holding("alt"):
-            await strike(bench, driver, NODE, (400, 120), (400, 320))
+            await stroke(bench, driver, (NODE, (400, 120), (400, 320)))
         assert len(bench.graph.nodes) == 6
         assert [place_of(bench.graph.node(name)) for name in ("dense", "relu")] == [(300, 0), (600, 0)]
         copies = [bench.graph.node(name) for name in bench.desk.state.selected]
@@ -131,10 +121,10 @@ async def test_what_is_copied_in_one_graph_is_pasted_into_another(show: Any) -> 
 async def test_a_link_pulled_off_its_input_is_dropped_on_another_or_gone(show: Any) -> None:
     bench = Bench()
     async with Shown(bench, show) as driver:
-        await strike(bench, driver, PORT_IN, (560, 200), VOID)
+        await stroke(bench, driver, (PORT_IN, (560, 200), VOID))
         assert len(bench.graph.links) == 2 and not bench.host.is_asking
         assert bench.undone()
-        await strike(bench, driver, PORT_IN, (700, 200), (895, 48))
+        await stroke(bench, driver, (PORT_IN, (700, 200), (895, 48)))
         ends = {(link.source_node, link.target_node) for link in bench.graph.links}
         assert ("dense", "output") in ends and ("dense", "relu") not in ends
         assert bench.undone()
