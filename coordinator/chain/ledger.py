@@ -20,6 +20,7 @@ from solders.transaction import VersionedTransaction
 from solders.transaction_metadata import FailedTransactionMetadata, TransactionMetadata
 from solders.transaction_status import InstructionErrorCustom, TransactionErrorInstructionError
 
+from coordinator.chain import programs
 from coordinator.chain.genesis import genesis_accounts, new_machine
 from coordinator.chain.slots import SlotClock
 from p2p.chain.escrow_codec import TOKEN_PROGRAM
@@ -115,7 +116,7 @@ class Ledger:
     def simulate(self, transaction: VersionedTransaction, *, check_signatures: bool) -> Simulated:
         self.machine.with_sigverify(check_signatures)
         try:
-            result = self.machine.simulate_transaction(transaction)
+            result = programs.simulate(self.machine, transaction)
         finally:
             self.machine.with_sigverify(True)
         error = error_json(result.err()) if isinstance(result, FailedTransactionMetadata) else None
@@ -126,7 +127,7 @@ class Ledger:
         """Runs it. What would not even get into a block is not part of the chain: then the error."""
         keys = transaction.message.account_keys
         before = [self.machine.get_account(key) for key in keys]
-        result = self.machine.send_transaction(transaction)
+        result = programs.send(self.machine, transaction)
         error, meta = None, result
         if isinstance(result, FailedTransactionMetadata):
             error, meta = error_json(result.err()), result.meta()

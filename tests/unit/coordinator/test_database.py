@@ -8,6 +8,7 @@ import msgspec
 from solders.message import MessageV0
 from solders.transaction import VersionedTransaction
 
+from coordinator.chain import programs
 from coordinator.chain.genesis import MINT, new_machine
 from coordinator.database import KEEP_UNPAID_S, Database, Write
 from coordinator.job import CancelRequested, JobEvent, JobSubmitted
@@ -68,7 +69,7 @@ def run_a_program() -> None:
     machine.airdrop(key.pubkey(), 10**10)
     opening = create_token_account(wallet.address, wallet.address, MINT)
     message = MessageV0.try_compile(key.pubkey(), [opening], [], machine.latest_blockhash())
-    machine.send_transaction(VersionedTransaction(message, [key]))
+    programs.send(machine, VersionedTransaction(message, [key]))
 
 
 def test_expired_tokens_are_forgotten(tmp_path: Path) -> None:

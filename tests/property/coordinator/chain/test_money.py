@@ -14,6 +14,7 @@ from solders.message import MessageV0
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
+from coordinator.chain import programs
 from coordinator.chain.genesis import MINT, PROGRAM_FILE, PROGRAM_ID, genesis_accounts
 from p2p.chain import escrow_codec
 from p2p.chain.escrow_codec import EscrowAccount, EscrowStatus, EscrowTerms, decode_escrow, token_account_of
@@ -72,7 +73,7 @@ class World:
         self.machine.expire_blockhash()
         key = signer.keypair
         message = MessageV0.try_compile(key.pubkey(), instructions, [], self.machine.latest_blockhash())
-        result = self.machine.send_transaction(VersionedTransaction(message, [key]))
+        result = programs.send(self.machine, VersionedTransaction(message, [key]))
         return hasattr(result, "compute_units_consumed")
 
     def tokens(self, owner: str) -> int:

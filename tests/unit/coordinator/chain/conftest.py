@@ -20,6 +20,7 @@ from spl.token.instructions import initialize_mint2, mint_to
 from spl.token.models import InitializeMint2Params, MintToParams
 
 import coordinator.chain.program
+from coordinator.chain import programs
 from p2p.chain import escrow_codec
 from p2p.chain.client import describe
 from p2p.chain.escrow_codec import EscrowAccount, EscrowTerms, decode_escrow, token_account_of
@@ -68,7 +69,7 @@ class World:
             signers[0].keypair.pubkey(), list(instructions), [], self.svm.latest_blockhash()
         )
         keys = [signer.keypair for signer in signers]
-        return self.svm.send_transaction(VersionedTransaction(message, keys))
+        return programs.send(self.svm, VersionedTransaction(message, keys))
 
     def do(self, instructions: Sequence[Instruction], *signers: Wallet) -> TransactionMetadata:
         result = self.send(instructions, *signers)
