@@ -7,6 +7,7 @@ weights, optimizer state, position and how it computes. Knows no process, no clo
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -47,6 +48,8 @@ from backend.training_state import Standing, capture, check_belongs, put_back, t
 MAX_HISTORY = 10_000
 MAX_REMEMBERED_BYTES = 256 << 20
 """State of up to this size is kept at each epoch's end, to go back to when a step goes wrong."""
+SOUND_BATCHES = 8
+"""From as many follows which loss is usual for sound weights."""
 
 
 class Control(Protocol):
@@ -433,18 +436,18 @@ class Trainer:
         Weights that grow without end are numbers for some steps more, from which nothing can go on. Also
         returns the bad step.
         """
-        found, step, last_good, changes = None, self._step, self._step, self._rates.changes
-        tolerated = math.nan
+        found, end, changes = None, self._step, self._rates.changes
+        step = last_good = sound.training.step
+        tolerated = self._tolerated(sound)
         before: Batch | None = None
-        for batch in self._again(sound, self._step + 1, changes):
+        for batch in self._again(sound, end + 1, changes):
             step = self._step
             loss, found = self._step_with_care(batch)
-            if before is None:
-                tolerated, last_good = loss + abs(loss), step
-            elif loss <= tolerated:
+            if loss <= tolerated:
                 last_good = step
-            elif last_good == step - 1 and not math.isfinite(loss) and self._loss_of(before) <= tolerated:
-                last_good = step  # it is this batch: the weights still do for the one before
+            elif before is not None and last_good == step - 1 and not math.isfinite(loss):
+                # Perhaps it is this batch, and the weights still do for the one before.
+                last_good = step if self._loss_of(before, step - 1) <= tolerated else last_good
             before = batch
             if found is not None:
                 break
@@ -454,10 +457,21 @@ class Trainer:
         self._remembered = self._remember()
         return found, step
 
-    def _loss_of(self, batch: Batch) -> float:
-        """Of the batch before, with the weights of now."""
+    def _tolerated(self, sound: CyxModel) -> float:
+        """The loss up to which weights count as sound: twice what those known to be so have.
+
+        Of several batches, since one may be very easy or very hard. NaN if they lose a number in all of them.
+        """
+        start = sound.training.step
+        batches = enumerate(self._again(sound, start + SOUND_BATCHES, ()), start)
+        losses = [self._loss_of(batch, step) for step, batch in batches]
+        usual = statistics.median_high([each for each in losses if math.isfinite(each)] or [math.nan])
+        return usual + abs(usual)
+
+    def _loss_of(self, batch: Batch, step: int) -> float:
+        """Of the batch at ``step``, with the weights of now."""
         with torch.no_grad():
-            return self._stepper.forward(batch, self._step - 1).loss.item()
+            return self._stepper.forward(batch, step).loss.item()
 
     def _again(self, sound: CyxModel, until: int, changes: Sequence[tuple[int, float]]) -> Iterator[Batch]:
         """The batches from a sound state on, up to step ``until`` or the end of the epoch."""

@@ -436,6 +436,21 @@ def test_weights_that_one_step_made_too_large_are_kept_as_they_were_before_it() 
     assert resumed.is_over
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e6])
+def test_one_very_easy_or_hard_batch_does_not_decide_how_far_a_training_goes_back(scale: float) -> None:
+    task = breaking(formula("x * 2"))
+    x, y = np.random.RandomState(5).randn(256, 3), np.random.RandomState(6).randn(256, 3)
+    first = samples_of(task, x, y).order("train", 0)[:16]
+    x[first] = 0
+    y[first] *= scale
+    trainer = trainer_of(task, x=x, y=y)
+    trainer.change_rate(1e-12)
+    with pytest.raises(TrainingDivergedError, match="at step 7"):
+        trainer.run_segment(0, Script(step6=lambda: trainer.change_rate(1e25)), quiet)
+    state = trainer.last_good()
+    assert state is not None and state.training.step == 6
+
+
 def test_what_is_there_after_a_loss_that_is_no_number_was_trained_with_the_changed_rate() -> None:
     task = breaking(formula("x * 2"))
     x = RANDOM.randn(64, 3)
