@@ -92,7 +92,7 @@ def describe(source: DataSource, parts: Parts | None = None) -> Description:
         leaks=None if parts is None else _leaks(keys, parts),
         warnings=(),
     )
-    return replace(found, warnings=tuple(_warnings(found)))
+    return replace(found, warnings=(*getattr(source, "remarks", ()), *_warnings(found)))
 
 
 def _is_text_to_continue(recipe: Recipe) -> bool:

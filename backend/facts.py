@@ -25,9 +25,18 @@ MAX_NAME_LENGTH = 256
 MAX_TOKENIZER_BYTES = 8 << 20
 KINDS = ("", "image", "table", "text", "series")
 """What a sample is: "" where nothing is known but its numbers."""
+MISSING_TEXT = "(missing)"
+"""In an input's name (``colour=(missing)``): that the row lacks a text."""
+NO_NUMBERS = frozenset({"", "?", "-", "--", "na", "n/a", "<na>", "nan", "null", "none"})
+"""Missing in a column of numbers, in any case and between blanks. Among texts "None" and "-" are texts."""
 _INPUT_DTYPES = {"F32": "float32", "U8": "uint8", "I32": "int32"}
 _LABEL_BYTES = 8
 _CHUNK_BYTES = 1 << 19
+
+
+def is_no_number(text: str) -> bool:
+    """Whether it says that a number is missing."""
+    return text.strip().lower() in NO_NUMBERS
 
 
 @dataclass(frozen=True, slots=True)

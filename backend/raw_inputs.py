@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 
 from backend.errors import DatasetError, InputError
+from backend.facts import MISSING_TEXT, is_no_number
 from backend.formats.tensors import Array
 from backend.model_form import InputForm, ModelForm
 
 MAX_ITEMS = 65_536
 MAX_TEXT_CHARACTERS = 1 << 20
 MAX_IMAGE_BYTES = 64 << 20
-MISSING_TEXT = "(missing)"
 PAD = "<pad>"
 _MOST = float(np.finfo(np.float32).max)
 
@@ -160,6 +160,7 @@ def _table_row(form: ModelForm, given: InputForm, row: Mapping[str, Any]) -> Arr
         raise InputError("the model does not know the names of its inputs: send a list of numbers")
     fills = form.notes.input_fills
     used: set[str] = set()
+    row = {column: None if _says_missing(names, column, value) else value for column, value in row.items()}
     values = [_cell(name, row, fills[at] if fills else None, used) for at, name in enumerate(names)]
     strange = [column for column in row if column not in used]
     if strange:
@@ -167,6 +168,11 @@ def _table_row(form: ModelForm, given: InputForm, row: Mapping[str, Any]) -> Arr
         raise InputError(f"no column {str(strange[0])[:80]!r}, there are {known}")
     _check_texts(names, row, values)
     return np.array(values, np.float32)
+
+
+def _says_missing(names: tuple[str, ...], column: str, value: Any) -> bool:
+    """As the reader of tables took it, unless it is one of the texts that the column held."""
+    return isinstance(value, str) and is_no_number(value) and f"{column}={value}" not in names
 
 
 def _cell(name: str, row: Mapping[str, Any], fill: float | None, used: set[str]) -> float:

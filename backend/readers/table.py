@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,18 @@ from typing import Any
 import numpy as np
 
 from backend.errors import DatasetError
-from backend.facts import MAX_CLASSES, DataNotes
+from backend.facts import MAX_CLASSES, MISSING_TEXT, DataNotes, is_no_number
 from backend.formats.tensors import Array
 from backend.readers.source import Missing, ReadOptions, Recipe, Task
-from backend.readers.table_file import Table, mask_of, matches, missing_in, number_of, numbers_of, texts_of
+from backend.readers.table_file import (
+    Table,
+    mask_of,
+    matches,
+    missing_in,
+    number_of,
+    numbers_of,
+    texts_of,
+)
 
 __all__ = ["TableSource", "TargetRows", "matches", "open", "open_targets", "usual_target"]
 TARGET_NAMES = ("target", "label", "class", "y")
@@ -28,7 +36,6 @@ MAX_CATEGORIES = 64
 MAX_AUTO_CLASSES = 100
 """Different whole numbers that are taken for classes unless the user says otherwise."""
 MAX_CLASS_TEXTS = 10_000
-MISSING_TEXT = "(missing)"
 _MOST = float(np.finfo(np.float32).max)
 
 
@@ -39,6 +46,8 @@ class Column:
     name: str
     rows: int = 0
     missing: int = 0
+    no_numbers: int = 0
+    """Texts such as "-" and "None": missing among numbers, texts like others among texts."""
     is_number: bool = True
     is_whole: bool = True
     low: float = math.inf
@@ -53,6 +62,17 @@ class Column:
     def mean(self) -> float:
         known = self.rows - self.missing
         return self.total / known if known else 0.0
+
+    def settle(self) -> None:
+        """After the walk, when it is known whether all its other values are numbers."""
+        if self.is_number and self.rows == self.missing + self.no_numbers:
+            self.is_number = not self.no_numbers
+        if self.is_number:
+            self.missing += self.no_numbers
+
+    def lacks(self, values: Any) -> Array:
+        """Which of some rows lack a value here."""
+        return np.isnan(numbers_of(values)) if self.is_number else missing_in(values)
 
 
 def open(path: Path, options: ReadOptions) -> TableSource:
@@ -75,21 +95,21 @@ def _survey(path: Path, options: ReadOptions) -> tuple[TargetRows, dict[str, Col
     _check_names(table.names, options)
     columns = {name: Column(name) for name in table.names if name not in options.drop}
     targets = options.target or (usual_target(list(columns)),)
-    complete = 0
     for batch in table.batches(list(columns)):
-        lacking = np.zeros(batch.num_rows, bool)
         for name, column in columns.items():
-            lacking |= _learn(column, batch.column(name))
-        complete += int((~lacking).sum())
+            _learn(column, batch.column(name))
+    for column in columns.values():
+        column.settle()
     rows = columns[targets[0]].rows
     _check_missing(columns, targets, options.missing)
-    samples = complete if options.missing is Missing.DROP else rows
+    lacking = [column for column in columns.values() if column.missing]
+    checked = tuple(lacking) if options.missing is Missing.DROP else ()
+    samples = _count_complete(table, checked) if checked else rows
     if not samples:
         raise DatasetError(f"{path.name}: {rows} rows, none of them complete")
     target = _Target.of([columns[name] for name in targets], options.task)
-    checked = tuple(columns) if options.missing is Missing.DROP else ()
-    missing = tuple((column.name, column.missing) for column in columns.values() if column.missing)
-    return TargetRows(table, target, checked, samples, missing), columns
+    missing = tuple((column.name, column.missing) for column in lacking)
+    return TargetRows(table, target, checked, samples, missing, tuple(_remarks(columns.values()))), columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,19 +218,20 @@ class TargetRows:
 
     table: Table
     target: _Target
-    complete_in: tuple[str, ...]
+    complete_in: tuple[Column, ...]
     """Columns in which a row must have a value to be used."""
     samples: int
     missing: tuple[tuple[str, int], ...]
     """Columns that lack values, and in how many rows."""
+    remarks: tuple[str, ...]
+    """What was taken in one of two ways that it may have been meant."""
 
     def batches(self, columns: tuple[str, ...]) -> Iterator[tuple[Any, Array]]:
         """Record batches of these columns, and the targets of their rows."""
-        wanted = dict.fromkeys((*columns, *self.target.columns, *self.complete_in))
+        wanted = dict.fromkeys((*columns, *self.target.columns, *(each.name for each in self.complete_in)))
         for batch in self.table.batches(list(wanted)):
             if self.complete_in:
-                lacking = [missing_in(batch.column(name)) for name in self.complete_in]
-                batch = batch.filter(mask_of(~np.any(lacking, axis=0)))
+                batch = batch.filter(mask_of(_complete(batch, self.complete_in)))
             yield batch, self.target.values(batch)
 
 
@@ -223,6 +244,10 @@ class TableSource:
     @property
     def missing(self) -> tuple[tuple[str, int], ...]:
         return self.rows.missing
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self.rows.remarks
 
     @property
     def recipe(self) -> Recipe:
@@ -246,8 +271,20 @@ class TableSource:
             yield np.concatenate(x, axis=1), y
 
 
-def _learn(column: Column, values: Any) -> Array:
-    """Which rows lack a value here."""
+def _complete(batch: Any, columns: tuple[Column, ...]) -> Array:
+    """Which rows have a value in all these columns."""
+    complete = np.ones(batch.num_rows, bool)
+    for column in columns:
+        complete &= ~column.lacks(batch.column(column.name))
+    return complete
+
+
+def _count_complete(table: Table, columns: tuple[Column, ...]) -> int:
+    batches = table.batches([column.name for column in columns])
+    return sum(int(_complete(batch, columns).sum()) for batch in batches)
+
+
+def _learn(column: Column, values: Any) -> None:
     missing = missing_in(values)
     column.rows += len(missing)
     column.missing += int(missing.sum())
@@ -255,9 +292,13 @@ def _learn(column: Column, values: Any) -> Array:
     if numbers is not None:
         strange = np.isnan(numbers) & ~missing
         if strange.any():
+            told = strange & np.array([is_no_number(text or "") for text in texts_of(values)], bool)
+            column.no_numbers += int(told.sum())
+            strange &= ~told
+        if strange.any():
             column.is_number = False
             column.first_text = str(texts_of(values)[int(np.argmax(strange))])
-        known = numbers[~missing]
+        known = numbers[~np.isnan(numbers)]
         if len(known) and column.is_number:
             column.low = min(column.low, float(known.min()))
             column.high = max(column.high, float(known.max()))
@@ -267,7 +308,16 @@ def _learn(column: Column, values: Any) -> Array:
         import pyarrow.compute
 
         column.texts |= {text for text in texts_of(pyarrow.compute.unique(values)) if text is not None}
-    return missing
+
+
+def _remarks(columns: Iterable[Column]) -> Iterator[str]:
+    for column in columns:
+        found = [] if column.is_number else sorted(filter(is_no_number, column.texts))
+        if found:
+            yield (
+                f"column {column.name!r} holds {', '.join(map(repr, found))}, "
+                "taken for text like the others; where a value is missing, leave the cell empty"
+            )
 
 
 def _too_many_texts(column: Column) -> DatasetError:

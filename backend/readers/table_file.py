@@ -21,7 +21,7 @@ BATCH_ROWS = 8_192
 MAX_TEXT_BYTES = 1 << 30
 """Of one column in one batch: a few kilobytes of Parquet can say megabytes of text for every row."""
 SNIFFED_BYTES = 65_536
-NO_VALUES = ("?", " ")
+NO_VALUES = ("?", "<NA>")
 """In a CSV, beside what pyarrow takes for missing: NA, NaN, null and the like."""
 
 
@@ -184,10 +184,16 @@ def _csv_format(path: Path, least: int) -> Any:
         convert_options=arrow.ConvertOptions(
             column_types={name: string() for name in names},
             strings_can_be_null=True,
-            null_values=[*arrow.ConvertOptions().null_values, *NO_VALUES],
+            null_values=_no_values(arrow.ConvertOptions().null_values),
         ),
         read_options=arrow.ReadOptions(column_names=names, skip_rows=int(heading)),
     )
+
+
+def _no_values(usual: list[str]) -> list[str]:
+    """Also after the blank that some write behind each comma."""
+    words = [*usual, *NO_VALUES]
+    return [*words, *(f" {word}" for word in words)]
 
 
 def _sniff(path: Path) -> tuple[str, list[str], bool]:

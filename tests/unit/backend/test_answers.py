@@ -98,6 +98,15 @@ def test_a_row_that_fits_no_training_row_is_refused(
         to_arrays(table[1], [row])
 
 
+@pytest.mark.parametrize("word", ["", "?", "NA", "None", " - "])
+def test_words_for_a_missing_value_enter_as_training_read_them(
+    table: tuple[Path, ModelForm], word: str
+) -> None:
+    path, form = table
+    rows = [{"size": word, "colour": "red"}, {"size": 7, "colour": word}]
+    assert np.array_equal(to_arrays(form, rows).arrays["input"], load_dataset(path).x[2:])
+
+
 def test_a_missing_number_is_refused_where_training_filled_none() -> None:
     graph = network({"sample_shape": [2], "classes": 2}, ("Dense", {"units": 2}))
     form = read_form(graph, DataNotes(input_names=("a=b", "c"), kind="table"))

@@ -16,6 +16,7 @@ import tokenizers
 from PIL import Image
 
 from backend.datasets import load_dataset
+from backend.describe import describe
 from backend.errors import DatasetError
 from backend.facts import DataFacts, DataNotes, read_notes
 from backend.readers import ReadOptions, convert, open_source
@@ -526,6 +527,41 @@ def test_a_question_mark_or_a_blank_is_a_missing_value(tmp_path: Path, out: Path
     with pytest.raises(DatasetError, match=r"a \(2\)"):
         convert(path, out)
     assert convert(path, out, ReadOptions(missing=Missing.DROP)).samples == 2
+
+
+@pytest.mark.parametrize(
+    "word", ["", "NA", "N/A", "NaN", "null", "None", "?", "-", "<NA>", "none", "  NULL "]
+)
+@pytest.mark.parametrize("space", ["", " "])
+def test_what_people_write_for_a_missing_number_is_one(
+    tmp_path: Path, out: Path, word: str, space: str
+) -> None:
+    path = written(tmp_path / "a.csv", f"a,b,y\n1,7,0\n{space}{word},8,1\n4,9,1\n")
+    with pytest.raises(DatasetError, match=r"missing in 1 columns: a \(1\)"):
+        convert(path, out)
+    convert(path, out, ReadOptions(missing=Missing.FILL))
+    assert load_dataset(out).x[:, 0].tolist() == [1, 2.5, 4]
+    convert(path, out, ReadOptions(missing=Missing.DROP))
+    assert load_dataset(out).x[:, 1].tolist() == [7, 9]
+
+
+def test_texts_that_may_be_classes_stay_texts_and_are_told(tmp_path: Path, out: Path) -> None:
+    path = written(tmp_path / "a.csv", "a,b,y\nNone,1,+\ncar,2,-\n?,3,-\ncar,4,+\n")
+    source = open_source(path, ReadOptions(missing=Missing.FILL))
+    assert source.recipe.notes.class_names == ("+", "-")
+    assert source.recipe.notes.input_names[:3] == ("a=None", "a=car", "a=(missing)")
+    first, second = describe(source).warnings[:2]
+    assert first.startswith(
+        "column 'a' holds 'None', taken for text like the others; where a value is missing"
+    )
+    assert second.startswith("column 'y' holds '-', taken for text")
+
+
+def test_a_word_for_a_missing_number_counts_wherever_numbers_begin(tmp_path: Path, out: Path) -> None:
+    cells = ["-"] * 9_000 + ["1.5"] * 9_000
+    path = written(tmp_path / "a.csv", "a,y\n" + "".join(f"{cell},0\n" for cell in cells))
+    assert convert(path, out, ReadOptions(missing=Missing.DROP)).samples == 9_000
+    assert set(load_dataset(out).x[:, 0].tolist()) == {1.5}
 
 
 def test_labels_of_arrays_may_be_texts(tmp_path: Path, out: Path) -> None:
