@@ -202,6 +202,8 @@ def model_nodes(graph: Wiring) -> tuple[Node, ...]:
 def cycle_members(graph: Wiring) -> frozenset[str]:
     """The ids that lie on a cycle, without those that merely come after one."""
     stuck = set(topological_order(graph).stuck)
+    if not stuck:
+        return frozenset()
     outgoing = graph.outgoing()
     leaving = {node_id: sum(link.target_node in stuck for link in outgoing[node_id]) for node_id in stuck}
     incoming = graph.incoming()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from backend.catalogue import CATALOGUE
 from backend.catalogue.parameter import MAX_AXES, completed, problem_of
@@ -120,7 +120,7 @@ def infer_shapes(graph: Wiring, before: Shapes | None = None) -> Shapes:
 
     ``before``: of a graph that was much the same; what is as it was there is not worked out again.
     """
-    return _infer(graph, None, 0, before or Shapes())
+    return _infer(graph, None, 0, {}, before or Shapes())
 
 
 def framed(body: Body, record: NodeType) -> Body:
@@ -140,7 +140,11 @@ def nodes_of_type(wiring: Wiring, name: str) -> list[Node]:
 
 
 def _infer(
-    wiring: Wiring, entries: Mapping[str, TensorType] | None, depth: int, before: Shapes = Shapes()
+    wiring: Wiring,
+    entries: Mapping[str, TensorType] | None,
+    depth: int,
+    alike: _Alike,
+    before: Shapes = Shapes(),
 ) -> Shapes:
     """``entries``: what enters a body, by the ids of its Input nodes; None for a whole graph."""
     known: dict[str, Inference] = {}
@@ -165,9 +169,9 @@ def _infer(
             continue
         try:
             if record.wrapping is None:
-                found: Inference | None = _apply(record, node, inputs)
+                found: Inference | None = _apply(record, node, inputs, alike)
             else:
-                bodies[node.id] = _open(record.wrapping, record, node, inputs, depth)
+                bodies[node.id] = _open(record.wrapping, record, node, inputs, depth, alike)
                 found = _close(record.wrapping, record, node, inputs, bodies[node.id])
             if found is not None:
                 known[node.id] = Inference(found.inputs, found.outputs, found.counts, found.layers, node)
@@ -204,9 +208,18 @@ def _inputs(
     return tuple(found)
 
 
-def _apply(record: NodeType, node: Node, inputs: tuple[PortType, ...]) -> Inference:
+_Alike: TypeAlias = dict[tuple[Any, ...], Inference]
+"""By type, parameters and inputs: deep networks are a few layers many times over."""
+
+
+def _apply(record: NodeType, node: Node, inputs: tuple[PortType, ...], alike: _Alike) -> Inference:
     """Raises ShapeMismatchError."""
-    return _checked(record, completed(record.parameters, node.parameters), inputs, 1)
+    parameters = completed(record.parameters, node.parameters)
+    key = (record.name, *parameters.values(), *inputs)
+    found = alike.get(key)
+    if found is None:
+        found = alike[key] = _checked(record, parameters, inputs, 1)
+    return found
 
 
 def _checked(
@@ -229,7 +242,12 @@ def _checked(
 
 
 def _open(
-    wrapping: Wrapping, record: NodeType, node: Node, inputs: tuple[PortType, ...], depth: int
+    wrapping: Wrapping,
+    record: NodeType,
+    node: Node,
+    inputs: tuple[PortType, ...],
+    depth: int,
+    alike: _Alike,
 ) -> Shapes:
     """Works out what is inside, once, however often it is repeated. Raises ShapeMismatchError."""
     if node.body is None or depth >= MAX_NESTING:
@@ -242,7 +260,7 @@ def _open(
         raise ShapeMismatchError(
             f"{len(entries)} linked to it, the graph inside has {len(doors)} Input nodes"
         )
-    return _infer(body, dict(zip((door.id for door in doors), entries, strict=True)), depth + 1)
+    return _infer(body, dict(zip((door.id for door in doors), entries, strict=True)), depth + 1, alike)
 
 
 def _close(

@@ -7,7 +7,7 @@ there is one way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain, islice
@@ -123,11 +123,11 @@ def _shown(text: str) -> str:
 
 def _check_wiring(wiring: Wiring, shapes: Shapes, budget: _Budget, depth: int) -> Iterator[Diagnostic]:
     """A graph, or what is inside a node."""
-    yield from _check_nodes(wiring, budget)
-    yield from _check_links(wiring)
-    yield from _check_cycles(wiring)
-    yield from check_tunings(wiring)
     incoming = wiring.incoming()
+    yield from _check_nodes(wiring, budget)
+    yield from _check_links(wiring, incoming)
+    yield from _check_cycles(wiring, incoming)
+    yield from check_tunings(wiring)
     for node_id, problem in shapes.problems.items():
         fix = _remedy(wiring, node_id, problem, incoming[node_id]) if budget.takes_fix() else None
         yield error(node_id, problem.text, fix)
@@ -188,11 +188,10 @@ def _nearest(node: Node, parameter: Parameter, value: JsonValue) -> Fix:
 # -- links ---------------------------------------------------------------------------------------
 
 
-def _check_links(wiring: Wiring) -> Iterator[Diagnostic]:
+def _check_links(wiring: Wiring, incoming: Mapping[str, list[Link]]) -> Iterator[Diagnostic]:
     nodes = {node.id: node for node in wiring.nodes}
     for link in wiring.links:
         yield from _check_link(link, nodes)
-    incoming = wiring.incoming()
     for node in nodes.values():
         record = node_type(node)
         if record is not None:
@@ -238,20 +237,18 @@ def _missing_port(node: Node, side: str, name: str, ports: tuple[Port, ...], fix
 
 
 def _check_inputs(node: Node, record: NodeType, links: list[Link]) -> Iterator[Diagnostic]:
-    counts = Counter(link.target_port for link in links)
     for port in record.inputs:
-        if port.required and not counts[port.name]:
+        here = [link for link in links if link.target_port == port.name]
+        if port.required and not here:
             yield error(node.id, f"nothing is linked to {port.name}", Fix(f"link a {port.kind.value} to it"))
-        if counts[port.name] > 1 and not port.variadic:
-            here = [link for link in links if link.target_port == port.name]
+        if len(here) > 1 and not port.variadic:
             fix = Fix("keep the first", tuple(RemoveLink(*ends_of(link)) for link in reversed(here[1:])))
-            yield error(node.id, f"{counts[port.name]} links into {port.name}, must be 1", fix)
+            yield error(node.id, f"{len(here)} links into {port.name}, must be 1", fix)
 
 
-def _check_cycles(wiring: Wiring) -> Iterator[Diagnostic]:
+def _check_cycles(wiring: Wiring, incoming: Mapping[str, list[Link]]) -> Iterator[Diagnostic]:
     members = cycle_members(wiring)
-    incoming = wiring.incoming()
-    for node_id in dict.fromkeys(node.id for node in wiring.nodes):
+    for node_id in incoming:
         if node_id in members:
             back = next(link for link in incoming[node_id] if link.source_node in members)
             fix = Fix("remove a link of the cycle", (RemoveLink(*ends_of(back)),))
