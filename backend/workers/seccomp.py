@@ -150,8 +150,14 @@ _SET_PARENT_DEATH_SIGNAL = 1
 _SENDING = (((44, 206), 3), ((46, 211), 2), ((307, 269), 3))
 """sendto, sendmsg and sendmmsg, and which of their arguments holds the flags."""
 _FAST_OPEN = 0x20000000
+_FCNTL = (72, 25)
+_SET_OWNER, _SET_SIGNAL, _SET_OWNER_EX, _SET_LEASE = 8, 10, 15, 1024
 _IOCTL = (16, 29)
-_SET_FILE_FLAGS, _SET_FILE_ATTRIBUTES, _PUSH_INPUT, _CONSOLE = 0x40086602, 0x401C5820, 0x5412, 0x541C
+_FORBIDDEN_IOCTLS = (
+    0x40086602, 0x401C5820,  # a file's flags and attributes
+    0x5412, 0x541C,  # what is typed at a terminal, and the console
+    0x8901, 0x8902,  # a socket's owner
+)  # fmt: skip
 
 
 class _Program(ctypes.Structure):
@@ -195,8 +201,9 @@ def build_filter(machine_name: str, pid: int, listener: int | None = None) -> by
     # A listener that was shut down connects again by sending with TCP's fast open, past connect and landlock.
     for numbers, flags in _SENDING:
         parts += _unless(numbers[column], flags, (_FAST_OPEN,), _ANY_BIT)
-    forbidden = (_SET_FILE_FLAGS, _SET_FILE_ATTRIBUTES, _PUSH_INPUT, _CONSOLE)
-    parts += _unless(_IOCTL[column], 1, forbidden)
+    # A descriptor's owner gets the signal that is set for it, any signal, when there is something to read.
+    parts += _unless(_FCNTL[column], 1, (_SET_OWNER, _SET_SIGNAL, _SET_OWNER_EX, _SET_LEASE))
+    parts += _unless(_IOCTL[column], 1, _FORBIDDEN_IOCTLS)
     parts.append(_return(_ALLOW))
     return b"".join(parts)
 

@@ -115,6 +115,15 @@ print(json.dumps({
     "start a program": attempt(lambda: subprocess.run(["/bin/true"])),
     "fork": attempt(os.fork),
     "signal its parent": attempt(lambda: os.kill(parent, 0)),
+    "have a pipe signal its parent": attempt(lambda: fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, parent)),
+    "have a pipe signal its parent's threads": attempt(
+        lambda: fcntl.fcntl(os.pipe()[0], 15, struct.pack("ii", 0, parent))),
+    "have a pipe send the signal that kills": attempt(
+        lambda: fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 9)),
+    "have a terminal or socket signal its parent": attempt(
+        lambda: fcntl.ioctl(own, 0x8901, struct.pack("i", parent))),
+    "make others wait for a library": attempt(
+        lambda: fcntl.fcntl(own, fcntl.F_SETLEASE, fcntl.F_RDLCK)),
     "limit its parent": attempt(lambda: __import__("resource").prlimit(parent, 7, (8, 8))),
     "set up io_uring": attempt(lambda: checked(libc.syscall(425, 8, None))),
     "trace its parent": attempt(lambda: checked(libc.ptrace(16, parent, 0, 0))),
