@@ -123,6 +123,11 @@ def leave(state: Editing, depth: int) -> Editing:
     return replace(state, inside=state.inside[:depth], selected=frozenset({state.inside[depth]}))
 
 
+def go_to(state: Editing, inside: tuple[str, ...], node_ids: Iterable[str]) -> Editing:
+    """Opens a body, wherever it is, with nodes of it selected. What is gone is left out."""
+    return _settled(replace(state, inside=inside, selected=frozenset(node_ids)))
+
+
 def _settled(state: Editing) -> Editing:
     """Without breadcrumbs and selected nodes that are gone."""
     inside: tuple[str, ...] = ()

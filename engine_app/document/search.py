@@ -1,4 +1,4 @@
-"""Finding: node types for the palette, and nodes in the graph."""
+"""Finding: node types for the palette; nodes, groups and notes in the graph."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from backend.catalogue import CATALOGUE
 from backend.catalogue.record import NodeType, PortKind, may_link
 from backend.graph import Graph, Wiring
-from engine_app.document.view import title_of
-
-MAX_FOUND = 200
+from engine_app.document.view import FrameKind, frames_of, title_of
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``inside`` leads to the body that the node is in."""
+    """A node, or with ``frame`` a group or note; ``inside`` leads to the body that it is in."""
 
-    node: str
+    id: str
     title: str
     type: str
     inside: tuple[str, ...] = ()
+    frame: FrameKind | None = None
 
 
 def find_types(
@@ -39,14 +38,14 @@ def find_types(
     return [record for _, _, record in sorted(ranked, key=lambda each: each[:2])]
 
 
-def find_nodes(graph: Graph, text: str) -> list[Found]:
-    """By title, type and id, everywhere in the document; best first."""
+def find_in(graph: Graph, text: str) -> list[Found]:
+    """Nodes by title, type and id, groups and notes by their text, in all bodies too; best first."""
     ranked = [
         (rank, index, found)
         for index, found in enumerate(_walk(graph, ()))
-        if (rank := match(text, found.title, (found.type, found.node))) is not None
+        if (rank := match(text, found.title, (found.type, found.id))) is not None
     ]
-    return [found for _, _, found in sorted(ranked, key=lambda each: each[:2])[:MAX_FOUND]]
+    return [found for _, _, found in sorted(ranked, key=lambda each: each[:2])]
 
 
 def match(text: str, name: str, also: Iterable[str] = ()) -> int | None:
@@ -78,3 +77,6 @@ def _walk(wiring: Wiring, inside: tuple[str, ...]) -> Iterable[Found]:
         yield Found(node.id, title_of(node), node.type, inside)
         if node.body is not None:
             yield from _walk(node.body, (*inside, node.id))
+    for kind in FrameKind:
+        for frame in frames_of(wiring, kind):
+            yield Found(frame.id, frame.text, kind.name.capitalize(), inside, kind)

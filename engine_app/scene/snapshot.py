@@ -20,6 +20,7 @@ from backend.shapes import Inference, node_type
 from backend.validate import Severity
 from engine_app.document.analysis import Analysis, short_number
 from engine_app.document.ports import HEADER, ROW, Ports, port_offset, ports_of, size_of
+from engine_app.document.search import Found
 from engine_app.document.view import (
     Frame,
     FrameKind,
@@ -110,6 +111,13 @@ class Snapshot:
     def rect(self, number: int) -> Rect:
         (x, y), (width, height) = self.corners[number], self.sizes[number]
         return Rect(float(x), float(y), float(width), float(height))
+
+    def rect_of(self, found: Found) -> Rect | None:
+        """None for what is not there."""
+        if found.frame is None:
+            return self.rect(self.index[found.id]) if found.id in self.index else None
+        frames = self.groups if found.frame is FrameKind.GROUP else self.notes
+        return next((frame.rect for frame in frames if frame.id == found.id), None)
 
     def bounds(self) -> Rect | None:
         """Around all that there is."""

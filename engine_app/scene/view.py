@@ -46,17 +46,19 @@ class View:
         half = width / self.zoom / 2, height / self.zoom / 2
         return replace(self, width=width, height=height, x=x - half[0], y=y - half[1])
 
-    def fitted(self, rect: Rect, margin: float = 48.0, largest: float = 1.0, foot: float = 0.0) -> View:
+    def fitted(
+        self, rect: Rect, margin: float = 48.0, largest: float = 1.0, foot: float = 0.0, head: float = 0.0
+    ) -> View:
         """All of the rectangle in sight, ``margin`` pixels from the edges, at no more than a zoom.
 
-        ``foot``: pixels at the bottom that something lies on.
+        ``foot`` and ``head``: pixels at the bottom and at the top that something lies on.
         """
-        foot = max(foot, margin)
+        head, foot = max(head, margin), max(foot, margin)
         across = max(self.width - 2 * margin, 1.0) / max(rect.width, 1.0)
-        down = max(self.height - margin - foot, 1.0) / max(rect.height, 1.0)
+        down = max(self.height - head - foot, 1.0) / max(rect.height, 1.0)
         zoom = min(max(min(across, down, largest), MIN_ZOOM), MAX_ZOOM)
         x, y = rect.centre
-        middle = (self.height + margin - foot) / 2
+        middle = (self.height + head - foot) / 2
         return replace(self, zoom=zoom, x=x - self.width / zoom / 2, y=y - middle / zoom)
 
     def showing(self, rect: Rect, margin: float) -> View:

@@ -33,6 +33,7 @@ from engine_app.document.editing import Editing
 from engine_app.document.edits import Edit
 from engine_app.document.errors import EditError
 from engine_app.document.files import editable
+from engine_app.document.search import Found
 from engine_app.document.view import Rect, bounds
 from engine_app.document.wiring import opened
 from engine_app.scene import overlay
@@ -40,6 +41,7 @@ from engine_app.scene.gestures import Button, Gesture, GestureRecognizer, Modifi
 from engine_app.scene.meshes import QUAD, grid, no_boxes, ribbon_indices
 from engine_app.scene.pulse import Sparks, Training
 from engine_app.scene.render import (
+    DETAILS,
     LARGEST_TITLE,
     SMALLEST_TEXT,
     TITLE_SIZE,
@@ -231,6 +233,16 @@ class GraphCanvas(Widget):
         around = bounds(self.scene.rect(number) for number in numbers)
         if around is not None:
             self.look_at(self.view.fitted(around, 96 * self._dp, 1.2 * self._dp, self.foot))
+
+    def go_to_found(self, found: Found, head: float = 0.0) -> None:
+        """Into sight, as near as it can be read; a node selected too. ``head``: see ``View.fitted``."""
+        chosen = (found.id,) if found.frame is None else ()
+        self._document.show(editing.go_to(self.state, found.inside, chosen))
+        self.refresh()
+        rect = self.scene.rect_of(found)
+        if rect is not None:
+            zoom = self.view.zoom if self.view.zoom >= DETAILS * self._dp else self._dp
+            self.look_at(self.view.fitted(rect, 48 * self._dp, zoom, self.foot, head))
 
     def change(self, edit: Edit, gesture: str = "") -> bool:
         """What cannot be done is told, not raised."""

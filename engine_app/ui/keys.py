@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DELETE, BACKSPACE, ENTER, SPACE, F1, F2, F10, ESCAPE = 127, 8, 13, 32, 282, 283, 291, 27
+F3 = 284
 UP, DOWN, RIGHT, LEFT = 273, 274, 275, 276
 TAB, HOME, PLUS, KEYPAD_PLUS, MINUS, KEYPAD_MINUS, KEYPAD_DOT = 9, 278, ord("+"), 270, ord("-"), 269, 266
 MENU, SDL_MENU = 319, 1073741925
@@ -40,6 +41,9 @@ BINDINGS = (
     Binding("add", "Space", SPACE),
     _with("shift", "a", "add"),
     Binding("search_here", "Tab", TAB),
+    _with("ctrl", "f", "find"),
+    Binding("find_next", "F3", F3),
+    Binding("find_before", "Shift F3", F3, frozenset({SHIFT})),
     Binding("dissolve", "Delete", DELETE),
     Binding("dissolve", "Backspace", BACKSPACE),
     _with("", "x", "dissolve"),
@@ -101,6 +105,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "train": "Train",
     },
     "View and tools": {
+        "find": "Find in the graph",
+        "find_next": "Next that is found",
+        "find_before": "The one before",
         "fit": "Show all",
         "fit_selected": "Show what is selected",
         "zoom_in": "Closer",

@@ -27,6 +27,7 @@ from engine_app.document.edits import (
     SetFrame,
 )
 from engine_app.document.errors import EditError
+from engine_app.document.search import Found
 from engine_app.document.templates import Template
 from engine_app.document.view import Mode, frames_of, title_of
 from engine_app.document.wiring import find
@@ -37,6 +38,7 @@ from engine_app.ui import theme
 from engine_app.ui.canvas import CanvasActions, GraphCanvas
 from engine_app.ui.context import Context
 from engine_app.ui.panels import menus
+from engine_app.ui.panels.find import FindPanel
 from engine_app.ui.panels.patterns import open_patterns
 from engine_app.ui.widgets.box import Column, Row, paint
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
@@ -47,6 +49,7 @@ NUDGE = 8.0
 """By an arrow key, in units of the world."""
 AROUND_NEW = theme.TOUCH + theme.HUGE
 """Between a new node and the canvas's edges: the tools lie there."""
+FIND_WIDTH = 380.0
 NARROWEST, WIDEST = 0.6, 2.5
 """Of the canvas, as graphs are laid out for it: width over height."""
 
@@ -65,6 +68,8 @@ class Workbench(FloatLayout):
         self.add_widget(self._bar)
         self._crumbs = Row(context.look, gap=theme.HALF)
         self.add_widget(self._crumbs)
+        self._find = FindPanel(context, self._go_to_found, self._close_find)
+        self._find.bind(height=self._arrange)
         self._shown: tuple[str, ...] | None = None
         self._stop = context.desk.listen(self._follow)
         self.bind(pos=self._arrange, size=self._arrange)
@@ -123,13 +128,40 @@ class Workbench(FloatLayout):
         self.ask_for_node(tools.AskForNode(*place))
         return True
 
+    # -- finding -------------------------------------------------------------------------------
+
+    def find(self) -> None:
+        """What is written in it stays from the last time."""
+        if self._find.parent is None:
+            self.add_widget(self._find)
+            self._arrange()
+        self._find.begin()
+
+    def _close_find(self) -> bool:
+        """False if it was not there."""
+        if self._find.parent is None:
+            return False
+        self._context.host.ring.clear()
+        self.remove_widget(self._find)
+        self._arrange()
+        return True
+
+    def _find_next(self, way: int) -> None:
+        if self._find.parent is None:
+            self.find()
+        else:
+            self._find.step(way)
+
+    def _go_to_found(self, found: Found) -> None:
+        self.canvas_widget.go_to_found(found, self.y + self.height - self._find.y)
+
     # -- commands ------------------------------------------------------------------------------
 
     def command(self, name: str) -> bool:
         """False for what the canvas does not know, or does not need now."""
         canvas = self.canvas_widget
         if name == "cancel":
-            return canvas.cancel()
+            return canvas.cancel() or self._close_find()
         if not canvas.state.selected and (name in ("remove", "dissolve") or name.startswith("nudge")):
             return False
         action = self._commands().get(name)
@@ -145,6 +177,9 @@ class Workbench(FloatLayout):
         canvas = self.canvas_widget
         wiring, chosen = canvas.wiring, tuple(sorted(canvas.state.selected))
         return {
+            "find": self.find,
+            "find_next": partial(self._find_next, 1),
+            "find_before": partial(self._find_next, -1),
             "fit": canvas.fit,
             "fit_selected": canvas.fit_selected,
             "select_all": lambda: canvas.select(frozenset(canvas.scene.index)),
@@ -297,6 +332,7 @@ class Workbench(FloatLayout):
             look, "cut", "Cut links by dragging across them", partial(self.command, "cut_mode")
         )
         buttons = (
+            IconButton(look, "search", "Find in the graph", partial(self.command, "find")),
             self._selecting,
             self._cutting,
             IconButton(look, "fit", "Show all", partial(self.command, "fit")),
@@ -341,4 +377,10 @@ class Workbench(FloatLayout):
         self._crumbs.size_hint = (None, None)
         self._crumbs.width = max(self.width - 2 * edge, 1)
         self._crumbs.height = self._context.look.px(theme.TOUCH) if self._shown else 0
-        self._crumbs.pos = (self.x + edge, self.y + self.height - edge - self._crumbs.height)
+        top = self.y + self.height - edge
+        if self._find.parent is not None:
+            self._find.width = min(self._context.look.px(FIND_WIDTH), self.width - 2 * edge)
+            self._find.pos = (self.x + self.width - edge - self._find.width, top - self._find.height)
+            is_above = self._find.x < self.x + 2 * edge + self._crumbs.minimum_width
+            top = self._find.y - edge if is_above else top
+        self._crumbs.pos = (self.x + edge, top - self._crumbs.height)

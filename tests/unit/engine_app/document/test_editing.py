@@ -26,16 +26,26 @@ from engine_app.document.editing import (
     select,
     undo,
 )
-from engine_app.document.edits import MakeSubgraph, MoveNodes, RemoveNodes, SetMode, SetParameter
+from engine_app.document.edits import (
+    MakeSubgraph,
+    MoveNodes,
+    RemoveNodes,
+    Rename,
+    SetFrame,
+    SetMode,
+    SetParameter,
+)
 from engine_app.document.errors import EditError, FileError
 from engine_app.document.files import editable, open_graph, save_graph
 from engine_app.document.layout import arranged
 from engine_app.document.ports import rect_of
 from engine_app.document.recovery import RecoveryFile, recoverable
-from engine_app.document.search import find_nodes, find_types
+from engine_app.document.search import find_in, find_types
 from engine_app.document.templates import TEMPLATES
 from engine_app.document.view import (
     MAX_TITLE_CHARACTERS,
+    Frame,
+    FrameKind,
     Mode,
     Rect,
     bounds,
@@ -171,10 +181,16 @@ def test_types_are_found_by_name_keyword_and_port() -> None:
     assert find_types("no such thing") == []
 
 
-def test_nodes_are_found_inside_others() -> None:
-    nested = apply(MLP, MakeSubgraph(("dense", "relu")))
-    (found,) = find_nodes(nested, "relu")
-    assert (found.node, found.inside) == ("relu", ("subgraph",))
+def test_nodes_groups_and_notes_are_found_inside_others_too() -> None:
+    note = Frame("n", "Why 64 units are enough", Rect(0, 0, 240, 120))
+    nested = apply(apply(MLP, Rename("dense", "Encoder")), MakeSubgraph(("dense", "relu")))
+    nested = apply(nested, SetFrame(FrameKind.NOTE, note), ("subgraph",))
+    (found,) = find_in(nested, "relu")
+    assert (found.id, found.inside) == ("relu", ("subgraph",))
+    assert [each.id for each in find_in(nested, "encoder")] == ["dense"]
+    assert [each.id for each in find_in(nested, "dense")] == ["dense"]
+    assert [(each.id, each.frame) for each in find_in(nested, "64 enough")] == [("n", FrameKind.NOTE)]
+    assert find_in(nested, "no such thing") == []
 
 
 def test_analysis_tells_shapes_sizes_and_problems_where_they_are() -> None:
