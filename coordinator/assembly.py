@@ -88,7 +88,7 @@ def _services(config: Config, world: World, ledger: Ledger, tokens: TokenBook) -
     return Services(
         ledger=ledger,
         registry=registry,
-        matching=Matching(ledger, registry, policy, world.new_id),
+        matching=Matching(ledger, registry, policy, world.new_id, world.run_blocking),
         leases=LeaseBook(config.lease_s),
         chain=world.chain,
         chain_info=info,

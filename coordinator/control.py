@@ -126,7 +126,7 @@ async def _peers(services: Services) -> list[dict[str, Any]]:
 
 async def _explain(services: Services, asked: dict[str, Any]) -> dict[str, Any]:
     job = await _find(services, asked)
-    told = engine_calls.explanation(services, job)
+    told = engine_calls.explanation(job, *await services.matching.explain(job))
     return {
         "job": _job_view(job),
         "lines": list(told.lines),

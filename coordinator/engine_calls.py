@@ -8,6 +8,7 @@ import trio
 
 from coordinator.answers import as_many_as_fit
 from coordinator.database import Write
+from coordinator.errors import IllegalTransitionError
 from coordinator.escrows import is_wallet
 from coordinator.job import TALKING, CancelRequested, Job, JobRevived, JobSubmitted, PeerReported
 from coordinator.matcher import Candidate, Offer
@@ -35,6 +36,7 @@ from p2p.protocols.coordinator import (
     Peers,
     PeerSummary,
     PollJob,
+    RejectedPeer,
     ReportPeer,
     RequestToken,
     SubmitJob,
@@ -75,11 +77,13 @@ async def _admit(services: Services, caller: PeerId, spec: JobSpec, body: bytes)
     cost, found = await services.admit(caller, spec, body)
     _check_budget(spec, found.offers)
     job_id = JobId(spec.job_id)
-    known = await services.ledger.load(job_id)  # the same call may have come twice
-    if known is not None:
-        return known
-    event = JobSubmitted(services.now(), caller, spec, cost)
-    return await services.ledger.apply(job_id, event)
+    try:
+        return await services.ledger.apply(job_id, JobSubmitted(services.now(), caller, spec, cost))
+    except IllegalTransitionError:
+        known = await services.ledger.find(job_id)
+        if known is None:
+            raise
+        return known  # the same call has come twice
 
 
 def _check_spec(services: Services, caller: PeerId, spec: JobSpec) -> None:
@@ -197,11 +201,12 @@ def _audience(job: Job, scope: str) -> PeerId:
 
 
 async def explain_job(services: Services, caller: PeerId, call: ExplainJob) -> Explanation:
-    return explanation(services, await services.own_job(caller, call.job_id))
+    job = await services.own_job(caller, call.job_id)
+    async with services.questions.turn(caller):
+        return explanation(job, *await services.matching.explain(job))
 
 
-def explanation(services: Services, job: Job) -> Explanation:
-    lines, rejected = services.matching.explain(job)
+def explanation(job: Job, lines: Sequence[str], rejected: Sequence[RejectedPeer]) -> Explanation:
     passed = tuple(f"passed over {entry.peer_id}: {entry.reason}" for entry in job.excluded)
     told = (f"{job.state.value}: {job.text}", *lines, *passed)
     return Explanation(tuple(line[:4096] for line in told)[:1000], as_many_as_fit(rejected[:1000]))
@@ -209,8 +214,14 @@ def explanation(services: Services, job: Job) -> Explanation:
 
 async def find_peers(services: Services, caller: PeerId, call: FindPeers) -> Peers:
     """Everybody who has such a device at such a price; who is online and best known first."""
-    now = services.now()
-    fitting = [entry for entry in services.matching.candidates() if _fits(entry, call.requirements)]
+    async with services.questions.turn(caller):
+        candidates, now = services.matching.candidates(), services.now()
+        found: Peers = await services.run_blocking(_peers_for, call.requirements, candidates, now)
+    return found
+
+
+def _peers_for(wanted: Requirements, candidates: Iterable[Candidate], now: float) -> Peers:
+    fitting = (candidate for candidate in candidates if _fits(candidate, wanted))
     return Peers(as_many_as_fit(peer_summaries(fitting, now)[:MAX_PEERS]))
 
 

@@ -43,10 +43,13 @@ _COSTS = {
     SubmitJob: 10.0,
     EscrowCreated: 20.0,
     ReportMetrics: 2.0,
-    FindPeers: 5.0,
+    RegisterPeer: 10.0,
+    FindPeers: 20.0,
+    ExplainJob: 20.0,
     RequestToken: 5.0,
 }
-"""Of a caller's calls. An escrow that is not there yet is looked for on chain for a while."""
+"""Of a caller's calls. An escrow that is not there yet is looked for on chain for a while; questions about
+peers go over all of them."""
 
 
 def serve(network: Network, services: Services) -> None:

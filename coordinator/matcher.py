@@ -7,6 +7,7 @@ least running goes first, so a burst of one never starves another.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ WEIGHTS = {"reputation": 0.45, "free capacity": 0.2, "price": 0.2, "uptime": 0.1
 SLOW_ANSWER_S = 2.0
 UNMEASURED = 0.5
 SMALL_JOB = 10 * UNITS_PER_TOKEN
+LONGEST_S = 91 * 24 * 3600
+"""Of a job: its escrow lives four times as long, and the program allows a year."""
 MAX_EXPLAINED = 50
 MAX_TRIES = 20
 """Waiting jobs of one user that one pass looks at."""
@@ -149,14 +152,18 @@ def in_turn(
         queues.setdefault(user, []).append((since, job_id))
     for queue in queues.values():
         queue.sort(reverse=True)
-    has = {user: running.get(user, 0) for user in queues}
+    users = [
+        (running.get(user, 0), served_at.get(user, 0.0), queue.pop(), user) for user, queue in queues.items()
+    ]
+    heapq.heapify(users)
     order: list[JobId] = []
-    while queues:
-        user = min(queues, key=lambda name: (has[name], served_at.get(name, 0.0), queues[name][-1]))
-        order.append(queues[user].pop()[1])
-        has[user] += 1
-        if not queues[user]:
-            del queues[user]
+    while users:
+        has, served, (_, job_id), user = users[0]
+        order.append(job_id)
+        if queues[user]:
+            heapq.heapreplace(users, (has + 1, served, queues[user].pop(), user))
+        else:
+            heapq.heappop(users)
     return order
 
 
@@ -176,7 +183,7 @@ def _offer(need: Need, candidate: Candidate, now: float) -> Offer | str:
     if not fitting:
         return _device_problem(need, candidate.entry.record.devices[0], candidate) or "no device fits"
     priced = sorted(
-        (_quote(need, candidate, device, now), index) for index, device in fitting
+        (_quote(need, candidate, device), index) for index, device in fitting
     )  # the cheapest, then the first
     if priced[0][0].amount > need.affordable:
         cheapest = format_tokens(priced[0][0].amount)
@@ -205,8 +212,12 @@ class _Price:
     duration_ms: int
 
 
-def _quote(need: Need, candidate: Candidate, device: Device, now: float) -> _Price:
-    duration_ms = need.cost.served_ms or estimated_duration_ms(need.cost.training_flops, device.flops_per_s)
+def _duration_ms(need: Need, device: Device) -> int:
+    return need.cost.served_ms or estimated_duration_ms(need.cost.training_flops, device.flops_per_s)
+
+
+def _quote(need: Need, candidate: Candidate, device: Device) -> _Price:
+    duration_ms = _duration_ms(need, device)
     whole = price_of(duration_ms, candidate.entry.record.price_per_hour)
     return _Price(remaining_amount(whole, need.first_segment, need.segments), duration_ms)
 
@@ -245,6 +256,8 @@ def _device_problem(need: Need, device: Device, candidate: Candidate) -> str | N
     memory = max(wanted.memory_bytes, need.cost.memory_bytes)
     if device.memory_bytes < memory:
         return f"device of {device.memory_bytes} bytes, the job needs {memory}"
+    if _duration_ms(need, device) > 1000 * LONGEST_S:
+        return f"device of {device.flops_per_s} FLOP/s: the job would take over {LONGEST_S // 86400} days"
     return None
 
 

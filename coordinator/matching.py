@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -13,9 +13,10 @@ import trio
 from coordinator.errors import IllegalTransitionError
 from coordinator.job import Cost, Job, OfferMade
 from coordinator.ledger import Ledger
-from coordinator.matcher import Candidate, Need, due_for_a_try, in_turn, match
+from coordinator.matcher import Candidate, Match, Need, due_for_a_try, in_turn, match
 from coordinator.registry import Registry
 from coordinator.state import Policy
+from coordinator.store import RunBlocking
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import JobId, PeerId
 from p2p.jobs import JobSpec
@@ -36,11 +37,13 @@ class Matching:
         registry: Registry,
         policy: Policy,
         new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+        run_blocking: RunBlocking = trio.to_thread.run_sync,
     ) -> None:
         self._ledger = ledger
         self._registry = registry
         self._policy = policy
         self._new_id = new_id
+        self._run_blocking = run_blocking
         self._wake = trio.Event()
         self._reserved: dict[JobId, tuple[PeerId, int]] = {}
         self._served_at: dict[PeerId, float] = {}
@@ -77,8 +80,7 @@ class Matching:
             job = jobs.get(job_id)
             if job is not None and job.waits_for_peer:
                 self._tried_at[job_id] = self._ledger.now()
-                self._try(job)
-            await trio.lowlevel.checkpoint()
+                await self._try(job)
 
     def _is_early(self, job: Job) -> bool:
         """What it continues is still served: on another device the same time would be paid twice."""
@@ -88,22 +90,23 @@ class Matching:
         before = self._ledger.jobs.get(JobId(serving.continues))
         return before is not None and before.engine_id == job.engine_id and before.live_grant is not None
 
-    def explain(self, job: Job) -> tuple[tuple[str, ...], tuple[RejectedPeer, ...]]:
+    async def explain(self, job: Job) -> tuple[tuple[str, ...], tuple[RejectedPeer, ...]]:
         """Why this peer, or why none yet."""
         if job.waits_for_peer:
-            found = match(need_of(job), self._candidates(), self._ledger.now())
+            found = await self._match(job)
             return found.lines, found.rejected
         return job.lines, job.rejected
 
-    def candidates(self) -> list[Candidate]:
-        return list(self._candidates())
+    async def _match(self, job: Job) -> Match:
+        """Off the event loop: there may be thousands of peers."""
+        found: Match = await self._run_blocking(match, need_of(job), self.candidates(), self._ledger.now())
+        return found
 
-    def _try(self, job: Job) -> None:
-        now = self._ledger.now()
-        found = match(need_of(job), self._candidates(), now)
-        if not found.offers:
-            return
-        best = found.offers[0]
+    async def _try(self, job: Job) -> None:
+        found = await self._match(job)
+        if not found.offers or self._ledger.jobs.get(job.job_id) is not job:
+            return  # what has changed meanwhile is looked at anew
+        now, best = self._ledger.now(), found.offers[0]
         entry = best.candidate.entry
         offer = OfferMade(
             at=now,
@@ -131,19 +134,20 @@ class Matching:
         if len(self._served_at) > MAX_REMEMBERED_USERS:
             del self._served_at[next(iter(self._served_at))]
 
-    def _candidates(self) -> Iterator[Candidate]:
+    def candidates(self) -> list[Candidate]:
         now = self._ledger.now()
         held: dict[PeerId, set[int]] = {}
         for peer_id, device in self._reserved.values():
             held.setdefault(peer_id, set()).add(device)
-        for entry in self._registry:
-            peer_id = entry.peer_id
-            yield Candidate(
+        return [
+            Candidate(
                 entry,
-                self._ledger.standing(peer_id),
-                self._registry.is_online(peer_id, now),
-                frozenset(held.get(peer_id, ())),
+                self._ledger.standing(entry.peer_id),
+                self._registry.is_online(entry.peer_id, now),
+                frozenset(held.get(entry.peer_id, ())),
             )
+            for entry in self._registry
+        ]
 
     def _changed(self, job: Job) -> None:
         self._track(self._ledger.jobs.get(job.job_id, job))

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
-import trio
-
 from coordinator.admission import admit
 from coordinator.database import Write
 from coordinator.effects import ReadsEscrows
 from coordinator.errors import IllegalTransitionError
+from coordinator.gates import Gate, counted
 from coordinator.job import TALKING, Cost, Grant, Job
 from coordinator.leases import LeaseBook
 from coordinator.ledger import Ledger
@@ -30,11 +29,6 @@ from p2p.limits import Rate, RateLimiter
 from p2p.protocols.coordinator import ChainInfo, LeaseRef
 
 SOFTWARE = "cyxwiz"
-MAX_ADMISSIONS = 2
-"""Graphs looked at side by side. The database's writer needs a thread at any time."""
-MAX_WAITING_ADMISSIONS = 64
-MAX_ADMISSIONS_OF_CALLER = 8
-"""Each takes up to seconds: of the places to wait in, one caller must leave some."""
 MAX_POLLS = 16
 """Long polls that one caller may hold open."""
 
@@ -70,32 +64,27 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     polls: Counter[PeerId] = field(default_factory=Counter)
     tokens: TokenBook = field(default_factory=TokenBook)
+    graphs: Gate = field(default_factory=lambda: Gate("graphs"))
+    questions: Gate = field(default_factory=lambda: Gate("questions about peers"))
     rates: RateLimiter = field(init=False)
-    _admissions: trio.CapacityLimiter = field(init=False)
-    _admitting: Counter[PeerId] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.rates = RateLimiter(Rate(self.limits.calls_per_s, self.limits.burst))
-        self._admissions = trio.CapacityLimiter(MAX_ADMISSIONS)
 
     async def admit(self, caller: PeerId, spec: JobSpec, graph: bytes) -> tuple[Cost, Match]:
         """What the job needs, and what it costs at whom.
 
         Raises RemoteFailureError for what cannot be trained or served.
         """
-        waiting = self._admissions.statistics().tasks_waiting
-        if waiting >= MAX_WAITING_ADMISSIONS:
-            raise RemoteFailureError("busy", f"{waiting} graphs wait to be looked at; try again")
-        with _counted(self._admitting, caller, MAX_ADMISSIONS_OF_CALLER, "graphs of yours wait"):
-            async with self._admissions:
-                cost: Cost = await self.run_blocking(admit, spec, graph)
-                # Off the event loop too: there may be thousands of peers.
-                candidates, now = self.matching.candidates(), self.now()
-                found: Match = await self.run_blocking(quotes, first_need(cost, spec), candidates, now)
+        async with self.graphs.turn(caller):
+            cost: Cost = await self.run_blocking(admit, spec, graph)
+            # Off the event loop too: there may be thousands of peers.
+            candidates, now = self.matching.candidates(), self.now()
+            found: Match = await self.run_blocking(quotes, first_need(cost, spec), candidates, now)
         return cost, found
 
     def long_poll(self, caller: PeerId) -> AbstractContextManager[None]:
-        return _counted(self.polls, caller, MAX_POLLS, "polls are waiting")
+        return counted(self.polls, caller, MAX_POLLS, "polls are waiting")
 
     async def own_job(self, caller: PeerId, job_id: str) -> Job:
         """A job of the Engine that asks. To everybody else it does not exist."""
@@ -140,20 +129,6 @@ class Services:
                 "conflict", f"lease {ref.lease_id}, fencing {ref.fencing}: not yours, or it is over"
             )
         return job, grant
-
-
-@contextmanager
-def _counted(counts: Counter[PeerId], caller: PeerId, limit: int, what: str) -> Iterator[None]:
-    """One more of the caller's, inside of the block. Raises RemoteFailureError."""
-    if counts[caller] >= limit:
-        raise RemoteFailureError("busy", f"{counts[caller]} {what}, limit {limit}")
-    counts[caller] += 1
-    try:
-        yield
-    finally:
-        counts[caller] -= 1
-        if not counts[caller]:
-            del counts[caller]
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from coordinator.admission import admit
 from coordinator.config import Config
 from coordinator.control import control_handler
 from coordinator.database import Database
+from coordinator.gates import MAX_OF_CALLER
 from coordinator.matcher import quotes
-from coordinator.services import MAX_ADMISSIONS_OF_CALLER
 from coordinator.state import replay
 from p2p.chain.escrow_codec import EscrowStatus
 from p2p.errors import RemoteFailureError
@@ -317,15 +317,58 @@ async def test_one_caller_cannot_take_every_place_where_graphs_wait(tmp_path: Pa
 
         world.services.run_blocking = once_told
         async with trio.open_nursery() as nursery:
-            for number in range(MAX_ADMISSIONS_OF_CALLER + 1):
+            for number in range(MAX_OF_CALLER + 1):
                 nursery.start_soon(estimate, number)
             await refused.wait()
             nursery.start_soon(other.once, wire.EstimateJob(other.spec(1)), GRAPH)
             told.set()
-        limit = MAX_ADMISSIONS_OF_CALLER
+        limit = MAX_OF_CALLER
         assert refusals == [f"busy: {limit} graphs of yours wait, limit {limit}"]
         assert worked == {admit, quotes}, "neither keeps the event loop from others"
         await greedy.once(wire.EstimateJob(greedy.spec(1)), GRAPH)
+
+
+async def test_questions_about_thousands_of_peers_keep_the_event_loop_from_nobody(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        assert world.services is not None
+        run_blocking = world.services.run_blocking
+        worked: set[str] = set()
+
+        async def noting(work: Callable[..., Any], *arguments: Any) -> Any:
+            worked.add(work.__name__)
+            return await run_blocking(work, *arguments)
+
+        world.services.run_blocking = world.services.matching._run_blocking = noting
+        await engine.once(wire.FindPeers(Requirements()))
+        assert worked == {"_peers_for"}
+        worked.clear()
+        spec = engine.spec(1)
+        await engine.once(wire.SubmitJob(spec), GRAPH)
+        await engine.once(wire.ExplainJob(spec.job_id))
+        assert worked == {"admit", "quotes", "match"}
+
+
+async def test_a_job_that_comes_twice_and_is_over_meanwhile_stays_in_nobodys_memory(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.engine("engine") as engine:
+        assert world.services is not None
+        run_blocking = world.services.run_blocking
+        spec = engine.spec(1)
+        admitted = trio.Event()
+
+        async def slow(work: Callable[..., Any], *arguments: Any) -> Any:
+            if work is quotes and not admitted.is_set():
+                admitted.set()
+                await trio.sleep(5)
+            return await run_blocking(work, *arguments)
+
+        world.services.run_blocking = slow
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.once, wire.SubmitJob(spec), GRAPH)
+            await admitted.wait()
+            await engine.once(wire.SubmitJob(spec), GRAPH)
+            await engine.once(wire.CancelJob(spec.job_id))
+        assert (await engine.once(wire.PollJob(spec.job_id, 0, 0))).state is JobState.CANCELLED
+        assert not world.services.ledger.jobs
 
 
 async def test_what_continues_a_deployment_waits_for_its_end_also_where_a_device_is_free(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -23,6 +22,5 @@ def test_reasons_with_the_words_of_many_peers_fit_into_an_answer(make: Any) -> N
     """Which say themselves what they serve."""
     said = "serves " + ", ".join(["\U0001f600" * 128] * 8) + ", the deployment's is cyxmodel"
     rejected = (RejectedPeer(make.identity("peer").peer_id, said),) * 1000
-    services: Any = SimpleNamespace(matching=SimpleNamespace(explain=lambda job: ((), rejected)))
-    told = explanation(services, make.submitted())
+    told = explanation(make.submitted(), (), rejected)
     assert len(msgspec.msgpack.encode(told)) < LIMITS.message_bytes and len(told.rejected) > 400

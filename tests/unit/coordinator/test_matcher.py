@@ -4,9 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 from coordinator.job import Cost
-from coordinator.matcher import SMALL_JOB, Candidate, Need, match
+from coordinator.matcher import LONGEST_S, SMALL_JOB, Candidate, Need, in_turn, match, quotes
 from coordinator.reputation import PROVEN_JOBS, TINY_JOB, Evidence, Standing, completion, note, score
-from p2p.jobs import Requirements
+from p2p.identifiers import JobId, PeerId
+from p2p.jobs import DeviceKind, Requirements
+from p2p.protocols import Response
+from p2p.protocols.coordinator import RESPONSES, Device, Estimate
 
 
 def proven(candidate: Candidate) -> Candidate:
@@ -34,7 +37,7 @@ def test_a_large_job_goes_to_a_peer_that_has_proven_something(make: Any) -> None
 
 def test_a_large_job_goes_to_a_new_peer_where_there_is_no_other(make: Any) -> None:
     new = make.candidate("new")
-    assert chosen(make, 10**17, new) == [new.peer_id]
+    assert chosen(make, 10**15, new) == [new.peer_id]
 
 
 def test_paying_oneself_next_to_nothing_makes_no_reputation(make: Any) -> None:
@@ -44,3 +47,35 @@ def test_paying_oneself_next_to_nothing_makes_no_reputation(make: Any) -> None:
         standing = note(standing, completion(TINY_JOB - 1), make.now + number)
     assert (standing.completed, score(standing, make.now + 100)) == (0, 0.5)
     assert completion(TINY_JOB) is Evidence.JOB_COMPLETED
+
+
+def test_a_device_that_would_take_for_ever_hides_no_other_peers_quote(make: Any) -> None:
+    """It may be free of charge, and so the cheapest; its time is more than an answer may say."""
+    slowest = Device(DeviceKind.CPU, "abacus", 8 << 30, 1)
+    slow, other = make.candidate("slow", devices=(slowest,), price_per_hour=0), make.candidate("other")
+    found = quotes(Need(cost=Cost(1, 10**15, 1), requirements=Requirements()), [slow, other], make.now)
+    estimate = Estimate(1, 10**15, 1, tuple(offer.quote for offer in found.offers), found.rejected)
+    assert RESPONSES.decode(RESPONSES.encode(Response(1, estimate))).answer == estimate
+    assert [offer.candidate for offer in found.offers] == [replace(other)]
+    assert [entry.reason for entry in found.rejected] == [
+        "device of 1 FLOP/s: the job would take over 91 days"
+    ]
+    assert chosen(make, (LONGEST_S - 2) * 10**9, other) == [other.peer_id]
+    assert chosen(make, LONGEST_S * 10**9, other) == []
+
+
+def test_many_waiting_users_are_put_in_order_by_looking_at_each_once() -> None:
+    """Names cost nothing: all waiting jobs may be of different users."""
+
+    class Counting(dict[PeerId, float]):
+        looks = 0
+
+        def get(self, key: PeerId, default: float = 0.0) -> float:  # type: ignore[override]
+            self.looks += 1
+            return super().get(key, default)
+
+    waiting = [(JobId(str(number)), PeerId(f"user {number}"), float(number)) for number in range(500)]
+    served_at = Counting({PeerId("user 0"): 1.0})
+    order = in_turn(waiting, {PeerId("user 1"): 1}, served_at)
+    assert order == [str(number) for number in (*range(2, 500), 0, 1)]
+    assert served_at.looks <= 2 * len(waiting)
