@@ -66,6 +66,8 @@ def do(state: Editing, edit: Edit, gesture: str = "") -> Editing:
         before = patched(state.graph, done[-1].patch.reversed())
         step = replace(done[-1], patch=difference(before, graph))
         done = done[:-1]
+        if step.patch.is_empty:  # it came back to where it began
+            return _settled(replace(state, graph=graph, done=done))
     return _settled(replace(state, graph=graph, done=(*done, step)[-MAX_STEPS:], undone=()))
 
 

@@ -28,7 +28,7 @@ class Opened:
 def open_graph(path: Path, aspect: float = ASPECT) -> Opened:
     """A graph file, of this or an older format, or the graph in a ``.cyxmodel``. Raises FileError."""
     try:
-        if path.suffix == ".cyxmodel":
+        if path.suffix.lower() == ".cyxmodel":
             return editable(_graph_in_model(path), aspect)
         if path.stat().st_size > MAX_GRAPH_BYTES:
             raise FileError(f"{path.name} has {path.stat().st_size} bytes, limit {MAX_GRAPH_BYTES}")

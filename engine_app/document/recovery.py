@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +74,14 @@ def _remove(path: Path) -> None:
 
 def recoverable(folder: Path) -> list[Recovered]:
     """What can be recovered, newest first; files that cannot be read are left where they are."""
-    paths = sorted(folder.glob(f"*{SUFFIX}"))[:MAX_FILES] if folder.is_dir() else []
-    found = [each for each in map(_readable, paths) if each is not None]
-    return sorted(found, key=lambda each: -each.changed_at_s)
+    found = sorted(_dated(folder), reverse=True)[:MAX_FILES]
+    return [each for each in (_readable(path) for _, path in found) if each is not None]
+
+
+def _dated(folder: Path) -> Iterator[tuple[float, Path]]:
+    for path in folder.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(OSError):  # another window may take it away just now
+            yield path.stat().st_mtime, path
 
 
 def _readable(path: Path) -> Recovered | None:

@@ -80,6 +80,10 @@ class EngineApp(App):
         self.bar: Any = None
         self._is_wide = True
         self._ends: list[Callable[[], Any]] = []
+        self._document = object()
+        """Another for each document: what was begun for one before it does nothing to this one."""
+        self._writing = trio.Lock()
+        """The newest is written last."""
 
     # -- start and end -------------------------------------------------------------------------
 
@@ -181,7 +185,7 @@ class EngineApp(App):
         self.host.ask("Go on where it stopped?", text, "Recover", recover, instead=instead)
 
     def _recover(self, lost: Recovered) -> None:
-        self.path = lost.document
+        self.path, self._document = lost.document, object()
         self._keeper.take_over(lost)
         self.desk.open_unsaved(lost.graph)
 
@@ -215,7 +219,7 @@ class EngineApp(App):
             return True
         if not self.desk.is_changed:
             return False
-        text = f"{self.desk.graph.name} has changes."
+        text = f"{plain(self.desk.graph.name)} has changes."
         self.host.ask("Close without saving?", text, "Close", self._leave, danger=True)
         return True
 
@@ -336,11 +340,15 @@ class EngineApp(App):
         self.context.start(open_it)
 
     def _open_graph(self, path: Path) -> None:
+        before = self.desk.graph
+
         async def open_it() -> None:
             opened = await files.read_graph(path, self.desk.aspect)
             lost = await self._keeper.lost_of(path)
             show = partial(self._show_opened, path, opened)
-            if lost is not None and lost.graph != opened.graph:
+            if self.desk.graph is not before:  # edited while it was read
+                self._unless_changed(show)
+            elif lost is not None and lost.graph != opened.graph:
                 self.offer(lost, ("Open as saved", show))
             else:
                 show()
@@ -348,7 +356,7 @@ class EngineApp(App):
         self.context.start(open_it)
 
     def _show_opened(self, path: Path, opened: Opened) -> None:
-        self.path = path if path.suffix == ".json" else None
+        self.path, self._document = path if path.suffix.lower() == ".json" else None, object()
         self.desk.open(opened.graph)
         self._remember(path)
         self.show_page("build")
@@ -368,7 +376,7 @@ class EngineApp(App):
 
     def _begin_with(self, graph: Graph) -> None:
         """Something that no file holds yet."""
-        self.path = None
+        self.path, self._document = None, object()
         self.desk.open(graph)
         self.show_page("build")
 
@@ -383,14 +391,16 @@ class EngineApp(App):
         ask_path(self.context, "Save the graph", start, "Save", self._write)
 
     def _write(self, path: Path) -> None:
-        graph = self.desk.graph
+        graph, document = self.desk.graph, self._document
 
         async def write() -> None:
-            await files.write_graph(path, graph)
-            self.path = path
-            self.desk.mark_saved(graph)
+            async with self._writing:
+                await files.write_graph(path, graph)
+            if document is self._document:  # another may have been opened meanwhile
+                self.path = path
+                self.desk.mark_saved(graph)
             self._remember(path)
-            self.host.toast(f"Saved as {path.name}")
+            self.host.toast(f"Saved as {plain(path.name)}")
 
         self.context.start(write)
 
@@ -412,7 +422,7 @@ class EngineApp(App):
 
     def _unless_changed(self, action: Callable[[], Any]) -> None:
         if self.desk.is_changed:
-            text = f"The changes to {self.desk.graph.name} are not saved."
+            text = f"The changes to {plain(self.desk.graph.name)} are not saved."
             self.host.ask("Open another graph?", text, "Discard them", action, danger=True)
         else:
             action()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from backend.diagnostics import ends_of
 from backend.graph import Graph, Node
 from backend.serialize import dump_graph
 from backend.validate import diagnose
+from engine_app.document import recovery
 from engine_app.document.alignment import Axis, Edge, aligned, distributed, snapped
 from engine_app.document.analysis import analyse, short_number
 from engine_app.document.apply import apply
@@ -72,6 +74,16 @@ def test_a_drag_is_one_step_and_the_next_drag_another() -> None:
     assert place_of(once.graph.node("relu")) == (4.0, 50.0)
     assert undo(once).graph == MLP
     assert redo(redo(undo(once))).graph == state.graph
+
+
+def test_a_drag_that_comes_back_to_where_it_began_is_no_step() -> None:
+    state = do(Editing(MLP), SetParameter("dense", "units", 8), "slider")
+    for x in (5.0, 0.0):
+        state = do(state, MoveNodes({"relu": (x, 50.0)}), "there")
+    before = state
+    for x in (9.0, 0.0):
+        state = do(state, MoveNodes({"relu": (x, 50.0)}), "there and back")
+    assert (state.graph, state.done) == (before.graph, before.done)
 
 
 def test_undo_shows_where_it_happened_and_selects_what_was_selected() -> None:
@@ -265,6 +277,15 @@ def test_what_was_not_saved_can_be_recovered_until_it_is(tmp_path: Path) -> None
     assert place_of(found[(tmp_path / "g.json").resolve()].node("relu")) == (2.0, 0.0)
     kept.discard()
     assert [each.document for each in recoverable(tmp_path / "r")] == [None]
+
+
+def test_the_newest_of_many_that_were_lost_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "MAX_FILES", 2)
+    for number in range(4):
+        kept = RecoveryFile(tmp_path, None, f"untitled {number}")
+        kept.keep(Graph(f"graph {number}"))
+        os.utime(kept.path, (number, number))
+    assert [each.graph.name for each in recoverable(tmp_path)] == ["graph 3", "graph 2"]
 
 
 def test_equal_places_give_equal_files() -> None:
