@@ -74,11 +74,15 @@ class Story:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.last = 0
+        """Number of the newest line: what a new connection tells again is not told twice."""
 
     def tell(self, news: dict[str, Any]) -> None:
         if news.get("kind") == "progress":
             self.run.add(news["metrics"])
-        elif news.get("text"):
+            return
+        self.last = max(self.last, news.get("number") or 0)
+        if news.get("text"):
             signature = f"  [{news['signature'][:16]}]" if news.get("signature") else ""
             self.lines.append(f"{news.get('state') or news['kind']}  {news['text']}{signature}")
 
@@ -95,6 +99,9 @@ class Network(Observed):
         self._alone = trio.Lock()
         """Held while a session is open: the folder is locked until the one before has ended."""
         self._look_now = trio.Event()
+        self._followed: set[str] = set()
+        self._given_up: set[str] = set()
+        """Jobs whose story ended with an error: they go on when their user says so."""
         self.address = config.coordinator or Places(config.data_dir).remembered_coordinator() or ""
         self.state = "off"
         """off, connecting, online; away: the session is there, the coordinator is not."""
@@ -130,6 +137,8 @@ class Network(Observed):
             self._scope.cancel()
             self._scope = None
         self._session = None
+        self.call_off()
+        self.peers, self.estimate, self.estimate_for = [], None, None
         self._set("off", "")
 
     def unlock(self, passphrase: str) -> None:
@@ -162,7 +171,8 @@ class Network(Observed):
     async def _follow_all(self, session: Session) -> None:
         """Looks at peers and jobs again and again; follows each job that is not over."""
         async with trio.open_nursery() as nursery:
-            followed: set[str] = set()
+            self._followed = followed = set[str]()
+            self._given_up.clear()
             while True:
                 await self._look(session)
                 for job in self.jobs:
@@ -200,11 +210,12 @@ class Network(Observed):
     async def _follow(self, session: Session, job: str, name: str) -> None:
         story = self._story(job, name)
         try:
-            last = await session.ask("follow", partial(self._told, story), job=job)
+            last = await session.ask("follow", partial(self._told, story), job=job, after=story.last)
             if last["metrics"]:
                 story.run.add(last["metrics"])
         except P2PError as error:
             story.lines.append(str(error))
+            self._given_up.add(job)
         self.jobs = await session.ask("jobs")
         self._tell()
 
@@ -248,6 +259,10 @@ class Network(Observed):
         async def work(session: Session) -> None:
             await session.ask(name, job=job)
             self.jobs = await session.ask("jobs")
+            if name == "resume" and job in self._given_up:
+                self._given_up.discard(job)
+                self._followed.discard(job)
+                self._look_now.set()
 
         self._order(f"{name.capitalize()}: asking the peer", work)
 

@@ -88,9 +88,9 @@ class JobsPage(BoxLayout):
         parts = {
             "connection": (network.state, network.text),
             "peers": (network.state, network.peers),
-            "jobs": (self._trainings, self._chosen, self._shows_all),
+            "jobs": ([_settled(job) for job in self._trainings], self._chosen, self._shows_all),
             "rate": (self._chosen, self._job["state"] if self._job else ""),
-            "detail": (self._chosen, self._job, self._lines),
+            "detail": (self._chosen, _settled(self._job), self._lines),
         }
         for name, shown in parts.items():
             if self._drawn.get(name) != shown:
@@ -238,7 +238,8 @@ class JobsPage(BoxLayout):
         look, network = self._context.look, self._network
         found = []
         if job["state"] not in OVER:
-            name, text, icon = ("resume", "Go on", "play") if job["paused"] else ("pause", "Pause", "pause")
+            waits = job["paused"] or job["state"] == "waiting_for_user"
+            name, text, icon = ("resume", "Go on", "play") if waits else ("pause", "Pause", "pause")
             order = partial(network.order, name, job["job_id"])
             found.append(PushButton(look, text, order, Kind.PLAIN, icon))
             cancel = partial(self._ask_cancel, job["job_id"])
@@ -261,6 +262,11 @@ class JobsPage(BoxLayout):
         ask_path(
             self._context, "Fetch the model", start, "Fetch", partial(self._network.fetch, job["job_id"])
         )
+
+
+def _settled(job: dict[str, Any] | None) -> dict[str, Any]:
+    """What is drawn of it: its newest figures are the curves' business, and change all the time."""
+    return {name: value for name, value in (job or {}).items() if name != "metrics"}
 
 
 def terms(peer: dict[str, Any]) -> str:

@@ -32,7 +32,9 @@ class OrderCard(Card):
         self._context, self._network, self._trainer = context, network, trainer
         self._drawn: dict[str, Any] = {}
         self._stream, self._private = False, PRIVATE[0][0]
-        self._budget = TextField(look, "5", check=budget_problem, hint="Such as 2.5")
+        self._budget = TextField(
+            look, "5", lambda _text: self.refresh(), budget_problem, hint="Such as 2.5", live=True
+        )
         self._segments = Stepper(
             look, 4, lambda _value: self.refresh(), check=lambda t: whole_problem(t, 1, MAX_SEGMENTS)
         )
@@ -145,8 +147,8 @@ class OrderCard(Card):
         self._network.ask_estimate(self._context.desk.graph, self._trainer.source, self.segments)
 
     def _submit(self) -> None:
-        if self._network.address and budget_problem(self._budget.text) is not None:
-            return
+        if self._segments.field.problem or (self._network.address and self._budget.problem):
+            return  # which is told below the field
         budget = parse_tokens(self._budget.text) if self._network.address else 0
         private = () if self._private == "none" else tuple(self._private.split(","))
         wish = JobWish(budget, self.segments, stream=self._stream, private=private)

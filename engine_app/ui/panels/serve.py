@@ -47,6 +47,7 @@ class ServeSheet(Column):
         self._host, self._key = HERE, ""
         self._layers, self._window, self._threads = 0, 0, 1
         self._has_keys = False
+        self._steppers: dict[str, Stepper] = {}
         devices = local_devices()
         self._device = Choice(look, devices[0], devices, lambda value: None)
         self._port = TextField(look, str(free_port(HERE) or ""), check=self._port_problem)
@@ -110,6 +111,7 @@ class ServeSheet(Column):
 
     def _found(self, kind: ModelFormat, problem: str) -> None:
         self._format, self._problem = kind, problem
+        self._steppers = {}
         for name in ("model", "options", "go"):
             self._show(name)
 
@@ -141,7 +143,9 @@ class ServeSheet(Column):
         def move(found: float, way: int) -> float:
             return found + way * step
 
-        return Stepper(self._context.look, value, changed, check=check, step=move)
+        stepper = Stepper(self._context.look, value, changed, check=check, step=move)
+        self._steppers[name] = stepper
+        return stepper
 
     # -- where it answers ----------------------------------------------------------------------
 
@@ -210,8 +214,9 @@ class ServeSheet(Column):
             part.add_widget(Text(look, "Make a key first.", theme.SMALL, look.palette.muted))
 
     def _go(self) -> None:
-        if self.model is None or self._port_problem(self._port.text) is not None:
-            return  # which is told below the port
+        wrong = [each for each in self._steppers.values() if each.field.problem]
+        if self.model is None or wrong or self._port_problem(self._port.text) is not None:
+            return  # which is told below the field
         wish = ServeWish(
             self.model,
             self._host,

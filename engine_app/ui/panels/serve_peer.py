@@ -99,6 +99,11 @@ class PeerSheet(Column):
         return [peer for peer in known if peer.get("online", peer.get("allowed", False))][:MAX_PEERS]
 
     @property
+    def _can_ask(self) -> bool:
+        """One that was chosen, and went away since, is not replaced by another."""
+        return any(self._peer in ("", peer["peer_id"]) for peer in self._peers)
+
+    @property
     def cost(self) -> int | None:
         """Of one replica at the chosen peer, or at the dearest of all; None where that is not known."""
         duration_ms = self._value(self._minutes, MINUTES) * 60_000
@@ -121,7 +126,7 @@ class PeerSheet(Column):
                 self._value(self._minutes, MINUTES),
                 self._is_paid,
             ),
-            "go": (self._format, is_online, network.busy, network.problem, bool(self._peers)),
+            "go": (self._format, is_online, network.busy, network.problem, self._can_ask),
         }
         for name, found in shown.items():
             if name not in self._drawn or self._drawn[name] != found:
@@ -243,8 +248,11 @@ class PeerSheet(Column):
     def _show_go(self, part: Column) -> None:
         look, network = self._context.look, self._network
         button = PushButton(look, "Deploy", self.go, Kind.PRIMARY, "deploy", size_hint=(1, None))
-        button.disabled = self._format is ModelFormat.UNKNOWN or not self._peers or bool(network.busy)
+        button.disabled = self._format is ModelFormat.UNKNOWN or not self._can_ask or bool(network.busy)
         part.add_widget(button)
+        if self._peers and not self._can_ask:
+            text = "The peer that you chose is away: choose another."
+            part.add_widget(Text(look, text, theme.SMALL, look.palette.warning))
         show_order(look, part, network.problem, network.busy, network.call_off)
 
     def go(self) -> None:

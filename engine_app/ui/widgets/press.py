@@ -42,6 +42,8 @@ class Pressable(Widget):
         self.tip = tip
         self._held: Any = None
         self._was_held = False
+        self._finger: Any = None
+        """Of several that are down, the one that presses: what it does is not done twice."""
         with self.canvas.after:
             self._ring_colour = Color(*theme.faded(look.palette.accent, 0))
             self._ring = SmoothLine(width=look.px(theme.STROKE) / 2)
@@ -67,6 +69,7 @@ class Pressable(Widget):
         if self.disabled or not is_main(touch) or not self.collide_point(*touch.pos):
             return bool(self.disabled and self.collide_point(*touch.pos)) or super().on_touch_down(touch)
         touch.grab(self)
+        self._finger = touch.uid
         self.is_down = True
         self._was_held = False
         if self.tip:
@@ -76,13 +79,14 @@ class Pressable(Widget):
     def on_touch_move(self, touch: Any) -> bool:
         if touch.grab_current is not self:
             return super().on_touch_move(touch)
-        self.is_down = self.collide_point(*touch.pos)
+        if touch.uid == self._finger:
+            self.is_down = self.collide_point(*touch.pos)
         return True
 
     def on_touch_up(self, touch: Any) -> bool:
         if touch.grab_current is not self:
             return super().on_touch_up(touch)
-        was_down = self.is_down and not self._was_held
+        was_down = self.is_down and not self._was_held and touch.uid == self._finger
         self.release(touch)
         if was_down:
             self.press()
@@ -91,6 +95,8 @@ class Pressable(Widget):
     def release(self, touch: Any) -> None:
         """Something else, such as scrolling, takes the touch."""
         touch.ungrab(self)
+        if touch.uid != self._finger:
+            return
         self.is_down = False
         if self._held is not None:
             self._held.cancel()
