@@ -19,6 +19,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 MAX_POINTS = 1 << 20
 """Of one curve; then every other point goes."""
+LARGEST_X, LARGEST_Y = 2.0**53, 1e300
 
 
 class Curve:
@@ -46,7 +47,14 @@ class Curve:
         return found
 
     def append(self, x: float, y: float) -> None:
-        """An x that is not above the last one replaces it: what is done again, such as after a crash."""
+        """An x that is not above the last one replaces it: what is done again, such as after a crash.
+
+        What a plot could not reckon with is left out: a peer may say anything.
+        """
+        if not abs(x) <= LARGEST_X:
+            return
+        if not abs(y) <= LARGEST_Y:
+            y = math.nan
         while self._count and x <= self._data[0, self._count - 1]:
             self._count -= 1
         if self._count >= MAX_POINTS:

@@ -32,14 +32,21 @@ def rasterized(strokes: Sequence[Stroke], height: int, width: int) -> Pixels:
     y = height - (np.arange(rows) + 0.5) / fine
     grid_x, grid_y = np.meshgrid(x, y)
     radius = PEN * _side(height, width)
+    reach = radius + 1 / fine
     nearest = np.full((rows, columns), np.inf)
     for stroke in placed:
         for begin, end in zip(stroke, stroke[1:] if len(stroke) > 1 else stroke, strict=False):
-            np.minimum(nearest, _distance(grid_x, grid_y, begin, end), out=nearest)
+            # Farther away than the pen is wide it changes nothing.
+            low, high = np.minimum(begin, end) - reach, np.maximum(begin, end) + reach
+            left, right = np.searchsorted(x, (low[0], high[0]))
+            top, bottom = np.searchsorted(-y, (-high[1], -low[1]))
+            near = np.s_[top:bottom, left:right]
+            found = _distance(grid_x[near], grid_y[near], begin, end)
+            nearest[near] = np.minimum(nearest[near], found)
     ink = np.clip((radius - nearest) * fine + 0.5, 0, 1)
-    found: Pixels = ink.reshape(height, fine, width, fine).mean(axis=(1, 3)).astype(np.float32)
-    top = float(found.max())
-    return found / np.float32(top) if top > 0 else found
+    pixels: Pixels = ink.reshape(height, fine, width, fine).mean(axis=(1, 3)).astype(np.float32)
+    darkest = float(pixels.max())
+    return pixels / np.float32(darkest) if darkest > 0 else pixels
 
 
 def _thinned(strokes: Sequence[Stroke]) -> list[NDArray[np.float64]]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 from msgspec import to_builtins
 
-from backend.errors import BackendError
 from backend.facts import DataFacts
 from backend.graph import Graph
 from engine_app.config import Config
@@ -123,7 +122,9 @@ class Trainer(Observed):
 
     def propose(self, source: str) -> None:
         """As ``choose``, but it is not read before somebody wants to see it."""
-        self.source, self.preview, self.problem = source, None, ""
+        if self._look is not None:
+            self._look.cancel()
+        self.source, self.preview, self.problem, self.is_reading = source, None, "", False
         self._tell()
 
     def look(self) -> None:
@@ -132,14 +133,20 @@ class Trainer(Observed):
             self.choose(self.source)
 
     async def _read(self, source: str) -> None:
+        fault = None
         try:
             found = await trio.to_thread.run_sync(_preview, source, abandon_on_cancel=True)  # type: ignore[call-arg]
-        except (BackendError, OSError) as error:
-            self.problem = str(error)
+        except UnicodeEncodeError:
+            self.problem = "The file's name is not Unicode: give it another one."
+        except Exception as error:  # a reader's boundary: whatever it was, it is no longer being read
+            self.problem = str(error) or type(error).__name__
+            fault = None if is_expected(error) else error
         else:
             self.preview = found
         self.is_reading = False
         self._tell()
+        if fault is not None:
+            raise fault
 
     # -- training ------------------------------------------------------------------------------
 
@@ -191,7 +198,10 @@ class Trainer(Observed):
             if self._first is None:
                 self._first = (metrics["step"], trio.current_time())
             self.run.add(metrics)
-            self._set("training", "")
+            if self.state == "stopping":
+                self._tell()
+            else:
+                self._set("training", "")
 
     def on_line(self, text: str, kind: str) -> None:
         if kind == "queue":

@@ -17,6 +17,7 @@ from backend.readers.table_of_readers import BUNDLED
 from engine_app.document import commands
 from engine_app.document.edits import Edit
 from engine_app.document.errors import EditError
+from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.converter import sections_of
@@ -29,7 +30,10 @@ from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".npz", ".npy", ".safetensors", ".txt", ".jsonl", ".gz")
 MAX_CLASSES = 12
+SEEN_PIXELS = 96
+"""Of a thumbnail's shorter side, about: of larger pictures every so many."""
 MAX_RANGES = 6
+MAX_NAME = 80
 
 
 class DataCard(Card):
@@ -66,7 +70,7 @@ class DataCard(Card):
             self.add_widget(Text(look, text, colour=look.palette.muted))
         else:
             row = Row(look)
-            name = Text(look, source_name(trainer.source), theme.STRONG, lines=1)
+            name = Text(look, plain(source_name(trainer.source)), theme.STRONG, lines=1)
             name.pos_hint = {"center_y": 0.5}
             row.add_widget(name)
             if self._has_options():
@@ -75,7 +79,7 @@ class DataCard(Card):
         if trainer.is_reading:
             self.add_widget(Text(look, "Reading it...", theme.SMALL, look.palette.muted))
         if trainer.problem:
-            self.add_widget(Text(look, trainer.problem, theme.SMALL, look.palette.danger))
+            self.add_widget(Text(look, brief(trainer.problem), theme.SMALL, look.palette.danger))
         if fit is not None:
             text = "Set the graph to this data"
             self.add_widget(
@@ -148,14 +152,14 @@ class DataCard(Card):
             self.add_widget(Text(look, f"{len(found.classes)} CLASSES", theme.LABEL, look.palette.muted))
             most = max(entry.samples for entry in found.classes) or 1
             for entry in found.classes[:MAX_CLASSES]:
-                self.add_widget(Bar(look, entry.name, entry.samples, entry.samples / most))
+                self.add_widget(Bar(look, plain(entry.name[:MAX_NAME]), entry.samples, entry.samples / most))
             if len(found.classes) > MAX_CLASSES:
                 self._say(f"and {len(found.classes) - MAX_CLASSES} more classes")
         ranges = ([found.target] if found.target else []) + list(found.inputs[:MAX_RANGES] or [found.values])
         self.add_widget(Text(look, "RANGES", theme.LABEL, look.palette.muted))
         for each in ranges:
             row = Row(look)
-            row.add_widget(Text(look, each.name, theme.SMALL, lines=1))
+            row.add_widget(Text(look, plain(each.name[:MAX_NAME]), theme.SMALL, lines=1))
             text = f"{each.minimum:.4g} to {each.maximum:.4g}, mean {each.mean:.3g}"
             row.add_widget(
                 Text(look, text, theme.SMALL, look.palette.muted, align="right", lines=1, size_hint_x=1.6)
@@ -164,7 +168,7 @@ class DataCard(Card):
         if len(found.inputs) > MAX_RANGES:
             self._say(f"and {len(found.inputs) - MAX_RANGES} more inputs")
         for warning in found.warnings:
-            self.add_widget(Text(look, warning, theme.SMALL, look.palette.warning))
+            self.add_widget(Text(look, brief(warning), theme.SMALL, look.palette.warning))
 
     def _say(self, text: str) -> None:
         look = self._context.look
@@ -221,6 +225,8 @@ def _is_images(samples: Any) -> bool:
 
 def _texture(sample: Any) -> Texture:
     """Of (channels, height, width); the least value is black and the greatest white."""
+    coarse = max(1, min(sample.shape[1:]) // SEEN_PIXELS)
+    sample = sample[:, ::coarse, ::coarse]
     low, high = float(sample.min()), float(sample.max())
     pixels = np.clip((sample.astype(np.float32) - low) / ((high - low) or 1) * 255, 0, 255).astype(np.uint8)
     pixels = np.moveaxis(np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, 0, 2)

@@ -14,7 +14,7 @@ from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.exporter import ENDINGS, FORMATS, Exporter
 from engine_app.ui.panels.certificate import certificate_card
-from engine_app.ui.panels.pick_file import folder_problem
+from engine_app.ui.panels.pick_file import folder_problem, path_of
 from engine_app.ui.panels.pick_model import ask_model
 from engine_app.ui.widgets.box import Column, Gap, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton, Segments, Toggle
@@ -209,7 +209,7 @@ class ExportSheet(Column):
         part.add_widget(button)
 
     def _start(self) -> None:
-        model, target = self._exporter.model, Path(self._target.text).expanduser()
+        model, target = self._exporter.model, path_of(self._target.text)
         if model is None or folder_problem(self._target.text) is not None:
             return
         if target.absolute() == model.absolute():

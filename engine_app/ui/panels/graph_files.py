@@ -17,7 +17,7 @@ from engine_app.scene.svg import svg_of
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.importer import Importer
-from engine_app.ui.panels.pick_file import folder_problem
+from engine_app.ui.panels.pick_file import folder_problem, path_of
 from engine_app.ui.portrait import write_png
 from engine_app.ui.widgets.box import Column, Gap, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton, Segments
@@ -85,7 +85,7 @@ class PictureSheet(Column):
             self._scales.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
 
     def _save(self) -> None:
-        host, path = self._context.host, Path(self.target.text).expanduser()
+        host, path = self._context.host, path_of(self.target.text)
         if folder_problem(self.target.text) is not None:
             return
         write = partial(save_picture, self._context, path, self._format, float(self._scale))
@@ -163,7 +163,7 @@ class ImportSheet(Column):
             text = "Cancel" if importer.is_busy else "Close"
             self._buttons.add_widget(PushButton(look, text, action, Kind.PLAIN))
             if not importer.is_busy and not importer.problem:
-                self._context.host.close()
+                self._context.host.close_with(self)
 
     def _deploy(self, source: Path) -> None:
         """What cannot become a graph may still answer."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 from kivy.uix.widget import Widget
 
@@ -233,10 +233,17 @@ def make_control(context: Context, parameter: Parameter, value: JsonValue, chang
             return _slider(context, parameter, value, change)
         case Control.STEPPER:
             whole = parameter.type is ParameterType.INTEGER
-            number = value if isinstance(value, int | float) else 0
+            number = value if is_number(value) else 0
             step = None if whole else doubled
             stepper = Stepper(look, number, lambda found: change(found), check=check, whole=whole, step=step)
-            return _Made(stepper, stepper.show)
+
+            def show(value: Any) -> None:
+                if is_number(value):
+                    stepper.show(value)
+                else:  # a file may hold anything
+                    stepper.field.show(text_of(value))
+
+            return _Made(stepper, show)
         case _:
             field = TextField(look, text_of(value), read, check, hint="none" if parameter.optional else "")
             return _Made(field, lambda value: field.show(text_of(value)))
@@ -246,7 +253,7 @@ def _slider(context: Context, parameter: Parameter, value: JsonValue, change: Ch
     """For quick and for exact values."""
     look = context.look
     low, high = parameter.minimum or 0.0, parameter.maximum or 1.0
-    number = value if isinstance(value, int | float) else low
+    number = value if is_number(value) else low
     row = Row(look, gap=theme.STEP)
     slider = RangeSlider(
         look,
@@ -270,10 +277,14 @@ def _slider(context: Context, parameter: Parameter, value: JsonValue, change: Ch
     row.add_widget(field)
 
     def show(value: Any) -> None:
-        slider.value = value
+        slider.value = value if is_number(value) else low
         field.show(text_of(value))
 
     return _Made(row, show)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float)
 
 
 def fill_problems(context: Context, column: Column, node_id: str | None = None) -> None:

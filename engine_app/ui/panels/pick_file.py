@@ -7,12 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import trio
+
+from engine_app.plain import plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.files import list_folder
 from engine_app.ui.widgets.box import Column, Panel, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 from engine_app.ui.widgets.fields import TextField
+from engine_app.ui.widgets.rows import Entry, LazyRows
 from engine_app.ui.widgets.scroll import Scroll
 
 
@@ -35,7 +39,8 @@ class FilePicker(Panel):
         self._endings = endings
         self._picked = picked
         self._recent = recent
-        self._list = Column(context.look, gap=0, pad=(theme.STEP, 0, theme.STEP, theme.STEP))
+        self._looking: trio.CancelScope | None = None
+        self._list = LazyRows(context.look, side=theme.STEP, below=theme.STEP)
         head = Column(context.look, pad=(theme.LARGE, 0, theme.LARGE, theme.STEP))
         self._path = TextField(context.look, "", self._written, hint="A file or folder")
         head.add_widget(self._path)
@@ -45,44 +50,54 @@ class FilePicker(Panel):
         self._go(start or Path.cwd())
 
     def _go(self, path: Path) -> None:
-        self._context.start(partial(self._show, path))
+        if self._looking is not None:  # another folder was wanted first
+            self._looking.cancel()
+        self._looking = self._context.start(partial(self._show, path))
 
     async def _show(self, path: Path) -> None:
-        look = self._context.look
         folder = await list_folder(path, self._endings)
         self._path.show(str(path))
-        self._list.clear_widgets()
         self._scroll.to_top()
+        entries: list[Entry] = []
         if self._recent:
-            self._heading("RECENT")
+            entries.append(self._heading("RECENT"))
             for each in self._recent[:5]:
-                self._list.add_widget(
-                    ListRow(look, each.name, str(each.parent), partial(self._picked, each), icon="reset")
-                )
-            self._heading(path.name.upper() or "/")
+                entries.append(self._row(each.name, partial(self._picked, each), "reset", str(each.parent)))
+            entries.append(self._heading(path.name.upper() or "/"))
         if path.parent != path:
-            self._list.add_widget(ListRow(look, "Up", "", partial(self._go, path.parent), icon="up"))
+            entries.append(self._row("Up", partial(self._go, path.parent), "up"))
         if self._folders:
-            take = partial(self._picked, path)
-            self._list.add_widget(ListRow(look, "Take this folder", path.name, take, icon="check"))
+            entries.append(self._row("Take this folder", partial(self._picked, path), "check", path.name))
         for each in folder.folders:
-            self._list.add_widget(ListRow(look, each.name, "", partial(self._go, each), icon="open"))
+            entries.append(self._row(each.name, partial(self._go, each), "open"))
         for each in folder.files:
-            self._list.add_widget(ListRow(look, each.name, "", partial(self._picked, each), icon="build"))
+            entries.append(self._row(each.name, partial(self._picked, each), "build"))
         if not folder.files:
-            text = f"No {' or '.join(self._endings)} file here."
-            self._list.add_widget(Text(look, text, theme.SMALL, look.palette.muted, align="center"))
+            entries.append(self._told(f"No {' or '.join(self._endings)} file here."))
         if folder.left_out:
-            text = f"and {folder.left_out} more: write the path above"
-            self._list.add_widget(Text(look, text, theme.SMALL, look.palette.muted, align="center"))
+            entries.append(self._told(f"and {folder.left_out} more: write the path above"))
+        self._list.show(entries, anew=True)
 
-    def _heading(self, text: str) -> None:
+    def _row(self, name: str, action: Callable[[], Any], icon: str, note: str = "") -> Entry:
+        """Made when it comes into view: a folder may hold hundreds."""
+        look = self._context.look
+        high = theme.TOUCH + (theme.STEP if note else 0)
+        make = partial(ListRow, look, plain(name), plain(note), action, icon=icon)
+        return Entry(f"{icon} {name} {note}", look.px(high), make)
+
+    def _heading(self, text: str) -> Entry:
         look = self._context.look
         padding = (look.px(theme.MEDIUM), look.px(theme.STEP))
-        self._list.add_widget(Text(look, text, theme.LABEL, look.palette.muted, padding=padding))
+        make = partial(Text, look, plain(text), theme.LABEL, look.palette.muted, lines=1, padding=padding)
+        return Entry(f"heading {text}", look.px(theme.LABEL.line + 2 * theme.STEP), make)
+
+    def _told(self, text: str) -> Entry:
+        look = self._context.look
+        make = partial(Text, look, text, theme.SMALL, look.palette.muted, align="center", lines=2)
+        return Entry(text, look.px(2 * theme.SMALL.line), make)
 
     def _written(self, text: str) -> None:
-        path = Path(text).expanduser()
+        path = path_of(text)
         if path.is_dir():
             self._go(path)
         elif path.is_file():
@@ -109,7 +124,7 @@ def ask_path(
     column.add_widget(field)
 
     def agreed() -> None:
-        target = Path(field.text).expanduser()
+        target = path_of(field.text)
         if field.problem:
             return
         host.close()
@@ -127,8 +142,16 @@ def ask_path(
     host.open(title, column)
 
 
+def path_of(text: str) -> Path:
+    """As it is written, where its ``~`` is nobody's."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def folder_problem(text: str) -> str | None:
-    path = Path(text).expanduser()
+    path = path_of(text)
     if not path.name:
         return "the name of the file is missing"
     return None if path.parent.is_dir() else f"there is no folder {path.parent}"

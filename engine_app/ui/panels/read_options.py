@@ -14,6 +14,7 @@ from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.converter import Converter, sections_of
+from engine_app.ui.panels.pick_file import path_of
 from engine_app.ui.parameters import whole_problem
 from engine_app.ui.widgets.box import Column, Row, Text
 from engine_app.ui.widgets.buttons import Kind, PushButton, Segments
@@ -193,8 +194,7 @@ class ReadSheet(Column):
             self._converter.start(self._source, options, self._finish)
 
     def _finish(self, source: str) -> None:
-        if self.get_parent_window() is not None:
-            self._context.host.close()
+        self._context.host.close_with(self)
         self._done(source)
 
 
@@ -203,7 +203,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _path(text: str) -> Path | None:
-    return Path(text).expanduser() if text else None
+    return path_of(text) if text else None
 
 
 def size_problem(text: str) -> str | None:

@@ -313,7 +313,7 @@ def best_figure(metrics: dict[str, Any]) -> str:
     for name, title in (("test_accuracy", "test"), ("validation_accuracy", "validation")):
         if metrics.get(name) is not None:
             return f"{title} {metrics[name]:.1%}"
-    return f"loss {metrics['loss']:.4g}" if metrics else ""
+    return "" if metrics.get("loss") is None else f"loss {metrics['loss']:.4g}"
 
 
 def duration(seconds: float) -> str:

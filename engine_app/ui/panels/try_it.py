@@ -159,6 +159,8 @@ class TryIt(Card):
 
         async def seen() -> None:
             ink = await trio.to_thread.run_sync(rasterized, strokes, *shape[1:])
+            if pad is not self.pad or pad.strokes != strokes:
+                return  # it was drawn on, or wiped, meanwhile
             self._see(ink)
             self.tryout.ask(lambda: questions.drawn(about, ink.tolist()))
 
@@ -220,7 +222,7 @@ class TryIt(Card):
             row = Row(look, gap=theme.MEDIUM)
             for name in columns[at : at + across]:
                 options = [each.partition("=")[2] for each in names if each.startswith(f"{name}=")]
-                fields[name] = TextField(look, "", hint=", ".join(options[:4]))
+                fields[name] = TextField(look, "", hint=plain(", ".join(options[:4])))
                 row.add_widget(labelled(look, plain(name), fields[name]))
             for _ in range(across - len(columns[at : at + across])):
                 row.add_widget(Gap(look))

@@ -29,7 +29,7 @@ from engine_app.document.edits import (
 from engine_app.document.errors import EditError
 from engine_app.document.search import Found
 from engine_app.document.templates import Template
-from engine_app.document.view import Mode, frames_of, title_of
+from engine_app.document.view import FrameKind, Mode, frames_of, title_of
 from engine_app.document.wiring import find
 from engine_app.plain import plain
 from engine_app.scene import tool_state as tools
@@ -45,6 +45,7 @@ from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.radial import RadialMenu
 
+NOTE_LINES = 6
 NUDGE = 8.0
 """By an arrow key, in units of the world."""
 AROUND_NEW = theme.TOUCH + theme.HUGE
@@ -191,7 +192,7 @@ class Workbench(FloatLayout):
             "menu": self._menu_by_key,
             "cut": lambda: self._cut(chosen),
             "copy": lambda: Clipboard.copy(copied(wiring, self._some(chosen))),
-            "paste": lambda: self._paste(pasted(wiring, Clipboard.paste(), canvas.view.visible.centre)),
+            "paste": lambda: self._paste(pasted(wiring, _clipboard(), canvas.view.visible.centre)),
             "duplicate": lambda: self._paste(commands.duplicate(wiring, chosen)),
             "remove": lambda: canvas.change(RemoveNodes(chosen)),
             "dissolve": lambda: canvas.change(DissolveNodes(chosen)),
@@ -241,7 +242,7 @@ class Workbench(FloatLayout):
 
     def paste_at(self, place: tuple[float, float]) -> None:
         try:
-            self._paste(pasted(self.canvas_widget.wiring, Clipboard.paste(), place))
+            self._paste(pasted(self.canvas_widget.wiring, _clipboard(), place))
         except EditError as error:
             self._context.host.toast(str(error))
 
@@ -310,7 +311,8 @@ class Workbench(FloatLayout):
             host.close()
             canvas.change(edit(field.text))
 
-        field = TextField(look, text)
+        is_note = isinstance(wanted, tools.EditFrame) and wanted.kind is FrameKind.NOTE
+        field = TextField(look, text, lines=NOTE_LINES if is_note else 1)
         field.input.bind(on_text_validate=agreed)
         column.add_widget(field)
         row = Row(look)
@@ -384,3 +386,8 @@ class Workbench(FloatLayout):
             is_above = self._find.x < self.x + 2 * edge + self._crumbs.minimum_width
             top = self._find.y - edge if is_above else top
         self._crumbs.pos = (self.x + edge, top - self._crumbs.height)
+
+
+def _clipboard() -> str:
+    """Kivy gives None where a machine has no clipboard."""
+    return str(Clipboard.paste() or "")

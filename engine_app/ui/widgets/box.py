@@ -14,6 +14,7 @@ from kivy.uix.boxlayout import BoxLayout
 from kivy.uix.label import Label
 from kivy.uix.widget import Widget
 
+from engine_app.plain import drawable
 from engine_app.ui import theme
 from engine_app.ui.theme import BODY, Colour, Look, TextStyle
 from engine_app.ui.widgets.icons import Icon
@@ -34,7 +35,7 @@ class Text(Label):
         **options: Any,
     ) -> None:
         super().__init__(
-            text=text,
+            text=drawable(text),
             font_size=look.px(style.size),
             bold=style.bold,
             color=colour or look.palette.text,
@@ -48,6 +49,7 @@ class Text(Label):
             **options,
         )
         self._line = look.px(style.line)
+        self.bind(text=self._keep_drawable)
         if lines:
             self.shorten, self.shorten_from = lines == 1, "right"
             self.max_lines = lines
@@ -56,6 +58,11 @@ class Text(Label):
         else:
             self.bind(width=self._wrap, texture_size=self._grow)
             self.height = self._line if text else 0
+
+    def _keep_drawable(self, _: Any, text: str) -> None:
+        """Kivy draws it in the next frame, and not at all if it cannot."""
+        if drawable(text) != text:
+            self.text = drawable(text)
 
     def _fill(self, *_: Any) -> None:
         self.text_size = self.size
@@ -71,7 +78,7 @@ def width_of(look: Look, text: str, style: TextStyle) -> float:
     """In pixels, of the longest line."""
     font = {"font_name": "RobotoMono-Regular"} if style.mono else {}
     ruler = CoreLabel(font_size=look.px(style.size), bold=style.bold, **font)
-    return float(max((ruler.get_extents(line)[0] for line in text.split("\n")), default=0))
+    return float(max((ruler.get_extents(line)[0] for line in drawable(text).split("\n")), default=0))
 
 
 class Row(BoxLayout):

@@ -10,6 +10,7 @@ from kivy.graphics import Color, InstructionGroup, SmoothEllipse, SmoothRoundedR
 from kivy.properties import BooleanProperty, NumericProperty
 from kivy.uix.textinput import TextInput
 
+from engine_app.plain import drawable
 from engine_app.ui import theme
 from engine_app.ui.theme import Look, faded
 from engine_app.ui.widgets.box import Column, Row, Text
@@ -41,8 +42,8 @@ class _Input(TextInput):
         size = look.px(theme.BODY.size)
         above = (high - size * 1.172) / 2
         super().__init__(
-            text=text,
-            hint_text=hint,
+            text=drawable(text),
+            hint_text=drawable(hint),
             multiline=lines > 1,
             password=secret,
             size_hint_y=None,
@@ -109,7 +110,7 @@ class TextField(Column):
         self._look = look
         self._changed = changed
         self._check = check
-        self._taken = text
+        self._taken = drawable(text)
         self._live = live
         self.input = _Input(look, text, hint, secret, lines)
         self._edge = paint_field(look, self.input)
@@ -129,9 +130,9 @@ class TextField(Column):
 
     def show(self, text: str) -> None:
         """As the value is now; what is just being written stays."""
-        self._taken = text
+        self._taken = drawable(text)
         if not self.input.focus:
-            self.input.text = text
+            self.input.text = drawable(text)
             self.input.scroll_x = 0  # a shorter text would lie beside the view of a longer one
             self._judge()
 

@@ -218,6 +218,16 @@ class Host(FloatLayout):
             self.remove_widget(sheet)
             gone()
 
+    def close_with(self, body: Widget) -> None:
+        """The sheet of that body, wherever it is, if it still is there."""
+        for at, (sheet, gone) in enumerate(self._sheets):
+            if isinstance(sheet, Sheet) and sheet.body is body:
+                del self._sheets[at]
+                self.ring.clear()
+                self.remove_widget(sheet)
+                gone()
+                return
+
     def ask(
         self,
         title: str,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,15 @@ def test_ticks_are_round_and_inside() -> None:
     assert ticks(Span(3, 3), 5) == []
     assert log_ticks(Span(0.02, 3)) == [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]
     assert log_ticks(Span(1e-6, 1e3))[0] == 1e-6
+
+
+def test_what_a_peer_says_beyond_reckoning_leaves_a_plot_that_can_be_drawn() -> None:
+    curve = Curve()
+    for x, y in ((1.0, 0.5), (2.0, 1.7e308), (1e18, 0.1), (math.inf, 1.0), (math.nan, 1.0), (3.0, 0.25)):
+        curve.append(x, y)
+    assert curve.x.tolist() == [1, 2, 3]
+    assert np.isnan(curve.y).tolist() == [False, True, False]
+    assert log_ticks(span_of([curve.y], log=True))
 
 
 def test_spans_are_never_empty_and_stay_within() -> None:

@@ -31,3 +31,12 @@ def test_up_is_up_and_pictures_may_be_oblong() -> None:
 def test_very_long_drawings_are_thinned() -> None:
     spiral = [[(0.5 + t * np.cos(50 * t) / 2, 0.5 + t * np.sin(50 * t) / 2) for t in np.linspace(0, 1, 9000)]]
     assert rasterized(spiral, 28, 28).sum() > 30
+
+
+def test_ink_is_what_lies_near_the_pen_and_nothing_else() -> None:
+    """As if every pixel's distance from every line had been measured."""
+    line = [[(0.0, 0.0), (1.0, 1.0)]]
+    ink = rasterized(line, 28, 28)
+    rows, columns = np.nonzero(ink)
+    assert (np.abs(rows + columns - 27) <= 3).all()
+    assert (ink[np.arange(5, 23), 27 - np.arange(5, 23)] == 1).all()
