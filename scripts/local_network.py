@@ -195,6 +195,8 @@ class EngineRun:
 
     def __init__(self, arguments: list[str], log: Path) -> None:
         self._log = log
+        self.told: list[dict[str, Any]] = []
+        """The news so far."""
         self.summary: dict[str, Any] | None = None
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
@@ -207,6 +209,7 @@ class EngineRun:
         for line in self.process.stdout:
             answer = json.loads(line)
             if "kind" in answer:
+                self.told.append(answer)
                 yield answer
             else:
                 self.summary = answer

@@ -1,4 +1,4 @@
-"""Runs ``async def`` tests under trio, on a virtual clock where a test asks for it.
+"""Runs ``async def`` tests under trio, on a virtual clock or a slow one where a test asks for it.
 
 Programs that tests start take Ctrl-C as on a terminal: whoever starts the tests in the background of a
 shell makes them ignore it, and every program below them too.
@@ -78,6 +78,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
     virtual = pyfuncitem.get_closest_marker("virtual_clock") is not None
     clock = trio.testing.MockClock(autojump_threshold=0) if virtual else None
+    if pyfuncitem.get_closest_marker("slow_clock") is not None:
+        clock = trio.testing.MockClock(rate=0.01)
 
     async def run() -> None:
         if virtual:

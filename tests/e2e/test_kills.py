@@ -111,7 +111,7 @@ def test_a_killed_peers_job_finishes(
     shared: LocalNetwork, peers: dict[str, str], graph: Path, stripes: Path, step: str
 ) -> None:
     money = Money(shared)
-    run = submit(shared, graph, stripes)
+    run = submit(shared, lengthened(graph) if step == "voucher" else graph, stripes)
     job_id, victim = run_until(run, step, peers)
     shared.programs[victim].kill()
     summary = run.finish()
@@ -174,4 +174,5 @@ def test_a_job_without_any_peer_left_is_refunded(
         assert payment["state"] == "refunded"
         assert payment["returned"] == payment["amount"] - payment["earned"]
         assert payment["earned"] < payment["amount"]
-        assert (payment["earned"] > 0) == (step == "voucher")
+        # The peer may have been quicker than the signal.
+        assert (payment["earned"] > 0) == any(map(STEPS["voucher"], run.told))

@@ -202,8 +202,9 @@ def driver() -> Driver:
 
 
 @pytest.fixture
-def open_window(tmp_path: Path, driver: Driver) -> Any:
-    """``async with open_window(file) as (window, driver)``."""
+def open_window(tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``async with open_window(file) as (window, driver)``. What it tells stays until it is read here."""
+    monkeypatch.setattr("engine_app.ui.theme.TOAST_S", PATIENCE_S)
 
     @asynccontextmanager
     async def opened(

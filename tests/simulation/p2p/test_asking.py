@@ -39,7 +39,7 @@ class Peer:
 
     def __init__(self, said: Said, number: int = 1) -> None:
         self.streams = 0
-        self.was_reset = trio.Event()
+        self.was_called, self.was_reset = trio.Event(), trio.Event()
         self._said = said
         self._number = number
 
@@ -49,6 +49,7 @@ class Peer:
         try:
             while True:
                 await channel.receive()
+                self.was_called.set()
                 for answer, body in self._said:
                     await channel.send(Response(self._number, answer), body)
         except StreamResetError:
@@ -115,25 +116,28 @@ async def test_a_failure_leaves_the_stream_good() -> None:
         assert peer.streams == 1
 
 
-async def left_while_reading(streams: CallStreams) -> None:
+async def left_while_reading(streams: CallStreams, peer: Peer) -> None:
     answer = await streams.begin(ASK, b"")
     await streams.end(answer)
 
 
-async def cancelled_while_waiting(streams: CallStreams) -> None:
-    with trio.move_on_after(0.01):
-        await streams.call(StatusOf(JOB))
+async def cancelled_while_waiting(streams: CallStreams, peer: Peer) -> None:
+    peer.was_called = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(streams.call, StatusOf(JOB))
+        await peer.was_called.wait()
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
     ("said", "leave"), [(((BEGUN, b"ab"),), left_while_reading), ((), cancelled_while_waiting)]
 )
 async def test_leaving_resets_the_stream_and_the_next_call_gets_another(
-    said: Said, leave: Callable[[CallStreams], Any]
+    said: Said, leave: Callable[[CallStreams, Peer], Any]
 ) -> None:
     peer = Peer(said)
     async with calling(peer) as streams:
-        await leave(streams)
+        await leave(streams, peer)
         await peer.was_reset.wait()
-        await leave(streams)
+        await leave(streams, peer)
         assert peer.streams == 2

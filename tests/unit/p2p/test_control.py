@@ -90,9 +90,13 @@ async def test_a_refusal_reaches_the_caller_as_itself(tmp_path: Path) -> None:
 async def test_a_caller_that_leaves_cancels_its_call(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     async with running(path) as program:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call_control, path, "hang")
+            await program.hanging.wait()
+            nursery.cancel_scope.cancel()
+        await program.cancelled.wait()
         with pytest.raises(DeadlineError):
             await call_control(path, "hang", timeout_s=0.05)
-        await program.cancelled.wait()
 
 
 async def test_a_program_that_ends_before_its_answer_is_noticed(tmp_path: Path) -> None:

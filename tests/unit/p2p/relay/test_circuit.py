@@ -142,6 +142,7 @@ async def test_whoever_comes_through_a_relay_counts_there_and_no_more_than_fit_a
         await second.connect(net.peer.peer_id, net.peer.addresses())
 
 
+@pytest.mark.slow_clock
 async def test_behind_a_relay_the_rate_of_messages_is_the_relays() -> None:
     """Not one that all relayed peers share, however many relays there are."""
     slow = replace(HostLimits(), messages_per_s_per_address=1.0)
