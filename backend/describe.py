@@ -19,6 +19,8 @@ from backend.readers.source import DataSource, Recipe
 MAX_INPUTS = 200
 """Inputs that are described one by one; of more, only the whole range is told."""
 IMBALANCE = 10
+PARTS = 3
+"""Of a split: to train on, to validate and to test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class Description:
     target_shape: tuple[int, ...]
     classes: tuple[ClassCount, ...]
     """Empty for a target of numbers."""
-    target: Range | None
-    """None for classes."""
+    targets: tuple[Range, ...]
+    """Of each column to predict, or of all targets together where they have no names; empty for classes."""
     values: Range
     inputs: tuple[Range, ...]
     missing: Mapping[str, int]
@@ -70,7 +72,8 @@ Parts = Mapping[str, Array]
 def describe(source: DataSource, parts: Parts | None = None) -> Description:
     """``parts`` is the split to look for leaks in. Raises DatasetError."""
     recipe = source.recipe
-    walk = _Walk(math.prod(recipe.x_shape), recipe.y_dtype.kind == "i")
+    predicted = recipe.notes.target_names if len(recipe.notes.target_names) <= MAX_INPUTS else ()
+    walk = _Walk(math.prod(recipe.x_shape), recipe.y_dtype.kind == "i", max(1, len(predicted)))
     for x, y in source.blocks():
         walk.take(x, y)
     keys, targets = np.concatenate(walk.keys), np.concatenate(walk.targets)
@@ -83,7 +86,9 @@ def describe(source: DataSource, parts: Parts | None = None) -> Description:
         dtype=recipe.x_dtype.name,
         target_shape=recipe.y_shape,
         classes=() if _is_text_to_continue(recipe) else _classes(walk.classes, recipe.notes),
-        target=None if walk.is_class else walk.target.total("target"),
+        targets=()
+        if walk.is_class
+        else walk.target.each(tuple(f"target {name}" for name in predicted) or ("target",)),
         values=walk.inputs.total("all"),
         inputs=walk.inputs.each(recipe.notes.input_names) if _is_table(recipe) else (),
         missing=dict(getattr(source, "missing", ())) or walk.lacking(recipe.notes.input_names),
@@ -152,6 +157,8 @@ def _name_of(number: int, names: tuple[str, ...]) -> str:
 class _Walk:
     values: int
     is_class: bool
+    predicted: int
+    """Columns that are predicted and told of one by one."""
     inputs: _Moments = field(init=False)
     target: _Moments = field(init=False)
     classes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -161,7 +168,7 @@ class _Walk:
     """Samples in which a number is none."""
 
     def __post_init__(self) -> None:
-        self.inputs, self.target = _Moments(self.values), _Moments(1)
+        self.inputs, self.target = _Moments(self.values), _Moments(self.predicted)
 
     def take(self, x: Array, y: Array) -> None:
         self.inputs.take(x)
@@ -173,7 +180,7 @@ class _Walk:
             self.classes = _added(self.classes, np.bincount(np.asarray(y, np.int64).reshape(-1)))
         else:
             self.targets.append(_hashes(y))
-            self.target.take(y.reshape(-1, 1))
+            self.target.take(y.reshape(-1, self.predicted))
 
     def lacking(self, names: tuple[str, ...]) -> dict[str, int]:
         """Samples without a number, by input where there are few."""
@@ -218,14 +225,26 @@ def _leaks(keys: Array, parts: Parts) -> Mapping[str, int]:
     return {name: int(np.isin(keys[parts[name]], known).sum()) for name in ("validation", "test")}
 
 
+def _counted(names: list[str], one: str, several: str) -> str:
+    return f"{len(names)} {one if len(names) == 1 else several}"
+
+
 def _warnings(found: Description) -> Iterable[str]:
     constant = [given.name for given in found.inputs if given.minimum == given.maximum]
     if constant:
-        yield f"{len(constant)} inputs never change: {', '.join(constant[:5])}"
+        yield f"{_counted(constant, 'input never changes', 'inputs never change')}: {', '.join(constant[:5])}"
     empty = [entry.name for entry in found.classes if not entry.samples]
     if empty:
-        yield f"{len(empty)} classes have no sample: {', '.join(empty[:5])}"
+        yield f"{_counted(empty, 'class has no sample', 'classes have no sample')}: {', '.join(empty[:5])}"
+    rare = [entry.name for entry in found.classes if 0 < entry.samples < PARTS]
+    if rare:
+        yield (
+            f"{_counted(rare, 'class has', 'classes have')} too few samples to be in each of train, "
+            f"validation and test: {', '.join(rare[:5])}"
+        )
     counts = [entry.samples for entry in found.classes if entry.samples]
+    if len(counts) == 1:
+        yield "all samples are of one class: there is nothing to tell apart"
     if len(counts) > 1 and max(counts) > IMBALANCE * min(counts):
         yield f"classes are uneven: from {min(counts)} to {max(counts)} samples; consider class weights"
     if found.contradictions:

@@ -70,6 +70,8 @@ def parse(text: str) -> Expression:
     """Raises ExpressionError, saying where and what is allowed."""
     if len(text) > MAX_CHARACTERS:
         raise ExpressionError(f"expression of {len(text)} characters, limit {MAX_CHARACTERS}")
+    if "**" in text:
+        raise ExpressionError("** is no operator: a power is written ^")
     parser = _Parser(_tokens(text))
     expression = parser.sum(0)
     parser.expect("")

@@ -428,7 +428,10 @@ class Trainer:
             culprit = find_culprit(self._stepper, batch, self._step)
         where = f"; first no number: {culprit.text}" if culprit else ""
         node = culprit.node if culprit else ""
-        raise TrainingDivergedError(f"{what} at step {step}{where}. A lower learning rate may help", node)
+        advice = (
+            ". A lower learning rate may help" if step else ""
+        )  # Nothing was learned before the first step.
+        raise TrainingDivergedError(f"{what} at step {step}{where}{advice}", node)
 
     def _look_back(self, sound: CyxModel) -> tuple[Culprit | None, int]:
         """Trains again from a sound state and looks at each step; remembers how it was before all went wrong.

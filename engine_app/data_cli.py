@@ -30,7 +30,7 @@ _READER_OPTIONS = (
     click.option("--drop", multiple=True, metavar="COLUMN", help="A column to leave out."),
     click.option(
         "--missing", type=click.Choice(["refuse", "drop", "fill"]), default=None,
-        help="Rows that lack a value: drop them, or fill in the column's mean.",
+        help="Rows that lack a value: drop them, or fill in the column's mean (a series: the last value).",
     ),
     click.option(
         "--task", type=click.Choice(["auto", "classification", "regression"]), default="auto",

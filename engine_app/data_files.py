@@ -30,14 +30,16 @@ def show(path: Path, graph: Path | None, given: dict[str, Any], as_json: bool) -
 
     try:
         # What is incomplete is counted here, not refused.
-        source = open_source(path, read_options(given, Missing.DROP))
+        options = read_options(given, Missing.DROP)
+        source = open_source(path, options)
         found = describe(source, None if graph is None else _parts(source, graph))
     except (BackendError, OSError) as error:
         report(error)
     if as_json:
         print_json({"source": str(path), **asdict(found)})
     else:
-        _print(str(path), found)
+        dropped = options.missing is Missing.DROP and bool(getattr(source, "missing", ()))
+        _print(str(path), found, dropped=dropped)
 
 
 def convert(path: Path, output: Path, given: dict[str, Any], as_json: bool) -> None:
@@ -106,7 +108,7 @@ def _parts(source: DataSource, graph: Path) -> Parts:
     return {"train": found.train, "validation": found.validation, "test": found.test}
 
 
-def _print(name: str, found: Description) -> None:
+def _print(name: str, found: Description, *, dropped: bool) -> None:
     print(f"{name}: {found.samples} samples of {found.sample_shape} {found.dtype}")
     if found.classes:
         print_table(
@@ -117,13 +119,15 @@ def _print(name: str, found: Description) -> None:
             ),
         )
         _more(len(found.classes), "classes")
-    ranges = ([found.target] if found.target else []) + list(found.inputs[:SHOWN] or [found.values])
+    ranges = list(found.targets) + list(found.inputs[:SHOWN] or [found.values])
     print_table(("values", "from", "to", "mean", "deviation"), map(_row, ranges))
     _more(len(found.inputs), "inputs")
     print(f"duplicates: {found.duplicates}, of which with another target: {found.contradictions}")
     if found.missing:
         missing = ", ".join(f"{column} {count}" for column, count in list(found.missing.items())[:SHOWN])
-        print(f"missing values: {plain(missing)}")
+        print(
+            f"missing values: {plain(missing)}{'; rows that lack one are left out here' if dropped else ''}"
+        )
     if found.leaks is not None:
         print("training samples in other parts: " + ", ".join(f"{k} {v}" for k, v in found.leaks.items()))
     for warning in found.warnings:

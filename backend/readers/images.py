@@ -155,7 +155,7 @@ def _check_depth(image: Any, name: str) -> None:
 
 def _open(source: Path | BinaryIO, name: str = "") -> Any:
     """Raises DatasetError, also for an image that unpacks to a monstrous one."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     name = name or _shown(Path(str(source)))
     try:
@@ -166,6 +166,8 @@ def _open(source: Path | BinaryIO, name: str = "") -> Any:
                 raise DatasetError(f"{name} has {image.width}x{image.height} pixels, limit {MAX_PIXELS}")
             image.load()
             _check_depth(image, name)
+    except UnidentifiedImageError as error:  # Its own words name where the file lies.
+        raise DatasetError(f"{name} is no image that can be read") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning) as error:
         raise DatasetError(f"{name} is no image that can be read: {error}") from error
     except Image.DecompressionBombError as error:

@@ -78,10 +78,11 @@ class Column:
 def open(path: Path, options: ReadOptions) -> TableSource:
     """Raises DatasetError."""
     rows, columns = _survey(path, options)
-    inputs = tuple(_Input.of(column) for name, column in columns.items() if name not in rows.target.columns)
-    if not inputs:
+    filled = options.missing is Missing.FILL
+    left = [column for name, column in columns.items() if name not in rows.target.columns]
+    if not left:
         raise DatasetError(f"{path.name}: no column is left for the input")
-    return TableSource(rows, inputs, options.missing is Missing.FILL)
+    return TableSource(rows, tuple(_Input.of(column, filled=filled) for column in left), filled)
 
 
 def open_targets(path: Path, options: ReadOptions) -> TargetRows:
@@ -121,13 +122,13 @@ class _Input:
     texts: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, column: Column) -> _Input:
+    def of(cls, column: Column, *, filled: bool) -> _Input:
         if column.is_number:
             _check_range(column)
             return cls(column.name, column.mean)
         if len(column.texts) > MAX_CATEGORIES:
             raise _too_many_texts(column)
-        is_new = column.missing and MISSING_TEXT not in column.texts
+        is_new = filled and column.missing and MISSING_TEXT not in column.texts
         texts = sorted(column.texts) + ([MISSING_TEXT] if is_new else [])
         return cls(column.name, 0.0, tuple(texts))
 

@@ -155,7 +155,7 @@ class DataCard(Card):
                 self.add_widget(Bar(look, plain(entry.name[:MAX_NAME]), entry.samples, entry.samples / most))
             if len(found.classes) > MAX_CLASSES:
                 self._say(f"and {len(found.classes) - MAX_CLASSES} more classes")
-        ranges = ([found.target] if found.target else []) + list(found.inputs[:MAX_RANGES] or [found.values])
+        ranges = list(found.targets) + list(found.inputs[:MAX_RANGES] or [found.values])
         self.add_widget(Text(look, "RANGES", theme.LABEL, look.palette.muted))
         for each in ranges:
             row = Row(look)

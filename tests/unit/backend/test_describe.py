@@ -18,7 +18,10 @@ def test_counts_ranges_and_missing_values_of_a_table(tmp_path: Path) -> None:
     assert (a.name, a.minimum, a.maximum, a.mean) == ("a", 1, 3, 2)
     assert np.isclose(a.deviation, np.std([1, 2, 3]))
     assert found.missing == {"a": 1}
-    assert found.warnings == ("1 inputs never change: b",)
+    assert found.warnings == (
+        "1 input never changes: b",
+        "2 classes have too few samples to be in each of train, validation and test: x, y",
+    )
 
 
 def test_duplicates_and_contradictions_are_counted() -> None:
@@ -38,16 +41,29 @@ def test_test_samples_that_are_trained_on_are_found() -> None:
 
 def test_targets_of_numbers_have_a_range() -> None:
     found = describe(array_source(np.ones((3, 1, 2, 2), np.uint8), np.array([0.5, 1.5, 1.0])))
-    assert found.target is not None
-    assert (found.target.minimum, found.target.maximum, found.target.mean) == (0.5, 1.5, 1.0)
+    (target,) = found.targets
+    assert (target.name, target.minimum, target.maximum, target.mean) == ("target", 0.5, 1.5, 1.0)
     assert found.classes == () and found.inputs == ()
+
+
+def test_each_column_to_predict_has_its_own_range(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,u,v\n1,10,0.5\n2,20,1.5\n")
+    found = describe(open_source(tmp_path / "t.csv", ReadOptions(target=("u", "v"))))
+    ranges = [(each.name, each.minimum, each.maximum) for each in found.targets]
+    assert ranges == [("target u", 10, 20), ("target v", 0.5, 1.5)]
+
+
+def test_samples_of_one_class_are_warned_of() -> None:
+    found = describe(array_source(np.arange(8.0).reshape(4, 2), np.zeros(4, np.int64)))
+    assert found.warnings == ("all samples are of one class: there is nothing to tell apart",)
 
 
 def test_uneven_and_empty_classes_are_warned_of() -> None:
     y = np.array([0] * 30 + [2])
     found = describe(array_source(np.arange(62.0).reshape(31, 2), y))
     assert [text.split(":")[0] for text in found.warnings] == [
-        "1 classes have no sample",
+        "1 class has no sample",
+        "1 class has too few samples to be in each of train, validation and test",
         "classes are uneven",
     ]
 

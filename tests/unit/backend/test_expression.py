@@ -46,6 +46,7 @@ def test_an_expression_means_what_mathematics_says(text: str) -> None:
     [
         ("", "the end where a value is expected"),
         ("x +", "the end where a value is expected"),
+        ("x ** 2", "a power is written ^"),
         ("(x", "the end where ) is expected"),
         ("x x", "x where the end is expected"),
         ("__import__('os')", "is no number, name or one of"),

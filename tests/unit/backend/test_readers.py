@@ -251,9 +251,9 @@ def test_a_program_for_a_printer_is_no_image_whatever_its_name(tmp_path: Path, o
     (tmp_path / "set" / "dog").mkdir()
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 3\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "set" / "dog" / "1.png").write_bytes(program)
-    with pytest.raises(DatasetError, match="cannot identify image file"):
+    with pytest.raises(DatasetError, match=r"^dog/1\.png is no image that can be read$"):
         convert(tmp_path / "set", out)
-    with pytest.raises(DatasetError, match="cannot identify image file"):
+    with pytest.raises(DatasetError, match=r"is no image that can be read$"):
         decode_pixels(program, (1, 3, 4))
 
 
@@ -562,6 +562,25 @@ def test_a_word_for_a_missing_number_counts_wherever_numbers_begin(tmp_path: Pat
     path = written(tmp_path / "a.csv", "a,y\n" + "".join(f"{cell},0\n" for cell in cells))
     assert convert(path, out, ReadOptions(missing=Missing.DROP)).samples == 9_000
     assert set(load_dataset(out).x[:, 0].tolist()) == {1.5}
+
+
+def test_what_lacks_a_text_is_an_input_only_where_it_can_come(tmp_path: Path, out: Path) -> None:
+    path = written(tmp_path / "a.csv", "a,y\nx,0\nz,1\n,1\n")
+    convert(path, out, ReadOptions(missing=Missing.DROP))
+    assert read_notes(out).input_names == ("a=x", "a=z")
+
+
+def test_a_time_series_repeats_the_value_before_a_missing_one_if_it_may(tmp_path: Path, out: Path) -> None:
+    path = written(tmp_path / "a.csv", "a,b\n1,5\n2,-\n3,\n4,8\n")
+    with pytest.raises(DatasetError, match="row 2: no value; repeat the value before with --missing fill"):
+        convert(path, out, ReadOptions(window=2))
+    convert(path, out, ReadOptions(window=2, missing=Missing.FILL))
+    assert load_dataset(out).x.tolist() == [[[1, 2], [5, 5]], [[2, 3], [5, 5]]]
+    assert load_dataset(out).y.tolist() == [5, 8]
+    with pytest.raises(DatasetError, match="column 'b', row 1: no value; no value before it"):
+        convert(written(path, "a,b\n1,?\n2,3\n3,4\n"), out, ReadOptions(window=1, missing=Missing.FILL))
+    with pytest.raises(DatasetError, match="row 2: no finite number; leave the column out with --drop a"):
+        convert(written(path, "a,b\n1,2\nmonday,3\n3,4\n"), out, ReadOptions(window=1, missing=Missing.FILL))
 
 
 def test_labels_of_arrays_may_be_texts(tmp_path: Path, out: Path) -> None:

@@ -370,6 +370,7 @@ def test_a_loss_that_is_no_number_names_the_node_where_it_began(name: str) -> No
     with pytest.raises(TrainingDivergedError) as caught:
         trainer.run_segment(0, Script(**{f"step{step}": lambda: trainer.change_rate(rate)}), quiet)
     assert words in str(caught.value)
+    assert ("A lower learning rate may help" in str(caught.value)) == (step > 0)
     assert caught.value.node == node
     state = trainer.last_good()
     assert state is not None
