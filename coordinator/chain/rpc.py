@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from solders.account import Account
 from solders.compute_budget import set_compute_unit_limit
 from solders.message import from_bytes_versioned
 from solders.pubkey import Pubkey
@@ -45,6 +46,10 @@ MAX_BATCH = 100
 MAX_KEYS = 256
 MAX_HISTORY = 1000
 MAX_FOUND = 10_000
+MAX_ANSWER_BYTES = 16 << 20
+"""Of what accounts hold and histories list, in one answer; a batch has one answer."""
+ENTRY_BYTES = 512
+"""What an account or a line of a history takes at least, as JSON."""
 MAX_AIRDROP_UNITS = 10**18
 FEE_LAMPORTS = 2 * 10**9
 """A wallet with less than half of it gets it filled up with an airdrop."""
@@ -58,6 +63,8 @@ class Rpc:
         self._ledger = ledger
         self._store = store
         self._airdrops = store.count()
+        self._room = 0
+        """Bytes that are left of the answer under way."""
         self._methods: dict[str, Callable[[list[Any]], Any]] = {
             name.removeprefix("_rpc_"): getattr(self, name) for name in dir(self) if name.startswith("_rpc_")
         }
@@ -70,6 +77,7 @@ class Rpc:
             return json.dumps(_failure(None, RpcError(-32700, "not JSON"))).encode()
         if self._ledger.tick():
             self._store.put_meta("reserved_slots", str(self._ledger.clock.reserved).encode())
+        self._room = MAX_ANSWER_BYTES
         if not isinstance(request, list):
             if isinstance(request, dict) and request.get("method") == "getSignaturesForAddress":
                 await self._store.flush()
@@ -102,9 +110,18 @@ class Rpc:
             return {"jsonrpc": "2.0", "id": identifier, "result": method(parameters)}
         except RpcError as error:
             return _failure(identifier, error)
-        except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
             log.info("bad request", method=request["method"][:64], problem=str(error)[:200])
             return _failure(identifier, invalid(f"bad parameters: {type(error).__name__}"))
+
+    def _take(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise invalid(f"an answer of over {MAX_ANSWER_BYTES} bytes: ask for less at once")
+
+    def _json(self, account: Account | None, options: dict[str, Any]) -> Any:
+        self._take(ENTRY_BYTES + (0 if account is None else len(account.data)))
+        return account_json(account, options)
 
     def _context(self, value: Any) -> dict[str, Any]:
         return {"context": {"slot": self._ledger.clock.slot, "apiVersion": "2.3.0"}, "value": value}
@@ -161,21 +178,21 @@ class Rpc:
 
     def _rpc_getAccountInfo(self, parameters: list[Any]) -> dict[str, Any]:
         account = self._ledger.account(parse_pubkey(parameters[0]))
-        return self._context(account_json(account, _options(parameters, 1)))
+        return self._context(self._json(account, _options(parameters, 1)))
 
     def _rpc_getMultipleAccounts(self, parameters: list[Any]) -> dict[str, Any]:
         if len(parameters[0]) > 100:
             raise invalid(f"{len(parameters[0])} accounts, limit 100")
         options = _options(parameters, 1)
         accounts = [self._ledger.account(parse_pubkey(key)) for key in parameters[0]]
-        return self._context([account_json(account, options) for account in accounts])
+        return self._context([self._json(account, options) for account in accounts])
 
     def _rpc_getProgramAccounts(self, parameters: list[Any]) -> Any:
         options = _options(parameters, 1)
         found = []
         for key, account in self._ledger.machine.get_program_accounts(parse_pubkey(parameters[0])):
             if all(_matches(bytes(account.data), condition) for condition in options.get("filters") or []):
-                found.append({"pubkey": str(key), "account": account_json(account, options)})
+                found.append({"pubkey": str(key), "account": self._json(account, options)})
             if len(found) > MAX_FOUND:
                 raise invalid(f"more than {MAX_FOUND} accounts: filter them")
         return self._context(found) if options.get("withContext") else found
@@ -199,10 +216,9 @@ class Rpc:
     def _rpc_getTokenAccountsByOwner(self, parameters: list[Any]) -> dict[str, Any]:
         """Only associated accounts of the chain's own mint are found."""
         owner, options = str(parse_pubkey(parameters[0])), _options(parameters, 2)
-        mint = parameters[1].get("mint", MINT)
-        address = token_account_of(owner, mint)
+        address = token_account_of(owner, _options(parameters, 1).get("mint", MINT))
         account = self._ledger.account(Pubkey.from_string(address))
-        found = [] if account is None else [{"pubkey": address, "account": account_json(account, options)}]
+        found = [] if account is None else [{"pubkey": address, "account": self._json(account, options)}]
         return self._context(found)
 
     # -- transactions
@@ -224,7 +240,9 @@ class Rpc:
         limit = options.get("limit", MAX_HISTORY)
         if not isinstance(limit, int) or not 1 <= limit <= MAX_HISTORY:
             raise invalid(f"limit {limit}, allowed are 1 to {MAX_HISTORY}")
-        found = self._store.mentioning(address, limit, options.get("before"), options.get("until"))
+        before, until = (_maybe(parse_signature, options.get(name)) for name in ("before", "until"))
+        found = self._store.mentioning(address, limit, before, until)
+        self._take(ENTRY_BYTES * len(found))
         return [
             {
                 "signature": landed.signature,
@@ -352,6 +370,10 @@ def _options(parameters: list[Any], index: int) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise invalid(f"parameter {index} must be an object")
     return options
+
+
+def _maybe(parse: Callable[[Any], str], value: Any) -> str | None:
+    return None if value is None else parse(value)
 
 
 def _matches(data: bytes, condition: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ module has the sockets, the deadlines and the limits.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import os
 import secrets
 import time
@@ -24,6 +25,7 @@ from coordinator.chain.ledger import Ledger
 from coordinator.chain.rpc import Rpc
 from coordinator.chain.slots import SlotClock
 from coordinator.chain.store import ChainStore
+from p2p.limits import Rate, RateLimiter, Room, place_of
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -32,7 +34,12 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_CONNECTIONS = 256
+"""Of this machine, whose coordinator is one of them, and as many of all others."""
+MAX_CONNECTIONS_OF_ADDRESS = 64
+"""Of any other machine."""
 MAX_REQUESTS_PER_S = 5_000
+OTHERS_COST = 10.0
+"""What a request of another machine counts for."""
 IDLE_S = 60.0
 REQUEST_S = 15.0
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -104,27 +111,30 @@ class _Server:
     def __init__(self, rpc: Rpc, host: str) -> None:
         self._rpc = rpc
         self._hosts = LOOPBACK | {host}
-        self._connections = 0
-        self._budget = float(MAX_REQUESTS_PER_S)
-        self._budget_at = trio.current_time()
+        self._ours = Room("connections", MAX_CONNECTIONS, MAX_CONNECTIONS)
+        self._others = Room("connections", MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ADDRESS)
+        self._rates = RateLimiter(Rate(MAX_REQUESTS_PER_S, MAX_REQUESTS_PER_S))
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """One client. What it does wrong ends its connection and nothing else."""
-        if self._connections >= MAX_CONNECTIONS:
-            await stream.aclose()
-            return
-        self._connections += 1
-        try:
-            async with stream:
-                await self._converse(stream)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-            return
-        except h11.RemoteProtocolError as error:
-            log.info("bad HTTP", problem=str(error)[:200])
-        finally:
-            self._connections -= 1
+        async with stream:
+            try:
+                address = str(stream.socket.getpeername()[0])
+            except OSError:  # gone already
+                return
+            room = self._ours if _is_ours(address) else self._others
+            if room.enter(address) is not None:
+                return
+            try:
+                await self._converse(stream, address)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                return
+            except h11.RemoteProtocolError as error:
+                log.info("bad HTTP", problem=str(error)[:200])
+            finally:
+                room.leave(address)
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
+    async def _converse(self, stream: trio.SocketStream, address: str) -> None:
         connection = h11.Connection(h11.SERVER)
         while True:
             with trio.fail_after(IDLE_S):
@@ -133,7 +143,7 @@ class _Server:
                 return
             with trio.fail_after(REQUEST_S):
                 body = await _read_body(connection, stream)
-                refusal = (413, b"request too large") if body is None else self._refusal(event)
+                refusal = (413, b"request too large") if body is None else self._refusal(event, address)
                 if refusal is not None:
                     await _respond(connection, stream, *refusal)
                     return
@@ -142,7 +152,7 @@ class _Server:
                 return
             connection.start_next_cycle()
 
-    def _refusal(self, request: h11.Request) -> tuple[int, bytes] | None:
+    def _refusal(self, request: h11.Request, address: str) -> tuple[int, bytes] | None:
         """A page in the user's browser must not be able to speak to the chain."""
         headers = {bytes(name): bytes(value).decode("latin-1") for name, value in request.headers}
         host = headers.get(b"host", "").rsplit(":", 1)[0].strip("[]")
@@ -152,18 +162,15 @@ class _Server:
             return 405, b"only POST"
         if not headers.get(b"content-type", "").startswith("application/json"):
             return 415, b"only application/json"
-        if not self._within_budget():
+        cost = 1.0 if _is_ours(address) else OTHERS_COST
+        if not self._rates.allow(place_of(address), trio.current_time(), cost):
             return 429, b"too many requests"
         return None
 
-    def _within_budget(self) -> bool:
-        now = trio.current_time()
-        gained = (now - self._budget_at) * MAX_REQUESTS_PER_S
-        self._budget, self._budget_at = min(float(MAX_REQUESTS_PER_S), self._budget + gained), now
-        if self._budget < 1:
-            return False
-        self._budget -= 1
-        return True
+
+def _is_ours(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 async def _next_event(connection: h11.Connection, stream: trio.SocketStream) -> object:

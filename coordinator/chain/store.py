@@ -7,7 +7,6 @@ depends on it, before its commit is on the disk.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +163,7 @@ class ChainStore:
         row = self._reader.execute(query, (signature,)).fetchone()
         return None if row is None else _landed(row[0])
 
-    def mentioning(self, address: str, limit: int, before: str | None, until: str | None) -> Iterable[Landed]:
+    def mentioning(self, address: str, limit: int, before: str | None, until: str | None) -> list[Landed]:
         """Newest first, committed ones only: the caller flushes first."""
         query = """
             select t.record from mentions m join transactions t on t.number = m.number

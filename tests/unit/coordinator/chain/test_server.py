@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import h11
 import httpx2
 import pytest
 import trio
+import trio.testing
 from solana.rpc.async_api import AsyncClient
 from solana.rpc.commitment import Confirmed
 from solana.rpc.core import RPCException
@@ -18,11 +20,20 @@ from solana.rpc.models import MemcmpOpts, TokenAccountOpts, TxOpts
 from solders.keypair import Keypair
 from solders.message import MessageV0
 from solders.pubkey import Pubkey
-from solders.system_program import TransferParams, transfer
+from solders.system_program import CreateAccountParams, TransferParams, create_account, transfer
 from solders.transaction import VersionedTransaction
 
+from coordinator.chain import rpc
 from coordinator.chain.genesis import MINT, PROGRAM_ID, genesis_info
-from coordinator.chain.server import MAX_BODY_BYTES, ChainConfig, run_chain
+from coordinator.chain.server import (
+    MAX_BODY_BYTES,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_OF_ADDRESS,
+    MAX_REQUESTS_PER_S,
+    ChainConfig,
+    _Server,
+    run_chain,
+)
 from p2p.chain.escrow_codec import TOKEN_PROGRAM, token_account_of
 from p2p.chain.wallet import Wallet
 
@@ -142,6 +153,12 @@ async def test_what_is_too_large_or_malformed_is_refused_and_the_chain_lives(tmp
             (request("sendTransaction", "A" * 4000, {"encoding": "base64"}), -32602),
             (request("requestTokenAirdrop", MINT, -1), -32602),
             (request("requestTokenAirdrop", PLATFORM, 10**19), -32602),
+            (request("getTokenAccountsByOwner", PLATFORM, []), -32602),
+            (request("getTokenAccountsByOwner", PLATFORM, "x"), -32602),
+            (request("getSignaturesForAddress", PLATFORM, {"before": []}), -32602),
+            (request("getSignaturesForAddress", PLATFORM, {"until": {}}), -32602),
+            (request("getProgramAccounts", str(TOKEN_PROGRAM), {"filters": [{"memcmp": 5}]}), -32602),
+            (request("getAccountInfo", MINT, {"encoding": "base64", "dataSlice": 5}), -32602),
         ]:
             answer = (await post(url, body)).json()
             assert answer["error"]["code"] == code, (body[:60], answer)
@@ -149,6 +166,83 @@ async def test_what_is_too_large_or_malformed_is_refused_and_the_chain_lives(tmp
             await stream.send_all(b"\x00\x01nonsense\r\n\r\n")
             assert await stream.receive_some() in (b"",)
         assert (await post(url, request("getHealth"))).json()["result"] == "ok"
+
+
+async def test_an_answer_of_accounts_larger_than_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may have accounts of 10 MB on a chain whose coins are given away."""
+    size = 9_000
+    monkeypatch.setattr(rpc, "MAX_ANSWER_BYTES", 6 * size)
+    wallet, large = Keypair(), Keypair()
+    async with chain(tmp_path) as url, AsyncClient(url, Confirmed) as client:
+        rent = (await client.get_minimum_balance_for_rent_exemption(size)).value
+        await client.request_airdrop(wallet.pubkey(), rent + 10**9)
+        blockhash = (await client.get_latest_blockhash()).value.blockhash
+        create = create_account(
+            CreateAccountParams(
+                from_pubkey=wallet.pubkey(),
+                to_pubkey=large.pubkey(),
+                lamports=rent,
+                space=size,
+                owner=wallet.pubkey(),
+            )
+        )
+        message = MessageV0.try_compile(wallet.pubkey(), [create], [], blockhash)
+        options = TxOpts(skip_preflight=True, preflight_commitment=Confirmed)
+        await client.send_raw_transaction(bytes(VersionedTransaction(message, [wallet, large])), options)
+        few, many = [[str(large.pubkey())] * number for number in (5, 6)]
+        asked = request("getMultipleAccounts", few, {"encoding": "base64"})
+        found = (await post(url, asked)).json()["result"]["value"]
+        assert [account["space"] for account in found] == [size] * 5
+        refused = (await post(url, request("getMultipleAccounts", many, {"encoding": "base64"}))).json()
+        assert "ask for less" in refused["error"]["message"]
+        one = json.loads(request("getAccountInfo", str(large.pubkey()), {"encoding": "base64"}))
+        batch = (await post(url, json.dumps([one] * 6).encode())).json()
+        assert ["result" in answer for answer in batch] == [True] * 5 + [False]
+
+
+async def test_another_machine_leaves_connections_and_requests_to_this_one() -> None:
+    async def converse(address: str, room: trio.Event) -> None:
+        server_end, client_end = trio.testing.memory_stream_pair()
+        await server.handle(_From(server_end, address))  # type: ignore[arg-type]
+        assert await client_end.receive_some(1) == b""
+        room.set()
+
+    async with trio.open_nursery() as nursery:
+        server = _Server(None, "0.0.0.0")  # type: ignore[arg-type]
+        for address, most in (
+            ("192.0.2.1", MAX_CONNECTIONS_OF_ADDRESS),
+            ("::ffff:127.0.0.1", MAX_CONNECTIONS),
+        ):
+            turned_away = trio.Event()
+            for _ in range(most + 1):
+                nursery.start_soon(converse, address, turned_away)
+            await turned_away.wait()
+        head = [("host", "0.0.0.0"), ("content-type", "application/json")]
+        asked = h11.Request(method="POST", target="/", headers=head)
+        allowed = [server._refusal(asked, "192.0.2.1") for _ in range(MAX_REQUESTS_PER_S)].count(None)
+        assert 0 < allowed <= MAX_REQUESTS_PER_S // 2
+        assert server._refusal(asked, "127.0.0.1") is None
+        nursery.cancel_scope.cancel()
+
+
+class _From:
+    """A connection in memory that says where it comes from."""
+
+    def __init__(self, stream: trio.StapledStream, address: str) -> None:
+        self.receive_some, self.send_all = stream.receive_some, stream.send_all
+        self.socket = self
+        self._stream, self._address = stream, address
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._address, 1
+
+    async def __aenter__(self) -> _From:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stream.aclose()
 
 
 async def test_a_restart_shows_the_same_chain(tmp_path: Path) -> None:
