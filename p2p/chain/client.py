@@ -52,6 +52,7 @@ CALL_TIMEOUT_S = 15.0
 BLOCKHASH_REUSE_S = 1.0
 """Of the minute for which it is good; many settlements of a moment share one."""
 MAX_CONNECTIONS = 16
+MAX_ANSWER_BYTES = 8 << 20
 MAX_RENT_A_BYTE = 50_000
 """Lamports; Solana asks 6,960."""
 ACCOUNT_OVERHEAD_BYTES = 128
@@ -120,7 +121,7 @@ class ChainClient:
     async def accounts_exist(self, addresses: Sequence[str]) -> list[bool]:
         keys = [Pubkey.from_string(address) for address in addresses]
         answer = await self._call(self._rpc.get_multiple_accounts(keys, Confirmed))
-        return [account is not None for account in answer.value]
+        return [account is not None for account in self._all_of(answer.value, keys)]
 
     async def airdrop(self, wallet: str, token_units: int) -> str:
         """Tokens, and enough SOL for fees, from the embedded chain's own mint; its signature."""
@@ -131,15 +132,18 @@ class ChainClient:
         """The newest transactions of the wallet's token account, newest first."""
         account = Pubkey.from_string(token_account_of(wallet, self.info.mint))
         answer = await self._call(self._rpc.get_signatures_for_address(account, limit=limit))
-        return [await self._entry(account, wallet, item) for item in answer.value]
+        return [await self._entry(wallet, item) for item in answer.value[:limit]]
 
-    async def _entry(self, account: Pubkey, wallet: str, item: Any) -> HistoryEntry:
+    async def _entry(self, wallet: str, item: Any) -> HistoryEntry:
         found = await self._transaction(item.signature)
         before = after = 0
         if found is not None and found.transaction.meta is not None:
             meta = found.transaction.meta
-            before = _owned(meta.pre_token_balances, wallet, self.info.mint)
-            after = _owned(meta.post_token_balances, wallet, self.info.mint)
+            try:
+                before = _owned(meta.pre_token_balances, wallet, self.info.mint)
+                after = _owned(meta.post_token_balances, wallet, self.info.mint)
+            except ValueError as unreadable:
+                raise ChainUnavailableError(f"a balance that is no number: {unreadable}") from unreadable
         error = None if item.err is None else describe(item.err)
         return HistoryEntry(str(item.signature), item.slot, item.block_time, error, after - before, after)
 
@@ -190,14 +194,17 @@ class ChainClient:
         """Searches the whole history; at most MAX_STATUSES at once."""
         keys = [Signature.from_string(signature) for signature in signatures]
         call = self._rpc.get_signature_statuses(keys, search_transaction_history=True)
-        return [None if item is None else _status(item) for item in (await self._call(call)).value]
+        found = self._all_of((await self._call(call)).value, keys)
+        return [None if item is None else _status(item) for item in found]
 
     async def simulate(self, transaction: bytes) -> str | None:
-        """Why the transaction would fail now, or None. Sends nothing.
+        """Why the transaction would fail now, or None. The node gets it without any signature: nothing that
+        it could send, whatever it answers.
 
         Raises ChainUnavailableError where the node cannot tell (it does not know the blockhash yet).
         """
-        parsed = VersionedTransaction.from_bytes(transaction)
+        signed = VersionedTransaction.from_bytes(transaction)
+        parsed = VersionedTransaction.populate(signed.message, [Signature.default()] * len(signed.signatures))
         value = (await self._call(self._rpc.simulate_transaction(parsed, commitment=Confirmed))).value
         if value.err is None:
             return None
@@ -215,6 +222,13 @@ class ChainClient:
         call = self._rpc.get_account_info(Pubkey.from_string(address), commitment, encoding="base64")
         return (await self._call(call)).value
 
+    def _all_of(self, found: Sequence[T], asked: Sequence[object]) -> Sequence[T]:
+        if len(found) != len(asked):
+            raise ChainUnavailableError(
+                f"{self.info.rpc_url} answered {len(found)} of {len(asked)} questions, allowed is all of them"
+            )
+        return found
+
     async def _call(self, call: Awaitable[T]) -> T:
         try:
             with trio.fail_after(self._timeout_s):
@@ -230,6 +244,8 @@ class ChainClient:
             ) from error
         except (RPCException, SolanaJsonRpcError) as error:
             raise ChainRefusedError(_refusal(error)) from error
+        except httpx2.InvalidURL as error:
+            raise ChainUnavailableError(f"{self.info.rpc_url!r} is no address of a node: {error}") from error
         except (ValueError, TypeError, SerdeJSONError) as error:
             raise ChainUnavailableError(f"{self.info.rpc_url} sent an unreadable answer: {error}") from error
 
@@ -254,8 +270,36 @@ async def open_chain(
     if transport is not None:
         await rpc._provider.session.aclose()
         rpc._provider.session = httpx2.AsyncClient(transport=transport)
+    session = rpc._provider.session
+    session.headers["accept-encoding"] = "identity"  # what is packed may be any size unpacked
+    session.event_hooks = {"response": [_bound]}
     async with rpc:
         yield ChainClient(info, rpc, timeout_s)
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """The node may be anybody's: its answers end at a limit."""
+    packed = response.headers.get("content-encoding", "identity")
+    if packed != "identity":
+        raise httpx2.DecodingError(f"answer packed as {packed[:40]!r}, allowed is identity")
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _Bounded(response.stream)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in self._stream:
+            size += len(part)
+            if size > MAX_ANSWER_BYTES:
+                raise httpx2.ReadError(f"answer of over {MAX_ANSWER_BYTES} bytes")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def describe(error: Any) -> str:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 import trio
+from solders.hash import Hash
+from solders.keypair import Keypair
+from solders.message import MessageV0
+from solders.signature import Signature
+from solders.system_program import TransferParams, transfer
+from solders.transaction import VersionedTransaction
 
 from p2p.chain.client import ChainClient, open_chain
 from p2p.chain.errors import ChainRefusedError, ChainUnavailableError, EscrowInvalidError
@@ -89,6 +96,69 @@ async def test_a_node_that_does_not_answer_well_is_unavailable(
     async with client(lambda _: answer) as chain:
         with pytest.raises((ChainUnavailableError, ChainRefusedError)):
             await call(chain)
+
+
+async def test_a_node_that_answers_some_questions_of_many_is_unavailable() -> None:
+    """Whoever pairs questions with answers must not end the program."""
+    answer = {"result": {"context": {"slot": 1}, "value": []}}
+    async with client(lambda _: answer) as chain:
+        with pytest.raises(ChainUnavailableError, match="0 of 2 questions"):
+            await chain.statuses(["1" * 64, "1" * 64])
+        with pytest.raises(ChainUnavailableError, match="0 of 1 questions"):
+            await chain.accounts_exist([INFO.mint])
+
+
+class Endless(httpx2.AsyncByteStream):
+    """An answer without an end."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            await trio.lowlevel.checkpoint()
+            yield b" " * (1 << 20)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_an_answer_larger_than_memory_is_not_read(packed: bool) -> None:
+    class Bomb(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            assert request.headers["accept-encoding"] == "identity"
+            return httpx2.Response(
+                200, headers={"content-encoding": "gzip"} if packed else {}, stream=Endless()
+            )
+
+    async with open_chain(INFO, transport=Bomb()) as chain:
+        with pytest.raises(
+            ChainUnavailableError, match="packed as 'gzip'" if packed else "over 8388608 bytes"
+        ):
+            await chain.lamports(INFO.arbiter)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://\x00", "x", "http://a:x"])
+async def test_what_is_no_address_of_a_node_is_a_node_that_does_not_answer(url: str) -> None:
+    """A peer that remembers it must start again all the same."""
+    async with open_chain(msgspec.structs.replace(INFO, rpc_url=url)) as chain:
+        with pytest.raises(ChainUnavailableError):
+            await chain.lamports(INFO.arbiter)
+
+
+async def test_a_transaction_is_tried_without_the_signatures_that_could_land_it() -> None:
+    """What the node calls impossible now it must not be able to send later."""
+    wallet, asked = Keypair(), []
+    gift = transfer(TransferParams(from_pubkey=wallet.pubkey(), to_pubkey=wallet.pubkey(), lamports=1))
+    message = MessageV0.try_compile(wallet.pubkey(), [gift], [], Hash.default())
+    signed = bytes(VersionedTransaction(message, [wallet]))
+
+    class Asked(Node):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            asked.append(json.loads(await request.aread())["params"][0])
+            return await super().handle_async_request(request)
+
+    value = {"err": None, "logs": [], "accounts": None, "unitsConsumed": 1, "returnData": None}
+    answer = {"result": {"context": {"slot": 1}, "value": value}}
+    async with open_chain(INFO, transport=Asked(lambda _: answer)) as chain:
+        assert await chain.simulate(signed) is None
+    [sent] = [VersionedTransaction.from_bytes(base64.b64decode(text)) for text in asked]
+    assert sent.message == message and sent.signatures == [Signature.default()]
 
 
 async def test_an_error_of_the_node_is_told_in_its_words() -> None:
