@@ -64,20 +64,20 @@ class TransactionBuilder:
         match intent:
             case Settle():
                 return [
-                    *await self._accounts(escrow.mint, escrow.payout, escrow.user),
+                    *await self._accounts(escrow, escrow.payout, escrow.user),
                     escrow_codec.verify_voucher(escrow.user, escrow.node, intent.voucher),
                     escrow_codec.settle(program, address, escrow, me),
                 ]
             case SettleByArbiter():
                 return [
-                    *await self._accounts(escrow.mint, escrow.payout, escrow.user),
+                    *await self._accounts(escrow, escrow.payout, escrow.user),
                     escrow_codec.settle_by_arbiter(program, address, escrow, intent.earned),
                 ]
             case RequestRefund():
                 return [escrow_codec.request_refund(program, address, me)]
             case Refund():
                 return [
-                    *await self._accounts(escrow.mint, escrow.user),
+                    *await self._accounts(escrow, escrow.user),
                     escrow_codec.refund(program, address, escrow, me),
                 ]
             case CloseEscrow():
@@ -102,16 +102,23 @@ class TransactionBuilder:
         vault = escrow_codec.create_token_account(me, self.address(intent), info.mint)
         return [vault, escrow_codec.create(info.program_id, terms, me, rent)]
 
-    async def _accounts(self, mint: str, *owners: str) -> Sequence[Instruction]:
-        """Makes the token accounts that do not exist yet. Those once seen are not asked for again."""
-        accounts = {escrow_codec.token_account_of(owner, mint): owner for owner in owners}
+    async def _accounts(self, escrow: EscrowAccount, *owners: str) -> Sequence[Instruction]:
+        """Makes the token accounts that do not exist yet. Those once seen are not asked for again.
+
+        Only for an escrow of one's own, where coins have a worth: whoever owns an account may close it and
+        keep what another paid for it, again and again.
+        """
+        if not self._chain.info.embedded and self._wallet.address not in (escrow.user, escrow.node):
+            return []
+        accounts = {escrow_codec.token_account_of(owner, escrow.mint): owner for owner in owners}
         unseen = [account for account in accounts if account not in self._existing]
         if not unseen:
             return []
         found = await self._chain.accounts_exist(unseen)
         self._existing.update(account for account, exists in zip(unseen, found, strict=True) if exists)
         missing = [accounts[account] for account in unseen if account not in self._existing]
-        return [escrow_codec.create_token_account(self._wallet.address, owner, mint) for owner in missing]
+        me, mint = self._wallet.address, escrow.mint
+        return [escrow_codec.create_token_account(me, owner, mint) for owner in missing]
 
     def forget_accounts(self) -> None:
         """After a refused simulation: a token account may have been closed since it was seen."""

@@ -17,6 +17,7 @@ import httpx2
 import msgspec
 import pytest
 import trio
+from solders.account import Account
 from solders.keypair import Keypair
 from solders.message import MessageV0
 from solders.pubkey import Pubkey
@@ -24,12 +25,12 @@ from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
 
 from coordinator.chain.genesis import genesis_info
-from coordinator.chain.ledger import Landed, Ledger
+from coordinator.chain.ledger import LAMPORTS_PER_SIGNATURE, Landed, Ledger
 from coordinator.chain.rpc import Rpc
 from coordinator.chain.slots import SlotClock
 from p2p.chain.client import ChainClient, open_chain
 from p2p.chain.errors import PaymentConflictError, PaymentPendingError, PaymentRefusedError
-from p2p.chain.escrow_codec import EscrowStatus, token_account_of
+from p2p.chain.escrow_codec import SYSTEM_PROGRAM, EscrowStatus, token_account_of
 from p2p.chain.outbox import PaymentState
 from p2p.chain.payer import CreateEscrow, Payer, PayerOptions, Refund, RequestRefund, Settle, run_payer
 from p2p.chain.wallet import Wallet
@@ -363,6 +364,30 @@ async def test_a_refund_waits_for_its_window_and_settles_the_voucher_before() ->
             assert escrow is not None and escrow.status is EscrowStatus.REFUNDED
         assert world.tokens(world.node) == 10**9 + 450
         assert world.tokens(world.user) == 10**9 - 500
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.virtual_clock
+async def test_an_arbiter_pays_for_no_account_that_its_owner_closes() -> None:
+    """Its owner would get the coins, and could do so with each of any number of jobs."""
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.fund()
+        address = await world.create()
+        world.info = msgspec.structs.replace(world.info, embedded=False)
+        tokens = Pubkey.from_string(token_account_of(world.user.address, world.info.mint))
+        world.ledger.machine.set_account(tokens, Account(0, b"", SYSTEM_PROGRAM))
+        async with world.client() as chain:
+            coins = await chain.lamports(world.arbiter.address)
+            async with run_payer(Disk(), [], chain, world.arbiter, OPTIONS) as payer:
+                await payer.pay("request", RequestRefund(address))
+                await trio.sleep(WINDOW_S)
+                with pytest.raises(PaymentRefusedError, match="a token account of the wrong mint, or none"):
+                    await payer.pay("refund", Refund(address))
+            assert coins - await chain.lamports(world.arbiter.address) == LAMPORTS_PER_SIGNATURE
+            async with run_payer(Disk(), [], chain, world.user, OPTIONS) as payer:
+                await payer.pay("refund", Refund(address))
+        assert world.tokens(world.user) == AMOUNT
         nursery.cancel_scope.cancel()
 
 
