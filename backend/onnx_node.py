@@ -2,7 +2,9 @@
 
 An ``OnnxOperator`` stands for an operator that no other type does. It says all that its operator
 is made of, so that onnxruntime can run it and an ONNX file get it back as it was: name, operator
-set, attributes, and for each input and output what it is.
+set, attributes, and for each input and output what it is. Where words do not do, for an operator that
+holds graphs, is of another domain or has thousands of numbers, it stands in a program: nodes of an
+ONNX model as they were in its file, kept with the weights.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
@@ -28,7 +30,9 @@ _MAX_ENTRIES, _MAX_NUMBERS = 64, 4096
 _MAX_AXES, _MAX_ELEMENTS = 8, 1 << 32
 _LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38, "float16": 65504.0}
 _OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
-_PARAMETERS = ("operator", "opset", "attributes", "inputs", "outputs", "steps")
+_PARAMETERS = ("operator", "opset", "attributes", "inputs", "outputs", "steps", "program", "domains")
+MAX_PROGRAM_BYTES = 1 << 30
+_DOMAINS = ("ai.onnx.ml", "com.microsoft")
 _MAX_STEPS = 64
 _REMEMBERED = 8192
 _VALUE = re.compile(r"(in|out|v)(0|[1-9][0-9]{0,3})")
@@ -38,7 +42,9 @@ REFUSED_OPERATORS = frozenset({
     "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
     "SequenceMap",
 })  # fmt: skip
-"""What holds graphs, draws at random, or takes and gives something else than tensors."""
+"""What holds graphs, draws at random, or takes and gives something else than tensors: not in words."""
+RANDOM_OPERATORS = frozenset({op for op in REFUSED_OPERATORS if op.startswith("Random")}) | {"Bernoulli", "Multinomial"}
+"""Not in programs either."""
 
 DataType: TypeAlias = Literal[
     "float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "bool"
@@ -103,6 +109,10 @@ class OnnxNode:
     inputs: tuple[OnnxTensor | None, ...]
     outputs: tuple[OnnxTensor | None, ...]
     steps: tuple[OnnxStep, ...] = ()
+    program: int = 0
+    """Bytes of the nodes of an ONNX graph that stand for attributes and steps; 0 for none."""
+    domains: Mapping[str, int] = field(default_factory=dict)
+    """Of a program: the versions of operator sets beside that of ONNX itself."""
 
     @property
     def flowing(self) -> tuple[OnnxTensor, ...]:
@@ -124,7 +134,13 @@ class OnnxNode:
             "inputs": msgspec.json.encode(self.inputs).decode(),
             "outputs": msgspec.json.encode(self.outputs).decode(),
             "steps": dump_steps(self.steps) if self.steps else "",
+            "program": self.program,
+            "domains": json.dumps(self.domains) if self.domains else "",
         }
+
+
+PROGRAM_PLACE = "program"
+"""What the program is called among the weights of the node."""
 
 
 def weight_place(number: int) -> str:
@@ -144,11 +160,18 @@ def read_node(parameters: Mapping[str, Any]) -> OnnxNode:
 
 
 def _read(
-    operator: str, opset: int, attributes: str, inputs: str, outputs: str, steps: str
+    operator: str,
+    opset: int,
+    attributes: str,
+    inputs: str,
+    outputs: str,
+    steps: str,
+    program: int,
+    domains: str,
 ) -> OnnxNode | str:
     """The node, or what is wrong with it."""
     try:
-        _check_operator(operator)
+        _check_operator(operator, in_words=not program)
         found = OnnxNode(
             operator,
             opset,
@@ -156,6 +179,8 @@ def _read(
             _tensors("inputs", inputs),
             _tensors("outputs", outputs),
             load_steps(steps) if steps else (),
+            program,
+            _load_domains(domains) if domains else {},
         )
         _check_wiring(found)
     except ShapeMismatchError as error:
@@ -164,6 +189,8 @@ def _read(
         return "an operator needs an input that flows and an output"
     if any(each.kind != "flows" for each in found.given):
         return "outputs: what an operator gives flows"
+    if program and (found.attributes or found.steps):
+        return "a program stands for attributes and steps, beside it none are allowed"
     return found
 
 
@@ -171,13 +198,24 @@ _remembered = lru_cache(maxsize=256)(_read)
 """Graphs are checked again at every edit."""
 
 
-def _check_operator(operator: object) -> str:
+def _load_domains(text: str) -> dict[str, int]:
+    """Raises ShapeMismatchError."""
+    try:
+        found = msgspec.json.decode(text, type=dict[str, int])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ShapeMismatchError(f"domains: {error}") from error
+    if not found.keys() <= {*_DOMAINS} or not all(1 <= version <= 64 for version in found.values()):
+        raise ShapeMismatchError(f"domains: {ascii(found)[:100]}, allowed are {', '.join(_DOMAINS)}, 1 to 64")
+    return found
+
+
+def _check_operator(operator: object, *, in_words: bool = True) -> str:
     """Raises ShapeMismatchError."""
     if not isinstance(operator, str) or not _OPERATOR.fullmatch(operator):
         raise ShapeMismatchError(f"operator {ascii(operator)[:60]}, must be the name of an ONNX operator")
-    if operator in REFUSED_OPERATORS:
+    if in_words and operator in REFUSED_OPERATORS:
         raise ShapeMismatchError(
-            f"operator {operator} holds graphs, draws at random or gives no tensor, which is not allowed"
+            f"operator {operator} holds graphs, draws at random or gives no tensor, which only a program may"
         )
     return operator
 

@@ -17,7 +17,7 @@ from backend.catalogue.record import (
     described,
 )
 from backend.errors import ShapeMismatchError
-from backend.onnx_node import MAX_TEXT, TYPE, OnnxTensor, read_node
+from backend.onnx_node import MAX_PROGRAM_BYTES, MAX_TEXT, TYPE, OnnxTensor, read_node
 
 _ONE = '[{"type":"float32","shape":[1]}]'
 
@@ -46,7 +46,7 @@ def _count(given: Parameters, types: tuple[PortType, ...], out: tuple[PortType, 
     """At least one operation for each number that comes out; what an operator really costs is not known."""
     node = read_node(given)
     held = sum(each.elements for each in node.inputs if each is not None and each.kind == "weights")
-    return Counts(flops=sum(math.prod(each.shape) for each in node.given), buffers=held)
+    return Counts(flops=sum(math.prod(each.shape) for each in node.given), buffers=held + node.program)
 
 
 TYPES: tuple[NodeType, ...] = (
@@ -74,6 +74,14 @@ TYPES: tuple[NodeType, ...] = (
                 "Several operators in its place, as a JSON list of operator, attributes, inputs and outputs",
                 MAX_TEXT,
             ),
+            integer(
+                "program",
+                0,
+                "Bytes of nodes of an ONNX graph in place of attributes and steps, kept with the weights",
+                0,
+                MAX_PROGRAM_BYTES,
+            ),
+            text("domains", "", "Of a program: versions of other operator sets, as JSON by domain", 256),
         ),
         _rule,
         _count,

@@ -19,9 +19,8 @@ from torch.nn import functional
 
 from backend.compiler import End
 from backend.errors import ExportError
-from backend.exporting.onnx_operators import StandIn, put_back
+from backend.exporting.onnx_operators import Original, StandIn, put_back
 from backend.formats.onnx_check import MAX_MODEL_BYTES, check_onnx
-from backend.onnx_node import OnnxNode
 from backend.runtime.onnx_operator import OnnxOperation
 
 _DOOR, _END = "cyxwiz_input_", "cyxwiz_output_"
@@ -110,9 +109,9 @@ def _rename(graph: Any, ends: Mapping[str, str]) -> None:
 # -- what the exporter cannot translate ----------------------------------------------------------
 
 
-def _translatable(module: fx.GraphModule) -> tuple[fx.GraphModule, list[OnnxNode]]:
+def _translatable(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Original]]:
     """The module, or a copy of it in which others stand for what has no translation, and the operators."""
-    operators: list[OnnxNode] = []
+    operators: list[Original] = []
     if not any(_untranslatable(each) or isinstance(each, OnnxOperation) for each in module.modules()):
         return module, operators
     copied = copy.deepcopy(module)
@@ -122,7 +121,7 @@ def _translatable(module: fx.GraphModule) -> tuple[fx.GraphModule, list[OnnxNode
         for name, child in part.named_children():
             if isinstance(child, OnnxOperation):
                 part.register_module(name, StandIn(child, len(operators)))
-                operators.append(child.node)
+                operators.append(Original.of(child))
         if isinstance(part, fx.GraphModule):
             part.recompile()
     return copied, operators

@@ -6,11 +6,15 @@ operator set than the file's is brought to that by onnx's own converter, where i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from backend.formats.onnx_names import all_nodes, read_by, rename
+from backend.formats.onnx_schema import MICROSOFT, STANDARD_DOMAINS
 from backend.formats.onnx_write import one_node_model, pack
 from backend.onnx_node import OnnxNode, OnnxTensor, weight_place
 from backend.runtime.onnx_operator import OnnxOperation, torch_type
@@ -20,6 +24,18 @@ _DOMAIN, _NUMBER = "cyxwiz.operator", "number"
 
 class OperatorSetError(Exception):
     """An operator that the file's operator set does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An operator, and its program where it has one."""
+
+    node: OnnxNode
+    program: bytes
+
+    @classmethod
+    def of(cls, operation: OnnxOperation) -> Original:
+        return cls(operation.node, operation.program_bytes())
 
 
 class StandIn(nn.Module):
@@ -57,22 +73,28 @@ def _values(tensor: OnnxTensor) -> torch.Tensor:
     return torch.tensor(tensor.values, dtype=torch_type(tensor)).reshape(tensor.shape)
 
 
-def put_back(model: Any, operators: list[OnnxNode]) -> None:
+def put_back(model: Any, operators: list[Original]) -> None:
     """Replaces the stand-ins of an ``onnx.ModelProto``. Raises OperatorSetError."""
     if not operators:
         return
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    domains: dict[str, int] = {}
+    for each in operators:
+        domains |= {name: max(version, domains.get(name, 0)) for name, version in each.node.domains.items()}
     nodes: list[Any] = []
     for node in model.graph.node:
         if node.domain != _DOMAIN:
             nodes.append(node)
             continue
         (number,) = [each.i for each in node.attribute if each.name == _NUMBER]
-        if operators[number].steps:
-            nodes += _unfolded(node, operators[number], opset)
+        operator = operators[number].node
+        if operator.program:
+            nodes += _from_program(node, operators[number], opset, domains)
+        elif operator.steps:
+            nodes += _unfolded(node, operator, opset)
         else:
             nodes.append(node)
-            _restore(model.graph, node, operators[number], opset)
+            _restore(model.graph, node, operator, opset)
     # Nodes of a message are copied into it, so that the old ones may go.
     nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
@@ -80,6 +102,8 @@ def put_back(model: Any, operators: list[OnnxNode]) -> None:
     kept = [each for each in model.opset_import if each.domain != _DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+    for name, version in domains.items():
+        model.opset_import.add(domain=name, version=version)
 
 
 def _restore(graph: Any, node: Any, operator: OnnxNode, opset: int) -> None:
@@ -107,14 +131,64 @@ def _unfolded(node: Any, operator: OnnxNode, opset: int) -> list[Any]:
     original = _alone(operator)
     if any(_since(s.operator, operator.opset) != _since(s.operator, opset) for s in operator.steps):
         original = _converted_steps(original, operator, opset)
-    names = {f"in{number}": name for number, name in enumerate(node.input)} | {"": ""}
-    places = [number for number, tensor in enumerate(operator.outputs) if tensor is not None]
-    names |= {f"out{number}": name for number, name in zip(places, node.output, strict=True)}
+    names = _names(node, operator)
     found = [*original.graph.node]
     for each in found:
         each.input[:] = [names.get(name, f"{node.output[0]}.{name}") for name in each.input]
         each.output[:] = [names.get(name, f"{node.output[0]}.{name}") for name in each.output]
     return found
+
+
+def _from_program(node: Any, original: Original, opset: int, domains: Mapping[str, int]) -> list[Any]:
+    """The nodes of a program, between the values of the one node that stands for it.
+
+    Raises OperatorSetError.
+    """
+    found = [*_alone(original.node, original.program).graph.node]
+    before = {"": original.node.opset, **original.node.domains}
+    for each in all_nodes(found):
+        domain = STANDARD_DOMAINS.get(each.domain, each.domain)
+        _check_meaning(each.op_type, domain, before[domain], {"": opset, **domains}[domain])
+    names = _names(node, original.node)
+    for each in found:
+        for name in (*each.output, *read_by(each)):
+            names.setdefault(name, f"{node.output[0]}.{name}")
+        rename(each, names)
+    return found
+
+
+def _names(node: Any, operator: OnnxNode) -> dict[str, str]:
+    """What the values at the ends of a node of ours are called in the file."""
+    names = {f"in{number}": name for number, name in enumerate(node.input)} | {"": ""}
+    places = [number for number, tensor in enumerate(operator.outputs) if tensor is not None]
+    return names | {f"out{number}": name for number, name in zip(places, node.output, strict=True)}
+
+
+def _check_meaning(operator: str, domain: str, before: int, after: int) -> None:
+    """That an operator is the same in both operator sets but for types that it takes and attributes that
+    one may leave out: whether its answers are, the comparison of what is exported shows.
+
+    Raises OperatorSetError.
+    """
+    import onnx
+
+    if domain == MICROSOFT or before == after:
+        return
+    try:
+        old, new = (onnx.defs.get_schema(operator, version, domain) for version in (before, after))
+    except onnx.defs.SchemaError as error:
+        raise OperatorSetError(f"operator {operator} is none of operator set {after}") from error
+    fewer, more = sorted((_attributes(old), _attributes(new)), key=len)
+    inputs = [[(each.name, each.option) for each in schema.inputs] for schema in (old, new)]
+    if inputs[0] != inputs[1] or any(more.get(name) != default for name, default in fewer.items()):
+        raise OperatorSetError(
+            f"operator {operator} of operator set {before} means something else in {after}, of which the file is"
+        )
+
+
+def _attributes(schema: Any) -> dict[str, bytes]:
+    """Defaults by name."""
+    return {name: each.default_value.SerializeToString() for name, each in schema.attributes.items()}
 
 
 def _converted_steps(model: Any, operator: OnnxNode, opset: int) -> Any:
@@ -159,7 +233,7 @@ def _since(operator: str, opset: int) -> int:
         raise OperatorSetError(f"operator {operator} is none of operator set {opset}") from error
 
 
-def _alone(operator: OnnxNode) -> Any:
+def _alone(operator: OnnxNode, program: bytes = b"") -> Any:
     import onnx
 
     weights = {
@@ -167,7 +241,7 @@ def _alone(operator: OnnxNode) -> Any:
         for place, tensor in enumerate(operator.inputs)
         if tensor is not None and tensor.kind == "weights"
     }
-    return onnx.load_from_string(one_node_model(operator, weights))
+    return onnx.load_from_string(one_node_model(operator, weights, program))
 
 
 def _converted(model: Any, operator: OnnxNode, opset: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from backend.formats.onnx_schema import ELEMENT_TYPES
 from backend.onnx_node import Attribute, AttributeTensor, EmptyList, OnnxNode, OnnxStep, OnnxTensor
@@ -25,8 +25,9 @@ def output_name(number: int) -> str:
     return f"out{number}"
 
 
-def one_node_model(node: OnnxNode, weights: Mapping[int, bytes]) -> bytes:
-    """A model that does what the node does. ``weights``: the bytes of inputs that are kept with the weights.
+def one_node_model(node: OnnxNode, weights: Mapping[int, bytes], program: bytes = b"") -> bytes:
+    """A model that does what the node does. ``weights``: the bytes of inputs that are kept with the weights;
+    ``program``: of the node's, which comes from wherever these come from, so that the model wants a check.
 
     Inputs and outputs are named by their place; the first axis of what flows is the batch.
     """
@@ -47,10 +48,17 @@ def one_node_model(node: OnnxNode, weights: Mapping[int, bytes]) -> bytes:
             if tensor is not None
         ]
     )
-    nodes = b"".join([_field(1, _step(each)) for each in node.steps]) or _field(1, _node(node))
+    steps = b"".join([_field(1, _step(each)) for each in node.steps])
+    nodes = program if node.program else steps or _field(1, _node(node))
     graph = nodes + _field(2, b"operator") + held + entering + leaving
-    opset = _field(1, b"") + _number(2, node.opset)
-    return _number(1, _IR_VERSION) + _field(2, b"cyxwiz") + _field(7, graph) + _field(8, opset)
+    opsets = {"": node.opset} | dict(node.domains)
+    asked = b"".join([_field(8, _field(1, name) + _number(2, number)) for name, number in opsets.items()])
+    return _number(1, _IR_VERSION) + _field(2, b"cyxwiz") + _field(7, graph) + asked
+
+
+def program_of(nodes: Iterable[bytes]) -> bytes:
+    """Of the serialized nodes of a graph, whose values are named as ``one_node_model`` names them."""
+    return b"".join([_field(1, node) for node in nodes])
 
 
 def _node(node: OnnxNode) -> bytes:

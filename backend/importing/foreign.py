@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,70 +15,45 @@ from onnx import helper, numpy_helper
 from backend.catalogue.record import MAX_ELEMENTS
 from backend.code_import.building import Building, Ref, UnsupportedError
 from backend.code_import.modules import need
-from backend.errors import InputError, ShapeMismatchError
+from backend.errors import DeadlineError, InputError, ShapeMismatchError
 from backend.formats.onnx_schema import ELEMENT_TYPES
 from backend.formats.tensors import Array
-from backend.onnx_node import (
-    MAX_VALUES,
-    REFUSED_OPERATORS,
-    TYPE,
-    Attribute,
-    AttributeTensor,
-    DataType,
-    EmptyList,
-    OnnxNode,
-    OnnxStep,
-    OnnxTensor,
-    read_node,
-    weight_place,
-)
+from backend.importing.onnx_kept import KINDS, Entering, Foreign, check_operators, described
+from backend.onnx_node import TYPE, OnnxNode, OnnxTensor, read_node
+from backend.runtime.deadlines import running_until
 from backend.runtime.onnx_operator import OnnxOperation, torch_type
-from backend.runtime.onnx_runtime import open_session
+from backend.runtime.onnx_runtime import ELEMENT_KINDS, open_session, run_until
 
 _BATCH = 3
 _MAX_FOLDED_BYTES = 1 << 30
-_KINDS = frozenset(get_args(DataType))
 _RTOL, _ATOL = 1e-4, 1e-5
-_EMPTY = {onnx.AttributeProto.INTS: "ints", onnx.AttributeProto.FLOATS: "floats",
-          onnx.AttributeProto.STRINGS: "strings"}  # fmt: skip
+_LONGEST_TRIAL_S = 20.0
+_TRUTH = "cyxwiz.truth"
 
 
 class NotApartError(UnsupportedError):
     """Samples are not in front and apart, as what follows may put right."""
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """Nodes of an ONNX model in their order, what enters them by name, and what is asked of them."""
-
-    protos: tuple[onnx.NodeProto, ...]
-    opset: int
-    entering: Mapping[str, Entering]
-    outputs: tuple[str, ...]
-
-    @property
-    def last(self) -> onnx.NodeProto:
-        return self.protos[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class Entering:
-    """A constant, or what flows; ``kind`` is then the type of its elements."""
-
-    value: Ref | Array
-    kind: str = ""
+class NoNumbersError(NotApartError):
+    """Gives texts, lists or maps, of which what follows may make numbers."""
 
 
 def keep(foreign: Foreign, made: Building, wanted: str) -> dict[str, Ref]:
     """Adds the node that stands for it; its values by their names in the ONNX model.
 
     Raises UnsupportedError for operators that are refused, that onnxruntime does not run on this, whose
-    values have no fixed shape behind the batch, or in which samples depend on each other.
+    values have no fixed shape behind the batch, or in which samples depend on each other. Outputs that are
+    no numbers are left out.
     """
-    node, entering, weights = _described(foreign)
-    shapes = _tried(node, weights)
-    outputs = [next(shapes) if each is not None else None for each in node.outputs]
-    node = replace(node, outputs=tuple(outputs))
+    check_operators(foreign)
+    types = _numeric(foreign)
+    foreign = replace(foreign, outputs=tuple([name if name in types else "" for name in foreign.outputs]))
+    node, entering, weights = described(foreign, _in_order(foreign, types))
+    given = _tried(node, weights)
+    _check_branches(foreign, types, given)
+    found = iter(given)
+    node = replace(node, outputs=tuple([next(found) if each is not None else None for each in node.outputs]))
     try:
         read_node(node.parameters)
     except ShapeMismatchError as error:
@@ -94,8 +70,7 @@ def keep(foreign: Foreign, made: Building, wanted: str) -> dict[str, Ref]:
 
 def folded(foreign: Foreign) -> dict[str, Array]:
     """The values of nodes all of whose inputs are constants, worked out once. Raises UnsupportedError."""
-    for proto in foreign.protos:
-        _check_operator(proto)
+    check_operators(foreign)
     proto = foreign.last
     if proto.op_type == "Constant" and proto.attribute and proto.attribute[0].name == "value":
         return {proto.output[0]: numpy_helper.to_array(proto.attribute[0].t)}
@@ -103,116 +78,15 @@ def folded(foreign: Foreign) -> dict[str, Array]:
     size = sum(_bytes_of(value.type.tensor_type) for value in model.graph.output)
     need(size <= _MAX_FOLDED_BYTES, f"a constant of {size:.3g} bytes, limit {_MAX_FOLDED_BYTES}")
     try:
-        found = open_session(model.SerializeToString(), 1).run(None, {})
+        session = open_session(model.SerializeToString(), 1)
+        found = run_until(session, {}, time.monotonic() + _LONGEST_TRIAL_S)
+    except DeadlineError as error:
+        raise UnsupportedError(f"did not end within {_LONGEST_TRIAL_S:g} s") from error
     except Exception as error:  # ONNX Runtime's own classes share no public base
         raise UnsupportedError(f"onnxruntime does not run it: {str(error)[:200]}") from error
-    names = [value.name for value in model.graph.output]
-    need(all(isinstance(each, np.ndarray) for each in found), "gives something else than tensors")
-    return dict(zip(names, found, strict=True))
-
-
-def _check_operator(proto: onnx.NodeProto) -> None:
-    need(
-        proto.domain in ("", "ai.onnx"), f"is of domain {proto.domain[:60]!r}, kept are those of ONNX itself"
-    )
-    need(proto.op_type not in REFUSED_OPERATORS, "holds graphs, draws at random or gives no tensor")
-
-
-# -- what it is made of ----------------------------------------------------------------------------
-
-
-def plain_value(proto: onnx.AttributeProto) -> Any:
-    """Numbers of single precision as the shortest decimals that mean them: 1e-12, not 9.99999996e-13."""
-    value = helper.get_attribute_value(proto)
-    match proto.type:
-        case onnx.AttributeProto.FLOAT:
-            return float(str(np.float32(value)))
-        case onnx.AttributeProto.FLOATS:
-            return [float(str(np.float32(each))) for each in value]
-    return value
-
-
-def _attribute(proto: onnx.AttributeProto) -> Attribute:
-    value = plain_value(proto)
-    match proto.type:
-        case onnx.AttributeProto.FLOAT | onnx.AttributeProto.INT:
-            return value  # type: ignore[no-any-return]
-        case onnx.AttributeProto.STRING:
-            return _text(value)
-        case onnx.AttributeProto.TENSOR:
-            array = numpy_helper.to_array(value)
-            return AttributeTensor(str(array.dtype), array.shape, _numbers(array))
-        case onnx.AttributeProto.INTS | onnx.AttributeProto.FLOATS | onnx.AttributeProto.STRINGS:
-            entries = [_text(each) if isinstance(each, bytes) else each for each in value]
-            return entries or EmptyList(_EMPTY[proto.type])
-    raise UnsupportedError(
-        f"attribute {proto.name[:60]!r} holds something else than numbers, texts and tensors"
-    )
-
-
-def _text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise UnsupportedError("an attribute is no UTF-8 text") from error
-
-
-def _described(foreign: Foreign) -> tuple[OnnxNode, tuple[Ref, ...], dict[str, torch.Tensor]]:
-    """The node, yet without shapes of its outputs; what flows into it; and its weights."""
-    for proto in foreign.protos:
-        _check_operator(proto)
-    is_whole = foreign.outputs == tuple(foreign.last.output)
-    single = foreign.last if len(foreign.protos) == 1 and is_whole else None
-    names = [*single.input] if single is not None else [*foreign.entering]
-    tensors: list[OnnxTensor | None] = []
-    weights: dict[str, torch.Tensor] = {}
-    for number, name in enumerate(names):
-        tensor, held = _entering(foreign.entering[name]) if name else (None, None)
-        tensors.append(tensor)
-        if held is not None:
-            weights[weight_place(number)] = held
-    refs = [foreign.entering[name].value for name in names if name]
-    flowing = tuple([each for each in refs if isinstance(each, Ref)])
-    attributes = {} if single is None else {each.name: _attribute(each) for each in single.attribute}
-    steps = () if single is not None else _steps(foreign, names)
-    kind = foreign.last.op_type
-    types = _output_types(foreign)
-    return OnnxNode(kind, foreign.opset, attributes, tuple(tensors), types, steps), flowing, weights
-
-
-def _steps(foreign: Foreign, names: list[str]) -> tuple[OnnxStep, ...]:
-    """The nodes, with values named as a node of several steps names them."""
-    known = {name: f"in{number}" for number, name in enumerate(names)} | {"": ""}
-    known |= {name: f"out{number}" for number, name in enumerate(foreign.outputs) if name}
-    found = []
-    for proto in foreign.protos:
-        for name in proto.output:
-            known.setdefault(name, f"v{len(known)}")
-        attributes = {each.name: _attribute(each) for each in proto.attribute}
-        entering, leaving = (tuple(known[name] for name in side) for side in (proto.input, proto.output))
-        found.append(OnnxStep(proto.op_type, attributes, entering, leaving))
-    return tuple(found)
-
-
-def _entering(entering: Entering) -> tuple[OnnxTensor, torch.Tensor | None]:
-    """An input as the node says it, and its numbers where they are too many for the document."""
-    value = entering.value
-    if isinstance(value, Ref):
-        return OnnxTensor(_kind(entering.kind), value.shape), None
-    kind = _kind(str(value.dtype))
-    if value.size <= MAX_VALUES:
-        return OnnxTensor(kind, value.shape, "values", _numbers(value)), None
-    return OnnxTensor(kind, value.shape, "weights"), torch.from_numpy(np.array(value, order="C"))
-
-
-def _numbers(values: Array) -> tuple[int | float, ...]:
-    plain = values.astype(np.uint8) if values.dtype == np.bool_ else values
-    return tuple(plain.reshape(-1).tolist())
-
-
-def _kind(name: str) -> Any:
-    need(name in _KINDS, f"an input is {name}, supported are {', '.join(sorted(_KINDS))}")
-    return name
+    if not all(isinstance(each, np.ndarray) for each in found):
+        raise NoNumbersError("gives something else than tensors")
+    return dict(zip([value.name for value in model.graph.output], found, strict=True))
 
 
 # -- what comes out of it --------------------------------------------------------------------------
@@ -229,9 +103,13 @@ def _alone(foreign: Foreign) -> onnx.ModelProto:
             constants.append(numpy_helper.from_array(each.value, name))
     ends = [onnx.ValueInfoProto(name=name) for name in foreign.outputs if name]
     graph = helper.make_graph(list(foreign.protos), "alone", doors, ends, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", foreign.opset)], ir_version=10)
+    versions = {"": foreign.opset} | foreign.domains_used
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    # Of other domains' operators onnx knows nothing, which it takes for an error where it is strict.
+    strict = not foreign.domains_used
     try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        return onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
     except Exception as error:  # onnx raises errors of its own and of protobuf's
         raise UnsupportedError(f"its shapes cannot be worked out: {str(error)[:200]}") from error
 
@@ -246,23 +124,70 @@ def _bytes_of(tensor: onnx.TypeProto.Tensor) -> int:
     return size
 
 
-def _output_types(foreign: Foreign) -> tuple[OnnxTensor | None, ...]:
-    """Shapes are not yet known."""
-    values = {value.name: value.type.tensor_type for value in _alone(foreign).graph.output}
-    found: list[OnnxTensor | None] = []
-    for name in foreign.outputs:
-        if not name:
-            found.append(None)
-            continue
-        kind, _ = ELEMENT_TYPES.get(values[name].elem_type, ("nothing known", 0))
-        need(kind in _KINDS, f"gives {kind}, supported are {', '.join(sorted(_KINDS))}")
-        size = _bytes_of(values[name])
+def _numeric(foreign: Foreign) -> dict[str, OnnxTensor]:
+    """Those of its outputs that are numbers, whose shapes are not yet known. Raises UnsupportedError."""
+    model = _alone(foreign)
+    kinds = {value.name: _kind_of(value) for value in model.graph.output}
+    if "" in kinds.values():
+        kinds = _told_by_runtime(model)
+    found = {name: OnnxTensor(kind, ()) for name, kind in kinds.items() if kind in KINDS}  # type: ignore[arg-type]
+    if not found:
+        told = ", ".join(dict.fromkeys(kinds.values()))
+        raise NoNumbersError(f"gives {told}, supported are {', '.join(sorted(KINDS))}")
+    for value in model.graph.output:
+        size = _bytes_of(value.type.tensor_type)
         need(size <= MAX_ELEMENTS, f"gives {size:.3g} bytes, limit {MAX_ELEMENTS}")
-        found.append(OnnxTensor(kind, ()))  # type: ignore[arg-type]
-    return tuple(found)
+    return found
 
 
-def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> Iterator[OnnxTensor]:
+def _kind_of(value: onnx.ValueInfoProto) -> str:
+    """Empty where onnx knows it not."""
+    if value.type.WhichOneof("value") not in (None, "tensor_type"):
+        return "no tensor"
+    number = value.type.tensor_type.elem_type
+    return ELEMENT_TYPES[number][0] if number in ELEMENT_TYPES else ""
+
+
+def _told_by_runtime(model: onnx.ModelProto) -> dict[str, str]:
+    try:
+        ends = open_session(model.SerializeToString(), 1).get_outputs()
+    except Exception as error:  # ONNX Runtime's own classes share no public base
+        raise UnsupportedError(f"onnxruntime does not run it: {str(error)[:200]}") from error
+    return {end.name: ELEMENT_KINDS.get(end.type, end.type) for end in ends}
+
+
+def _in_order(foreign: Foreign, types: Mapping[str, OnnxTensor]) -> tuple[OnnxTensor | None, ...]:
+    return tuple([types[name] if name else None for name in foreign.outputs])
+
+
+def _check_branches(
+    foreign: Foreign, types: Mapping[str, OnnxTensor], given: tuple[OnnxTensor, ...]
+) -> None:
+    """Whichever branch an If takes, what comes out must be of one shape, as the trial alone does not show.
+
+    Raises UnsupportedError.
+    """
+    for place, proto in enumerate(foreign.protos):
+        for truth in (False, True) if proto.op_type == "If" else ():
+            forced = onnx.NodeProto()
+            forced.CopyFrom(proto)
+            forced.input[0] = _TRUTH
+            protos = (*foreign.protos[:place], forced, *foreign.protos[place + 1 :])
+            entering = {**foreign.entering, _TRUTH: Entering(np.array(truth))}
+            changed = replace(foreign, protos=protos, entering=entering)
+            node, _, weights = described(changed, _in_order(changed, types))
+            found = _tried(node, weights)
+            need(
+                found == given,
+                f"one branch gives {_shapes(found)}, the other one {_shapes(given)}",
+            )
+
+
+def _shapes(given: tuple[OnnxTensor, ...]) -> str:
+    return ", ".join([f"{each.type} {each.shape}" for each in given])
+
+
+def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> tuple[OnnxTensor, ...]:
     """Runs it on a few samples together, and on each alone; gives what comes out of one.
 
     Raises NotApartError.
@@ -279,7 +204,7 @@ def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> Iterator[Onnx
                 raise NotApartError("gives shapes that depend on values or on the batch")
             if not np.allclose(whole[place], one[0], _RTOL, _ATOL, equal_nan=True):
                 raise NotApartError("mixes the samples of a batch")
-    return iter(
+    return tuple(
         [
             OnnxTensor(tensor.type, tuple(array.shape[1:]))
             for tensor, array in zip(node.given, together, strict=True)
@@ -289,7 +214,7 @@ def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> Iterator[Onnx
 
 def sizes(foreign: Foreign) -> Array | None:
     """A list of sizes that begins with the batch, for which there is 0; None for anything else."""
-    node, _, weights = _described(foreign)
+    node, _, weights = described(foreign, _in_order(foreign, _numeric(foreign)))
     module = _module(node, weights)
     samples = [_drawn(tensor, number) for number, tensor in enumerate(node.flowing)]
     (several,), (one,) = _run(module, samples), _run(module, [each[:1] for each in samples])
@@ -309,7 +234,10 @@ def _module(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> OnnxOperatio
 
 def _run(module: OnnxOperation, samples: list[torch.Tensor]) -> list[Array]:
     try:
-        return module.run(samples)
+        with running_until(time.monotonic() + _LONGEST_TRIAL_S):
+            return module.run(samples)
+    except DeadlineError as error:
+        raise UnsupportedError(f"did not end within {_LONGEST_TRIAL_S:g} s") from error
     except InputError as error:
         raise UnsupportedError(f"onnxruntime does not run it: {error}") from error
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError
-from onnx import helper, numpy_helper
+from onnx import helper, inliner, numpy_helper
 
 from backend.catalogue import CATALOGUE
 from backend.catalogue.parameter import completed, problem_of
@@ -25,19 +25,13 @@ from backend.code_import.building import Building, Ref, Shape, UnsupportedError
 from backend.code_import.modules import need
 from backend.errors import ModelImportError, ShapeMismatchError
 from backend.formats.onnx_check import OnnxValue, check_onnx
+from backend.formats.onnx_names import captured, read_by
 from backend.formats.onnx_schema import ELEMENT_TYPES
 from backend.formats.tensors import Array
 from backend.graph import Graph
-from backend.importing.foreign import (
-    Entering,
-    Foreign,
-    NotApartError,
-    folded,
-    keep,
-    plain_value,
-    sizes,
-)
+from backend.importing.foreign import NoNumbersError, NotApartError, folded, keep, sizes
 from backend.importing.messages import UNKNOWN_IDS
+from backend.importing.onnx_kept import Entering, Foreign, is_text, plain_value
 from backend.importing.onnx_widths import bring_to_single
 from backend.onnx_node import read_node
 
@@ -150,6 +144,11 @@ class Imported:
     doors: tuple[Door, ...]
     is_rounded: bool
     """The ONNX computes with numbers of half precision, which the graph does not."""
+    given: tuple[str, ...]
+    """Values of the ONNX, in the order of the graph's Outputs."""
+    left_out: tuple[str, ...] = ()
+    """Outputs of the ONNX that are no numbers."""
+    class_names: tuple[str, ...] = ()
 
 
 def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, int]) -> Imported:
@@ -157,9 +156,9 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, in
 
     Raises ArchiveError for a hostile file, ModelImportError for nodes that have no counterpart."""
     facts = check_onnx(data)
-    model = _parsed(data)
+    model = _without_functions(_parsed(data))
     is_rounded = _in_single_precision(model)
-    placing = _Placing(model, facts.opsets.get("", 0), placers)
+    placing = _Placing(model, facts.opsets, placers)
     made, graph = placing.made, model.graph
     for tensor in graph.initializer:
         placing.values[tensor.name] = _array(tensor)
@@ -171,13 +170,48 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, in
     placing.finish()
     if placing.problems:
         raise ModelImportError(_refusal(placing.problems, len(graph.node)))
-    for value in graph.output:
-        found = placing.values.get(value.name)
+    given, left_out = _ends(placing, [value.name for value in graph.output])
+    for name, end in given.items():
+        found = placing.values.get(end)
         if not isinstance(found, Ref):
-            raise ModelImportError(f"onnx: output {value.name!r} depends on no input")
-        made.add(value.name, "Output", {}, (found,))
+            raise ModelImportError(f"onnx: output {name!r} depends on no input")
+        made.add(name, "Output", {}, (found,))
     weights = {name: tensor.contiguous().numpy() for name, tensor in made.weights.items()}
-    return Imported(made.graph(facts.name or "imported"), weights, doors, is_rounded)
+    return Imported(
+        made.graph(facts.name or "imported"),
+        weights,
+        doors,
+        is_rounded,
+        tuple(given.values()),
+        left_out,
+        class_names(graph),
+    )
+
+
+def asking(data: bytes, names: tuple[str, ...]) -> bytes:
+    """The model, asked for these of its values."""
+    model = _parsed(data)
+    if [value.name for value in model.graph.output] == [*names]:
+        return data
+    del model.graph.output[:]
+    model.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
+    asked: bytes = model.SerializeToString()
+    return asked
+
+
+def _ends(placing: _Placing, names: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The outputs that are kept, each with the value that it is, and those that are left out.
+
+    A table of numbers by class is the numbers. Texts are left out beside numbers; where there is nothing
+    else, the last numbers before them stand for them. Raises ModelImportError.
+    """
+    tables = {name: placing.tables.get(name, name) for name in names}
+    texts = [name for name, end in tables.items() if placing.is_no_number(end)]
+    numbers = {name: end for name, end in tables.items() if name not in texts}
+    if numbers or not texts:
+        return numbers, tuple(texts)
+    before = {placing.numbers_before(name): None for name in texts}
+    return {name: name for name in before}, tuple(texts)
 
 
 def _in_single_precision(model: onnx.ModelProto) -> bool:
@@ -193,6 +227,17 @@ def _parsed(data: bytes) -> onnx.ModelProto:
         return onnx.load_from_string(data)
     except DecodeError as error:
         raise ModelImportError(f"onnx: cannot be read: {error}") from error
+
+
+def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With their nodes where they are called; that they end, and at what size, was checked."""
+    if not model.functions:
+        return model
+    try:
+        unfolded: onnx.ModelProto = inliner.inline_local_functions(model)
+        return unfolded
+    except Exception as error:  # onnx raises errors of its own and of protobuf's
+        raise ModelImportError(f"onnx: its functions cannot be unfolded: {str(error)[:300]}") from error
 
 
 def _array(tensor: onnx.TensorProto) -> Array:
@@ -237,12 +282,16 @@ class _Open:
 
     nodes: Mapping[int, onnx.NodeProto]
     reason: str
+    is_no_number: bool = False
+    """Texts, lists or maps."""
 
 
 class _Placing:
     """Has one node after the other become nodes of the graph; notes what cannot be."""
 
-    def __init__(self, model: onnx.ModelProto, opset: int, placers: Mapping[str, Placer]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, opsets: Mapping[str, int], placers: Mapping[str, Placer]
+    ) -> None:
         self.made = Building()
         self.values: dict[str, Value] = {}
         self.kinds: dict[str, str] = {}
@@ -252,11 +301,14 @@ class _Placing:
         """What comes from nodes that have no counterpart."""
         self._open: dict[str, _Open] = {}
         """What may be kept together with what follows; by the names of values."""
+        self.tables: dict[str, str] = {}
+        """Values that are numbers by class, with the numbers."""
         self._model = model
-        self._opset = opset
+        self._opset = opsets.get("", 1)
+        self._opsets = {name: version for name, version in opsets.items() if name}
         self._placers = placers
         self._inferred: dict[str, str] | None = None
-        self._readers = Counter(name for node in model.graph.node for name in node.input)
+        self._readers = Counter(n for node in model.graph.node for n in (*node.input, *captured(node)))
         self._readers.update(value.name for value in model.graph.output)
 
     def open(self, door: Door, number: int) -> None:
@@ -273,37 +325,64 @@ class _Placing:
         self.place(number, helper.make_node("Cast", [inside], [door.name], to=kind))
 
     def place(self, number: int, node: onnx.NodeProto) -> None:
-        if any(name in self._lost for name in node.input):
+        read = read_by(node)
+        if any(name in self._lost for name in read):
             self._lost.update(node.output)
             return
+        if (node.domain, node.op_type) == ("ai.onnx.ml", "ZipMap"):
+            self.tables[node.output[0]] = node.input[0]
         nodes = {number: node}
-        for name in node.input:
+        for name in read:
             if name in self._open:
                 nodes |= self._open[name].nodes
         inputs = tuple(self.values.get(name) if name else None for name in node.input)
         try:
             if len(nodes) > 1:
-                self.values |= self._together(nodes, node)
-            elif any(isinstance(value, Ref) for value in inputs):
-                self.values |= self._counterpart(node, inputs)
+                self.values |= self._together(nodes, node, number)
+            elif any(isinstance(self.values.get(name), Ref) for name in read):
+                self.values |= self._counterpart(node, inputs, number)
             else:
                 self.values |= folded(self._foreign(nodes, node))
         except NotApartError as error:
-            self._leave_open(nodes, node, f"{_label(node)}: {error}"[:_MAX_PROBLEM])
+            self._leave_open(nodes, node, f"{_label(node)}: {error}"[:_MAX_PROBLEM], error)
         except (UnsupportedError, *_MALFORMED) as error:
             self._give_up(node, f"{_label(node)}: {error}"[:_MAX_PROBLEM])
 
     def finish(self) -> None:
-        """Whatever is asked of the model and still open is a problem."""
-        reasons = [self._open[end.name].reason for end in self._model.graph.output if end.name in self._open]
+        """Whatever is asked of the model and still open is a problem, unless it is no number."""
+        asked = [self.tables.get(end.name, end.name) for end in self._model.graph.output]
+        reasons = [
+            self._open[name].reason for name in asked if name in self._open and not self.is_no_number(name)
+        ]
         self.problems += list(dict.fromkeys(reasons))
 
-    def _leave_open(self, nodes: Mapping[int, onnx.NodeProto], node: onnx.NodeProto, reason: str) -> None:
+    def is_no_number(self, name: str) -> bool:
+        """Is known to be texts, a list or a map."""
+        found = self.values.get(name)
+        if isinstance(found, np.ndarray) and is_text(found):
+            return True
+        return name in self._open and self._open[name].is_no_number
+
+    def numbers_before(self, name: str) -> str:
+        """The last value that flows of which this one is made. Raises ModelImportError."""
+        makers = {output: node for node in self._model.graph.node for output in node.output}
+        while not isinstance(self.values.get(name), Ref):
+            read = read_by(makers[name]) if name in makers else []
+            found = [each for each in read if each in self._open or isinstance(self.values.get(each), Ref)]
+            if not found:
+                raise ModelImportError(f"onnx: output {name!r} depends on no input")
+            name = found[0]
+        return name
+
+    def _leave_open(
+        self, nodes: Mapping[int, onnx.NodeProto], node: onnx.NodeProto, reason: str, error: NotApartError
+    ) -> None:
         if len(nodes) > _MAX_TOGETHER:
             self._give_up(node, f"{reason}; with {len(nodes) - 1} nodes before it, limit {_MAX_TOGETHER}")
             return
         before = next((self._open[name].reason for name in node.input if name in self._open), reason)
-        self._open |= {name: _Open(nodes, before) for name in node.output if name}
+        found = _Open(nodes, before, isinstance(error, NoNumbersError))
+        self._open |= {name: found for name in node.output if name}
 
     def _give_up(self, node: onnx.NodeProto, problem: str) -> None:
         self.problems.append(problem)
@@ -313,29 +392,31 @@ class _Placing:
         """Raises KeyError for a value that comes from nowhere."""
         protos = tuple([nodes[number] for number in sorted(nodes)])
         inside = {name for proto in protos for name in proto.output}
-        names = dict.fromkeys(name for proto in protos for name in proto.input if name and name not in inside)
+        names = dict.fromkeys(name for proto in protos for name in read_by(proto) if name not in inside)
         entering = {}
         for name in names:
             value = self.values[name]
             if value is None:
                 raise KeyError(name)
             entering[name] = Entering(value, self._kind(name, value))
-        return Foreign(protos, self._opset, entering, tuple(last.output))
+        return Foreign(protos, self._opset, entering, tuple(last.output), self._opsets)
 
-    def _together(self, nodes: Mapping[int, onnx.NodeProto], node: onnx.NodeProto) -> dict[str, Ref]:
+    def _together(
+        self, nodes: Mapping[int, onnx.NodeProto], node: onnx.NodeProto, number: int
+    ) -> dict[str, Ref]:
         """Several nodes as one, unless all but the last only say how large a batch is.
 
         Raises UnsupportedError.
         """
-        source = self.values.get(node.input[0])
+        source = self.values.get(node.input[0]) if node.input else None
         if node.op_type == "Reshape" and isinstance(source, Ref) and node.input[1] in self._open:
             before = self._open[node.input[1]].nodes
             target = sizes(self._asked(before, node.input[1]))
             if target is not None:
                 with suppress(UnsupportedError):
                     found = _with_open_batch(target, source.shape)
-                    return self._counterpart(node, (source, found), may_keep=False)
-        return self._kept(self._foreign(nodes, node), node, tuple(nodes.values()))
+                    return self._counterpart(node, (source, found), number, may_keep=False)
+        return self._kept(self._foreign(nodes, node), node, nodes)
 
     def _asked(self, nodes: Mapping[int, onnx.NodeProto], name: str) -> Foreign:
         """The nodes, of which one value is asked."""
@@ -343,7 +424,7 @@ class _Placing:
         return replace(self._foreign(nodes, last), outputs=(name,))
 
     def _counterpart(
-        self, node: onnx.NodeProto, inputs: tuple[Value, ...], *, may_keep: bool = True
+        self, node: onnx.NodeProto, inputs: tuple[Value, ...], number: int, *, may_keep: bool = True
     ) -> dict[str, Ref]:
         """The nodes of the graph that do the same, or one that stands for it. Raises UnsupportedError."""
         before = self.made.mark()
@@ -357,18 +438,20 @@ class _Placing:
         if not may_keep:
             raise UnsupportedError(reason)
         try:
-            return self._kept(self._foreign({0: node}, node), node, (node,))
+            return self._kept(self._foreign({number: node}, node), node, {number: node})
         except (UnsupportedError, *_MALFORMED) as error:
-            kind = NotApartError if isinstance(error, NotApartError) else UnsupportedError
+            kind = type(error) if isinstance(error, NotApartError) else UnsupportedError
             raise kind(f"{reason}; and kept as it is: {error}") from error
 
     def _kept(
-        self, foreign: Foreign, node: onnx.NodeProto, nodes: tuple[onnx.NodeProto, ...]
+        self, foreign: Foreign, node: onnx.NodeProto, nodes: Mapping[int, onnx.NodeProto]
     ) -> dict[str, Ref]:
         inputs = tuple(self.values.get(name) if name else None for name in node.input)
         kept = keep(foreign, self.made, _weights_name(node, inputs) or node.name or node.op_type.lower())
-        for each in nodes:
+        for each in nodes.values():
             self._count_ids(each)
+        texts = _Open(nodes, f"{_label(node)}: gives no numbers", is_no_number=True)
+        self._open |= {name: texts for name in node.output if name and name not in kept}
         types = read_node(self.made.nodes[next(iter(kept.values())).node_id].parameters).given
         self.kinds |= {name: each.type for name, each in zip(kept, types, strict=True)}
         return kept
@@ -424,6 +507,17 @@ def _with_open_batch(target: Array, shape: Shape) -> Array:
         rest = math.prod(size for size in sample if size != -1)
         sample[sample.index(-1)] = math.prod(shape) // max(1, rest)
     return np.array([-1, *sample], np.int64)
+
+
+def class_names(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """As far as a classifier says them."""
+    for node in graph.node:
+        for attribute in node.attribute if node.domain == "ai.onnx.ml" else ():
+            if attribute.name in ("classlabels_strings", "classlabels_int64s", "classlabels_ints"):
+                texts = [each.decode("utf-8", "replace") for each in attribute.strings]
+                if found := tuple(texts or [str(each) for each in attribute.ints]):
+                    return found
+    return ()
 
 
 def _label(node: onnx.NodeProto) -> str:

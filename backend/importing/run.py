@@ -21,7 +21,7 @@ from backend.exporting.language_model import NotLanguageModel, read_language_mod
 from backend.exporting.messages import Stage
 from backend.exporting.runners import Outputs, has_llama, open_llama, open_onnx_bytes, restored_weights
 from backend.exporting.source import answers_of, drawn
-from backend.facts import MAX_TOKENIZER_BYTES, DataNotes, decode_notes
+from backend.facts import MAX_TOKENIZER_BYTES, DataNotes, decode_notes, encode_notes
 from backend.formats.cyxmodel import CyxModel, Normalization, TrainingState, write_cyxmodel
 from backend.formats.gguf_header import GgufValue, read_gguf_header
 from backend.formats.gguf_tensors import read_gguf
@@ -80,12 +80,7 @@ def import_model(
         case ModelFormat.GGUF:
             graph, weights, about, certificate = _from_foreign_gguf(paths[0], order.sizes, report)
         case ModelFormat.ONNX:
-            graph, weights, certificate = _from_onnx(paths[0], order.sizes, report)
-            kept = len(operator_nodes(graph))
-            about = f"{len(graph.nodes)} nodes of an ONNX, which answer as it does"
-            about += (
-                f"; {kept} of them are operators that onnxruntime computes, not to be trained" if kept else ""
-            )
+            graph, weights, about, certificate, metadata = _from_onnx(paths[0], order.sizes, report)
         case _:
             raise ArchiveError(f"{order.files[0]} is no ONNX, safetensors or GGUF")
     report(Stage("writing the model", 3, 3))
@@ -235,7 +230,7 @@ def _language_model(
 
 def _from_onnx(
     path: Path, sizes: Mapping[str, int], report: Report
-) -> tuple[Graph, dict[str, Array], Certificate]:
+) -> tuple[Graph, dict[str, Array], str, Certificate, dict[str, str]]:
     if importlib.util.find_spec("onnx") is None:
         raise ModelImportError("onnx: needs the package onnx: pip install 'cyxwiz[export]'")
     from backend.importing.onnx_operators import PLACERS
@@ -255,7 +250,18 @@ def _from_onnx(
     if certificate.verdict == "differs":
         difference = f"{certificate.max_difference:.3g}"
         raise ModelImportError(f"onnx: the graph's answers differ by {difference} from onnxruntime's")
-    return found.graph, weights, certificate
+    notes = encode_notes(DataNotes(class_names=found.class_names))
+    metadata = {f"{PREFIX}{key}": text for key, text in notes.items()}
+    return found.graph, weights, _about_onnx(found), certificate, metadata
+
+
+def _about_onnx(found: Imported) -> str:
+    kept = len(operator_nodes(found.graph))
+    about = f"{len(found.graph.nodes)} nodes of an ONNX, which answer as it does"
+    about += f"; {kept} of them are operators that onnxruntime computes, not to be trained" if kept else ""
+    if found.left_out:
+        about += f"; without its outputs of texts: {', '.join(found.left_out)[:200]}"
+    return about
 
 
 def _few(end: End) -> End:
@@ -270,8 +276,10 @@ def _compared(path: Path, data: bytes, found: Imported, compiled: CompiledModel)
     doors = [(door, ends.get(door.node_id, End(door.node_id, door.shape, door.ids))) for door in found.doors]
     drawn_for = {door.node_id: drawn(_few(end), samples, number) for number, (door, end) in enumerate(doors)}
     inputs = {end.name: drawn_for[end.name] for end in compiled.inputs}
+    from backend.importing.onnx_read import asking
+
     try:
-        run, versions = open_onnx_bytes(data)
+        run, versions = open_onnx_bytes(asking(data, found.given))
         theirs = run({door.name: drawn_for[door.node_id].astype(door.dtype) for door in found.doors})
     except ExportError as error:
         raise ModelImportError(f"onnx: {error}") from error

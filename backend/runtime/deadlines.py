@@ -22,6 +22,11 @@ def running_until(deadline: float | None) -> Iterator[None]:
         _DEADLINE.reset(token)
 
 
+def deadline_of_run() -> float | None:
+    """On the monotonic clock; None: as long as it takes."""
+    return _DEADLINE.get()
+
+
 def check_deadline() -> None:
     """Raises DeadlineError once it has passed."""
     deadline = _DEADLINE.get()

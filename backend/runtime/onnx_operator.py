@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from backend.errors import InputError
+from backend.errors import DeadlineError, InputError
+from backend.formats.onnx_check import check_onnx
 from backend.formats.onnx_write import input_name, one_node_model
 from backend.formats.tensors import Array
-from backend.onnx_node import OnnxNode, OnnxTensor, weight_place
-from backend.runtime.deadlines import check_deadline
+from backend.onnx_node import PROGRAM_PLACE, OnnxNode, OnnxTensor, weight_place
+from backend.runtime.deadlines import check_deadline, deadline_of_run
 
 
 class OnnxOperation(nn.Module):
@@ -28,6 +29,8 @@ class OnnxOperation(nn.Module):
             if tensor is not None and tensor.kind == "weights":
                 values = torch.zeros(tensor.shape, dtype=torch_type(tensor))
                 self.register_buffer(weight_place(number), values)
+        if node.program:
+            self.register_buffer(PROGRAM_PLACE, torch.zeros(node.program, dtype=torch.uint8))
 
     def __getstate__(self) -> dict[str, Any]:
         """Sessions cannot be copied; a copy opens its own."""
@@ -47,8 +50,7 @@ class OnnxOperation(nn.Module):
     def run(self, values: Sequence[torch.Tensor]) -> list[Array]:
         """What onnxruntime gives, whatever its shape. Raises InputError, DeadlineError.
 
-        ONNX Runtime looks at a deadline between operators only, and here is a single one, which holds no
-        loop: it is looked at before each.
+        A deadline is looked at before each operator; a program, which may hold loops, is also stopped by it.
         """
         check_deadline()
         given = {
@@ -56,12 +58,22 @@ class OnnxOperation(nn.Module):
             for (number, tensor), value in zip(self._flowing(), values, strict=True)
         }
         try:
-            answers = self._opened().run(None, given)
+            answers = self._answers(given)
+        except (DeadlineError, MemoryError):
+            raise
         except Exception as error:  # ONNX Runtime's own classes share no public base
             raise InputError(f"ONNX operator {self.node.operator}: {str(error)[:500]}") from error
         if not all(isinstance(answer, np.ndarray) for answer in answers):
             raise InputError(f"ONNX operator {self.node.operator} gives something that is no tensor")
         return list(answers)
+
+    def _answers(self, given: Mapping[str, Array]) -> Any:
+        session = self._opened()
+        if not self.node.program:
+            return session.run(None, given)
+        from backend.runtime.onnx_runtime import run_until
+
+        return run_until(session, given, deadline_of_run())
 
     def _flowing(self) -> list[tuple[int, OnnxTensor]]:
         return [
@@ -79,6 +91,10 @@ class OnnxOperation(nn.Module):
             )
         return torch.from_numpy(answer).to(device)
 
+    def program_bytes(self) -> bytes:
+        """Empty for a node without one."""
+        return _bytes(self.get_buffer(PROGRAM_PLACE)) if self.node.program else b""
+
     def _opened(self) -> Any:
         """The session, opened again once weights were loaded into this module."""
         weights = dict(self.named_buffers(recurse=False))
@@ -92,8 +108,11 @@ class OnnxOperation(nn.Module):
                 for number, tensor in enumerate(self.node.inputs)
                 if tensor is not None and tensor.kind == "weights"
             }
+            model = one_node_model(self.node, held, self.program_bytes())
+            if self.node.program:
+                check_onnx(model)
             # One thread: every session has threads of its own, and a model may have hundreds of these.
-            self._session = open_session(one_node_model(self.node, held), 1)
+            self._session = open_session(model, 1)
             self._session_of = state
         return self._session
 

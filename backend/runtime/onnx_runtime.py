@@ -34,7 +34,7 @@ _TERMINATED = "terminate"
 _FATAL_ONLY = 4
 _OWN = "cyxwiz."
 """Before the entries of our own exports in a file's metadata."""
-_DTYPES = {
+ELEMENT_KINDS = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
     "tensor(float16)": "float16",
@@ -150,6 +150,26 @@ def open_session(data: bytes, threads: int, device: str = "cpu") -> Any:
     return onnxruntime.InferenceSession(data, options, providers=_providers(device))
 
 
+def run_until(session: Any, inputs: Mapping[str, Array], deadline: float | None) -> Any:
+    """All outputs of a run that is stopped at its deadline, for runs that are few and may hold loops.
+
+    Raises DeadlineError, InputError, MemoryError.
+    """
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    left_s = threading.TIMEOUT_MAX if deadline is None else max(0.0, deadline - time.monotonic())
+    timer = threading.Timer(left_s, setattr, (options, "terminate", True))
+    timer.daemon = True
+    if deadline is not None:
+        timer.start()
+    try:
+        return session.run(None, inputs, options)
+    except Exception as error:  # ONNX Runtime's own classes share no public base
+        raise _cause(error) from error
+    finally:
+        timer.cancel()
+
+
 def _providers(device: str) -> list[Any]:
     """Those to try: which of them loaded, the session says."""
     kind, _, index = device.partition(":")
@@ -160,19 +180,19 @@ def _providers(device: str) -> list[Any]:
 
 def _spec(end: Any) -> TensorSpec:
     """Raises ArchiveError for what is no tensor of numbers."""
-    dtype = _DTYPES.get(end.type)
+    dtype = ELEMENT_KINDS.get(end.type)
     if dtype is None:
-        raise ArchiveError(f"input {end.name[:80]!r} is {end.type}, served are {', '.join(_DTYPES.values())}")
+        raise ArchiveError(f"input {end.name[:80]!r} is {end.type}, served are {', '.join(ELEMENT_KINDS.values())}")
     shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in end.shape or ())
     return TensorSpec(end.name, dtype, shape)
 
 
 def _outputs(ends: list[Any]) -> tuple[tuple[TensorSpec, ...], str]:
     """What is answered, and in words what is left out. Raises ArchiveError if that is all of it."""
-    kept = [end for end in ends if end.type in _DTYPES or _TABLE.fullmatch(end.type)]
+    kept = [end for end in ends if end.type in ELEMENT_KINDS or _TABLE.fullmatch(end.type)]
     if not kept:
         raise ArchiveError(f"no output is of numbers: {ends[0].name[:80]!r} is {ends[0].type}")
-    specs = [_spec(end) if end.type in _DTYPES else TensorSpec(end.name, "float32", (-1, -1)) for end in kept]
+    specs = [_spec(end) if end.type in ELEMENT_KINDS else TensorSpec(end.name, "float32", (-1, -1)) for end in kept]
     others = ", ".join(f"{end.name[:80]} ({end.type})" for end in ends if end not in kept)
     return tuple(specs), f", without {others}" if others else ""
 

@@ -361,7 +361,7 @@ def test_ids_go_through_a_table_of_vectors(tmp_path: Path) -> None:
         (
             one("RandomNormalLike"),
             r"1 of 1 nodes have no counterpart .* node 'the_node' \(RandomNormalLike\): no node does that; "
-            "and kept as it is: holds graphs, draws at random",
+            "and kept as it is: draws at random",
         ),
         (one("Hardmax", axis=0), "mixes the samples"),
         (one("Compress", np.array([True, False]), axis=0), "front|depend on values"),
