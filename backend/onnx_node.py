@@ -43,7 +43,10 @@ REFUSED_OPERATORS = frozenset({
     "SequenceMap",
 })  # fmt: skip
 """What holds graphs, draws at random, or takes and gives something else than tensors: not in words."""
-RANDOM_OPERATORS = frozenset({op for op in REFUSED_OPERATORS if op.startswith("Random")}) | {"Bernoulli", "Multinomial"}
+RANDOM_OPERATORS = frozenset({op for op in REFUSED_OPERATORS if op.startswith("Random")}) | {
+    "Bernoulli",
+    "Multinomial",
+}
 """Not in programs either."""
 
 DataType: TypeAlias = Literal[

@@ -97,6 +97,22 @@ class Building:
         self.weights = dict(mark.weights)
         del self.links[mark.links :]
 
+    def drop_unused(self) -> None:
+        """Takes away what no output depends on, but for inputs."""
+        before: dict[str, list[str]] = {}
+        for link in self.links:
+            before.setdefault(link.target_node, []).append(link.source_node)
+        waiting = [node.id for node in self.nodes.values() if node.type in ("Input", "Output")]
+        used = set(waiting)
+        while waiting:
+            found = set(before.get(waiting.pop(), ())) - used
+            used |= found
+            waiting += found
+        gone = [f"{module_name(name)}." for name in self.nodes if name not in used]
+        self.weights = {n: each for n, each in self.weights.items() if not n.startswith((*gone,))}
+        self.nodes = {name: node for name, node in self.nodes.items() if name in used}
+        self.links[:] = [link for link in self.links if link.target_node in used]
+
     def graph(self, name: str) -> Graph:
         return Graph(name, tuple(self.nodes.values()), tuple(self.links))
 

@@ -182,7 +182,7 @@ def _check_meaning(operator: str, domain: str, before: int, after: int) -> None:
     inputs = [[(each.name, each.option) for each in schema.inputs] for schema in (old, new)]
     if inputs[0] != inputs[1] or any(more.get(name) != default for name, default in fewer.items()):
         raise OperatorSetError(
-            f"operator {operator} of operator set {before} means something else in {after}, of which the file is"
+            f"operator {operator} of operator set {before} means something else in {after}, the file's"
         )
 
 

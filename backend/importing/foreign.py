@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from backend.runtime.onnx_runtime import ELEMENT_KINDS, open_session, run_until
 _BATCH = 3
 _MAX_FOLDED_BYTES = 1 << 30
 _RTOL, _ATOL = 1e-4, 1e-5
-_LONGEST_TRIAL_S = 20.0
+LONGEST_TRIAL_S = 20.0
 _TRUTH = "cyxwiz.truth"
 
 
@@ -39,33 +39,49 @@ class NoNumbersError(NotApartError):
     """Gives texts, lists or maps, of which what follows may make numbers."""
 
 
-def keep(foreign: Foreign, made: Building, wanted: str) -> dict[str, Ref]:
-    """Adds the node that stands for it; its values by their names in the ONNX model.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Values of the ONNX by their names: those that the node gives, and why it does not give the others."""
 
-    Raises UnsupportedError for operators that are refused, that onnxruntime does not run on this, whose
-    values have no fixed shape behind the batch, or in which samples depend on each other. Outputs that are
-    no numbers are left out.
+    values: Mapping[str, Ref]
+    left: Mapping[str, NotApartError]
+
+
+def keep(foreign: Foreign, made: Building, wanted: str) -> Kept:
+    """Adds the node that stands for it.
+
+    Raises UnsupportedError for operators that are refused, that onnxruntime does not run on this, or of which
+    no value has a fixed shape behind the batch and keeps samples apart.
     """
     check_operators(foreign)
-    types = _numeric(foreign)
-    foreign = replace(foreign, outputs=tuple([name if name in types else "" for name in foreign.outputs]))
+    types, left = _numeric(foreign)
+    foreign = _asked_for(foreign, types)
     node, entering, weights = described(foreign, _in_order(foreign, types))
-    given = _tried(node, weights)
-    _check_branches(foreign, types, given)
-    found = iter(given)
-    node = replace(node, outputs=tuple([next(found) if each is not None else None for each in node.outputs]))
+    tried = dict(zip(types, _tried(node, weights), strict=True))
+    left |= {name: each for name, each in tried.items() if isinstance(each, NotApartError)}
+    given = {name: each for name, each in tried.items() if isinstance(each, OnnxTensor)}
+    if not given:
+        raise next(iter(left.values()))
+    foreign = _asked_for(foreign, given)
+    _check_branches(foreign, given)
+    node, entering, weights = described(foreign, _in_order(foreign, given))
     try:
         read_node(node.parameters)
     except ShapeMismatchError as error:
         raise UnsupportedError(str(error)) from error
     node_id = made.add(wanted, TYPE, node.parameters, entering, weights)
-    names = [name for name in foreign.outputs if name]
-    return {
+    values = {
         name: Ref(
             node_id, "output" if place == 0 else f"output{place + 1}", each.shape, each.type != "float32"
         )
-        for place, (name, each) in enumerate(zip(names, node.given, strict=True))
+        for place, (name, each) in enumerate(given.items())
     }
+    return Kept(values, left)
+
+
+def _asked_for(foreign: Foreign, names: Mapping[str, Any]) -> Foreign:
+    """With its other outputs left out."""
+    return replace(foreign, outputs=tuple([name if name in names else "" for name in foreign.outputs]))
 
 
 def folded(foreign: Foreign) -> dict[str, Array]:
@@ -79,9 +95,9 @@ def folded(foreign: Foreign) -> dict[str, Array]:
     need(size <= _MAX_FOLDED_BYTES, f"a constant of {size:.3g} bytes, limit {_MAX_FOLDED_BYTES}")
     try:
         session = open_session(model.SerializeToString(), 1)
-        found = run_until(session, {}, time.monotonic() + _LONGEST_TRIAL_S)
+        found = run_until(session, {}, time.monotonic() + LONGEST_TRIAL_S)
     except DeadlineError as error:
-        raise UnsupportedError(f"did not end within {_LONGEST_TRIAL_S:g} s") from error
+        raise UnsupportedError(f"did not end within {LONGEST_TRIAL_S:g} s") from error
     except Exception as error:  # ONNX Runtime's own classes share no public base
         raise UnsupportedError(f"onnxruntime does not run it: {str(error)[:200]}") from error
     if not all(isinstance(each, np.ndarray) for each in found):
@@ -124,20 +140,28 @@ def _bytes_of(tensor: onnx.TypeProto.Tensor) -> int:
     return size
 
 
-def _numeric(foreign: Foreign) -> dict[str, OnnxTensor]:
-    """Those of its outputs that are numbers, whose shapes are not yet known. Raises UnsupportedError."""
+def _numeric(foreign: Foreign) -> tuple[dict[str, OnnxTensor], dict[str, NotApartError]]:
+    """Those of its outputs that are numbers, whose shapes are not yet known, and why others are none.
+
+    Raises UnsupportedError.
+    """
     model = _alone(foreign)
     kinds = {value.name: _kind_of(value) for value in model.graph.output}
     if "" in kinds.values():
         kinds = _told_by_runtime(model)
-    found = {name: OnnxTensor(kind, ()) for name, kind in kinds.items() if kind in KINDS}  # type: ignore[arg-type]
+    found: dict[str, OnnxTensor] = {}
+    left: dict[str, NotApartError] = {}
+    for name, kind in kinds.items():
+        if kind in KINDS:
+            found[name] = OnnxTensor(kind, ())  # type: ignore[arg-type]
+        else:
+            left[name] = NoNumbersError(f"gives {kind}, supported are {', '.join(sorted(KINDS))}")
     if not found:
-        told = ", ".join(dict.fromkeys(kinds.values()))
-        raise NoNumbersError(f"gives {told}, supported are {', '.join(sorted(KINDS))}")
+        raise next(iter(left.values()))
     for value in model.graph.output:
         size = _bytes_of(value.type.tensor_type)
         need(size <= MAX_ELEMENTS, f"gives {size:.3g} bytes, limit {MAX_ELEMENTS}")
-    return found
+    return found, left
 
 
 def _kind_of(value: onnx.ValueInfoProto) -> str:
@@ -160,9 +184,7 @@ def _in_order(foreign: Foreign, types: Mapping[str, OnnxTensor]) -> tuple[OnnxTe
     return tuple([types[name] if name else None for name in foreign.outputs])
 
 
-def _check_branches(
-    foreign: Foreign, types: Mapping[str, OnnxTensor], given: tuple[OnnxTensor, ...]
-) -> None:
+def _check_branches(foreign: Foreign, given: Mapping[str, OnnxTensor]) -> None:
     """Whichever branch an If takes, what comes out must be of one shape, as the trial alone does not show.
 
     Raises UnsupportedError.
@@ -175,46 +197,45 @@ def _check_branches(
             protos = (*foreign.protos[:place], forced, *foreign.protos[place + 1 :])
             entering = {**foreign.entering, _TRUTH: Entering(np.array(truth))}
             changed = replace(foreign, protos=protos, entering=entering)
-            node, _, weights = described(changed, _in_order(changed, types))
+            node, _, weights = described(changed, _in_order(changed, given))
             found = _tried(node, weights)
-            need(
-                found == given,
-                f"one branch gives {_shapes(found)}, the other one {_shapes(given)}",
-            )
+            wrong = next((each for each in found if isinstance(each, NotApartError)), None)
+            if wrong is not None:
+                raise wrong
+            wanted = [*given.values()]
+            need(found == wanted, f"one branch gives {_shapes(found)}, the other one {_shapes(wanted)}")
 
 
-def _shapes(given: tuple[OnnxTensor, ...]) -> str:
-    return ", ".join([f"{each.type} {each.shape}" for each in given])
+def _shapes(given: Sequence[OnnxTensor | NotApartError]) -> str:
+    return ", ".join([f"{each.type} {each.shape}" for each in given if isinstance(each, OnnxTensor)])
 
 
-def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> tuple[OnnxTensor, ...]:
-    """Runs it on a few samples together, and on each alone; gives what comes out of one.
-
-    Raises NotApartError.
-    """
+def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> list[OnnxTensor | NotApartError]:
+    """Runs it on a few samples together, and on each alone; says what comes out of one, or what is wrong."""
     module = _module(node, weights)
     samples = [_drawn(tensor, number) for number, tensor in enumerate(node.flowing)]
     together = _run(module, samples)
-    for place in range(_BATCH):
-        alone = _run(module, [each[place : place + 1] for each in samples])
-        for whole, one in zip(together, alone, strict=True):
-            if whole.ndim == 0 or len(whole) != _BATCH or len(one) != 1:
-                raise NotApartError("moves the batch from the front")
-            if whole.shape[1:] != one.shape[1:]:
-                raise NotApartError("gives shapes that depend on values or on the batch")
-            if not np.allclose(whole[place], one[0], _RTOL, _ATOL, equal_nan=True):
-                raise NotApartError("mixes the samples of a batch")
-    return tuple(
-        [
-            OnnxTensor(tensor.type, tuple(array.shape[1:]))
-            for tensor, array in zip(node.given, together, strict=True)
-        ]
-    )
+    alone = [_run(module, [each[place : place + 1] for each in samples]) for place in range(_BATCH)]
+    return [
+        _of_one(tensor, whole, [each[number] for each in alone])
+        for number, (tensor, whole) in enumerate(zip(node.given, together, strict=True))
+    ]
+
+
+def _of_one(tensor: OnnxTensor, whole: Array, alone: list[Array]) -> OnnxTensor | NotApartError:
+    for place, one in enumerate(alone):
+        if whole.ndim == 0 or len(whole) != _BATCH or one.ndim == 0 or len(one) != 1:
+            return NotApartError("moves the batch from the front")
+        if whole.shape[1:] != one.shape[1:]:
+            return NotApartError("gives shapes that depend on values or on the batch")
+        if not np.allclose(whole[place], one[0], _RTOL, _ATOL, equal_nan=True):
+            return NotApartError("mixes the samples of a batch")
+    return OnnxTensor(tensor.type, tuple(whole.shape[1:]))
 
 
 def sizes(foreign: Foreign) -> Array | None:
     """A list of sizes that begins with the batch, for which there is 0; None for anything else."""
-    node, _, weights = described(foreign, _in_order(foreign, _numeric(foreign)))
+    node, _, weights = described(foreign, _in_order(foreign, _numeric(foreign)[0]))
     module = _module(node, weights)
     samples = [_drawn(tensor, number) for number, tensor in enumerate(node.flowing)]
     (several,), (one,) = _run(module, samples), _run(module, [each[:1] for each in samples])
@@ -234,10 +255,10 @@ def _module(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> OnnxOperatio
 
 def _run(module: OnnxOperation, samples: list[torch.Tensor]) -> list[Array]:
     try:
-        with running_until(time.monotonic() + _LONGEST_TRIAL_S):
+        with running_until(time.monotonic() + LONGEST_TRIAL_S):
             return module.run(samples)
     except DeadlineError as error:
-        raise UnsupportedError(f"did not end within {_LONGEST_TRIAL_S:g} s") from error
+        raise UnsupportedError(f"did not end within {LONGEST_TRIAL_S:g} s") from error
     except InputError as error:
         raise UnsupportedError(f"onnxruntime does not run it: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What an ONNX operator that is kept is made of: in words where these do, else as a program. Worker processes only."""
+"""What an ONNX operator that is kept is made of: words where these do, else a program. Worker processes only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from backend.code_import.building import Ref, UnsupportedError
+from backend.code_import.building import Ref
 from backend.code_import.modules import need
 from backend.errors import ShapeMismatchError
 from backend.formats.onnx_names import all_nodes, read_by, rename
@@ -155,8 +155,8 @@ def _renamed(protos: list[onnx.NodeProto], foreign: Foreign, names: list[str]) -
         copied.CopyFrom(proto)
         rename(copied, known)
         for node in all_nodes([copied]):
-            node.ClearField("metadata_props")
-            node.ClearField("doc_string")
+            for told in ("name", "metadata_props", "doc_string"):
+                node.ClearField(told)
         yield copied.SerializeToString(deterministic=True)
 
 

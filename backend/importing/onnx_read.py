@@ -176,6 +176,7 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, in
         if not isinstance(found, Ref):
             raise ModelImportError(f"onnx: output {name!r} depends on no input")
         made.add(name, "Output", {}, (found,))
+    made.drop_unused()
     weights = {name: tensor.contiguous().numpy() for name, tensor in made.weights.items()}
     return Imported(
         made.graph(facts.name or "imported"),
@@ -260,6 +261,11 @@ def _refusal(problems: list[str], nodes: int) -> str:
 def _door(made: Building, entry: OnnxValue, sizes: Mapping[str, int]) -> Door:
     """Raises ModelImportError."""
     name, shape, dtype = entry.name, entry.shape, entry.dtype
+    if dtype == "string":
+        raise ModelImportError(
+            f"onnx: input {name!r} is texts, a graph takes numbers: convert the model from where its texts "
+            "have become numbers (of a pipeline, the steps behind the encoder)"
+        )
     if not shape or dtype not in (*_REAL, *_WHOLE):
         allowed = f"a batch of {', '.join((*_REAL, *_WHOLE))}"
         raise ModelImportError(f"onnx: input {name!r} is {dtype} {shape}, supported is {allowed}")
@@ -403,7 +409,7 @@ class _Placing:
 
     def _together(
         self, nodes: Mapping[int, onnx.NodeProto], node: onnx.NodeProto, number: int
-    ) -> dict[str, Ref]:
+    ) -> Mapping[str, Ref]:
         """Several nodes as one, unless all but the last only say how large a batch is.
 
         Raises UnsupportedError.
@@ -425,7 +431,7 @@ class _Placing:
 
     def _counterpart(
         self, node: onnx.NodeProto, inputs: tuple[Value, ...], number: int, *, may_keep: bool = True
-    ) -> dict[str, Ref]:
+    ) -> Mapping[str, Ref]:
         """The nodes of the graph that do the same, or one that stands for it. Raises UnsupportedError."""
         before = self.made.mark()
         try:
@@ -445,16 +451,17 @@ class _Placing:
 
     def _kept(
         self, foreign: Foreign, node: onnx.NodeProto, nodes: Mapping[int, onnx.NodeProto]
-    ) -> dict[str, Ref]:
+    ) -> Mapping[str, Ref]:
         inputs = tuple(self.values.get(name) if name else None for name in node.input)
         kept = keep(foreign, self.made, _weights_name(node, inputs) or node.name or node.op_type.lower())
         for each in nodes.values():
             self._count_ids(each)
-        texts = _Open(nodes, f"{_label(node)}: gives no numbers", is_no_number=True)
-        self._open |= {name: texts for name in node.output if name and name not in kept}
-        types = read_node(self.made.nodes[next(iter(kept.values())).node_id].parameters).given
-        self.kinds |= {name: each.type for name, each in zip(kept, types, strict=True)}
-        return kept
+        for name, error in kept.left.items():
+            reason = f"{_label(node)}: {error}"[:_MAX_PROBLEM]
+            self._open[name] = _Open(nodes, reason, isinstance(error, NoNumbersError))
+        types = read_node(self.made.nodes[next(iter(kept.values.values())).node_id].parameters).given
+        self.kinds |= {name: each.type for name, each in zip(kept.values, types, strict=True)}
+        return kept.values
 
     def _count_ids(self, node: onnx.NodeProto) -> None:
         """Only a table says which ids it takes: as many as it has rows."""

@@ -108,8 +108,11 @@ class OnnxOperation(nn.Module):
                 for number, tensor in enumerate(self.node.inputs)
                 if tensor is not None and tensor.kind == "weights"
             }
-            model = one_node_model(self.node, held, self.program_bytes())
-            if self.node.program:
+            program = self.program_bytes()
+            model = one_node_model(self.node, held, program)
+            if program:
+                if not any(program):
+                    raise InputError("its program is with the weights of the model, which are not loaded")
                 check_onnx(model)
             # One thread: every session has threads of its own, and a model may have hundreds of these.
             self._session = open_session(model, 1)

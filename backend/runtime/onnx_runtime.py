@@ -182,7 +182,9 @@ def _spec(end: Any) -> TensorSpec:
     """Raises ArchiveError for what is no tensor of numbers."""
     dtype = ELEMENT_KINDS.get(end.type)
     if dtype is None:
-        raise ArchiveError(f"input {end.name[:80]!r} is {end.type}, served are {', '.join(ELEMENT_KINDS.values())}")
+        raise ArchiveError(
+            f"input {end.name[:80]!r} is {end.type}, served are {', '.join(ELEMENT_KINDS.values())}"
+        )
     shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in end.shape or ())
     return TensorSpec(end.name, dtype, shape)
 
@@ -192,7 +194,9 @@ def _outputs(ends: list[Any]) -> tuple[tuple[TensorSpec, ...], str]:
     kept = [end for end in ends if end.type in ELEMENT_KINDS or _TABLE.fullmatch(end.type)]
     if not kept:
         raise ArchiveError(f"no output is of numbers: {ends[0].name[:80]!r} is {ends[0].type}")
-    specs = [_spec(end) if end.type in ELEMENT_KINDS else TensorSpec(end.name, "float32", (-1, -1)) for end in kept]
+    specs = [
+        _spec(end) if end.type in ELEMENT_KINDS else TensorSpec(end.name, "float32", (-1, -1)) for end in kept
+    ]
     others = ", ".join(f"{end.name[:80]} ({end.type})" for end in ends if end not in kept)
     return tuple(specs), f", without {others}" if others else ""
 

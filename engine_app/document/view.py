@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TypeVar
 
 from backend.graph import Body, Graph, JsonValue, Node, Wiring
+from backend.onnx_node import TYPE as OPERATOR
 
 W = TypeVar("W", Graph, Body)
 
@@ -107,8 +108,10 @@ def place_of(node: Node) -> tuple[float, float] | None:
 
 
 def title_of(node: Node) -> str:
-    """What the user called it, or its type."""
+    """What the user called it, or its type; of an operator of ONNX its name there."""
     title = view_of_node(node).get("title")
+    if node.type == OPERATOR:
+        title = title or node.parameters.get("operator")
     return title[:MAX_TITLE_CHARACTERS] if isinstance(title, str) and title else node.type
 
 
