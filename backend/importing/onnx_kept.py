@@ -1,4 +1,4 @@
-"""What an ONNX operator that is kept is made of: words where these do, else a program. Worker processes only."""
+"""What an ONNX operator that is kept is made of: words where these do, else a program. In workers only."""
 
 from __future__ import annotations
 
