@@ -177,7 +177,8 @@ def test_a_template_without_end_stops_nobody_but_its_own_model(tmp_path: Path) -
     with serving(tmp_path / "data", str(tmp_path / "evil.gguf"), str(good), "--context", "256") as server:
         before = worker_pids(server)
         asked = client(server).chat.completions
-        with pytest.raises(openai.BadRequestError, match="too long or too much memory"):
+        # Of processor time, or on the clock of a machine that is busy.
+        with pytest.raises(openai.BadRequestError, match="too long or too much memory|not done after"):
             asked.create(model="evil", messages=QUESTION)
         assert asked.create(model=GGUF, messages=QUESTION, max_tokens=3).choices[0].message.content
         assert worker_pids(server) == before
