@@ -167,17 +167,21 @@ class Window:
     def attach(self) -> None:
         """Finds the window on the screen, and fills the screen with it."""
         self._id = self.wait_for(self._search, "a window on the display")
+        self.wait_for(self._is_managed, "the window manager", START_S)
         self._do("windowactivate", "--sync", self._id)
 
     def _search(self) -> str:
-        found = subprocess.run(
-            ["xdotool", "search", "--class", "^cyxwiz$"],
-            env=self._screen.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        found = self._ask_display("search", "--class", "^cyxwiz$")
         return found.stdout.split()[-1] if found.stdout.split() else ""
+
+    def _is_managed(self) -> bool:
+        return self._ask_display("get_num_desktops").returncode == 0
+
+    def _ask_display(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = self._screen.environment
+        return subprocess.run(
+            ["xdotool", *words], env=environment, capture_output=True, text=True, check=False
+        )
 
     def _do(self, *words: object) -> None:
         subprocess.run(

@@ -178,7 +178,7 @@ def test_a_template_without_end_stops_nobody_but_its_own_model(tmp_path: Path) -
         before = worker_pids(server)
         asked = client(server).chat.completions
         # Of processor time, or on the clock of a machine that is busy.
-        with pytest.raises(openai.BadRequestError, match="too long or too much memory|not done after"):
+        with pytest.raises(openai.BadRequestError, match=r"too long or too much memory|not done after"):
             asked.create(model="evil", messages=QUESTION)
         assert asked.create(model=GGUF, messages=QUESTION, max_tokens=3).choices[0].message.content
         assert worker_pids(server) == before
