@@ -96,7 +96,7 @@ class ChainProcess:
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         settings = self._settings
-        arguments = [sys.executable, "-m", "coordinator.chain", "--data-dir", str(settings.data_dir)]
+        arguments = [sys.executable, "-P", "-m", "coordinator.chain", "--data-dir", str(settings.data_dir)]
         arguments += ["--host", settings.host, "--port", str(port), "--slot-ms", str(settings.slot_ms)]
         arguments += ["--platform-wallet", settings.platform_wallet]
         # From the main thread: the death signal follows the thread that forks, not the process.

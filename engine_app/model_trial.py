@@ -33,6 +33,8 @@ ASKING_S = 20.0
 """After which no further question is begun: there are fewer then, and they are used up earlier."""
 MEMORY_BYTES = 4 << 30
 CONTEXT_TOKENS = 512
+REFUSED = "invalid"
+"""Code of a worker whose model does not take what it was given."""
 
 
 async def try_model(model: Path, workspace: Path, seeds: Sequence[int]) -> Trial:
@@ -69,14 +71,17 @@ async def _tried(calls: ModelCalls, seeds: Sequence[int]) -> Trial:
     status = await calls.status()
     until = trio.current_time() + ASKING_S
     trial, found = await _first(calls, status, seeds[0]), list[Question]()
-    for seed in seeds:
+    for seed in () if trial.untried else seeds:
         if not found or trio.current_time() < until:
             found.append(await _ask(calls, status, trial, seed))
     return replace(trial, questions=tuple(found))
 
 
 async def _first(calls: ModelCalls, status: ModelStatus, seed: int) -> Trial:
-    """How the model is asked: the first form to which all it gives is settled, else one that it answers."""
+    """How the model is asked: the first form to which all it gives is settled, else one that it answers.
+
+    Untried where it refuses them all.
+    """
     if status.format == "gguf":  # in words, as its peer is, also where it takes tensors too
         return Trial()
     inputs = tuple(TensorInfo(spec.name, _wire_dtype(spec), spec.shape) for spec in status.inputs)
@@ -92,9 +97,11 @@ async def _first(calls: ModelCalls, status: ModelStatus, seed: int) -> Trial:
         answered = answered or trial
         if are_settled(asked.outputs):
             return trial
-    if answered is None:
-        raise failure or EvaluationFailedError("takes no tensors")
-    return answered
+    if answered is not None:
+        return answered
+    if isinstance(failure, WorkerFailedError) and failure.code == REFUSED:
+        return Trial(untried=f"refuses the questions here, too: {failure.text}"[:4000])
+    raise failure or EvaluationFailedError("takes no tensors")
 
 
 async def _ask(calls: ModelCalls, status: ModelStatus, trial: Trial, seed: int) -> Question:

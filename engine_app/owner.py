@@ -76,6 +76,14 @@ class BackendOwner:
         except WorkerError as error:
             raise EvaluationFailedError(str(error)) from error
 
+    def takes_all(self, model: Path) -> bool:
+        from backend.formats.served import served_model
+
+        try:
+            return served_model(model).is_fixed
+        except (BackendError, OSError):
+            return False
+
     async def try_model(self, model: Path, workspace: Path, seeds: Sequence[int]) -> Trial:
         from engine_app.model_trial import try_model
 

@@ -42,7 +42,7 @@ from peer.artifacts import Artifacts
 from peer.config import ALLOWED_NAME, CONTROL_NAME, Config
 from peer.control import PeerControl
 from peer.deployments import Deployments, DeviceWorkers
-from peer.devices import Machine, OfferedDevice, select_devices
+from peer.devices import Machine, OfferedDevice, ram_of_each, select_devices
 from peer.direct import DirectLeases
 from peer.errors import ConfigError
 from peer.hosting import Hosting
@@ -185,7 +185,7 @@ class Daemon:
         worker_bytes = self._config.worker_memory_bytes or worker_memory(machine, len(devices))
         terms = self._terms(tuple(speeds), worker_bytes)
         services, table, inference = await self._open_jobs(terms)
-        offer = Offer(devices, machine.ram_bytes, self._version)
+        offer = Offer(devices, ram_of_each(devices, machine), self._version)
         registration = Registration(services, table, offer, self._use_chain)
         if self._treasury is not None:
             self._nursery.start_soon(self._treasury.run)

@@ -74,6 +74,11 @@ def select_devices(flag: str, machine: Machine, shares: int = 1) -> Selection:
     return Selection(parts, f"{whole.text}, each in {shares} shares")
 
 
+def ram_of_each(devices: Sequence[OfferedDevice], machine: Machine) -> int:
+    """Bytes for one job: with shares, those of jobs beside it on the same device are not its own."""
+    return machine.ram_bytes // max(device.shares for device in devices)
+
+
 def _whole_devices(flag: str, machine: Machine) -> Selection:
     wanted = _wanted(flag, machine.gpus)
     if not wanted:

@@ -14,7 +14,7 @@ import trio
 
 from p2p.errors import RemoteFailureError
 from p2p.identifiers import PeerId
-from p2p.jobs import Requirements
+from p2p.jobs import JobSpec, Requirements
 from p2p.protocols.coordinator import LeaseRef, OfferJob, PeerRecord
 from p2p.protocols.peer import (
     LIMITS,
@@ -102,6 +102,8 @@ class DirectLeases:
         check_offer(offer, self._table.devices.count, terms.max_data_bytes, terms.deliveries, terms.serving)
         await self._check_ownership(engine_id, job_id)
         await self._end_earlier(engine_id, job_id)
+        if self._is_early(engine_id, call.job):
+            return LeaseQueued(1)  # without a place in the queue: it would keep others from what is free
         self._queue, position = self._queue.ask(engine_id, job_id, self._services.now())
         free = next((device for device in suitable if device not in self._table.devices.holders), None)
         if position > 0 or free is None:
@@ -121,6 +123,14 @@ class DirectLeases:
             raise OfferRefusedError(
                 f"{len(held)} jobs of this Engine are here, limit {MAX_HELD_OF_ENGINE}: fetch or cancel some"
             )
+
+    def _is_early(self, engine_id: PeerId, spec: JobSpec) -> bool:
+        """What it continues is still served: on another device or share it would add no time."""
+        before = None if spec.serving is None else spec.serving.continues
+        return any(
+            job.job_id == before and _is_held(engine_id, job.engine_id, job.kind, job.ending)
+            for job in self._table.jobs()
+        )
 
     async def _end_earlier(self, engine_id: PeerId, job_id: str) -> None:
         for job in self._table.jobs():

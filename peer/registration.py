@@ -47,6 +47,7 @@ class Offer:
 
     devices: tuple[OfferedDevice, ...]
     ram_bytes: int
+    """For one job."""
     version: str
 
 

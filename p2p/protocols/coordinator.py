@@ -90,6 +90,7 @@ class PeerRecord(Part, frozen=True, omit_defaults=True):
     addresses: Annotated[tuple[Address, ...], Meta(max_length=32)]
     devices: Annotated[tuple[Device, ...], Meta(min_length=1, max_length=64)]
     ram_bytes: Count
+    """That one job may count on."""
     formats: Annotated[tuple[Label, ...], Meta(max_length=16)]
     price_per_hour: Amount
     """Units per device-hour."""

@@ -24,12 +24,9 @@ from p2p.session.errors import EvaluationFailedError, JobRefusedError, SessionEr
 from p2p.session.job import Job
 from p2p.session.owner import DataOwner, OwnedSamples, Score
 from p2p.session.store import JobStore
-from p2p.session.trial import QUESTIONS, Trial
+from p2p.session.trial import Trial
+from p2p.session.trying import Trying
 
-MAX_TRIED_BYTES = 512 << 20
-"""Of a model that is loaded here to know what it answers."""
-SEED_BITS = 52
-"""As much as a record holds."""
 MAX_OPEN_DATASETS = 8
 """Each holds the targets and the order of its samples in memory."""
 PART_FILE = "part.safetensors"
@@ -53,11 +50,10 @@ class OwnData:
         self._store = store
         self._workspace = workspace
         self._run_blocking = run_blocking
-        self._draw_bits = draw_bits
         self._opened: OrderedDict[str, OwnedSamples] = OrderedDict()
         """By job."""
         self._opening = trio.Lock()
-        self._trying = trio.Lock()
+        self._trying = Trying(owner, workspace, run_blocking, draw_bits)
 
     async def settled(self, prepared: Prepared) -> Prepared:
         """With what the data says of the graph in numbers. Raises JobRefusedError."""
@@ -120,25 +116,11 @@ class OwnData:
 
     async def tried(self, job: Job) -> Trial:
         """What the model of a deployment answers here in the periods that come, or why that is not known."""
-        trial = await self._tried(job)
-        return msgspec.structs.replace(trial, first=job.segments_done)
-
-    async def _tried(self, job: Job) -> Trial:
-        serving, file = job.spec.serving, job.spec.data.file
+        file, first = job.spec.data.file, job.segments_done
         path = self._files.path(file.blake3)
-        if serving is None or path is None:
-            return Trial(untried="the model is not here")
-        if file.size > MAX_TRIED_BYTES:
-            return Trial(untried=f"model of {file.size} bytes, tried here up to {MAX_TRIED_BYTES}")
-        self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self._workspace) as name:
-            try:
-                async with self._trying:  # each takes the memory of a worker
-                    seeds = [self._draw_bits(SEED_BITS) for _ in range(QUESTIONS)]
-                    trial = await self._owner.try_model(path, Path(name), seeds)
-                return msgspec.convert(msgspec.to_builtins(trial), Trial)  # as it is read again
-            except (SessionError, OSError, msgspec.ValidationError) as error:
-                return Trial(untried=str(error)[:4000])
+        if path is None:
+            return Trial(first, untried="the model is not here")
+        return msgspec.structs.replace(await self._trying.tried(path, file.size), first=first)
 
     async def _evaluate(self, job: Job, model: Path, part: DataPart) -> Score:
         samples = await self.samples_of(job)

@@ -63,6 +63,9 @@ class DataOwner(Protocol):
     async def evaluate(self, model: Path, part: Path, workspace: Path) -> Score:
         """``part`` is what ``OwnedSamples.write_part`` wrote. Raises EvaluationFailedError."""
 
+    def takes_all(self, model: Path) -> bool:
+        """Whether its file says all of what it takes, but for the batch. Off the event loop."""
+
     async def try_model(self, model: Path, workspace: Path, seeds: Sequence[int]) -> Trial:
         """What a model answers to the questions of ``seeds``, or the first of them where that takes long.
 

@@ -52,7 +52,9 @@ def advance(job: Job, event: Event) -> Job:
             return _updated(job, update)
         case LeaseTaken(escrow):
             kept = tuple(c for c in job.checkpoints if c.segment < escrow.first_segment)
-            return replace(job, escrows=(*job.escrows, escrow), checkpoints=kept)
+            # Questions of an earlier lease may have been asked: their answers may be known.
+            trial = None if job.escrows else job.trial
+            return replace(job, escrows=(*job.escrows, escrow), checkpoints=kept, trial=trial)
         case SegmentAnnounced() | ResultAnnounced() | PeerSaid():
             return _heard(job, event)
         case CountRestarted(lease):

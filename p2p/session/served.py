@@ -6,13 +6,15 @@ the Engine's own copy, where that could be had.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
 from p2p.errors import LOST, RemoteFailureError, RemoteProtocolError
 from p2p.identifiers import PeerId
 from p2p.jobs import FileRef, JobState, ServingSpec
 from p2p.protocols.coordinator import Lease
-from p2p.protocols.inference import DeploymentStatus
+from p2p.protocols.inference import LIMITS, DeploymentStatus, TensorGiven
 from p2p.session import trial as trials
 from p2p.session.asking import Asked
 from p2p.session.chat import refusal
@@ -24,6 +26,7 @@ from p2p.session.job import Escrow, Job, lease_ref
 from p2p.session.live import LiveJob
 from p2p.session.model_at_peer import ModelAtPeer
 from p2p.session.news import News, NewsKind
+from p2p.session.trial import Question
 from p2p.session.trial_text import only_embeds, read_answer, text_fault, text_question
 from p2p.tasks import deadline
 
@@ -130,20 +133,36 @@ async def _why_not(deployment: ModelAtPeer, live: LiveJob) -> str | None:
 
 async def _ask_tensors(deployment: ModelAtPeer, status: DeploymentStatus, job: Job) -> None:
     trial, known = job.trial, job.question
-    if trial is not None and known is not None:
-        asked = trials.question(trial.inputs, known.seed, span=trial.span)
-    else:
-        asked = trials.question(status.inputs, job.segments_done)
-    if asked is None:
-        return  # more than a check may cost
+    if trial is None or known is None:
+        await _ask_untried(deployment, status, job)
+    elif asked := trials.question(trial.inputs, known.seed, span=trial.span):
+        await _predict(deployment, asked, known)
+
+
+async def _ask_untried(deployment: ModelAtPeer, status: DeploymentStatus, job: Job) -> None:
+    """In each way that fits what the peer says that the model takes, until one is answered."""
+    refused: RemoteFailureError | None = None
+    for inputs, span in trials.forms(status.inputs):
+        asked = trials.question(inputs, job.segments_done, span=span, limit=LIMITS.body_bytes)
+        if asked is None:
+            continue
+        try:
+            await _predict(deployment, asked, None)
+            return
+        except RemoteFailureError as error:
+            if error.code != "invalid":
+                raise
+            refused = error
+    if job.trial is None or not job.trial.takes_all:
+        return  # what this model takes cannot be told from its shapes alone
+    raise refused or ModelRefusedError(f"takes more than a call can carry, {LIMITS.body_bytes} bytes")
+
+
+async def _predict(
+    deployment: ModelAtPeer, asked: Sequence[tuple[TensorGiven, bytes]], known: Question | None
+) -> None:
     tensors = {given.name: Tensor(given.dtype, given.shape, data) for given, data in asked}
-    try:
-        answer = await deployment.predict(tensors)
-    except RemoteFailureError as error:
-        if error.code == "invalid" and known is None:
-            return  # what this model takes cannot be told from its shapes alone
-        raise
-    reason = trials.fault(known, answer)
+    reason = trials.fault(known, await deployment.predict(tensors))
     if reason is not None:
         raise ModelRefusedError(f"serves another model: {reason}")
 

@@ -95,6 +95,8 @@ class Trial(msgspec.Struct, frozen=True):
     questions: Annotated[tuple[Question, ...], Meta(max_length=QUESTIONS)] = ()
     untried: Text = ""
     """Why there is no answer of its own, if so: then any answer counts, for so many periods."""
+    takes_all: bool = False
+    """An untried one whose file says what it takes, but for the batch: to refuse that is no answer."""
 
     @property
     def end(self) -> int:
@@ -131,16 +133,20 @@ def _settled_shape(shape: Sequence[int], items: int) -> tuple[int, ...]:
 
 
 def question(
-    inputs: Iterable[TensorInfo], seed: int, nudge: float = 1.0, span: int = SPANS[-1]
+    inputs: Iterable[TensorInfo],
+    seed: int,
+    nudge: float = 1.0,
+    span: int = SPANS[-1],
+    limit: int = MAX_BYTES,
 ) -> tuple[tuple[TensorGiven, bytes], ...] | None:
-    """One item for the model: floats from 0 to 1, whole numbers below ``span``. None for one that takes too
-    much."""
+    """One item for the model: floats from 0 to 1, whole numbers below ``span``. None for one that takes more
+    than ``limit`` bytes."""
     asked, size = [], 0
     for info in inputs:
         shape = tuple(max(length, 1) for length in info.shape)
         count, bytes_each = math.prod(shape), ITEM_BYTES[info.dtype]
         size += count * bytes_each
-        if size > MAX_BYTES:
+        if size > limit:
             return None
         pattern = _pattern(info, seed, nudge, span)
         data = struct.pack(f"<{_PATTERN}{_FORMATS[info.dtype]}", *pattern) * -(-count // _PATTERN)

@@ -216,6 +216,8 @@ class ScriptedOwner:
     able: bool = True
     tries_s: float = 1.0
     questions: int = QUESTIONS
+    fixed: bool = False
+    tried: int = 0
     evaluated: list[tuple[str, int]] = field(default_factory=list)
     """Part, and how far the model was trained."""
 
@@ -231,8 +233,12 @@ class ScriptedOwner:
     def open_samples(self, graph: bytes, data: Path) -> ScriptedSamples:
         return ScriptedSamples()
 
+    def takes_all(self, model: Path) -> bool:
+        return self.fixed
+
     async def try_model(self, model: Path, workspace: Path, seeds: Sequence[int]) -> Trial:
         """Of a model that gives twice what it takes."""
+        self.tried += 1
         await trio.sleep(self.tries_s)
         if self.fails:
             raise EvaluationFailedError(self.fails)
@@ -288,7 +294,14 @@ class PeerScript:
     denies: bool = False
     """Knows of no deployment when it is asked for one."""
     calls: Literal[
-        "answers", "another model", "nonsense", "nothing", "busy", "unpaid once", "the first answer"
+        "answers",
+        "another model",
+        "nonsense",
+        "nothing",
+        "busy",
+        "unpaid once",
+        "the first answer",
+        "invalid",
     ] = "answers"
     """What comes of a call to the deployment."""
     ready_at: float = 0.0
@@ -353,6 +366,8 @@ class ScriptedPeer:
                 return inference.PredictionNamed((), 0.0), b""
             case "busy":
                 raise RemoteFailureError("busy", "others are asked")
+            case "invalid":
+                raise RemoteFailureError("invalid", "input of (1, 4), allowed is another")
             case "unpaid once" if self.called == 1:
                 raise RemoteFailureError("unpaid", "the last period has no voucher")
         factor = 3.0 if self.script.calls == "another model" else 2.0

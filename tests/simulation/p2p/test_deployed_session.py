@@ -110,6 +110,8 @@ async def test_a_peer_that_does_not_serve_is_reported_and_not_paid(
         assert [complaint.code for complaint in world.coordinator.complaints] == [code]
         assert [voucher.earned for voucher in world.peers[1].vouchers] == [PERIOD, 2 * PERIOD, 3 * PERIOD]
         assert world.peers[1].data == world.data.read_bytes()
+        # What one was asked tells the next one nothing.
+        assert set(world.peers[0].questions).isdisjoint(world.peers[1].questions)
 
 
 async def test_a_peer_that_keeps_an_answer_and_drops_the_model_is_paid_for_one_period(tmp_path: Path) -> None:
@@ -182,6 +184,19 @@ async def test_where_the_model_cannot_be_tried_here_any_answer_counts(
         assert story.count("answers of the peer are not compared with the model here: no runtime for it") == 1
         assert engine.deployments()[0].proof == "any answer counts: no runtime for it"
         assert world.ledger.paid_out == 3 * PERIOD
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+async def test_to_refuse_what_the_models_file_allows_proves_nothing(tmp_path: Path, fixed: bool) -> None:
+    async with open_world(tmp_path, [PeerScript(calls="invalid"), PeerScript()]) as world:
+        world.owner.fails, world.owner.fixed = "no runtime for it", fixed
+        async with world.engine() as (engine, _):
+            job = await engine.deploy(order(world), BUDGET)
+            await to_the_end(engine, job)
+        complaints = [complaint.text for complaint in world.coordinator.complaints]
+        refused = "claims to serve the model, and answers: invalid: input of (1, 4), allowed is another"
+        assert complaints == [refused] * fixed
+        assert [len(peer.vouchers) for peer in world.peers] == ([0, 3] if fixed else [3, 0])
 
 
 async def test_a_call_that_is_refused_until_the_voucher_comes_is_made_again(tmp_path: Path) -> None:

@@ -27,10 +27,13 @@ from p2p.protocols.job import (
     SegmentFinished,
     StopJob,
 )
+from p2p.protocols.peer import LeaseGranted, LeaseQueued, RequestLease
 from p2p.records import open_record
 from peer.admission import ServingLimits
+from peer.allowed import AllowList
 from peer.hosting import HostedStatus, Hosting
 from tests.e2e.serving.servers import linear_onnx
+from tests.simulation.peer.test_direct import ask, granted
 from tests.simulation.peer.test_jobs import start
 from tests.simulation.peer.world import USER, JobLine, World, open_world, replace_struct, until
 
@@ -196,3 +199,24 @@ async def test_a_file_that_is_not_the_model_that_was_announced_ends_the_job(tmp_
         assert (failed.code, failed.retryable) == ("model", False)
         assert "served are cyxmodel, onnx, gguf" in failed.text
         assert not hosting.started
+
+
+async def test_an_unpaid_extension_waits_for_what_it_continues_though_a_share_is_free(tmp_path: Path) -> None:
+    async with open_serving(tmp_path) as (world, hosting):
+        engine = world.engine.network
+        world.allowed = AllowList(frozenset({engine.peer_id}))
+        world.terms = replace(world.terms, flops_per_s=world.terms.flops_per_s * 2)
+        async with world.peer(hosting=hosting, shares=2) as peer:
+            first = await granted(world, peer, (await make_deployment(world, 1)).job)
+            assert first.job.serving is not None
+            serving = replace_struct(first.job.serving, continues=first.job.job_id)
+            more = replace_struct((await make_deployment(world, 1)).job, served=serving)
+            assert await ask(peer, engine, RequestLease(more, 0)) == LeaseQueued(1)
+            # Nor does it keep others from what is free.
+            other = await granted(world, peer, (await make_deployment(world, 1)).job)
+            assert {first.device, other.device} == {0, 1}
+            async with world.line(peer, first, token="", graph=NO_GRAPH) as line:
+                await line.channel.send(StopJob())
+                await line.hear(JobClosed)
+            again = await ask(peer, engine, RequestLease(more, 0))
+            assert isinstance(again, LeaseGranted) and again.device == first.device

@@ -455,7 +455,7 @@ class World:
 
     @asynccontextmanager
     async def peer(
-        self, pool: Workers | None = None, hosting: Hosting | None = None
+        self, pool: Workers | None = None, hosting: Hosting | None = None, shares: int = 1
     ) -> AsyncIterator[RunningPeer]:
         """A peer in the world's directory; may be started again after it ended."""
         network = self.net.join(self.peer_identity)
@@ -467,7 +467,7 @@ class World:
             link = CoordinatorLink(
                 network, self.coordinator.network.peer_id, tuple(self.coordinator.network.addresses()), "test"
             )
-            workers = (DeviceWorkers("cpu", pool or ScriptedPool(self.script, workers_directory)),)
+            workers = (DeviceWorkers("cpu", pool or ScriptedPool(self.script, workers_directory)),) * shares
             deployments = Deployments(workers, lambda: 0, artifacts.files.path, nursery)
 
             async def money() -> Money:
@@ -496,10 +496,10 @@ class World:
             serve_transfers(network, artifacts.files, artifacts.may_fetch)
             inference = InferenceService(network, access, store, artifacts, deployments, served, time.time)
             inference.serve()
-            device = OfferedDevice(DeviceKind.CPU, "scripted", 1 << 30, "cpu")
-            offer = Offer((device,), 1 << 30, "0")
+            devices = (OfferedDevice(DeviceKind.CPU, "scripted", 1 << 30, "cpu"),) * len(workers)
+            offer = Offer(devices, 1 << 30, "0")
             registration = Registration(services, table, offer, _ignore_chain)
-            DirectLeases(services, table, (device,), registration.record).serve()
+            DirectLeases(services, table, devices, registration.record).serve()
             nursery.start_soon(link.run, registration.run)
             try:
                 config = Config(self.directory, None, 0, lan=True)

@@ -13,7 +13,7 @@ from engine_app.owner import BackendOwner
 from p2p.session.errors import EvaluationFailedError
 from p2p.session.trial import Question
 from p2p.session.trial_text import TOKENS
-from tests.e2e.serving.servers import linear_onnx
+from tests.e2e.serving.servers import linear_onnx, write_onnx
 from tests.e2e.serving.test_text_models import GGUF, real_model
 from tests.e2e.serving.tiny_bert import WIDTH, write_bert
 
@@ -96,3 +96,35 @@ def test_a_file_that_no_runtime_opens_is_named(tmp_path: Path) -> None:
     (tmp_path / "wrong.onnx").write_bytes(b"no model at all")
     with pytest.raises(EvaluationFailedError, match="is unknown"):
         trio.run(BackendOwner().try_model, tmp_path / "wrong.onnx", tmp_path, SEEDS)
+
+
+def fives_onnx(path: Path) -> None:
+    """Takes numbers by fives, which its file does not say."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Reshape", ["x", "fives"], ["rows"]),
+        helper.make_node("ReduceSum", ["rows"], ["y"], keepdims=0),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "fives",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "length"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+        [numpy_helper.from_array(np.array([-1, 5]), "fives")],
+    )
+    write_onnx(path, made)
+
+
+def test_a_model_that_refuses_its_questions_here_may_do_so_at_a_peer(tmp_path: Path) -> None:
+    fives_onnx(tmp_path / "fives.onnx")
+    trial = trio.run(BackendOwner().try_model, tmp_path / "fives.onnx", tmp_path, SEEDS)
+    assert trial.untried.startswith("refuses the questions here, too: ") and not trial.questions
+
+
+def test_a_file_says_all_that_its_model_takes_where_only_the_batch_is_open(tmp_path: Path) -> None:
+    linear_onnx(tmp_path / "linear.onnx")
+    fives_onnx(tmp_path / "fives.onnx")
+    (tmp_path / "wrong.onnx").write_bytes(b"no model at all")
+    takes_all = {path.stem: BackendOwner().takes_all(path) for path in tmp_path.iterdir()}
+    assert takes_all == {"linear": True, "fives": False, "wrong": False}

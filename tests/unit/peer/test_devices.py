@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from p2p.jobs import DeviceKind
-from peer.devices import MAX_OFFERED, DeviceLeases, Gpu, Machine, select_devices
+from peer.devices import MAX_OFFERED, DeviceLeases, Gpu, Machine, ram_of_each, select_devices
 from peer.errors import DeviceError
 from peer.hosting import MAX_HOSTED
 
@@ -46,6 +46,11 @@ def test_in_shares_each_device_is_offered_so_often_with_its_part_of_the_memory()
     ]
     assert selection.text.endswith("each in 2 shares")
     assert [device.memory_bytes >> 30 for device in select_devices("all", POOR, 4).devices] == [2] * 4
+
+
+@pytest.mark.parametrize(("flag", "shares", "gigabytes"), [("all", 1, 64), ("0", 4, 16), ("none", 2, 32)])
+def test_a_job_on_a_share_may_count_on_its_part_of_the_ram(flag: str, shares: int, gigabytes: int) -> None:
+    assert ram_of_each(select_devices(flag, RICH, shares).devices, RICH) == gigabytes << 30
 
 
 @pytest.mark.parametrize("shares", [0, 17])

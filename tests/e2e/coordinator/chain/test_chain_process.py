@@ -18,6 +18,7 @@ from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
 
+from coordinator import chain_process as chain_process_module
 from coordinator.chain.genesis import genesis_info
 from p2p.chain.client import ChainClient, open_chain
 from p2p.chain.errors import ChainUnavailableError
@@ -181,3 +182,17 @@ async def test_what_was_signed_before_the_kill_is_good_after_it(tmp_path: Path) 
             await chain.send(bytes(transaction))
             [status] = await chain.statuses([str(transaction.signatures[0])])
             assert status is not None and status.error is None
+
+
+async def test_a_folder_that_is_called_as_a_package_is_in_no_chains_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder in which a user types: here it has the coordinator's data in it."""
+    (tmp_path / "coordinator" / "chain").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    settings = chain_process_module.ChainSettings(
+        tmp_path / "coordinator" / "chain", ARBITER.address, SLOT_MS
+    )
+    chain = chain_process_module.ChainProcess(settings)
+    await chain_process_module.stop(await chain.start())
+    assert chain.url
