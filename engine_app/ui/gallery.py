@@ -64,7 +64,9 @@ def _icons(look: Look) -> Card:
 def _fields(look: Look) -> Card:
     card = _card(look, "Fields")
     card.add_widget(TextField(look, "Digits, convolutional"))
-    card.add_widget(TextField(look, "seven", check=lambda text: "found 'seven', must be an integer"))
+    wrong = TextField(look, "", check=lambda text: f"found {text!r}, must be an integer")
+    wrong.show("seven")
+    card.add_widget(wrong)
     card.add_widget(SearchField(look, "Search 111 node types", _ignore))
     card.add_widget(Stepper(look, 32, _ignore, check=lambda text: None))
     card.add_widget(RangeSlider(look, 0.25, 0, 1, _ignore))

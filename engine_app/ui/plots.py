@@ -42,6 +42,7 @@ SAMPLE_DP = 1.0
 """Two points for so much width at most."""
 MIN_ZOOM = 1e-4
 """The shortest span, as a share of all."""
+NOTHING = "Curves appear here while a graph trains"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,9 @@ class Plot(Widget):
         for step in columns:
             self._ground.add(Rectangle(pos=(round(self._across(step, span)), low), size=(px(1), high)))
         self._ground.add(Color(1, 1, 1))
+        if not self._shown:
+            self._say_nothing()
+            return
         for value in rows:
             texture = self._text(number_label(value))
             y = float(self._up(value, values)) - texture.height / 2
@@ -182,6 +186,13 @@ class Plot(Widget):
             texture = self._text(number_label(step))
             place = (round(self._across(step, span) - texture.width / 2), low - texture.height - px(6))
             self._ground.add(Rectangle(texture=texture, pos=place, size=texture.size))
+
+    def _say_nothing(self) -> None:
+        """In the middle, where there is no curve: numbers along its edges would mean nothing."""
+        left, low, wide, high = self._box
+        texture = self._text(NOTHING)
+        place = (round(left + (wide - texture.width) / 2), round(low + (high - texture.height) / 2))
+        self._ground.add(Rectangle(texture=texture, pos=place, size=texture.size))
 
     def _draw_cursor(self, span: Span, values: Span) -> None:
         self._front.clear()

@@ -33,7 +33,7 @@ class Way(Enum):
     """How a model may be asked; the value is its name on a button."""
 
     CHAT = "Chat"
-    WRITE = "Go on"
+    WRITE = "Complete"
     DRAW = "Draw"
     PICTURE = "Picture"
     TEXT = "Text"

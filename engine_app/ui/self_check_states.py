@@ -157,10 +157,10 @@ def differing(done: Done) -> Done:
 
 
 def show_balance(purse: Purse) -> None:
-    purse.units, purse.lamports, purse.is_embedded, purse.problem = 94_990_800_000, 999_960_000, True, ""
-    changes = (-9_200_000, 4_990_800_000, -5_000_000_000, 100_000_000_000)
+    changes = (4_990_800_000, -5_000_000_000, 100_000_000_000)  # of 5 CYXWIZ 0.0092 were earned
+    purse.units, purse.lamports, purse.is_embedded, purse.problem = sum(changes), 999_960_000, True, ""
     purse.history = [
-        HistoryEntry(f"{at}Ju8fQx1mRvKq2aBz7", 900 - at, None, None, change, 94_990_800_000 + at * 10**9)
+        HistoryEntry(f"{at}Ju8fQx1mRvKq2aBz7", 900 - at, None, None, change, sum(changes[at:]))
         for at, change in enumerate(changes)
     ]
     purse.history.insert(1, HistoryEntry("3xFailed9mRvKq2aB", 880, None, "escrow is not funded", 0, 10**11))

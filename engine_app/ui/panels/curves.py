@@ -67,7 +67,15 @@ class CurvesCard(Card):
         self.add_widget(self._legend)
         tools = Row(look, gap=theme.STEP)
         tools.add_widget(
-            Text(look, "Smooth over", theme.SMALL, look.palette.muted, lines=1, pos_hint={"center_y": 0.5})
+            Text(
+                look,
+                "Smooth over",
+                theme.SMALL,
+                look.palette.muted,
+                align="right",
+                lines=1,
+                pos_hint={"center_y": 0.5},
+            )
         )
         smooth = Segments(look, SMOOTH, "1", self._smooth)
         smooth.size_hint_x, smooth.width = None, look.px(SMOOTH_WIDTH)
@@ -115,7 +123,6 @@ class CurvesCard(Card):
     def _fill_legend(self, shown: dict[str, Shown]) -> None:
         look = self._context.look
         texts = [(name, each.colour) for name, each in shown.items()]
-        texts = texts or [("Curves appear here while a graph trains", look.palette.muted)]
         if [child.text for child in reversed(self._legend.children) if isinstance(child, Text)] == [
             name for name, _ in texts
         ]:

@@ -118,7 +118,7 @@ class DataCard(Card):
 
     def _choose(self) -> None:
         look, host = self._context.look, self._context.host
-        column = Column(look, gap=0, pad=(theme.STEP, 0, theme.STEP, theme.STEP))
+        column = Column(look, gap=0, pad=(theme.HALF, 0, theme.HALF, theme.STEP))
 
         def picked(source: str) -> None:
             host.close()

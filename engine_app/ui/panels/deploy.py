@@ -53,7 +53,7 @@ class DeployPage(BoxLayout):
         self._try = Column(look, gap=0)
         left = Column(look, gap=theme.LARGE, pad=theme.LARGE)
         right = flow_of(look, self._detail, self._try) if is_wide else left
-        head = Column(look, gap=theme.MEDIUM)
+        head = Column(look, gap=0)
         for part in (self._list, self._told):
             head.add_widget(part)
         left.add_widget(head)
@@ -142,6 +142,7 @@ class DeployPage(BoxLayout):
         look, network = self._context.look, self._network
         self._told.clear_widgets()
         show_order(look, self._told, network.problem, network.busy, network.call_off)
+        self._told.padding = [0, look.px(theme.MEDIUM if self._told.children else 0), 0, 0]
 
     # -- one of them ---------------------------------------------------------------------------
 
@@ -232,7 +233,7 @@ def figures(reading: Reading, restarts: int) -> list[tuple[str, str]]:
         ("requests", f"{reading.requests:,}"),
         ("waiting", f"{reading.queue_depth:,}"),
         ("median", latency(reading.p50_ms)),
-        ("95 %", latency(reading.p95_ms)),
+        ("95 % within", latency(reading.p95_ms)),
         ("tokens/s", f"{reading.tokens_per_s:.1f}" if reading.tokens_per_s else "–"),
         ("restarts", str(restarts)),
     ]

@@ -31,7 +31,7 @@ SCALES = (("1", "1×"), ("2", "2×"), ("4", "4×"))
 def open_menu(context: Context) -> None:
     """All that can be done with the document as a whole."""
     look, host, act = context.look, context.host, context.act
-    column = Column(look, gap=0, pad=(theme.STEP, 0, theme.STEP, theme.STEP))
+    column = Column(look, gap=0, pad=(theme.HALF, 0, theme.HALF, theme.STEP))
 
     def row(text: str, note: str, icon: str, action: Callable[[], Any]) -> None:
         def go() -> None:

@@ -56,11 +56,10 @@ class JobsPage(BoxLayout):
         right = Column(look, gap=theme.LARGE, pad=theme.LARGE) if is_wide else left
         for part in (self._connection, self._order):
             left.add_widget(part)
-        one = Column(look, gap=0)
-        for part in (self._detail, self._rate):
-            one.add_widget(part)
-        for part in (self._jobs, one):
-            right.add_widget(part)
+        jobs = Column(look, gap=0)  # what is empty takes no room
+        for part in (self._jobs, self._detail, self._rate):
+            jobs.add_widget(part)
+        right.add_widget(jobs)
         for part in (self._data, self._peers):
             left.add_widget(part)
         if is_wide:
@@ -133,7 +132,7 @@ class JobsPage(BoxLayout):
             row.add_widget(PushButton(look, "Connect", self._connect, Kind.PRIMARY, "plug"))
         else:
             row.add_widget(PushButton(look, "Disconnect", network.disconnect))
-            row.add_widget(PushButton(look, "Connect anew", self._connect, Kind.QUIET))
+            row.add_widget(PushButton(look, "Reconnect", self._connect, Kind.QUIET))
         row.add_widget(Gap(look))
         card.add_widget(row)
 
@@ -206,6 +205,7 @@ class JobsPage(BoxLayout):
         if self._curves.parent is not None:
             self._curves.parent.remove_widget(self._curves)
         detail.clear_widgets()
+        detail.padding = [0, look.px(theme.LARGE if job is not None else 0), 0, 0]
         if job is None:
             return
         card = Card(look, gap=theme.STEP)
@@ -217,7 +217,7 @@ class JobsPage(BoxLayout):
             head.add_widget(button)
         card.add_widget(head)
         if job["text"]:
-            card.add_widget(Text(look, brief(job["text"]), theme.SMALL, look.palette.muted))
+            card.add_widget(Text(look, sentence(brief(job["text"])), theme.SMALL, look.palette.muted))
         card.add_widget(FactList(look, facts_of(job)))
         if self._lines:
             card.add_widget(Line(look))
@@ -239,7 +239,7 @@ class JobsPage(BoxLayout):
         found = []
         if job["state"] not in OVER:
             waits = job["paused"] or job["state"] == "waiting_for_user"
-            name, text, icon = ("resume", "Go on", "play") if waits else ("pause", "Pause", "pause")
+            name, text, icon = ("resume", "Resume", "play") if waits else ("pause", "Pause", "pause")
             order = partial(network.order, name, job["job_id"])
             found.append(PushButton(look, text, order, Kind.PLAIN, icon))
             cancel = partial(self._ask_cancel, job["job_id"])
@@ -271,7 +271,7 @@ def _settled(job: dict[str, Any] | None) -> dict[str, Any]:
 
 def terms(peer: dict[str, Any]) -> str:
     if "price_per_hour" not in peer:
-        return "lets you in" if peer["allowed"] else "does not let you in"
+        return "Lets you in" if peer["allowed"] else "Does not let you in"
     online = "online" if peer["online"] else "away"
     return f"{format_tokens(peer['price_per_hour'])} an hour, reputation {peer['reputation']:.2f}, {online}"
 

@@ -28,7 +28,7 @@ class OrderCard(Card):
 
     def __init__(self, context: Context, network: Network, trainer: Trainer) -> None:
         look = context.look
-        super().__init__(look, gap=theme.MEDIUM)
+        super().__init__(look, gap=0)
         self._context, self._network, self._trainer = context, network, trainer
         self._drawn: dict[str, Any] = {}
         self._stream, self._private = False, PRIVATE[0][0]
@@ -40,7 +40,7 @@ class OrderCard(Card):
         )
         parts = ("head", "stream", "offers", "told", "buttons")
         self._parts = {name: Column(look, gap=theme.STEP) for name in parts}
-        self._cost = Row(look, gap=theme.LARGE)
+        self._cost = Row(look, gap=theme.LARGE, pad=(0, theme.MEDIUM, 0, 0))
         self.add_widget(self._parts["head"])
         self.add_widget(self._cost)
         for name in parts[1:]:
@@ -73,6 +73,8 @@ class OrderCard(Card):
                 self._drawn[name] = found
                 self._parts[name].clear_widgets()
                 getattr(self, f"_show_{name}")(self._parts[name], *found)
+                above = theme.MEDIUM if name != "head" and self._parts[name].children else 0
+                self._parts[name].padding = [0, self._context.look.px(above), 0, 0]
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ class OrderCard(Card):
                 field.parent.remove_widget(field)
         if is_paid:
             self._cost.add_widget(labelled(look, "At most, in CYXWIZ", self._budget))
-        self._cost.add_widget(labelled(look, "Paid in parts of" if is_paid else "Parts", self._segments))
+        self._cost.add_widget(labelled(look, "Segments", self._segments))
 
     def _show_stream(self, part: Column, stream: bool, private: str) -> None:
         look = self._context.look
@@ -133,7 +135,7 @@ class OrderCard(Card):
         look = self._context.look
         row = Row(look)
         submit = PushButton(look, "Submit", self._submit, Kind.PRIMARY, "play")
-        estimate = PushButton(look, "Who and how much", self._estimate, icon="search")
+        estimate = PushButton(look, "Estimate", self._estimate, icon="search")
         submit.disabled = not ready or bool(busy)
         estimate.disabled = not ready or bool(busy) or not is_paid
         for button in (submit, estimate):

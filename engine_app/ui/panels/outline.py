@@ -32,7 +32,7 @@ class OutlinePanel(Panel):
         self.ground.rgba = context.look.palette.canvas
         self._context = context
         self._tapped = tapped
-        self._rows = LazyRows(context.look, side=theme.STEP, below=theme.LARGE)
+        self._rows = LazyRows(context.look, side=theme.HALF, below=theme.LARGE)
         self._scroll = Scroll(context.look, self._rows)
         self._shown: tuple[Any, Any] | None = None
         self._selected: str | None = None

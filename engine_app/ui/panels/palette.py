@@ -44,7 +44,7 @@ class PalettePanel(Panel):
         self.search = SearchField(look, f"Search {len(offered)} node types", self.find, self._take_best)
         head.add_widget(self.search)
         self.add_widget(head)
-        self._rows = LazyRows(look, side=theme.STEP, below=theme.LARGE)
+        self._rows = LazyRows(look, side=theme.HALF, below=theme.LARGE)
         self._scroll = Scroll(look, self._rows)
         self.add_widget(self._scroll)
         self.shown: list[str] = []

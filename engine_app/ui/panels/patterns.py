@@ -15,7 +15,7 @@ from engine_app.ui.widgets.buttons import ListRow
 
 def open_patterns(context: Context, take: Callable[[Template], Any]) -> None:
     look, host = context.look, context.host
-    column = Column(look, gap=0, pad=(theme.STEP, 0, theme.STEP, theme.STEP))
+    column = Column(look, gap=0, pad=(theme.HALF, 0, theme.HALF, theme.STEP))
 
     def taken(template: Template) -> None:
         host.close()

@@ -13,7 +13,7 @@ from engine_app.plain import plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.files import list_folder
-from engine_app.ui.widgets.box import Column, Panel, Row, Text
+from engine_app.ui.widgets.box import Column, Gap, Panel, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.rows import Entry, LazyRows
@@ -40,7 +40,7 @@ class FilePicker(Panel):
         self._picked = picked
         self._recent = recent
         self._looking: trio.CancelScope | None = None
-        self._list = LazyRows(context.look, side=theme.STEP, below=theme.STEP)
+        self._list = LazyRows(context.look, side=theme.HALF, below=theme.STEP)
         head = Column(context.look, pad=(theme.LARGE, 0, theme.LARGE, theme.STEP))
         self._path = TextField(context.look, "", self._written, hint="A file or folder")
         head.add_widget(self._path)
@@ -137,6 +137,7 @@ def ask_path(
             action(target)
 
     row = Row(look)
+    row.add_widget(Gap(look))
     row.add_widget(PushButton(look, yes, agreed, Kind.PRIMARY))
     column.add_widget(row)
     host.open(title, column)

@@ -27,7 +27,7 @@ def ask_model(
 ) -> None:
     """``picked`` gets a file, or with ``folders`` a folder too; what was trained here comes first."""
     look, host = context.look, context.host
-    column = Column(look, gap=0, pad=(theme.STEP, 0, theme.STEP, theme.STEP))
+    column = Column(look, gap=0, pad=(theme.HALF, 0, theme.HALF, theme.STEP))
 
     def took(path: Path) -> None:
         host.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine_app.plain import plain
+from engine_app.plain import plain, sentence
 from engine_app.ui import theme
 from engine_app.ui.theme import Look
 from engine_app.ui.widgets.box import Column, Text
@@ -31,7 +31,7 @@ def placement(look: Look, estimate: dict[str, Any], names: dict[str, str], budge
         column.add_widget(Text(look, "No peer would take it now.", colour=look.palette.warning))
     for each in rejected[:MAX_SHOWN]:
         name = names.get(each["peer_id"], f"{each['peer_id'][:16]}...")
-        reason = plain(each["reason"])
+        reason = sentence(plain(each["reason"]))
         column.add_widget(
             ListRow(
                 look, plain(name), reason, icon="close", mark=look.palette.muted, tip=plain(each["peer_id"])
@@ -47,7 +47,7 @@ def _offer(look: Look, quote: dict[str, Any], names: dict[str, str], fits: bool,
     name = names.get(quote["peer_id"], f"{quote['peer_id'][:16]}...")
     parts = [f"{quote['duration_ms'] / 1000:.1f} s", f"reputation {quote['reputation']:.2f}"]
     if not fits:
-        parts.insert(0, "above the budget")
+        parts.insert(0, "Above the budget")
     icon = "check" if is_first else "jobs" if fits else "warning"
     mark = look.palette.success if is_first else look.palette.muted if fits else look.palette.warning
     row = ListRow(

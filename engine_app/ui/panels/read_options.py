@@ -180,7 +180,7 @@ class ReadSheet(Column):
             part.add_widget(row)
             return
         part.add_widget(
-            PushButton(look, "Read it so", self._start, Kind.PRIMARY, "data", size_hint=(1, None))
+            PushButton(look, "Read it this way", self._start, Kind.PRIMARY, "data", size_hint=(1, None))
         )
 
     def _start(self) -> None:

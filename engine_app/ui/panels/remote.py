@@ -143,7 +143,7 @@ def remote_buttons(context: Context, network: Network, one: Remote) -> list[Push
     found = []
     if one.view["is_running"]:
         more = partial(open_extend, context, network, one)
-        found.append(PushButton(look, "Longer", more, Kind.PLAIN, "add"))
+        found.append(PushButton(look, "Extend", more, Kind.PLAIN, "add"))
     stop = partial(network.order, "cancel", one.id)
     text = "What was served stays paid, the rest comes back."
     ask = partial(context.host.ask, "Stop this deployment?", text, "Stop it", stop, danger=True)
@@ -189,4 +189,4 @@ class ExtendSheet(Column):
 
 def open_extend(context: Context, network: Network, one: Remote) -> None:
     sheet = ExtendSheet(context, network, one)
-    context.host.open(f"Serve {plain(one.name)} longer", sheet, side=not context.host.is_wide, wide=440)
+    context.host.open(f"Extend {plain(one.name)}", sheet, side=not context.host.is_wide, wide=440)

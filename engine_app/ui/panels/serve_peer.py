@@ -198,9 +198,9 @@ class PeerSheet(Column):
         for peer in peers:
             is_chosen = peer["peer_id"] == self._peer
             terms = (
-                f"reputation {peer['reputation']:.2f}, {peer['free']} free"
+                f"Reputation {peer['reputation']:.2f}, {peer['free']} free"
                 if "reputation" in peer
-                else "unpaid"
+                else "Unpaid"
             )
             row = ListRow(
                 look,

@@ -141,7 +141,7 @@ class TrainPage(BoxLayout):
         place = f"step {metrics['step']} of {metrics['total_steps']}" if metrics else ""
         eta = f"{duration(trainer.eta_s)} to go" if trainer.eta_s is not None else ""
         told = trainer.text or {"training": "", "paused": "Paused"}.get(trainer.state, "")
-        return ", ".join(filter(None, (told, place, eta)))
+        return sentence(", ".join(filter(None, (told, place, eta))))
 
     def _status_colour(self) -> Any:
         run, palette = self._trainer.run, self._context.look.palette
@@ -166,7 +166,7 @@ class TrainPage(BoxLayout):
             if state == "training":
                 row.add_widget(PushButton(look, "Pause", trainer.pause, Kind.PLAIN, "pause"))
             elif state == "paused":
-                row.add_widget(PushButton(look, "Go on", trainer.resume, Kind.PRIMARY, "play"))
+                row.add_widget(PushButton(look, "Resume", trainer.resume, Kind.PRIMARY, "play"))
             if state != "stopping":
                 row.add_widget(PushButton(look, "Cancel", self._ask_cancel, Kind.QUIET, "stop"))
             row.add_widget(Gap(look))

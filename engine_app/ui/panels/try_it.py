@@ -250,7 +250,7 @@ class TryIt(Card):
             self._add_answer(answer)
         if tryout.took_ms is not None and tryout.answers:
             took = f"{tryout.took_ms:.0f} ms" if tryout.took_ms >= 1 else "less than 1 ms"
-            text = f"answered in {took}"
+            text = f"Answered in {took}"
             part.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
 
     def _add_answer(self, answer: Answer) -> None:

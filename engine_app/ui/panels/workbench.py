@@ -40,7 +40,7 @@ from engine_app.ui.context import Context
 from engine_app.ui.panels import menus
 from engine_app.ui.panels.find import FindPanel
 from engine_app.ui.panels.patterns import open_patterns
-from engine_app.ui.widgets.box import Column, Row, paint
+from engine_app.ui.widgets.box import Column, Gap, Row, paint
 from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.radial import RadialMenu
@@ -316,6 +316,7 @@ class Workbench(FloatLayout):
         field.input.bind(on_text_validate=agreed)
         column.add_widget(field)
         row = Row(look)
+        row.add_widget(Gap(look))
         row.add_widget(PushButton(look, "Change", agreed, Kind.PRIMARY))
         column.add_widget(row)
         host.open(about, column)

@@ -258,7 +258,7 @@ class Host(FloatLayout):
     def choose_from(
         self, choices: Sequence[str], chosen: str, take: Callable[[str], Any], title: str = "Choose"
     ) -> None:
-        column = Column(self.look, gap=2, pad=(theme.STEP, 0, theme.STEP, theme.STEP))
+        column = Column(self.look, gap=2, pad=(theme.HALF, 0, theme.HALF, theme.STEP))
 
         def picked(value: str) -> None:
             self.close()

@@ -92,7 +92,7 @@ class RadialMenu(FloatLayout):
         self.items = [RadialItem(look, each, partial(self._take, each), self._step) for each in choices]
         self._title = Text(look, title, theme.LABEL, look.palette.text, align="center", lines=2)
         self._title.size_hint_x = None
-        paint(self._title, faded(look.palette.surface, 0.9), look.px(theme.RADIUS))
+        paint(self._title, look.palette.surface, look.px(theme.RADIUS))
         self.add_widget(self._title)
         for item in self.items:
             self.add_widget(item)

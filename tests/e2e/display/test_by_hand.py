@@ -181,7 +181,7 @@ def ask_by_drawing(window: Window) -> None:
         pad = window.ask("place", kind="DrawPad")
         if pad is not None and pad[3] < 780:
             break
-        window.click(window.find("Longer") or (700, 400), button=5, times=2)
+        window.click(window.find("Extend") or (700, 400), button=5, times=2)
     assert pad is not None
     middle = (pad[0] + pad[2]) / 2
     window.drag((middle, pad[1] + 30), (middle, pad[3] - 30))

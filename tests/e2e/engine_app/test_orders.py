@@ -86,7 +86,7 @@ async def test_a_job_is_streamed_with_private_parts_its_rate_changed_and_its_pee
         await driver.tap(found(page._order, Toggle))
         await driver.frames(4)
         await driver.tap(segment(page._order, "Both"))
-        await driver.tap(button(page._order, "Who and how much"))
+        await driver.tap(button(page._order, "Estimate"))
         await driver.until(lambda: session.was_asked("estimate") and not network.busy)
         await driver.frames(4)
         assert session.asked[-1][1]["segments"] == 4
@@ -166,7 +166,7 @@ async def test_data_is_read_as_the_user_says_and_what_will_not_do_is_told(
         sheet._fields["window"].input.text = "0"
         window.host.children[0].to_end()
         await driver.frames(8)
-        await driver.tap(button(sheet.foot, "Read it so"))
+        await driver.tap(button(sheet.foot, "Read it this way"))
         await driver.until(lambda: trainer.source.endswith(".safetensors") and trainer.preview is not None)
         assert await trio.Path(trainer.source).is_file()
         assert [entry.name for entry in trainer.preview.description.classes] == ["0", "1", "2"]
@@ -217,7 +217,7 @@ async def test_a_model_is_deployed_at_a_chosen_peer_for_a_known_cost_extended_an
         await driver.frames(4)
         assert "0.315 CYXWIZ of 0.9 CYXWIZ" in texts(page)
         assert "58.2" in texts(page)  # tokens a second
-        await driver.tap(button(page, "Longer"))
+        await driver.tap(button(page, "Extend"))
         await driver.frames(8)
         await driver.tap(button(found(window.host, ExtendSheet), "Extend"))
         await driver.until(lambda: "extend" in dict(session.asked) and not network.busy)
