@@ -1,4 +1,7 @@
-"""Generations of one model, one after the other: tokens from its thread to the event loop."""
+"""Generations of one model, one after the other: tokens from its thread to the event loop.
+
+A slow reader keeps nobody waiting: the next one has its turn once all tokens are made, read or not.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ from backend.serving.stats import ModelStats
 
 Item = Token | Exception | None
 
+UNREAD_TOKENS = 1 << 14
+"""That all readers together may leave behind before the next generation waits for them."""
+
 
 class Generations:
     """Whoever comes first is served first; ``waiting`` of them at most."""
@@ -26,6 +32,7 @@ class Generations:
         thread: ThreadPoolExecutor,
         limit: int,
         stats: ModelStats,
+        unread_limit: int = UNREAD_TOKENS,
     ) -> None:
         self.generator = generator
         self.context = context_tokens
@@ -35,7 +42,11 @@ class Generations:
         self._thread = thread
         self._limit = limit
         self._stats = stats
+        self._unread_limit = unread_limit
+        self._unread: set[asyncio.Queue[Item]] = set()
         self._turn = asyncio.Lock()
+        self._is_made = False
+        """Whoever has the turn needs it no more."""
 
     def checked(self, prompt: list[int]) -> list[int]:
         """Token ids that a caller gave. Raises InputError."""
@@ -54,23 +65,45 @@ class Generations:
         ``goes_on``: of a request that has had a turn already, for which there is always room to wait again.
         """
         await self._wait_for_turn(deadline, goes_on)
+        self._stats.prompt_tokens += len(prompt)
+        # Never more items than tokens fit into the context, so no bound of its own.
+        items: asyncio.Queue[Item] = asyncio.Queue()
+        left = threading.Event()
+        made = self._begin(prompt, sampling, left, items)
         try:
-            self._stats.prompt_tokens += len(prompt)
-            # Never more items than tokens fit into the context, so no bound of its own.
-            items: asyncio.Queue[Item] = asyncio.Queue()
-            left = threading.Event()
-            loop = asyncio.get_running_loop()
-            made = loop.run_in_executor(self._thread, self._generate, prompt, sampling, left, items, loop)
-            try:
-                while (item := await items.get()) is not None:
-                    if isinstance(item, Exception):
-                        raise item
-                    self._stats.note_tokens(time.monotonic(), 1)
-                    yield item
-            finally:
-                left.set()
-                await asyncio.shield(made)
+            while (item := await items.get()) is not None:
+                self._let_next()
+                if isinstance(item, Exception):
+                    raise item
+                self._stats.note_tokens(time.monotonic(), 1)
+                yield item
         finally:
+            left.set()
+            self._unread.discard(items)
+            self._let_next()
+            await asyncio.shield(made)
+
+    def _begin(
+        self, prompt: list[int], sampling: Sampling, left: threading.Event, items: asyncio.Queue[Item]
+    ) -> asyncio.Future[None]:
+        """The turn is over when the future is done, or later, where too much is unread by then."""
+        loop = asyncio.get_running_loop()
+        try:
+            made = loop.run_in_executor(self._thread, self._generate, prompt, sampling, left, items, loop)
+        except BaseException:
+            self._turn.release()
+            raise
+        self._unread.add(items)
+        made.add_done_callback(self._end_turn)
+        return made
+
+    def _end_turn(self, _made: asyncio.Future[None]) -> None:
+        self._is_made = True
+        self._let_next()
+
+    def _let_next(self) -> None:
+        if self._is_made and sum(items.qsize() for items in self._unread) <= self._unread_limit:
+            self._is_made = False
             self._turn.release()
 
     async def _wait_for_turn(self, deadline: float, goes_on: bool) -> None:

@@ -6,13 +6,20 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pytest
 
+from backend.errors import DeadlineError
 from backend.formats.tensors import Array
+from backend.runtime.base import Sampling, Token
+from backend.serving.generation import Generations
 from backend.serving.keys import make_key
 from backend.serving.messages import ServerLimits
+from backend.serving.stats import ModelStats
 from tests.unit.backend.serving.server import Counter, Doubler, Server, Single, talk, until
 
 ORDER = {"model": "m", "prompt": "count", "max_tokens": 3}
@@ -244,3 +251,47 @@ def test_a_long_template_or_text_holds_up_neither_other_models_nor_what_its_own_
         assert answers[1].json["data"][0]["embedding"] == [2, 2, 2]
 
     talk(work, {"other": Doubler(), "slow": slow, "embedder": embedder})
+
+
+def _generations(unread_limit: int) -> Generations:
+    """The prompts of the tests have three tokens."""
+    return Generations(Counter(), 50, ThreadPoolExecutor(1), 4, ModelStats(), unread_limit)
+
+
+async def _texts(tokens: AsyncIterator[Token]) -> list[bytes]:
+    return [token.piece async for token in tokens]
+
+
+def _run(generations: Generations, tokens: int, within_s: float = 60) -> AsyncGenerator[Token]:
+    return generations.run([1, 2, 3], Sampling(max_tokens=tokens), time.monotonic() + within_s)
+
+
+def test_who_reads_slowly_keeps_nobody_waiting_and_misses_nothing() -> None:
+    async def work() -> None:
+        generations = _generations(unread_limit=1000)
+        slow = _run(generations, 40)
+        begun = await anext(slow)
+        assert await _texts(_run(generations, 3)) == [b"0 ", b"1 ", b"2 "]
+        assert [begun.piece, *await _texts(slow)] == [b"%d " % number for number in range(40)]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("reads_on", [False, True])
+def test_what_is_left_unread_is_bounded(reads_on: bool) -> None:
+    async def work() -> None:
+        generations = _generations(unread_limit=10)
+        slow = _run(generations, 40)
+        await anext(slow)
+        with pytest.raises(DeadlineError):
+            await anext(_run(generations, 3, within_s=0.05))
+        waiting = asyncio.ensure_future(_texts(_run(generations, 3)))
+        await until(lambda: generations.waiting == 1)
+        if reads_on:
+            for _ in range(30):  # all but ten, the end included
+                await anext(slow)
+        else:
+            await slow.aclose()
+        assert len(await waiting) == 3
+
+    asyncio.run(work())
