@@ -58,7 +58,7 @@ class Exclusion(msgspec.Struct, frozen=True):
     """A peer that this job does not go to again before ``until``.
 
     After that, and where ``last_resort`` is set at any time, only if it registered after ``since`` and
-    nobody else is left.
+    nobody else is left: until ``waits_until`` those are waited for that are merely busy.
     """
 
     peer_id: PeerId
@@ -66,6 +66,7 @@ class Exclusion(msgspec.Struct, frozen=True):
     until: float
     reason: str
     last_resort: bool = False
+    waits_until: float = 0.0
 
 
 class Job(msgspec.Struct, frozen=True):

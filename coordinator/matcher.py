@@ -89,7 +89,7 @@ def match(need: Need, candidates: Iterable[Candidate], now: float) -> Match:
     """Ranks every peer that can take the job now."""
     offers: list[Offer] = []
     rejected: list[RejectedPeer] = []
-    spare: list[Offer] = []
+    spare: list[tuple[float, Offer]] = []
     others_exist = False
     for candidate in candidates:
         found = _offer(need, candidate, now)
@@ -104,11 +104,11 @@ def match(need: Need, candidates: Iterable[Candidate], now: float) -> Match:
             reason = f"passed over: {exclusion.reason}"
             rejected.append(RejectedPeer(candidate.peer_id, reason))
             if exclusion.last_resort and candidate.entry.registered_at > exclusion.since:
-                spare.append(found)
-    if not offers and spare and not others_exist:
-        kept = {offer.candidate.peer_id for offer in spare}
+                spare.append((exclusion.waits_until, found))
+    if not offers:
+        offers = [offer for waits_until, offer in spare if now >= waits_until or not others_exist]
+        kept = {offer.candidate.peer_id for offer in offers}
         rejected = [entry for entry in rejected if entry.peer_id not in kept]
-        offers = spare
     ranked = _ranked(offers, now)
     return Match(ranked, tuple(rejected[:1000]), _explain(need, ranked, rejected))
 

@@ -25,6 +25,8 @@ from p2p.protocols.coordinator import Lease, LeaseRef, RevokeLease
 
 DECLINED_PAUSE_S = 30.0
 FAILED_PAUSE_S = 3600.0
+BUSY_PATIENCE_S = 30.0
+"""How long peers are waited for that are merely busy, where the one that failed is back."""
 MAX_RETRIES = 16
 MAX_PAYMENTS = 2 * MAX_RETRIES
 """Escrows that a job keeps track of: each costs the arbiter fees to return."""
@@ -104,6 +106,8 @@ def back_in_line(job: Job, reason: str, at: float, pause_s: float, *, last_resor
     state = JobState.RETRYING if job.retries else JobState.SUBMITTED
     excluded = job.excluded
     if job.grant is not None:
-        entry = Exclusion(job.grant.peer_id, job.grant.granted_at, at + pause_s, reason[:300], last_resort)
+        grant = job.grant
+        ends = at + pause_s, reason[:300], last_resort, at + BUSY_PATIENCE_S
+        entry = Exclusion(grant.peer_id, grant.granted_at, *ends)
         excluded = (*(old for old in excluded if old.peer_id != entry.peer_id), entry)[-64:]
     return _replace(job, state=state, grant=None, excluded=excluded, lines=(), rejected=())

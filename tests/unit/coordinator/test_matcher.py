@@ -3,7 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from coordinator.job import Cost
+import pytest
+
+from coordinator.job import Cost, Exclusion
 from coordinator.matcher import LONGEST_S, SMALL_JOB, Candidate, Need, in_turn, match, quotes
 from coordinator.reputation import PROVEN_JOBS, TINY_JOB, Evidence, Standing, completion, note, score
 from p2p.identifiers import JobId, PeerId
@@ -38,6 +40,26 @@ def test_a_large_job_goes_to_a_peer_that_has_proven_something(make: Any) -> None
 def test_a_large_job_goes_to_a_new_peer_where_there_is_no_other(make: Any) -> None:
     new = make.candidate("new")
     assert chosen(make, 10**15, new) == [new.peer_id]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_back", "chosen"), [(29, True, False), (31, True, True), (31, False, False)]
+)
+def test_a_peer_that_failed_and_is_back_is_taken_once_those_that_are_busy_were_waited_for(
+    make: Any, seconds: int, is_back: bool, chosen: bool
+) -> None:
+    back, busy = make.candidate("back"), make.candidate("busy")
+    busy = replace(busy, reserved=frozenset({0}))
+    failed_at = back.entry.registered_at + (-1 if is_back else 1)
+    entry = Exclusion(back.peer_id, failed_at, make.now + 3600, "it restarted", True, make.now + 30)
+    need = Need(cost=Cost(1, 10**12, 1), requirements=Requirements(), excluded=(entry,))
+    found = match(need, [back, busy], make.now + seconds)
+    assert [offer.candidate.peer_id for offer in found.offers] == [back.peer_id] * chosen
+    assert {each.peer_id for each in found.rejected} == {busy.peer_id} | (
+        {back.peer_id} if not chosen else set()
+    )
+    alone = match(need, [back], make.now)
+    assert len(alone.offers) == is_back
 
 
 def test_paying_oneself_next_to_nothing_makes_no_reputation(make: Any) -> None:
