@@ -44,6 +44,8 @@ class Channel(Generic[S, R]):
         self._receive_codec = receive_codec
         self._limits = limits
         self._decoder = FrameDecoder(limits.within(stream.largest), take_body)
+        self._held = 0
+        """Of the bytes that the decoder has: what the stream knows of."""
         self._send_lock = trio.Lock()
 
     @property
@@ -102,17 +104,24 @@ class Channel(Generic[S, R]):
         decoder = self._decoder
         try:
             while not decoder.has_frame:
+                self._hold(decoder.size)
                 data = await self._stream.receive_some(_RECEIVE_BYTES)
                 if not data:
                     raise self._end_of_stream()
                 decoder.receive_data(data)
             await self._stream.wait_turn()  # before the frame is taken: this may be cancelled
             frame = decoder.next_frame()
+            self._hold(0)
         except FrameTooLargeError:
             await self.reset()
             raise
         assert frame is not None
         return frame
+
+    def _hold(self, size: int) -> None:
+        if size != self._held:
+            more, self._held = size - self._held, size
+            self._stream.hold(more)
 
     def _end_of_stream(self) -> P2PError:
         if self._decoder.is_empty:

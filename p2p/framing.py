@@ -118,6 +118,11 @@ class FrameDecoder:
         return taken[0] if len(taken) == 1 and isinstance(taken[0], bytes) else b"".join(taken)
 
     @property
+    def size(self) -> int:
+        """Bytes that are here and not taken yet."""
+        return self._size
+
+    @property
     def is_empty(self) -> bool:
         """True between frames: an end of the stream here cuts nothing off."""
         return self._size == 0 and self._announced is None

@@ -112,6 +112,8 @@ class Libp2pNetwork(ConnectionObserver):
             incoming_streams=limits.streams_per_peer,
             unread_bytes=limits.unread_per_peer,
             unread_bytes_of_all=limits.unread,
+            unfinished_bytes=limits.unfinished_per_peer,
+            unfinished_bytes_of_all=limits.unfinished,
         )
         self._muxer = OwnYamux(kept, self)
         self._host = stock_host(self._noise, self._muxer, limits)
@@ -410,6 +412,7 @@ class HostStream:
         self._stream = stream
         self._largest = largest
         self.wait_turn = wait_turn
+        self.hold = stream.hold
         self.send_all = stream.send_all
         self.send_now = stream.send_now
         self.receive_some = stream.receive_some

@@ -89,6 +89,10 @@ class HostLimits:
     """Bytes that have arrived and were not read yet; the stream that goes beyond is reset."""
     unread: int = 1 << 30
     """The same of all peers; who has no more than 256 KiB of it is never cut off for it."""
+    unfinished_per_peer: int = 512 << 20
+    """Bytes of messages that have not arrived whole; the stream that goes beyond is reset."""
+    unfinished: int = 2 << 30
+    """The same of all peers, with the same exception."""
     message: int = 16 << 20
     """Bytes of one message; most protocols allow less."""
     body: int = 64 << 20

@@ -26,6 +26,12 @@ class Stream(Protocol):
     async def wait_turn(self) -> None:
         """Before each message is read: holds back whoever sends too many."""
 
+    def hold(self, size: int) -> None:
+        """So many more bytes that were read wait for the rest of their message, or fewer.
+
+        What is held ends with the stream. Raises FrameTooLargeError for more than is allowed.
+        """
+
     async def send_all(self, data: bytes) -> None:
         """Raises StreamResetError."""
 

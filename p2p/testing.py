@@ -294,6 +294,9 @@ class MemoryStream:
     async def wait_turn(self) -> None:
         """Nobody is held back here."""
 
+    def hold(self, size: int) -> None:
+        """Everybody has room here."""
+
     async def send_all(self, data: bytes) -> None:
         await self._outgoing.send(data)
 

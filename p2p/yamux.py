@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from p2p.errors import P2PError, StreamResetError
+from p2p.errors import FrameTooLargeError, P2PError, StreamResetError
 from p2p.yamux_core import MAX_BODY_BYTES, ConnectionEnded, StreamChanged, StreamOpened, YamuxCore
 from p2p.yamux_keepalive import KeepAlive
 from p2p.yamux_stream import StreamState, Use, YamuxLimits
@@ -315,6 +315,11 @@ class YamuxStream:
         if self._core.has_outgoing:
             self._session.pump()
         return data
+
+    def hold(self, size: int) -> None:
+        """See ``p2p.network.Stream``."""
+        if refusal := self._core.hold(self._state, size):
+            raise FrameTooLargeError(refusal)
 
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()

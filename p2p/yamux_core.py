@@ -313,6 +313,14 @@ class YamuxCore:
             self._put_control(WINDOW, 0, stream.id, more)
         return data
 
+    def hold(self, stream: StreamState, size: int) -> str | None:
+        """So many more bytes that were read wait for the rest of a message, or fewer; why they may not."""
+        if stream.reset_reason is not None:
+            return None
+        stream.held_bytes += size
+        self.use.hold(size)
+        return self.use.refusal_to_hold(self._limits) if size > 0 else None
+
     def _growth(self, stream: StreamState, now_s: float) -> int:
         """A reader that keeps up is given a larger window, as long as there is memory for all to stall."""
         soon = now_s - stream.window_opened_s < _GROWTH_S
@@ -398,6 +406,7 @@ class YamuxCore:
         """What arrived whole, with its end, stays readable; anything less is dropped."""
         if stream.reset_reason is None:
             stream.reset_reason = reason
+            self._let_go(stream)
             if not stream.received_end:
                 self._drop_unread(stream)
         self._forget(stream)
@@ -418,6 +427,11 @@ class YamuxCore:
             self.use.grown_bytes -= stream.window_bytes - INITIAL_WINDOW_BYTES
             self.use.incoming_streams -= stream.incoming
 
+    def _let_go(self, stream: StreamState) -> None:
+        """What waits for the rest of its message waits in vain."""
+        self.use.hold(-stream.held_bytes)
+        stream.held_bytes = 0
+
     def _release(self, stream: StreamState) -> None:
         """Nobody on this side holds the stream any more.
 
@@ -427,4 +441,5 @@ class YamuxCore:
         self._forget(stream)
         if not stream.released:
             stream.released = True
+            self._let_go(stream)
             self.use.held_streams -= stream.incoming

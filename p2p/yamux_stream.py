@@ -24,6 +24,7 @@ class Total:
     """What all peers have together."""
 
     unread_bytes: int = 0
+    unfinished_bytes: int = 0
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -35,6 +36,8 @@ class Use:
     unread_bytes: int = 0
     grown_bytes: int = 0
     """Of windows, beyond what every stream begins with."""
+    unfinished_bytes: int = 0
+    """Read, but waiting for the rest of their message."""
     total: Total = field(default_factory=Total)
 
     def keep(self, size: int) -> None:
@@ -42,14 +45,29 @@ class Use:
         self.unread_bytes += size
         self.total.unread_bytes += size
 
+    def hold(self, size: int) -> None:
+        """So many more unfinished bytes, or fewer."""
+        self.unfinished_bytes += size
+        self.total.unfinished_bytes += size
+
     def refusal(self, size: int, limits: YamuxLimits) -> str | None:
-        """Why so many more bytes may not be kept. A crowd leaves every peer as much as one window."""
-        if self.unread_bytes + size > limits.unread_bytes:
-            return f"over {limits.unread_bytes} unread bytes of one peer"
-        crowded = self.total.unread_bytes + size > limits.unread_bytes_of_all
-        if crowded and self.unread_bytes + size > INITIAL_WINDOW_BYTES:
-            return f"over {limits.unread_bytes_of_all} unread bytes of all peers"
-        return None
+        """Why so many more bytes may not be kept."""
+        mine, of_all = self.unread_bytes + size, self.total.unread_bytes + size
+        return _refusal("unread", mine, limits.unread_bytes, of_all, limits.unread_bytes_of_all)
+
+    def refusal_to_hold(self, limits: YamuxLimits) -> str | None:
+        """Why what is unfinished is too much."""
+        mine, of_all = self.unfinished_bytes, self.total.unfinished_bytes
+        return _refusal("unfinished", mine, limits.unfinished_bytes, of_all, limits.unfinished_bytes_of_all)
+
+
+def _refusal(what: str, mine: int, limit: int, of_all: int, limit_of_all: int) -> str | None:
+    """A crowd leaves every peer as much as one window."""
+    if mine > limit:
+        return f"over {limit} {what} bytes of one peer"
+    if of_all > limit_of_all and mine > INITIAL_WINDOW_BYTES:
+        return f"over {limit_of_all} {what} bytes of all peers"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +81,9 @@ class YamuxLimits:
     """Over all streams; the stream that goes beyond is reset. Windows grow into half of it."""
     unread_bytes_of_all: int = 1024 * 1024 * 1024
     """Beyond it, the same for peers of which more than one window is unread."""
+    unfinished_bytes: int = 512 * 1024 * 1024
+    """Of messages that have not arrived whole, though they were read as far as they have."""
+    unfinished_bytes_of_all: int = 2 * 1024 * 1024 * 1024
     outgoing_bytes: int = 1024 * 1024
     """Queued before writers wait; double that is where a side that does not read is cut off."""
     control_frames: int = 4096
@@ -85,6 +106,7 @@ class StreamState:
         "_chunks",
         "_consumed",
         "handle",
+        "held_bytes",
         "id",
         "incoming",
         "receive_window",
@@ -110,6 +132,8 @@ class StreamState:
         self.sent_end = self.received_end = self.released = False
         self.reset_reason: str | None = None
         self.unread_bytes = 0
+        self.held_bytes = 0
+        """Unfinished: see ``Use``."""
         self._chunks: deque[bytes | memoryview | bytearray] = deque()
         self._consumed = 0
 

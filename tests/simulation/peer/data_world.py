@@ -99,6 +99,9 @@ class Tapped:
     async def wait_turn(self) -> None:
         await self._stream.wait_turn()
 
+    def hold(self, size: int) -> None:
+        self._stream.hold(size)
+
     async def send_all(self, data: bytes) -> None:
         self._sent += data
         await self._stream.send_all(data)

@@ -11,7 +11,7 @@ import trio
 from p2p.client import open_client
 from p2p.codec import Codec, Message
 from p2p.errors import ConnectionFailedError, DeadlineError, P2PError, RemoteProtocolError, StreamResetError
-from p2p.framing import FrameLimits
+from p2p.framing import HEADER, FrameLimits
 from p2p.host import open_host
 from p2p.identifiers import PeerId
 from p2p.identity import Identity
@@ -166,6 +166,36 @@ async def test_unread_bytes_are_counted_over_all_connections_of_a_peer() -> None
         assert cut == 1
         await is_well(server)
         reading.set()
+
+
+async def test_messages_that_never_arrive_whole_are_counted_over_all_streams_of_a_peer() -> None:
+    """Read is not the same as done with: each stream may hold back the last byte of a large message."""
+    limits = HostLimits(unfinished_per_peer=1_000_000, unread_per_peer=10_000_000)
+    begun = HEADER.pack(10, FRAMES.body_bytes) + bytes(400_000)
+    async with serving(limits) as server, open_host(Identity.generate(), []) as caller:
+        await caller.connect(server.peer_id, server.addresses())
+        streams = [await caller.open_stream(server.peer_id, PROTOCOL, timeout_s=60) for _ in range(3)]
+        async with trio.open_nursery() as nursery:
+            cut: list[Stream] = []
+
+            async def begin(stream: Stream) -> None:
+                with pytest.raises(StreamResetError):
+                    await stream.send_all(begun)
+                    await stream.receive_some()
+                cut.append(stream)
+                nursery.cancel_scope.cancel()
+
+            for stream in streams:
+                nursery.start_soon(begin, stream)
+        assert len(cut) == 1
+        await is_well(server)
+        for stream in streams:
+            await stream.reset()
+        # What was held is given back with its stream, and what is whole is held no longer.
+        async with open_client(caller, server.peer_id, PROTOCOL, REQUESTS, RESPONSES, FRAMES) as client:
+            for _ in range(4):
+                _, body = await client.call(Say("large"), bytes(900_000), timeout_s=60)
+                assert len(body) == 900_000
 
 
 @pytest.mark.parametrize(("message", "body"), [(20_000, 0), (10, 20_000)])
