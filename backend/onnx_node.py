@@ -30,7 +30,7 @@ _MAX_ENTRIES, _MAX_NUMBERS = 64, 4096
 _MAX_AXES, _MAX_ELEMENTS = 8, 1 << 32
 _LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234663852886e38, "float16": 65504.0}
 _OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
-_PARAMETERS = ("operator", "opset", "attributes", "inputs", "outputs", "steps", "program", "domains")
+_PARAMETERS = ("operator", "opset", "attributes", "inputs", "outputs", "steps", "program", "domains", "alone")
 MAX_PROGRAM_BYTES = 1 << 30
 _DOMAINS = ("ai.onnx.ml", "com.microsoft")
 _MAX_STEPS = 64
@@ -116,6 +116,8 @@ class OnnxNode:
     """Bytes of the nodes of an ONNX graph that stand for attributes and steps; 0 for none."""
     domains: Mapping[str, int] = field(default_factory=dict)
     """Of a program: the versions of operator sets beside that of ONNX itself."""
+    alone: bool = False
+    """Takes one sample at a time, as its file did."""
 
     @property
     def flowing(self) -> tuple[OnnxTensor, ...]:
@@ -139,6 +141,7 @@ class OnnxNode:
             "steps": dump_steps(self.steps) if self.steps else "",
             "program": self.program,
             "domains": json.dumps(self.domains) if self.domains else "",
+            "alone": self.alone,
         }
 
 
@@ -171,6 +174,7 @@ def _read(
     steps: str,
     program: int,
     domains: str,
+    alone: bool,
 ) -> OnnxNode | str:
     """The node, or what is wrong with it."""
     try:
@@ -184,6 +188,7 @@ def _read(
             load_steps(steps) if steps else (),
             program,
             _load_domains(domains) if domains else {},
+            alone,
         )
         _check_wiring(found)
     except ShapeMismatchError as error:

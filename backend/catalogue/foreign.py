@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from backend.catalogue.parameter import Parameters, integer, text
+from backend.catalogue.parameter import Parameters, boolean, integer, text
 from backend.catalogue.record import (
     MAX_IDS,
     Category,
@@ -82,6 +82,7 @@ TYPES: tuple[NodeType, ...] = (
                 MAX_PROGRAM_BYTES,
             ),
             text("domains", "", "Of a program: versions of other operator sets, as JSON by domain", 256),
+            boolean("alone", False, "Takes one sample at a time"),
         ),
         _rule,
         _count,

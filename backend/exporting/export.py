@@ -16,7 +16,7 @@ from backend.exporting.blame import Probing, first_difference, root_cause, untra
 from backend.exporting.gguf_export import tokenizer_metadata, write_language_model, write_tensors
 from backend.exporting.language_model import NotLanguageModel, read_language_model
 from backend.exporting.messages import Export, Exported, ExportOptions, Stage
-from backend.exporting.onnx_export import export_onnx
+from backend.exporting.onnx_export import export_onnx, takes_one
 from backend.exporting.refusals import refusals
 from backend.exporting.runners import (
     Runner,
@@ -70,6 +70,8 @@ class Written:
     weights: Path | None = None
     samples: int | None = None
     """How many to compare at most."""
+    takes_one: bool = False
+    """One sample at a time."""
 
 
 def export_model(order: Export, directory: Path, report: Report) -> tuple[Exported, Certificate]:
@@ -98,7 +100,7 @@ def export_model(order: Export, directory: Path, report: Report) -> tuple[Export
 def _certify(source: Source, written: Written, order: Export, data: Path | None) -> Certificate:
     inputs, facts = choose_inputs(source, data, raw=written.raw, limit=written.samples)
     run, versions = written.open()
-    sizes = _batch_sizes(facts.samples)
+    sizes = (1,) * facts.samples if written.takes_one else _batch_sizes(facts.samples)
     theirs = in_batches(run, inputs, sizes)
     module = served_module(source) if written.raw else source.compiled.module
     ours = in_batches(lambda batch: answers_of(module, batch), inputs, sizes)
@@ -187,8 +189,10 @@ def _as_onnx(source: Source, options: ExportOptions, directory: Path) -> Written
         culprit = untranslatable(source.compiled.graph)
         raise ExportError(f"onnx: {culprit or root_cause(error)}") from error
     inside = "with preprocessing inside" if raw else "takes what the model takes, after preprocessing"
-    about = f"ONNX with dynamic batch, {inside if source.is_prepared else 'needs no preprocessing'}"
-    return Written(path, about, "onnxruntime", lambda: open_onnx(path), _FLOAT, raw)
+    alone = takes_one(module)
+    batch = "for one sample at a time, as the file that it came from" if alone else "with dynamic batch"
+    about = f"ONNX {batch}, {inside if source.is_prepared else 'needs no preprocessing'}"
+    return Written(path, about, "onnxruntime", lambda: open_onnx(path), _FLOAT, raw, takes_one=alone)
 
 
 def _as_safetensors(source: Source, options: ExportOptions, directory: Path) -> Written:

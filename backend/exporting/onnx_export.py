@@ -21,6 +21,7 @@ from backend.compiler import End
 from backend.errors import ExportError
 from backend.exporting.onnx_operators import Original, StandIn, put_back
 from backend.formats.onnx_check import MAX_MODEL_BYTES, check_onnx
+from backend.formats.onnx_names import rename
 from backend.runtime.onnx_operator import OnnxOperation
 
 _DOOR, _END = "cyxwiz_input_", "cyxwiz_output_"
@@ -54,9 +55,24 @@ def export_onnx(
     put_back(proto, operators)
     doors = {f"{_DOOR}{number}": end.name for number, end in enumerate(inputs)}
     _rename(proto.graph, doors | {f"{_END}{number}": end.name for number, end in enumerate(outputs)})
+    if takes_one(module):
+        _fix_batch(proto.graph)
     data: bytes = proto.SerializeToString(deterministic=True)
     check_onnx(data)
     return data
+
+
+def takes_one(module: fx.GraphModule) -> bool:
+    """Holds an operator that an ONNX has right only for one sample at a time."""
+    return any(isinstance(each, OnnxOperation) and each.node.alone for each in module.modules())
+
+
+def _fix_batch(graph: Any) -> None:
+    """Of an ``onnx.GraphProto``, to one sample."""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    # What else is said of shapes was said of any batch.
+    del graph.value_info[:]
 
 
 def _trace(module: fx.GraphModule, inputs: tuple[End, ...], outputs: tuple[End, ...]) -> Any:
@@ -100,8 +116,7 @@ def _rename(graph: Any, ends: Mapping[str, str]) -> None:
         names[name] = next(new for n in count(2) if (new := f"{name}_{n}") not in taken)
         taken.add(names[name])
     for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
+        rename(node, names)
     for each in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):
         each.name = names.get(each.name, each.name)
 

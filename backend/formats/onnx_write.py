@@ -37,7 +37,7 @@ def one_node_model(node: OnnxNode, weights: Mapping[int, bytes], program: bytes 
         if tensor is None:
             continue
         if tensor.kind == "flows":
-            entering += _field(11, _value(input_name(number), tensor))
+            entering += _field(11, _value(input_name(number), tensor, alone=node.alone))
         else:
             raw = weights[number] if tensor.kind == "weights" else pack(tensor.type, tensor.values)
             held += _field(5, _tensor(input_name(number), tensor.type, tensor.shape, raw))
@@ -116,9 +116,11 @@ def _tensor(name: str, kind: str, shape: tuple[int, ...], raw: bytes) -> bytes:
     return sizes + _number(2, ELEMENT_NUMBERS[kind]) + (_field(8, name) if name else b"") + _field(9, raw)
 
 
-def _value(name: str, tensor: OnnxTensor, *, is_output: bool = False) -> bytes:
+def _value(name: str, tensor: OnnxTensor, *, is_output: bool = False, alone: bool = False) -> bytes:
     """Of an output only the type: its shape is what comes out."""
-    axes = _field(1, _field(2, _BATCH)) + b"".join([_field(1, _number(1, size)) for size in tensor.shape])
+    axes = _field(1, _number(1, 1) if alone else _field(2, _BATCH)) + b"".join(
+        [_field(1, _number(1, size)) for size in tensor.shape]
+    )
     shape = b"" if is_output else _field(2, axes)
     return _field(1, name) + _field(2, _field(1, _number(1, ELEMENT_NUMBERS[tensor.type]) + shape))
 

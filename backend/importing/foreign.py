@@ -16,6 +16,7 @@ from backend.catalogue.record import MAX_ELEMENTS
 from backend.code_import.building import Building, Ref, UnsupportedError
 from backend.code_import.modules import need
 from backend.errors import DeadlineError, InputError, ShapeMismatchError
+from backend.formats.onnx_choices import choices
 from backend.formats.onnx_schema import ELEMENT_TYPES
 from backend.formats.tensors import Array
 from backend.importing.onnx_kept import KINDS, Entering, Foreign, check_operators, described
@@ -47,13 +48,26 @@ class Kept:
     left: Mapping[str, NotApartError]
 
 
-def keep(foreign: Foreign, made: Building, wanted: str) -> Kept:
-    """Adds the node that stands for it.
+def keep(foreign: Foreign, made: Building, wanted: str, *, may_be_alone: bool = False) -> Kept:
+    """Adds the node that stands for it. ``may_be_alone``: the model takes one sample at a time anyhow.
 
     Raises UnsupportedError for operators that are refused, that onnxruntime does not run on this, or of which
     no value has a fixed shape behind the batch and keeps samples apart.
     """
     check_operators(foreign)
+    try:
+        return _kept(foreign, made, wanted)
+    except UnsupportedError:
+        if not may_be_alone:
+            raise
+    return _kept(replace(foreign, alone=True), made, wanted)
+
+
+def _kept(foreign: Foreign, made: Building, wanted: str) -> Kept:
+    """Raises UnsupportedError."""
+    flowing = {name for name, each in foreign.entering.items() if isinstance(each.value, Ref)}
+    if (chosen := choices(foreign.protos, flowing)) and not foreign.alone:
+        raise UnsupportedError(f"{' and '.join(chosen)} decide by the values of all samples of a batch")
     types, left = _numeric(foreign)
     foreign = _asked_for(foreign, types)
     node, entering, weights = described(foreign, _in_order(foreign, types))
@@ -110,11 +124,11 @@ def folded(foreign: Foreign) -> dict[str, Array]:
 
 def _alone(foreign: Foreign) -> onnx.ModelProto:
     """A model of these nodes alone, for a batch of a few samples, with the types of its outputs."""
-    doors, constants = [], []
+    doors, constants, batch = [], [], 1 if foreign.alone else _BATCH
     for name, each in foreign.entering.items():
         if isinstance(each.value, Ref):
             number = next((n for n, (kind, _) in ELEMENT_TYPES.items() if kind == each.kind), 0)
-            doors.append(helper.make_tensor_value_info(name, number, (_BATCH, *each.value.shape)))
+            doors.append(helper.make_tensor_value_info(name, number, (batch, *each.value.shape)))
         else:
             constants.append(numpy_helper.from_array(each.value, name))
     ends = [onnx.ValueInfoProto(name=name) for name in foreign.outputs if name]
@@ -214,15 +228,22 @@ def _tried(node: OnnxNode, weights: Mapping[str, torch.Tensor]) -> list[OnnxTens
     """Runs it on a few samples together, and on each alone; says what comes out of one, or what is wrong."""
     module = _module(node, weights)
     samples = [_drawn(tensor, number) for number, tensor in enumerate(node.flowing)]
-    together = _run(module, samples)
+    together = [] if node.alone else _run(module, samples)
     alone = [_run(module, [each[place : place + 1] for each in samples]) for place in range(_BATCH)]
     return [
-        _of_one(tensor, whole, [each[number] for each in alone])
-        for number, (tensor, whole) in enumerate(zip(node.given, together, strict=True))
+        _of_one(tensor, together[number] if together else None, [each[number] for each in alone])
+        for number, tensor in enumerate(node.given)
     ]
 
 
-def _of_one(tensor: OnnxTensor, whole: Array, alone: list[Array]) -> OnnxTensor | NotApartError:
+def _of_one(tensor: OnnxTensor, whole: Array | None, alone: list[Array]) -> OnnxTensor | NotApartError:
+    """``whole``: of all together, where that may be."""
+    if whole is None:
+        if any(one.ndim == 0 or len(one) != 1 for one in alone):
+            return NotApartError("moves the batch from the front")
+        whole = alone[0] if len({one.shape for one in alone}) > 1 else np.concatenate(alone)
+        if len(whole) != _BATCH:
+            return NotApartError("gives shapes that depend on values")
     for place, one in enumerate(alone):
         if whole.ndim == 0 or len(whole) != _BATCH or one.ndim == 0 or len(one) != 1:
             return NotApartError("moves the batch from the front")

@@ -57,6 +57,8 @@ class Foreign:
     """Empty names: what is left out."""
     domains: Mapping[str, int] = field(default_factory=dict)
     """Versions of other operator sets of the model."""
+    alone: bool = False
+    """To be given one sample at a time."""
 
     @property
     def last(self) -> onnx.NodeProto:
@@ -110,7 +112,9 @@ def _in_words(foreign: Foreign, types: tuple[OnnxTensor | None, ...]) -> _Descri
     attributes = {} if single is None else {each.name: _attribute(each) for each in single.attribute}
     steps = () if single is not None else _steps(foreign, names)
     tensors, flowing, weights = _inputs(foreign, names)
-    node = OnnxNode(foreign.last.op_type, foreign.opset, attributes, tensors, types, steps)
+    node = OnnxNode(
+        foreign.last.op_type, foreign.opset, attributes, tensors, types, steps, alone=foreign.alone
+    )
     try:
         given = node.parameters
         load_attributes(given["attributes"])
@@ -137,7 +141,9 @@ def _as_program(foreign: Foreign, types: tuple[OnnxTensor | None, ...]) -> _Desc
     need(len(program) <= MAX_PROGRAM_BYTES, f"is {len(program)} bytes, limit {MAX_PROGRAM_BYTES}")
     held = {PROGRAM_PLACE: torch.frombuffer(bytearray(program), dtype=torch.uint8)}
     operator, size = foreign.last.op_type, len(program)
-    node = OnnxNode(operator, foreign.opset, {}, tensors, types, (), size, foreign.domains_used)
+    node = OnnxNode(
+        operator, foreign.opset, {}, tensors, types, (), size, foreign.domains_used, foreign.alone
+    )
     return node, flowing, weights | held
 
 

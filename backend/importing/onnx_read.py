@@ -43,6 +43,8 @@ _MAX_TOGETHER = 64
 _OLDEST_OPSET = 7
 """Before it, arithmetic said by attributes how shapes are brought together."""
 _MAX_PROBLEM = 600
+_OF_A_BATCH = ("of a batch", "moves the batch", "on the batch")
+"""In problems that one sample at a time does not have."""
 _MAX_BATCH = 1024
 _REAL = ("float32", "float16", "float64", "int8", "int16")
 """Types of inputs that a graph takes as real numbers, which is also where those below 0 can come in."""
@@ -163,13 +165,17 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, in
     for tensor in graph.initializer:
         placing.values[tensor.name] = _array(tensor)
     doors = tuple([_door(made, entry, sizes) for entry in facts.inputs])
+    placing.takes_one = bool(doors) and all(door.batch == 1 for door in doors)
     for number, door in enumerate(doors):
         placing.open(door, number - len(doors))
     for number, node in enumerate(graph.node):
         placing.place(number, node)
     placing.finish()
     if placing.problems:
-        raise ModelImportError(_refusal(placing.problems, len(graph.node)))
+        named = next((each.shape[0] for each in facts.inputs if each.shape), None)
+        hint = f"; --size {named}=1 takes one sample at a time" if isinstance(named, str) else ""
+        is_mixed = any(word in each for each in placing.problems for word in _OF_A_BATCH)
+        raise ModelImportError(_refusal(placing.problems, len(graph.node), hint if is_mixed else ""))
     given, left_out = _ends(placing, [value.name for value in graph.output])
     for name, end in given.items():
         found = placing.values.get(end)
@@ -251,11 +257,11 @@ def _array(tensor: onnx.TensorProto) -> Array:
         ) from error
 
 
-def _refusal(problems: list[str], nodes: int) -> str:
+def _refusal(problems: list[str], nodes: int, hint: str) -> str:
     shown = "; ".join(problems[:_SHOWN_PROBLEMS])
     more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
     counted = f"{len(problems)} of {nodes} nodes have no counterpart in a graph"
-    return f"onnx: {counted}: {shown}{more}. cyxwiz serve runs the file as it is, if onnxruntime does"
+    return f"onnx: {counted}: {shown}{more}{hint}. cyxwiz serve runs the file as it is, if onnxruntime does"
 
 
 def _door(made: Building, entry: OnnxValue, sizes: Mapping[str, int]) -> Door:
@@ -275,7 +281,8 @@ def _door(made: Building, entry: OnnxValue, sizes: Mapping[str, int]) -> Door:
         text = f"onnx: input {name!r} is {shape}, supported are fixed axes behind the batch"
         open_axes = [size for size in fixed if isinstance(size, str)]
         raise ModelImportError(f"{text}: --size {open_axes[0]}=N says which" if open_axes else text)
-    batch = shape[0] if isinstance(shape[0], int) else None
+    first = sizes.get(shape[0]) if isinstance(shape[0], str) else shape[0]
+    batch = first if isinstance(first, int) else None
     if batch is not None and not 1 <= batch <= _MAX_BATCH:
         raise ModelImportError(f"onnx: input {name!r} takes batches of {batch}, limit {_MAX_BATCH}")
     given = {"shape": sample, "vocabulary": _WHOLE.get(dtype, 0)}
@@ -307,6 +314,8 @@ class _Placing:
         """What comes from nodes that have no counterpart."""
         self._open: dict[str, _Open] = {}
         """What may be kept together with what follows; by the names of values."""
+        self.takes_one = False
+        """The model takes one sample at a time."""
         self.tables: dict[str, str] = {}
         """Values that are numbers by class, with the numbers."""
         self._model = model
@@ -453,7 +462,8 @@ class _Placing:
         self, foreign: Foreign, node: onnx.NodeProto, nodes: Mapping[int, onnx.NodeProto]
     ) -> Mapping[str, Ref]:
         inputs = tuple(self.values.get(name) if name else None for name in node.input)
-        kept = keep(foreign, self.made, _weights_name(node, inputs) or node.name or node.op_type.lower())
+        wanted = _weights_name(node, inputs) or node.name or node.op_type.lower()
+        kept = keep(foreign, self.made, wanted, may_be_alone=self.takes_one)
         for each in nodes.values():
             self._count_ids(each)
         for name, error in kept.left.items():

@@ -52,6 +52,15 @@ class OnnxOperation(nn.Module):
 
         A deadline is looked at before each operator; a program, which may hold loops, is also stopped by it.
         """
+        if self.node.alone and len(values[0]) > 1:
+            each = [self.run([value[at : at + 1] for value in values]) for at in range(len(values[0]))]
+            if any(
+                one.shape != first.shape for part in each for one, first in zip(part, each[0], strict=True)
+            ):
+                raise InputError(
+                    f"ONNX operator {self.node.operator} gives several shapes for several samples"
+                )
+            return [np.concatenate(parts) for parts in zip(*each, strict=True)]
         check_deadline()
         given = {
             input_name(number): value.detach().to("cpu", torch_type(tensor)).contiguous().numpy()

@@ -147,6 +147,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
         "inputs": f"[{WHOLE}]",
         "outputs": f"[{HALF},{HALF}]",
     },
+    ("OnnxOperator", "alone"): onnx_given("Softmax", (3, 4), axis=0),
     ("Squeeze", "axis"): {"axis": 0},
     ("DataLoader", "drop_last"): {"batch_size": 7},
     ("Split", "axis"): {"sizes": [2, 2]},

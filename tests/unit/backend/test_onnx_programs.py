@@ -124,12 +124,11 @@ def branches(then: list[onnx.NodeProto], other: list[onnx.NodeProto]) -> bytes:
     }
     return model(
         [
-            node("Shape", ["x"], ["s"], start=1, end=2),
-            node("ReduceMax", ["x"], ["top"], keepdims=0),
-            node("IsNaN", ["top"], ["wrong"]),
-            node("If", ["wrong"], ["y"], name="the_if", **inner),
+            node("Size", ["x"], ["size"]),
+            node("Greater", ["size", "zero"], ["some"]),
+            node("If", ["some"], ["y"], name="the_if", **inner),
         ],
-        {"w": real(6, 6)},
+        {"w": real(6, 6), "zero": np.array(0, np.int64)},
         ("n", 6),
     )
 
@@ -374,14 +373,63 @@ def test_branches_of_several_shapes_are_refused(tmp_path: Path) -> None:
         imported(tmp_path, data)
 
 
-def test_a_branch_chosen_by_the_whole_batch_is_refused(tmp_path: Path) -> None:
-    data = onnx.load_from_string(branches([node("Exp", ["x"], ["a"])], [node("Neg", ["x"], ["b"])]))
-    data.graph.node[2].op_type = "Greater"
-    data.graph.node[2].input.append("zero")
-    data.graph.node[1].op_type = "ReduceSum"
-    data.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "zero"))
-    with pytest.raises(ModelImportError, match=r"mixes the samples of a batch|moves the batch"):
-        imported(tmp_path, data.SerializeToString())
+def by_the_samples(batch: int | str) -> bytes:
+    """As torch.cond is exported: which branch is taken, the samples say."""
+    inner: dict[str, Any] = {
+        "then_branch": graph([node("Neg", ["x"], ["a"])], [], [value("a")]),
+        "else_branch": graph([node("MatMul", ["x", "w"], ["b"])], [], [value("b")]),
+    }
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Greater", ["sum", "high"], ["is_high"]),
+        node("If", ["is_high"], ["y"], name="the_if", **inner),
+    ]
+    return model(nodes, {"w": real(6, 6), "high": np.array(1e9, np.float32)}, (batch, 6))
+
+
+def test_a_branch_that_samples_choose_together_is_refused_though_no_trial_shows_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelImportError, match=r"If decide by the values of all .* --size n=1 takes one"):
+        imported(tmp_path, by_the_samples("n"))
+
+
+@pytest.mark.slow
+def test_a_branch_that_each_sample_chooses_is_kept_for_one_at_a_time(tmp_path: Path) -> None:
+    found, certificate = imported(tmp_path, by_the_samples(1))
+    assert certificate is not None
+    assert operators(found) == ["If"]
+    runtime = load_model(tmp_path / "imported.cyxmodel", "cpu")
+    x = np.stack([np.full(6, 1e9, np.float32), *real(2, 6)])
+    answers = runtime.run({runtime.inputs[0].name: x})["y"]
+    assert np.array_equal(answers[0], -x[0])
+    assert not np.array_equal(answers[1], -x[1])
+    after = exported(tmp_path)
+    assert after.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+def turning(while_: str) -> bytes:
+    """A loop that counts, and goes on while the count or the sample is below something."""
+    body = graph(
+        [
+            node("Add", ["count", "one"], ["next"]),
+            node("Tanh", ["in"], ["out"]),
+            node("ReduceMax", ["out"], ["top"], keepdims=0),
+            node("Less", [while_, "limit" if while_ == "top" else "three"], ["still"]),
+        ],
+        [value("turn", INT64, ()), value("go_on", BOOL, ()), value("count", INT64, ()), value("in")],
+        [value("still", BOOL), value("next", INT64), value("out")],
+    )
+    constants = {
+        "yes": np.array(True), "zero": np.array(0, np.int64), "one": np.array(1, np.int64),
+        "three": np.array(3, np.int64), "limit": np.array(-2, np.float32),
+    }  # fmt: skip
+    return model([node("Loop", ["", "yes", "zero", "x"], ["n", "y"], body=body)], constants, ("n", 6))
+
+
+def test_a_loop_that_counts_is_kept_and_one_that_looks_at_samples_is_not(tmp_path: Path) -> None:
+    found, _ = imported(tmp_path, turning("next"))
+    assert operators(found) == ["Loop"]
+    with pytest.raises(ModelImportError, match="Loop decide by the values"):
+        imported(tmp_path, turning("top"))
 
 
 def test_what_is_drawn_at_random_inside_a_graph_is_refused(tmp_path: Path) -> None:
