@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def open_window(data_dir: str | None, file: Path | None) -> None:
     from engine_app.ui.loop import run_app
 
     window = EngineApp(Opening(config, file))
+    gc.collect()
+    gc.freeze()  # libraries are not looked through again each time that a large graph is changed
 
     async def main() -> None:
         await run_app(window, window.begin, window.show_error)

@@ -6,7 +6,6 @@ A file may hold anything: what cannot be read counts as absent, and stays in the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -120,6 +119,18 @@ def width_of(node: Node) -> float | None:
     return _coordinate(view_of_node(node).get("width"))
 
 
+def lies_elsewhere(node: Node, old: Node) -> bool:
+    """Whether a node is as it was but for its place and mode."""
+    view, before = view_of_node(node), view_of_node(old)
+    return (
+        (node.id, node.type, node.version) == (old.id, old.type, old.version)
+        and node.parameters is old.parameters
+        and node.body is old.body
+        and view.keys() == before.keys()
+        and all(view[key] == before[key] for key in view if key not in ("x", "y"))
+    )
+
+
 def is_collapsed(node: Node) -> bool:
     return view_of_node(node).get("collapsed") is True
 
@@ -130,6 +141,8 @@ def is_reroute(node: Node) -> bool:
 
 
 def mode_of(node: Node) -> Mode:
+    if "mode" not in node.extra:
+        return Mode.NORMAL  # nearly always, and asked of thousands
     try:
         return Mode(node.extra.get("mode", "normal"))
     except ValueError:
@@ -151,7 +164,8 @@ def with_view(node: Node, **changes: JsonValue) -> Node:
 
 def placed(node: Node, x: float, y: float) -> Node:
     """At a tenth of a unit, so that files stay short and equal places are equal."""
-    return with_view(node, x=round(float(x), 1), y=round(float(y), 1))
+    view = {**view_of_node(node), "x": round(float(x), 1), "y": round(float(y), 1)}
+    return replace(node, extra={**node.extra, "view": view})
 
 
 # -- groups and notes ----------------------------------------------------------------------------
@@ -226,6 +240,6 @@ def _frame_document(frame: Frame) -> dict[str, JsonValue]:
 
 
 def _coordinate(value: JsonValue) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, float) and (isinstance(value, bool) or not isinstance(value, int)):
         return None
-    return float(value) if abs(value) <= MAX_COORDINATE else None
+    return float(value) if abs(value) <= MAX_COORDINATE else None  # so is no NaN

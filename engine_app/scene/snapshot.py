@@ -30,6 +30,7 @@ from engine_app.document.view import (
     frames_of,
     is_collapsed,
     is_reroute,
+    lies_elsewhere,
     mode_of,
     place_of,
     title_of,
@@ -134,6 +135,8 @@ class SnapshotBuilder:
 
     def __init__(self) -> None:
         self._cards: dict[int, Card] = {}
+        self._before: dict[int, Card] = {}
+        """Of the snapshot before: an undo brings them back."""
         self._forms: dict[tuple[int, float, float, bool], _Form] = {}
         self._footers: dict[str, tuple[Inference | None, Card, str]] = {}
         self._last = Snapshot()
@@ -141,13 +144,14 @@ class SnapshotBuilder:
         self._path: tuple[str, ...] = ()
 
     def build(self, wiring: Wiring, analysis: Analysis | None = None, path: tuple[str, ...] = ()) -> Snapshot:
-        known = self._cards
+        known = {**self._before, **self._cards}
         cards: list[Card] = []
         for node in wiring.nodes:
             found = known.get(id(node))
-            fresh = found is None or found.node is not node
-            cards.append(self._card(node, wiring) if fresh or found is None else found)
-        self._cards = {id(card.node): card for card in cards}
+            if found is None or found.node is not node:
+                found = self._moved(node) or self._card(node, wiring)
+            cards.append(found)
+        self._before, self._cards = self._cards, {id(card.node): card for card in cards}
         form = self._form(wiring, tuple(cards), path)
         analysis = analysis or Analysis()
         groups, notes = frames_of(wiring, FrameKind.GROUP), frames_of(wiring, FrameKind.NOTE)
@@ -161,6 +165,29 @@ class SnapshotBuilder:
         )
         self._links, self._path = wiring.links, path
         return self._last
+
+    def _moved(self, node: Node) -> Card | None:
+        """Of a node in another place or mode; None where that is not all that differs."""
+        number = self._last.index.get(node.id)
+        old = self._last.cards[number] if number is not None else None
+        if old is None or node_type(node) is None or not lies_elsewhere(node, old.node):
+            return None
+        return Card(
+            node,
+            old.ports,
+            old.title,
+            old.summary,
+            old.category,
+            place_of(node) or (0.0, 0.0),
+            old.width,
+            old.height,
+            old.offsets,
+            old.kinds,
+            old.rows,
+            old.collapsed,
+            old.reroute,
+            mode_of(node),
+        )
 
     def _card(self, node: Node, wiring: Wiring) -> Card:
         is_known = node_type(node) is not None
@@ -200,8 +227,8 @@ class SnapshotBuilder:
         if not all(_has_same_form(cards[number], last.cards[number]) for number in changed):
             return _snapshot(wiring, cards)
         corners = last.corners.copy()
-        for number in changed:
-            corners[number] = cards[number].place
+        if changed:
+            corners[changed] = [cards[number].place for number in changed]
         return replace(last, cards=cards, corners=corners)
 
     def _texts(self, cards: tuple[Card, ...], analysis: Analysis, path: tuple[str, ...]) -> tuple[str, ...]:
@@ -236,7 +263,7 @@ def _has_same_form(one: Card, other: Card) -> bool:
         other.offsets,
         other.width,
         other.height,
-    ) and one.ports == other.ports
+    ) and (one.ports is other.ports or one.ports == other.ports)
 
 
 def _form_of(node: Node, ports: Ports) -> _Form:

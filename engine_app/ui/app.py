@@ -17,12 +17,13 @@ from kivy.metrics import Metrics
 
 from backend.graph import Graph
 from engine_app.config import Config
-from engine_app.document.files import Opened
+from engine_app.document.files import Opened, open_graph
 from engine_app.document.recovery import Recovered
 from engine_app.entry import cause_of
 from engine_app.plain import plain
 from engine_app.ui import files, tour
 from engine_app.ui.activity import pulse_speed
+from engine_app.ui.aside import do_aside
 from engine_app.ui.context import Actions, Context
 from engine_app.ui.desk import Desk
 from engine_app.ui.examples import DIGITS, DIGITS_DATA
@@ -342,8 +343,7 @@ class EngineApp(App):
     def _open_graph(self, path: Path) -> None:
         before = self.desk.graph
 
-        async def open_it() -> None:
-            opened = await files.read_graph(path, self.desk.aspect)
+        async def show_it(opened: Opened) -> None:
             lost = await self._keeper.lost_of(path)
             show = partial(self._show_opened, path, opened)
             if self.desk.graph is not before:  # edited while it was read
@@ -353,7 +353,9 @@ class EngineApp(App):
             else:
                 show()
 
-        self.context.start(open_it)
+        told = f"Opening {plain(path.name)} …"
+        read = partial(open_graph, path, self.desk.aspect)
+        do_aside(self.context, told, read, lambda opened: self.context.start(partial(show_it, opened)))
 
     def _show_opened(self, path: Path, opened: Opened) -> None:
         self.path, self._document = path if path.suffix.lower() == ".json" else None, object()

@@ -154,7 +154,8 @@ class Desk(Observed):
 
     @property
     def selected_node(self) -> Node | None:
-        return next((node for node in self.wiring.nodes if node.id == self.selected), None)
+        chosen = self.selected
+        return next((node for node in self.wiring.nodes if node.id == chosen), None)
 
     def problems_of(self, node_id: str) -> list[Diagnostic]:
         """Of a node that is open, with what is inside it."""

@@ -10,7 +10,7 @@ import trio
 from backend.errors import DatasetError
 from backend.facts import read_data_header
 from backend.graph import Graph
-from engine_app.document.files import Opened, open_graph, save_graph
+from engine_app.document.files import save_graph
 from engine_app.entry import CommandError
 
 MAX_SHOWN = 500
@@ -48,11 +48,6 @@ def _is_dataset(path: Path) -> bool:
         return read_data_header(path).tensors.keys() == {"x", "y"}
     except DatasetError:
         return False
-
-
-async def read_graph(path: Path, aspect: float) -> Opened:
-    """Laid out, where it has no places, for a canvas of that ``aspect``. Raises FileError."""
-    return await trio.to_thread.run_sync(open_graph, path, aspect)
 
 
 async def write_graph(path: Path, graph: Graph) -> None:

@@ -83,10 +83,10 @@ def offer_to_line_up(bench: Workbench, chosen: tuple[str, ...]) -> None:
     """Raises EditError for fewer nodes than can be in line; equal gaps are offered from three on."""
     if len(chosen) < 2:
         raise EditError(f"{len(chosen)} nodes are selected, must be 2 or more")
-    canvas = bench.canvas_widget
+    wiring = bench.canvas_widget.wiring
 
     def along(how: Edge | Axis) -> None:
-        canvas.change(commands.line_up(canvas.wiring, chosen, how))
+        bench.edit("Lining up", lambda: commands.line_up(wiring, chosen, how))
 
     ways = WAYS_TO_LINE_UP.items()
     bench.choose(

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from kivy.clock import Clock
 from kivy.core.clipboard import Clipboard
 from kivy.core.window import Window
 from kivy.uix.floatlayout import FloatLayout
 
-from engine_app.document import commands
+from engine_app.document import commands, editing
 from engine_app.document.clipboard import Pasted, copied, pasted, with_fresh_ids
+from engine_app.document.editing import Editing
 from engine_app.document.edits import (
     AddNodes,
     DissolveNodes,
@@ -35,6 +36,7 @@ from engine_app.plain import plain
 from engine_app.scene import tool_state as tools
 from engine_app.scene.hits import Hit, OnNode, OnPort
 from engine_app.ui import theme
+from engine_app.ui.aside import do_aside
 from engine_app.ui.canvas import CanvasActions, GraphCanvas
 from engine_app.ui.context import Context
 from engine_app.ui.panels import menus
@@ -45,6 +47,10 @@ from engine_app.ui.widgets.buttons import IconButton, Kind, PushButton
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.radial import RadialMenu
 
+T = TypeVar("T")
+
+MANY = 2_000
+"""Nodes from which on what is done to them all would hold the window: it is done aside."""
 NOTE_LINES = 6
 NUDGE = 8.0
 """By an arrow key, in units of the world."""
@@ -71,6 +77,7 @@ class Workbench(FloatLayout):
         self.add_widget(self._crumbs)
         self._find = FindPanel(context, self._go_to_found, self._close_find)
         self._find.bind(height=self._arrange)
+        self._is_working = False
         self._shown: tuple[str, ...] | None = None
         self._stop = context.desk.listen(self._follow)
         self.bind(pos=self._arrange, size=self._arrange)
@@ -190,17 +197,19 @@ class Workbench(FloatLayout):
             "zoom_in": partial(canvas.zoom_by, 1.25),
             "zoom_out": partial(canvas.zoom_by, 0.8),
             "menu": self._menu_by_key,
-            "cut": lambda: self._cut(chosen),
-            "copy": lambda: Clipboard.copy(copied(wiring, self._some(chosen))),
-            "paste": lambda: self._paste(pasted(wiring, _clipboard(), canvas.view.visible.centre)),
-            "duplicate": lambda: self._paste(commands.duplicate(wiring, chosen)),
-            "remove": lambda: canvas.change(RemoveNodes(chosen)),
-            "dissolve": lambda: canvas.change(DissolveNodes(chosen)),
-            "bypass": lambda: canvas.change(commands.toggle_mode(wiring, chosen, Mode.BYPASSED)),
-            "mute": lambda: canvas.change(commands.toggle_mode(wiring, chosen, Mode.MUTED)),
-            "collapse": lambda: canvas.change(commands.toggle_collapsed(wiring, chosen)),
-            "group": lambda: canvas.change(commands.group(wiring, chosen)),
-            "subgraph": lambda: canvas.change(MakeSubgraph(chosen)),
+            "cut": lambda: self._copy(chosen, lambda: self.edit("Cutting", lambda: RemoveNodes(chosen))),
+            "copy": lambda: self._copy(chosen),
+            "paste": lambda: self.paste_at(canvas.view.visible.centre),
+            "duplicate": lambda: self.edit("Duplicating", lambda: commands.duplicate(wiring, chosen)),
+            "remove": lambda: self.edit("Removing", lambda: RemoveNodes(chosen)),
+            "dissolve": lambda: self.edit("Removing", lambda: DissolveNodes(chosen)),
+            "bypass": lambda: self.edit(
+                "Bypassing", lambda: commands.toggle_mode(wiring, chosen, Mode.BYPASSED)
+            ),
+            "mute": lambda: self.edit("Muting", lambda: commands.toggle_mode(wiring, chosen, Mode.MUTED)),
+            "collapse": lambda: self.edit("Collapsing", lambda: commands.toggle_collapsed(wiring, chosen)),
+            "group": lambda: self.edit("Grouping", lambda: commands.group(wiring, chosen)),
+            "subgraph": lambda: self.edit("Making a subgraph", lambda: MakeSubgraph(chosen)),
             "expand": lambda: canvas.change(ExpandSubgraph(self._some(chosen)[0])),
             "arrange": lambda: self._arrange_nodes(chosen),
             "line_up": lambda: menus.offer_to_line_up(self, chosen),
@@ -216,35 +225,73 @@ class Workbench(FloatLayout):
             raise EditError("nothing is selected")
         return chosen
 
-    def _paste(self, found: Pasted) -> None:
-        if self.canvas_widget.change(found.edit):
-            self.canvas_widget.select(found.ids)
+    def _aside(self, doing: str, work: Callable[[], T], done: Callable[[T], Any]) -> None:
+        """At once in a small graph. In one of many nodes in a thread, one after the other."""
+        count = len(self.canvas_widget.wiring.nodes)
+        if count < MANY:
+            try:
+                done(work())
+            except EditError as error:
+                self._context.host.toast(str(error))
+        elif self._is_working:
+            self._context.host.toast("The step before is still being made.")
+        else:
+            self._is_working = True
+            do_aside(self._context, f"{doing} {count} nodes …", work, done, self._rest)
+
+    def _rest(self) -> None:
+        self._is_working = False
+
+    def edit(
+        self, doing: str, make: Callable[[], Edit | Pasted], after: Callable[[], Any] = lambda: None
+    ) -> None:
+        """What is pasted is selected. Nothing is done to a graph that was changed meanwhile."""
+        state, desk = self.canvas_widget.state, self._context.desk
+
+        def work() -> Editing:
+            made = make()
+            if isinstance(made, Pasted):
+                return editing.select(editing.do(state, made.edit), made.ids)
+            return editing.do(state, made)
+
+        def done(found: Editing) -> None:
+            now = self.canvas_widget.state
+            if now.graph is not state.graph or now.inside != state.inside:
+                self._context.host.toast("The graph was changed meanwhile: nothing has been done.")
+                return
+            desk.show(found)
+            after()
+
+        self._aside(doing, work, done)
+
+    def paste_at(self, place: tuple[float, float]) -> None:
+        wiring, text = self.canvas_widget.wiring, _clipboard()
+        self.edit("Pasting", lambda: pasted(wiring, text, place))
+
+    def _copy(self, chosen: tuple[str, ...], after: Callable[[], Any] = lambda: None) -> None:
+        wiring = self.canvas_widget.wiring
+
+        def keep(text: str) -> None:
+            Clipboard.copy(text)
+            after()
+
+        self._aside("Copying", partial(copied, wiring, self._some(chosen)), keep)
 
     def _arrange_nodes(self, chosen: tuple[str, ...]) -> None:
-        canvas = self.canvas_widget
-        if canvas.change(commands.arrange(canvas.wiring, chosen, self._context.desk.aspect)):
-            canvas.fit()
+        canvas, aspect = self.canvas_widget, self._context.desk.aspect
+        wiring = canvas.wiring
+        self.edit("Arranging", lambda: commands.arrange(wiring, chosen, aspect), canvas.fit)
 
     def _nudge(self, chosen: tuple[str, ...], dx: float, dy: float) -> None:
         """One after another they are one step."""
         canvas = self.canvas_widget
         canvas.change(commands.nudge(canvas.wiring, chosen, dx, dy), f"nudge {' '.join(chosen)}")
 
-    def _cut(self, chosen: tuple[str, ...]) -> None:
-        Clipboard.copy(copied(self.canvas_widget.wiring, self._some(chosen)))
-        self.canvas_widget.change(RemoveNodes(chosen))
-
     def _toggle_mode(self, mode: tools.Mode) -> None:
         canvas, palette = self.canvas_widget, self._context.look.palette
         canvas.set_mode(tools.Mode.NORMAL if canvas.tools.mode is mode else mode)
         for button, its in ((self._selecting, tools.Mode.SELECTING), (self._cutting, tools.Mode.CUTTING)):
             button.set_ground(palette.accent_soft if canvas.tools.mode is its else palette.surface)
-
-    def paste_at(self, place: tuple[float, float]) -> None:
-        try:
-            self._paste(pasted(self.canvas_widget.wiring, _clipboard(), place))
-        except EditError as error:
-            self._context.host.toast(str(error))
 
     def choose(self, title: str, choices: Mapping[str, Callable[[], Any]]) -> None:
         self._context.host.choose_from(list(choices), "", lambda words: choices[words](), title)
@@ -280,8 +327,10 @@ class Workbench(FloatLayout):
         return menu
 
     def offer_patterns(self, place: tuple[float, float]) -> None:
+        wiring = self.canvas_widget.wiring
+
         def take(template: Template) -> None:
-            self._paste(with_fresh_ids(self.canvas_widget.wiring, template.graph(), place))
+            self.edit("Adding to", lambda: with_fresh_ids(wiring, template.graph(), place))
 
         open_patterns(self._context, take)
 

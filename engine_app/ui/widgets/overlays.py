@@ -273,9 +273,13 @@ class Host(FloatLayout):
     # -- messages ------------------------------------------------------------------------------
 
     def toast(
-        self, text: str, action: tuple[str, Callable[[], Any]] | None = None, bad: bool = False
+        self,
+        text: str,
+        action: tuple[str, Callable[[], Any]] | None = None,
+        bad: bool = False,
+        stays: bool = False,
     ) -> None:
-        """A message that goes by itself; a bad one stays until it is closed or followed by another."""
+        """A message that goes by itself; one that is bad or ``stays`` is closed, or followed by another."""
         self.close_toast()
         look = self.look
         row = Row(look, pad=(theme.LARGE, theme.STEP, theme.HALF, theme.STEP), size_hint_x=None)
@@ -313,7 +317,7 @@ class Host(FloatLayout):
         self._toast = row
         self.message = text
         self.add_widget(row)
-        if not bad:
+        if not bad and not stays:
             Clock.schedule_once(lambda _dt: self.close_toast() if self._toast is row else None, theme.TOAST_S)
 
     def close_toast(self) -> None:
