@@ -41,6 +41,8 @@ class CheckpointFetched:
 class WorkerPrepared:
     total_steps: int
     device: str
+    notes: tuple[str, ...] = ()
+    """For the user: how it will compute, what a model that it begins with gave."""
 
 
 @dataclass(frozen=True, slots=True)

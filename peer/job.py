@@ -355,10 +355,10 @@ def _before_work(job: Job, event: Event) -> Step:
             return _files_changed(_replace(job, data_held=True))
         case Phase.PREFETCHING | Phase.PAUSED, CheckpointFetched():
             return _files_changed(_replace(job, checkpoint_held=True))
-        case Phase.OPENED | Phase.PAUSED, WorkerPrepared(total_steps, device):
+        case Phase.OPENED | Phase.PAUSED, WorkerPrepared(total_steps, device, notes):
             what = "the model answers" if job.is_deployment else f"{total_steps} steps"
-            text = f"ready: {what} on {device}"
-            return _prepared(job, text)
+            text = "; ".join((f"ready: {what} on {device}", *notes))
+            return _prepared(job, text[:_TEXT_LIMIT])
         case _:
             raise _illegal(job, event)
 

@@ -161,7 +161,7 @@ class JobWork:
             return
         await self._services.served.clear(job.offer.device)
         prepared = await self._training.prepare(job)
-        await self._feed(WorkerPrepared(prepared.total_steps, prepared.device))
+        await self._feed(WorkerPrepared(prepared.total_steps, prepared.device, prepared.notes))
 
     async def _steer(self, job: Job, task: PauseWorker | ResumeWorker | SetWorkerRate) -> None:
         match task:

@@ -96,6 +96,14 @@ def test_the_start_may_come_before_the_worker_is_prepared() -> None:
     assert after(WorkerPrepared(1, "cpu"), job=job).phase is Phase.RUNNING
 
 
+def test_the_engine_is_told_how_the_worker_will_train() -> None:
+    job = after(*RUNNING[:3])
+    _, (stage,) = transition(job, WorkerPrepared(44, "cpu", ("float32", "6 tensors taken: dense1")))
+    assert stage == JobStage(0, "prepared", "ready: 44 steps on cpu; float32; 6 tensors taken: dense1")
+    _, (stage,) = transition(job, WorkerPrepared(44, "cpu", ("a" * 5000,)))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(stage), type=JobStage) == stage
+
+
 def test_a_finished_segment_waits_for_its_voucher_and_tells_the_engine() -> None:
     job, messages = transition(after(*RUNNING), stored(0))
     assert job.phase is Phase.WAITING_FOR_VOUCHER
