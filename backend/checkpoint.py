@@ -6,7 +6,8 @@ side in memory, and a resumed training must do bit for bit what an uninterrupted
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def capture_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Array
     }
     groups = [
         OptimizerGroup(
-            settings={name: _plain(value) for name, value in group.items() if name != "params"},
+            settings=_settings(group),
             parameters=list(group["params"]),
         )
         for group in state["param_groups"]
@@ -73,9 +74,13 @@ def capture_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Array
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Array], groups: list[OptimizerGroup]
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Array],
+    groups: list[OptimizerGroup],
+    names: Collection[str],
 ) -> None:
-    """Raises CheckpointError unless the state is one of this very optimizer."""
+    """``names``: of what it keeps for a weight. Raises CheckpointError unless the state is one of this very
+    optimizer."""
     own = optimizer.state_dict()["param_groups"]
     _check_groups(own, groups)
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -85,7 +90,7 @@ def restore_optimizer(
             raise CheckpointError(f"optimizer state {key[:80]!r} belongs to no parameter")
         state.setdefault(int(index), {})[name] = torch.from_numpy(array)
     settings = [_with_tuples(group.settings) | {"params": group.parameters} for group in groups]
-    _check_state_shapes(optimizer, state)
+    _check_state(optimizer, state, names)
     optimizer.load_state_dict({"state": state, "param_groups": settings})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
@@ -94,16 +99,28 @@ def restore_optimizer(
 
 
 def _check_groups(own: list[dict[str, Any]], groups: list[OptimizerGroup]) -> None:
-    found = [(group.parameters, set(group.settings)) for group in groups]
-    expected = [(list(group["params"]), set(group) - {"params"}) for group in own]
+    """All settings follow from the graph, but for the learning rate."""
+    found = [(group.parameters, group.settings | {"lr": None}) for group in groups]
+    expected = [(list(group["params"]), _settings(group) | {"lr": None}) for group in own]
     if found != expected:
         raise CheckpointError("optimizer state of another optimizer or another graph")
+    for rate in (group.settings.get("lr") for group in groups):
+        if not isinstance(rate, float) or not 0 <= rate < math.inf:
+            raise CheckpointError(f"optimizer state with a learning rate of {str(rate)[:40]!r}")
 
 
-def _check_state_shapes(
-    optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, torch.Tensor]]
+def _check_state(
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[int, Mapping[str, torch.Tensor]],
+    names: Collection[str],
 ) -> None:
+    for values in state.values():
+        if odd := sorted(values.keys() ^ set(names)):
+            raise CheckpointError(f"optimizer state of another optimizer: {', '.join(odd)[:80]} differ")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if isinstance(optimizer, torch.optim.Adagrad) and len(state) < len(parameters):
+        # Others make what is missing at their next step, this one only when it is made.
+        raise CheckpointError(f"optimizer state of {len(state)} weights, must be of {len(parameters)}")
     for index, values in state.items():
         for name, value in values.items():
             # Exactly: fused optimizers count the weight's numbers and trust that its state has as many.
@@ -126,6 +143,10 @@ def _copy(name: str, source: Array, target: torch.Tensor) -> None:
             f"weights {name!r} are {found.dtype} {tuple(found.shape)}, the graph's {wanted}"
         )
     target.copy_(found)
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, bool | int | float | str | list[float] | None]:
+    return {name: _plain(value) for name, value in group.items() if name != "params"}
 
 
 def _plain(value: object) -> bool | int | float | str | list[float] | None:

@@ -112,6 +112,15 @@ OPTIMIZER_KINDS: Mapping[str, tuple[OptimizerKind, ...]] = {
 """By type, what there is of it; the first is what is taken unless another is asked for."""
 
 
+def state_names(setting: Setting, kind: OptimizerKind) -> frozenset[str]:
+    """Of what such an optimizer keeps for a weight once it has made a step."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    optimizer = build_optimizer(setting, [weight], kind)
+    optimizer.step()
+    return frozenset(name for name, value in optimizer.state[weight].items() if value is not None)
+
+
 def build_optimizer(
     setting: Setting, parameters: Iterable[torch.nn.Parameter], kind: OptimizerKind | None = None
 ) -> optim.Optimizer:

@@ -18,6 +18,7 @@ from backend.checkpoint import (
 from backend.errors import CheckpointError
 from backend.formats.cyxmodel import CyxModel, EpochSums, TrainingState, Watched
 from backend.formats.tensors import Array
+from backend.optimizers import state_names
 from backend.pipeline import Pipeline
 from backend.reports import Metrics
 from backend.sample_plan import Schedule
@@ -96,7 +97,8 @@ def put_back(checkpoint: CyxModel, stepper: Stepper, pipeline: Pipeline) -> Stan
     found, tensors = checkpoint.training, checkpoint.optimizer or {}
     restore_weights(stepper.module, checkpoint.weights)
     own = {name: each for name, each in tensors.items() if not name.startswith((_BEST, _GRADIENT))}
-    restore_optimizer(stepper.optimizer, own, found.optimizer_groups)
+    names = state_names(pipeline.optimizer, stepper.numerics.optimizer)
+    restore_optimizer(stepper.optimizer, own, found.optimizer_groups, names)
     stepper.optimizer.zero_grad(set_to_none=True)
     gradients = _named(tensors, _GRADIENT)
     restore_gradients(stepper.module, gradients)

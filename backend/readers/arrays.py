@@ -24,8 +24,8 @@ MAX_UNPACKED_BYTES = 16 << 30
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 _UNREADABLE = (
-    OSError, ValueError, EOFError, RuntimeError, SyntaxError, MemoryError, struct.error,
-    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+    OSError, ValueError, TypeError, OverflowError, EOFError, RuntimeError, SyntaxError, MemoryError,
+    struct.error, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
 """What NumPy and zipfile raise for damaged files: a header is parsed as Python, a member unpacked."""
 

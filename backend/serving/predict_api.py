@@ -240,7 +240,15 @@ def read_npy(data: bytes) -> Array:
         descriptor, in_columns, shape = header["descr"], header["fortran_order"], header["shape"]
         dtype = np.dtype(descriptor) if isinstance(descriptor, str) and len(descriptor) < 16 else None
         shape = tuple(int(size) for size in shape)
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise InputError(f".npy header: {str(error)[:200]}") from error
     if dtype is None or dtype.kind not in "biuf":
         raise InputError(f".npy of {str(descriptor)[:40]}, allowed are numbers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import zipfile
 from pathlib import Path
 from random import Random
 
@@ -397,6 +398,23 @@ def test_damage_at_any_byte_is_refused_as_such_or_harmless(tmp_path: Path, out: 
         except DatasetError:
             refused += 1
     assert refused
+
+
+@pytest.mark.parametrize("shape", ["(True,)", f"({1 << 70},)", f"({1 << 40}, {1 << 40})", "(1e999,)"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_shape_that_no_array_has_is_refused(tmp_path: Path, out: Path, shape: str, packed: bool) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode()
+    x = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(4)
+    np.save(tmp_path / "y.npy", np.zeros(1))
+    (tmp_path / "x.npy").write_bytes(x)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.write(tmp_path / "x.npy", "x.npy")
+        archive.write(tmp_path / "y.npy", "y.npy")
+    source, options = (
+        ("a.npz", ReadOptions()) if packed else ("x.npy", ReadOptions(labels=tmp_path / "y.npy"))
+    )
+    with pytest.raises(DatasetError):
+        convert(tmp_path / source, out, options)
 
 
 def test_an_archive_that_unpacks_to_a_monstrous_one_is_refused(

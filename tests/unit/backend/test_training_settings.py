@@ -271,7 +271,10 @@ def test_what_was_chosen_is_pinned_by_the_checkpoint() -> None:
     task = with_settings(everything("SGD"), epochs=1)
     state = trainer_of(task).checkpoint()
     pinned = Numerics("bfloat16", False, "foreach")
-    training = msgspec.structs.replace(state.training, numerics=pinned)
+    (group,) = state.training.optimizer_groups
+    walking = {**group.settings, "fused": None, "foreach": True}
+    groups = [msgspec.structs.replace(group, settings=walking)]
+    training = msgspec.structs.replace(state.training, numerics=pinned, optimizer_groups=groups)
     resumed = trainer_of(task, checkpoint=replace(state, training=training))
     assert resumed.choice.numerics == pinned
     assert resumed.checkpoint().training.numerics == pinned
@@ -298,6 +301,43 @@ def test_a_checkpoint_whose_optimizer_state_is_smaller_than_its_weight_is_refuse
     tensors = {**(state.optimizer or {}), f"0.{name}": np.zeros(shape, np.float32)}
     with pytest.raises(CheckpointError, match=f"'{name}' is shaped"):
         trainer_of(task, checkpoint=replace(state, optimizer=tensors))
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "Adagrad", "NAdam", "RMSprop", "SGD", "Lion"])
+def test_a_checkpoint_whose_optimizer_state_is_of_another_optimizer_is_refused(optimizer: str) -> None:
+    """Else its first step would fail on what is not there."""
+    task = with_settings(everything(optimizer), epochs=1)
+    trainer = trainer_of(task)
+    trainer.run_segment(0, Script(), quiet)
+    state = trainer.checkpoint()
+    assert trainer_of(task, checkpoint=state).checkpoint().training == state.training
+    tensors = {name: each for name, each in (state.optimizer or {}).items() if not name.startswith("0.")}
+    tensors["0.velocity"] = np.zeros(next(trainer._module.parameters()).shape, np.float32)
+    with pytest.raises(CheckpointError, match="of another optimizer: .*velocity"):
+        trainer_of(task, checkpoint=replace(state, optimizer=tensors))
+
+
+def test_a_checkpoint_that_lacks_state_which_no_step_makes_is_refused() -> None:
+    task = with_settings(everything("Adagrad"), epochs=1)
+    state = trainer_of(task).checkpoint()
+    with pytest.raises(CheckpointError, match="optimizer state of 0 weights"):
+        trainer_of(task, checkpoint=replace(state, optimizer={}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", -1.0), ("lr", "fast"), ("lr", None), ("betas", [2.0, 0.5]), ("fused", None), ("eps", 1e9)],
+)
+def test_a_checkpoint_whose_optimizer_is_set_otherwise_than_the_graph_says_is_refused(
+    name: str, value: float | str | list[float] | None
+) -> None:
+    task = with_settings(everything("Adam"), epochs=1)
+    state = trainer_of(task).checkpoint()
+    (group,) = state.training.optimizer_groups
+    other = msgspec.structs.replace(group, settings={**group.settings, name: value})
+    training = msgspec.structs.replace(state.training, optimizer_groups=[other])
+    with pytest.raises(CheckpointError, match="optimizer"):
+        trainer_of(task, checkpoint=replace(state, training=training))
 
 
 def test_slow_steps_are_not_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
