@@ -43,7 +43,7 @@ from backend.stepper import Parts, Stepper, Turn, memory_format_of
 from backend.stopping import Watch, is_over, observe
 from backend.tally import Sums, Tally
 from backend.training_data import Batch, Layout, TrainingData
-from backend.training_state import Standing, capture, check_belongs, put_back, told
+from backend.training_state import Standing, capture, check_belongs, check_fits_file, put_back, told
 
 MAX_HISTORY = 10_000
 MAX_REMEMBERED_BYTES = 256 << 20
@@ -126,6 +126,7 @@ class Trainer:
             seed=pipeline.seed,
         )
         size = estimate(document, samples.facts.samples, samples.facts.sample_shape)
+        check_fits_file(size, config.segments)
         self.choice = self._choose(size, checkpoint)
         self._stepper = Stepper(self._parts, self.choice.numerics, config.ranks)
         self._examiner = Examiner(self._module, self._parts.prepare, self._objective, self._device)

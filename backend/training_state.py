@@ -15,8 +15,10 @@ from backend.checkpoint import (
     restore_optimizer,
     restore_weights,
 )
-from backend.errors import CheckpointError
-from backend.formats.cyxmodel import CyxModel, EpochSums, TrainingState, Watched
+from backend.errors import CheckpointError, GraphInvalidError
+from backend.estimate import Estimate
+from backend.formats.archive import MAX_ARCHIVE_BYTES
+from backend.formats.cyxmodel import ArchiveLimits, CyxModel, EpochSums, TrainingState, Watched
 from backend.formats.tensors import Array
 from backend.optimizers import state_names
 from backend.pipeline import Pipeline
@@ -69,6 +71,18 @@ def told(state: TrainingState, standing: Standing) -> TrainingState:
         epoch=EpochSums(sums.loss, sums.correct, sums.places, sums.samples) if sums.samples else None,
         watched=Watched(watch.best, watch.best_step, watch.bad_epochs) if watch != Watch() else None,
     )
+
+
+def check_fits_file(size: Estimate, segments: int) -> None:
+    """Raises GraphInvalidError for a model that no file could hold in the end, or between segments."""
+    limits, state_bytes = ArchiveLimits(), size.checkpoint_bytes - size.weights_bytes
+    if size.weights_bytes > limits.weights_bytes:
+        text = f"weights of {size.weights_bytes} bytes, a .cyxmodel holds {limits.weights_bytes}"
+        raise GraphInvalidError((text,))
+    if segments > 1 and (state_bytes > limits.optimizer_bytes or size.checkpoint_bytes > MAX_ARCHIVE_BYTES):
+        most = f"{limits.optimizer_bytes} beside the weights and {MAX_ARCHIVE_BYTES} in all"
+        text = f"a checkpoint of {size.checkpoint_bytes} bytes, a .cyxmodel holds {most}"
+        raise GraphInvalidError((text,))
 
 
 def check_belongs(checkpoint: CyxModel, graph: bytes, expected: TrainingState, schedule: Schedule) -> None:

@@ -163,8 +163,8 @@ class CyxModelSummary:
     notes: DataNotes = DataNotes()  # noqa: RUF009 - frozen
 
 
-def write_cyxmodel(path: Path, model: CyxModel) -> None:
-    """Raises ArchiveError, OSError."""
+def write_cyxmodel(path: Path, model: CyxModel, limits: ArchiveLimits = ArchiveLimits()) -> None:
+    """Raises ArchiveError, also for what a reader with these limits would not accept; OSError."""
     from backend.formats.tensors import pack_tensors
 
     members = {
@@ -177,6 +177,9 @@ def write_cyxmodel(path: Path, model: CyxModel) -> None:
         members[_OPTIMIZER] = pack_tensors(model.optimizer)
     if model.notes != DataNotes():
         members[_NOTES] = msgspec.json.encode(SavedNotes(**asdict(model.notes)))
+    for name, data in members.items():
+        if len(data) > limits.by_member()[name]:
+            raise ArchiveError(f"member {name!r} of {len(data)} bytes, limit {limits.by_member()[name]}")
     manifest = Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,

@@ -19,6 +19,7 @@ import numpy as np
 
 from backend.errors import BackendError, DeadlineError, InputError
 from backend.runtime.base import Runtime, TextEmbedder, TextGenerator
+from backend.runtime.deadlines import running_until
 from backend.runtime.text_encoder import TextEncoder
 from backend.serving.batcher import Arrays, Batcher
 from backend.serving.batching import BatchLimits, QueueFullError
@@ -57,9 +58,17 @@ class Resident:
             self.generations = Generations(runtime, context, self.thread, limits.waiting, stats)
 
     async def decode(self, work: Callable[[], Decoded], deadline: float) -> Decoded:
-        """What ``work`` gives, off the loop. Raises TimeoutError, and what it raises."""
+        """What ``work`` gives, off the loop. Raises TimeoutError, and what it raises.
+
+        Whoever works on much looks at the deadline in between: nobody waits for what comes after it.
+        """
+
+        def until() -> Decoded:
+            with running_until(deadline):
+                return work()
+
         async with asyncio.timeout_at(_loop_time(deadline)):
-            return await in_thread(self.decoding, work)
+            return await in_thread(self.decoding, until)
 
     @property
     def queue_depth(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from backend.formats.tensors import Array
 from backend.runtime.base import TextEmbedder
+from backend.runtime.deadlines import check_deadline
 from backend.serving.host import ModelHost, Resident
 from backend.serving.http import Call, HttpError, Reply, decode_json, invalid, json_reply
 from backend.serving.openai_wire import EmbeddingsBody, inputs_of
@@ -77,7 +78,11 @@ async def _encoded(
     """Rows for the model, and how many tokens each holds. Raises InputError, TimeoutError."""
 
     def encode() -> list[tuple[dict[str, Array], int]]:
-        return [encoder.encode(each) if isinstance(each, str) else encoder.from_ids(each) for each in inputs]
+        found = []
+        for each in inputs:
+            check_deadline()
+            found.append(encoder.encode(each) if isinstance(each, str) else encoder.from_ids(each))
+        return found
 
     if sum(map(len, inputs)) <= _INLINE_CHARACTERS:
         return encode()

@@ -29,7 +29,9 @@ Temperature = Annotated[float, Meta(ge=0, le=2)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
-Stops = Text | Annotated[list[Text], Meta(max_length=MAX_STOPS)] | None
+Stop = Annotated[str, Meta(max_length=1024)]
+"""Looked for at each token, in what may be its beginning."""
+Stops = Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None
 Logprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 
 

@@ -25,6 +25,10 @@ NPY = b"application/x-npy"
 SAFETENSORS = b"application/vnd.safetensors"
 _NPY_MAGIC = b"\x93NUMPY"
 _MAX_NPY_HEADER = 1 << 16
+_UNREADABLE = (
+    ValueError, LookupError, ArithmeticError, TypeError, SyntaxError, MemoryError, RecursionError,
+)  # fmt: skip
+"""What comes of a header that is no .npy's: it is parsed as Python."""
 
 
 _PREDICT = msgspec.json.Decoder(PredictBody)
@@ -240,15 +244,7 @@ def read_npy(data: bytes) -> Array:
         descriptor, in_columns, shape = header["descr"], header["fortran_order"], header["shape"]
         dtype = np.dtype(descriptor) if isinstance(descriptor, str) and len(descriptor) < 16 else None
         shape = tuple(int(size) for size in shape)
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        KeyError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-    ) as error:
+    except _UNREADABLE as error:
         raise InputError(f".npy header: {str(error)[:200]}") from error
     if dtype is None or dtype.kind not in "biuf":
         raise InputError(f".npy of {str(descriptor)[:40]}, allowed are numbers")

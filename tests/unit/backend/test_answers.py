@@ -14,7 +14,7 @@ from PIL import Image
 
 from backend.answers import to_answers
 from backend.datasets import load_dataset
-from backend.errors import InputError
+from backend.errors import DeadlineError, InputError
 from backend.facts import DataNotes
 from backend.formats.cyxmodel import read_cyxmodel, write_cyxmodel
 from backend.graph import Graph, Link, Node, TrainingSettings
@@ -23,6 +23,7 @@ from backend.pipeline import read_pipeline
 from backend.raw_inputs import to_arrays
 from backend.readers import ReadOptions, convert
 from backend.readers.source import Missing
+from backend.runtime.deadlines import running_until
 from backend.runtime.torch_runtime import load_cyxmodel
 from backend.samples import LocalSamples
 from backend.serialize import dump_graph, load_graph
@@ -96,6 +97,17 @@ def test_a_row_that_fits_no_training_row_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         to_arrays(table[1], [row])
+
+
+def test_items_that_nobody_waits_for_any_more_are_left(table: tuple[Path, ModelForm]) -> None:
+    with running_until(time.monotonic() - 1), pytest.raises(DeadlineError):
+        to_arrays(table[1], [[1, 0, 0, 1]])
+
+
+def test_a_long_text_among_numbers_costs_no_more_than_its_length(table: tuple[Path, ModelForm]) -> None:
+    """numpy would make every number a text as long as it: 40 GB."""
+    with pytest.raises(InputError, match="no array of numbers"):
+        to_arrays(table[1], [["x" * 100_000, *range(100_000)]])
 
 
 @pytest.mark.parametrize("word", ["", "?", "NA", "None", " - "])

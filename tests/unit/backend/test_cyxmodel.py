@@ -70,6 +70,12 @@ def test_what_is_written_is_read_back_exactly(path: Path) -> None:
     assert found.optimizer["0.exp_avg"].tobytes() == np.full((2, 3), 1e-20, np.float32).tobytes()
 
 
+def test_what_no_reader_would_accept_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"'weights\.safetensors' of \d+ bytes, limit 8"):
+        write_cyxmodel(tmp_path / "m", model(), ArchiveLimits(weights_bytes=8))
+    assert not list(tmp_path.iterdir())
+
+
 def test_equal_models_are_equal_bytes(path: Path, tmp_path: Path) -> None:
     write_cyxmodel(tmp_path / "again", model())
     assert path.read_bytes() == (tmp_path / "again").read_bytes()

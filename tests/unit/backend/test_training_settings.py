@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from backend.errors import CheckpointError, TrainingDivergedError
+from backend.errors import CheckpointError, GraphInvalidError, TrainingDivergedError
+from backend.estimate import estimate
 from backend.formats.cyxmodel import CyxModel, read_cyxmodel, write_cyxmodel
 from backend.formats.tensors import Array
 from backend.graph import Body, Graph, Link, Node
@@ -25,6 +26,7 @@ from backend.serialize import dump_graph
 from backend.stepper import Stepper
 from backend.stopping import Watch, is_over, observe
 from backend.training import Trainer, TrainingConfig
+from backend.training_state import check_fits_file
 from backend.validate import diagnose
 from tests.unit.backend.test_training_tasks import Nodes, data_nodes, everything, graph, samples_of
 
@@ -313,7 +315,7 @@ def test_a_checkpoint_whose_optimizer_state_is_of_another_optimizer_is_refused(o
     assert trainer_of(task, checkpoint=state).checkpoint().training == state.training
     tensors = {name: each for name, each in (state.optimizer or {}).items() if not name.startswith("0.")}
     tensors["0.velocity"] = np.zeros(next(trainer._module.parameters()).shape, np.float32)
-    with pytest.raises(CheckpointError, match="of another optimizer: .*velocity"):
+    with pytest.raises(CheckpointError, match=r"of another optimizer: .*velocity"):
         trainer_of(task, checkpoint=replace(state, optimizer=tensors))
 
 
@@ -338,6 +340,21 @@ def test_a_checkpoint_whose_optimizer_is_set_otherwise_than_the_graph_says_is_re
     training = msgspec.structs.replace(state.training, optimizer_groups=[other])
     with pytest.raises(CheckpointError, match="optimizer"):
         trainer_of(task, checkpoint=replace(state, training=training))
+
+
+def test_a_training_whose_state_fits_into_no_file_does_not_begin() -> None:
+    task = everything("Adam")
+    size = estimate(task, 1000, read_pipeline(task).sample_shape)
+    check_fits_file(size, 2)
+    large = replace(size, weights_bytes=(2 << 30) + 1)
+    with pytest.raises(
+        GraphInvalidError, match=r"weights of 2147483649 bytes, a \.cyxmodel holds 2147483648"
+    ):
+        check_fits_file(large, 1)
+    often = replace(size, weights_bytes=1 << 30, checkpoint_bytes=(4 << 30) + 1)
+    check_fits_file(often, 1)
+    with pytest.raises(GraphInvalidError, match="a checkpoint of 4294967297 bytes"):
+        check_fits_file(often, 2)
 
 
 def test_slow_steps_are_not_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ def test_what_a_chat_may_say(fields: dict[str, Any]) -> None:
         ({"max_tokens": 0}, ">= 1"),
         ({"temperature": 2.1}, "<= 2"),
         ({"stop": ["x"] * 17}, "16"),
+        ({"stop": "x" * 1025}, "1024"),
+        ({"stop": ["x" * 1025]}, "1024"),
         ({"messages": []}, "length"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
         ({"messages": [{"role": "assistant", "content": None, "tool_calls": []}]}, "has no content"),
