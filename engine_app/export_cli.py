@@ -72,7 +72,7 @@ def inspect(path: Path, as_json: bool) -> None:
     "sizes",
     multiple=True,
     metavar="NAME=N",
-    help="Of an axis that an ONNX leaves open (inspect names them); steps=N of a GGUF. Repeatable.",
+    help="Of an axis that an ONNX leaves open (inspect names them), the batch also 1; steps=N of a GGUF.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 @click.pass_context

@@ -118,9 +118,8 @@ def _tensor(name: str, kind: str, shape: tuple[int, ...], raw: bytes) -> bytes:
 
 def _value(name: str, tensor: OnnxTensor, *, is_output: bool = False, alone: bool = False) -> bytes:
     """Of an output only the type: its shape is what comes out."""
-    axes = _field(1, _number(1, 1) if alone else _field(2, _BATCH)) + b"".join(
-        [_field(1, _number(1, size)) for size in tensor.shape]
-    )
+    axes = _field(1, _number(1, 1) if alone else _field(2, _BATCH))
+    axes += b"".join([_field(1, _number(1, size)) for size in tensor.shape])
     shape = b"" if is_output else _field(2, axes)
     return _field(1, name) + _field(2, _field(1, _number(1, ELEMENT_NUMBERS[tensor.type]) + shape))
 

@@ -53,14 +53,7 @@ class OnnxOperation(nn.Module):
         A deadline is looked at before each operator; a program, which may hold loops, is also stopped by it.
         """
         if self.node.alone and len(values[0]) > 1:
-            each = [self.run([value[at : at + 1] for value in values]) for at in range(len(values[0]))]
-            if any(
-                one.shape != first.shape for part in each for one, first in zip(part, each[0], strict=True)
-            ):
-                raise InputError(
-                    f"ONNX operator {self.node.operator} gives several shapes for several samples"
-                )
-            return [np.concatenate(parts) for parts in zip(*each, strict=True)]
+            return self._one_by_one(values)
         check_deadline()
         given = {
             input_name(number): value.detach().to("cpu", torch_type(tensor)).contiguous().numpy()
@@ -75,6 +68,14 @@ class OnnxOperation(nn.Module):
         if not all(isinstance(answer, np.ndarray) for answer in answers):
             raise InputError(f"ONNX operator {self.node.operator} gives something that is no tensor")
         return list(answers)
+
+    def _one_by_one(self, values: Sequence[torch.Tensor]) -> list[Array]:
+        each = [self.run([value[at : at + 1] for value in values]) for at in range(len(values[0]))]
+        try:
+            return [np.concatenate(parts) for parts in zip(*each, strict=True)]
+        except ValueError as error:
+            name = self.node.operator
+            raise InputError(f"ONNX operator {name} gives several shapes for several samples") from error
 
     def _answers(self, given: Mapping[str, Array]) -> Any:
         session = self._opened()
