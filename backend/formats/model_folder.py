@@ -20,7 +20,7 @@ TOKENIZER = "tokenizer.json"
 LANGUAGE_MODELS = ("gpt2", "llama", "mistral")
 """The model_type of a config.json of which, with the weights, a graph can be made."""
 MAX_FILES = 1024
-_MAX_JSON_BYTES = 16 << 20
+MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ def _index(path: Path) -> dict[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ArchiveError(f"{path.name} of {path.stat().st_size} bytes, limit {_MAX_JSON_BYTES}")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ArchiveError(f"{path.name} of {path.stat().st_size} bytes, limit {MAX_JSON_BYTES}")
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ArchiveError(f"{path.name} cannot be read: {error}") from error

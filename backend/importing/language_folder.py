@@ -16,7 +16,7 @@ import msgspec
 
 from backend.errors import ModelImportError
 from backend.formats.gguf_header import GgufValue
-from backend.formats.model_folder import LANGUAGE_MODELS
+from backend.formats.model_folder import LANGUAGE_MODELS, MAX_JSON_BYTES
 from backend.formats.tensors import Array
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
@@ -51,8 +51,14 @@ class _Llama(msgspec.Struct):
     rope_theta: float | None = None
     rope_parameters: dict[str, Any] | None = None
     rope_scaling: dict[str, Any] | None = None
-    sliding_window: int | None = None
     tie_word_embeddings: bool | None = None
+
+
+class _Mistral(_Llama):
+    """What its config.json leaves out is something else than in a llama's."""
+
+    num_key_value_heads: Size | None = 8
+    sliding_window: Size | None = 4096
 
 
 class _Gpt2(msgspec.Struct):
@@ -69,7 +75,9 @@ class _Gpt2(msgspec.Struct):
 
 
 def read_config(path: Path) -> Mapping[str, Any] | None:
-    """What config.json says, if a graph can be made of such a model. Its size was checked before."""
+    """What config.json says, if a graph can be made of such a model. Raises ModelImportError for a large one."""
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise ModelImportError(f"{path.name} of {size} bytes, limit {MAX_JSON_BYTES}")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -84,7 +92,8 @@ def in_words_of_gguf(
     try:
         if config["model_type"] == "gpt2":
             return _gpt2(msgspec.convert(config, _Gpt2), weights)
-        return _llama(msgspec.convert(config, _Llama), weights)
+        kind = _Mistral if config["model_type"] == "mistral" else _Llama
+        return _llama(msgspec.convert(config, kind), weights)
     except msgspec.ValidationError as error:
         raise ModelImportError(f"config.json: {error}") from error
 
@@ -95,8 +104,9 @@ def _llama(config: _Llama, weights: Mapping[str, Array]) -> tuple[dict[str, Gguf
     _need("hidden_act", config.hidden_act, "silu")
     _need("head_dim", config.head_dim or width // heads, width // heads)
     _need("rope_type", turning.get("rope_type", turning.get("type", "default")), "default")
-    if config.sliding_window is not None and config.sliding_window < config.max_position_embeddings:
-        raise ModelImportError("config.json: sliding_window is set, taken over are models without")
+    # Within one window a model with windows is one without.
+    window = config.sliding_window if isinstance(config, _Mistral) else None
+    longest = min(config.max_position_embeddings, window or config.max_position_embeddings)
     key_heads = config.num_key_value_heads or heads
     metadata: dict[str, GgufValue] = {
         "general.architecture": "llama",
@@ -105,7 +115,7 @@ def _llama(config: _Llama, weights: Mapping[str, Array]) -> tuple[dict[str, Gguf
         "llama.block_count": config.num_hidden_layers,
         "llama.attention.head_count": heads,
         "llama.attention.head_count_kv": key_heads,
-        "llama.context_length": config.max_position_embeddings,
+        "llama.context_length": longest,
         "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
         "llama.rope.freq_base": _base(config.rope_theta, turning),
     }

@@ -141,16 +141,25 @@ def load_tokenizer(text: str) -> Any:
 
     try:
         return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
-        raise DatasetError(f"not a tokenizer.json: {error}") from error
+    except BaseException as error:
+        _let_pass(error)
+        raise DatasetError(f"not a tokenizer.json: {str(error)[:300]}") from error
+
+
+def _let_pass(error: BaseException) -> None:
+    """Raises it, unless it is the library's: that has no class of its own, and what it panics with is no
+    Exception."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 def encode_all(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """The tokens of each. Raises DatasetError where the tokenizer has none for what it finds."""
     try:
         found: list[list[int]] = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-    except Exception as error:  # the library raises nothing narrower
-        raise DatasetError(f"the tokenizer cannot read the text: {error}") from error
+    except BaseException as error:
+        _let_pass(error)
+        raise DatasetError(f"the tokenizer cannot read the text: {str(error)[:300]}") from error
     highest = max((max(ids, default=0) for ids in found), default=0)
     if highest >= MAX_IDS:
         raise DatasetError(f"the tokenizer has a token {highest}, must be below {MAX_IDS}")

@@ -14,6 +14,7 @@ import torch
 from backend.errors import ModelImportError
 from backend.formats.cyxmodel import read_cyxmodel
 from backend.formats.model_folder import read_model_folder
+from backend.importing.language_folder import in_words_of_gguf, read_config
 from backend.importing.messages import ImportModel
 from backend.importing.run import import_model
 from backend.inspection import inspect
@@ -108,7 +109,6 @@ def test_older_files_say_the_base_of_rotation_elsewhere(tmp_path: Path) -> None:
             "rope_type is 'llama3', taken over is 'default'",
         ),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', taken over is 'silu'"),
-        ({"sliding_window": 4}, "sliding_window is set"),
         ({"head_dim": 8}, "head_dim is 8, taken over is 4"),
         ({"hidden_size": None}, "hidden_size"),
         ({"hidden_size": "wide"}, "hidden_size"),
@@ -126,6 +126,35 @@ def test_what_is_something_else_is_refused(tmp_path: Path, config: dict[str, Any
         del settings["rope_parameters"]
     with pytest.raises(ModelImportError, match=reason):
         taken_over(write_folder(tmp_path / "m", settings, llama_weights()))
+
+
+@pytest.mark.parametrize(
+    ("config", "steps"),
+    [
+        ({"model_type": "llama", "sliding_window": 4}, 32_768),
+        ({"model_type": "mistral", "sliding_window": 4}, 4),
+        ({"model_type": "mistral", "sliding_window": None}, 32_768),
+        ({"model_type": "mistral"}, 4096),
+    ],
+)
+def test_a_model_with_windows_is_taken_over_as_far_as_one_goes(config: dict[str, Any], steps: int) -> None:
+    """What is left out is as transformers' MistralConfig has it."""
+    settings = {**LLAMA, "max_position_embeddings": 32_768, **config}
+    metadata, _ = in_words_of_gguf(settings, {})
+    assert metadata["llama.context_length"] == steps
+
+
+def test_a_mistral_that_does_not_say_so_has_eight_heads_of_keys() -> None:
+    settings = {name: value for name, value in LLAMA.items() if name != "num_key_value_heads"}
+    metadata, _ = in_words_of_gguf({**settings, "model_type": "mistral"}, {})
+    assert metadata["llama.attention.head_count_kv"] == 8
+
+
+def test_a_huge_config_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ModelImportError, match=r"config\.json of 1073741824 bytes, limit 16777216"):
+        read_config(tmp_path / "config.json")
 
 
 def test_a_head_that_the_config_ties_counts_for_nothing(tmp_path: Path) -> None:

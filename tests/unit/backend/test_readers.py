@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import struct
 import zipfile
 from pathlib import Path
@@ -479,6 +480,23 @@ def test_an_image_of_32_bits_whose_white_nobody_knows_is_refused(
         Image.fromarray(pixels).save(tmp_path / "set" / name / "1.tif")
     with pytest.raises(DatasetError, match=r"1\.tif has 32 bits to a pixel and values from"):
         convert(tmp_path / "set", out)
+
+
+def test_a_tokenizer_that_makes_its_library_panic_is_an_error_that_says_so(tmp_path: Path, out: Path) -> None:
+    """It speaks of a token that it does not have."""
+    word = word_tokenizer(tmp_path / "tokenizer.json", "a", "?")
+    held = json.loads(word.to_str())
+    held["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "x", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(held))
+    text = written(tmp_path / "t.txt", "a a a a a a a a a")
+    options = ReadOptions(tokenizer=tmp_path / "tokenizer.json", length=2)
+    with pytest.raises(DatasetError, match="the tokenizer cannot read the text: no entry found"):
+        convert(text, out, options)
 
 
 def word_tokenizer(path: Path, *words: str) -> tokenizers.Tokenizer:
