@@ -75,7 +75,10 @@ class _Gpt2(msgspec.Struct):
 
 
 def read_config(path: Path) -> Mapping[str, Any] | None:
-    """What config.json says, if a graph can be made of such a model. Raises ModelImportError for a large one."""
+    """What config.json says, if a graph can be made of such a model.
+
+    Raises ModelImportError for one that is too large to be one.
+    """
     if (size := path.stat().st_size) > MAX_JSON_BYTES:
         raise ModelImportError(f"{path.name} of {size} bytes, limit {MAX_JSON_BYTES}")
     try:
