@@ -168,7 +168,8 @@ async def test_what_is_saved_is_opened_again_and_a_bad_file_is_told(
             if window.desk.is_changed:
                 await driver.until(lambda: window.host.is_asking)
                 await press(window, driver, "Discard them")
-            await driver.until(lambda: window.host.message != "")
+            meanwhile = ("", f"Opening {name} …")
+            await driver.until(lambda meanwhile=meanwhile: window.host.message not in meanwhile)
             assert window.host.message.startswith(f"{name}: {told}"), window.host.message
             assert window.desk.graph.name == "changed" and window.desk.can_undo
 
