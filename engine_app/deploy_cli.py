@@ -8,6 +8,7 @@ import click
 
 from engine_app.arguments import OLD_FILE, OLD_FILE_OR_FOLDER
 from engine_app.train_cli import config_of
+from p2p.help_sections import SectionedCommand
 
 coordinator_option = click.option(
     "--coordinator", metavar="ADDR", help="Multiaddress of the coordinator; default: the one used last."
@@ -15,9 +16,14 @@ coordinator_option = click.option(
 budget_option = click.option("--budget", metavar="CYXWIZ", help="The most that it may cost, such as 2.5.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 minutes = click.IntRange(1, 1000)
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Where": ("anywhere", "peers", "lan", "replicas", "coordinator"),
+    "For how long, for how much": ("minutes", "budget"),
+    "The model": ("name", "tokenizer", "context_tokens", "gpu_layers", "memory"),
+}
 
 
-@click.command()
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @click.argument("model", type=OLD_FILE_OR_FOLDER)
 @click.option("--any", "anywhere", is_flag=True, help="At the best peer that serves such models.")
 @click.option(
@@ -38,7 +44,8 @@ minutes = click.IntRange(1, 1000)
 def deploy(context: click.Context, /, coordinator: str | None, as_json: bool, **options: Any) -> None:
     """Have MODEL served by a peer: a .cyxmodel, ONNX or GGUF file, or a folder with one and its tokenizer.
 
-    The peer that serves a model sees everything that is asked of it. Each minute is paid once it was
+    The peer that serves a model sees everything that is asked of it. It waits for a peer that is free, whose
+    price is within the budget; Ctrl-C and `cyxwiz deployments stop` give up. Each minute is paid once it was
     served, so this command stays until the time is over; Ctrl-C leaves the deployment, and the peer stops
     answering after a minute that nobody paid, until `cyxwiz deployments watch` goes on. Call it meanwhile
     with `cyxwiz infer`, `cyxwiz chat`, `cyxwiz gateway` or p2p.api.
@@ -71,7 +78,10 @@ def deployments(context: click.Context, coordinator: str | None, as_json: bool) 
 @as_json
 @click.pass_context
 def watch(context: click.Context, deployment: str, coordinator: str | None, as_json: bool) -> None:
-    """Tell DEPLOYMENT's story, and go on paying for it, until it is over."""
+    """Go on paying for DEPLOYMENT, and tell its story.
+
+    Until it is over; Ctrl-C leaves it, unpaid.
+    """
     from engine_app import deploying
 
     deploying.watch(config_of(context, coordinator), deployment, as_json)
@@ -83,7 +93,10 @@ def watch(context: click.Context, deployment: str, coordinator: str | None, as_j
 @as_json
 @click.pass_context
 def status(context: click.Context, deployment: str, coordinator: str | None, as_json: bool) -> None:
-    """Ask DEPLOYMENT itself how it is: requests, waiting, times, tokens a second."""
+    """Ask DEPLOYMENT itself how it is.
+
+    Its requests, those that wait, times and tokens a second.
+    """
     from engine_app import deploying
 
     deploying.status(config_of(context, coordinator), deployment, as_json)
@@ -104,7 +117,10 @@ def extend(
     coordinator: str | None,
     as_json: bool,
 ) -> None:
-    """Have DEPLOYMENT go on at its peer: another one, which takes the running model over."""
+    """Add minutes to DEPLOYMENT, at its peer.
+
+    As another deployment, which takes the running model over, and is paid by whoever pays for the first.
+    """
     from engine_app import deploying
 
     deploying.extend(config_of(context, coordinator), deployment, minutes, budget, as_json)
@@ -116,7 +132,10 @@ def extend(
 @as_json
 @click.pass_context
 def stop(context: click.Context, deployment: str, coordinator: str | None, as_json: bool) -> None:
-    """End DEPLOYMENT: what was served stays paid, the rest comes back."""
+    """End DEPLOYMENT; what is not served comes back.
+
+    What was served stays paid.
+    """
     from engine_app import deploying
 
     deploying.stop(config_of(context, coordinator), deployment, as_json)

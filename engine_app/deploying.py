@@ -22,6 +22,7 @@ from p2p.transfer_rate import parse_bytes
 SEEN_BY_PEER = "the peer that serves it sees everything that is asked of it"
 LEFT = "left; its peer stops answering once a period is not paid: cyxwiz deployments watch"
 PLACED_TIMEOUT_S = 120.0
+ENDED_EARLY = frozenset({"failed", "refunded", "expired"})
 LOOK_S = 0.2
 
 
@@ -145,15 +146,16 @@ class _Watching:
                 await self.watch(session, story, each["id"])
 
     def close(self) -> None:
-        """Raises CommandError where nothing was served."""
+        """Raises CommandError where nothing was served, or not all of it though the user did not stop it."""
         jobs = self.ended.values()
         for job in jobs:
             print_json(job) if self._as_json else print_job(job)
-        idle = [job for job in jobs if not job["segments_done"]]
-        if idle:
-            raise CommandError(
-                f"deployment {idle[0]['job_id'][:12]} is {idle[0]['state']} and was not served"
-            )
+        for job in jobs:
+            if not job["segments_done"] or job["state"] in ENDED_EARLY:
+                served = f"{job['segments_done']} of {job['segments']} periods served"
+                raise CommandError(
+                    f"deployment {job['job_id'][:12]} is {job['state']}, {served}: {job['text']}"
+                )
 
 
 def watch(config: Config, deployment: str, as_json: bool) -> None:

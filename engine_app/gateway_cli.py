@@ -7,9 +7,17 @@ from pathlib import Path
 import click
 
 from engine_app.arguments import OLD_FILE_OR_FOLDER
-from engine_app.serve_cli import serving_options
+from engine_app.serve_cli import SECTIONS, serving_options
+from p2p.help_sections import SectionedCommand
 
 _SEES = "The peer that serves a model sees everything that is asked of it, and what it answers."
+
+_SECTIONS: dict[str, tuple[str, ...]] = {
+    "Deployments at peers": ("deployments", "every", "allowed", "coordinator", "lan"),
+    "Models here": ("replicas", *SECTIONS["The models"]),
+    **{title: names for title, names in SECTIONS.items() if title != "The models"},
+}
+_SECTIONS["How much at a time"] = ("connections", *_SECTIONS["How much at a time"])
 
 
 class _ModelsOrCommand(click.Group):
@@ -25,7 +33,7 @@ class _ModelsOrCommand(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Those of a gateway that runs, and then the commands beside it."""
-        click.Command.format_options(self.commands["run"], ctx, formatter)
+        self.commands["run"].format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
@@ -39,7 +47,7 @@ def gateway() -> None:
     """
 
 
-@gateway.command("run", hidden=True)
+@gateway.command("run", hidden=True, cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("models", nargs=-1, type=OLD_FILE_OR_FOLDER)
 @click.option(
     "--deployment",
@@ -87,7 +95,10 @@ def run_(
 @click.argument("peers", metavar="PEER...", nargs=-1, required=True)
 @click.pass_context
 def allow(context: click.Context, peers: tuple[str, ...]) -> None:
-    """Let PEER see what is asked of the models that it serves, in all gateways of this user."""
+    """Let PEER see what is asked of its models.
+
+    In all gateways of this user.
+    """
     from engine_app.gateway.running import allow_peers
 
     allow_peers(context.obj, peers)
@@ -97,7 +108,10 @@ def allow(context: click.Context, peers: tuple[str, ...]) -> None:
 @click.argument("peers", metavar="PEER...", nargs=-1, required=True)
 @click.pass_context
 def forbid(context: click.Context, peers: tuple[str, ...]) -> None:
-    """Send PEER nothing from now on, not even for what is deployed there; also in gateways that run."""
+    """Send PEER nothing from now on.
+
+    Not even for what is deployed there; also in gateways that run.
+    """
     from engine_app.gateway.running import forbid_peers
 
     forbid_peers(context.obj, peers)

@@ -9,6 +9,7 @@ import click
 
 from engine_app.arguments import DEVICE, OLD_FILE, OLD_FILE_OR_FOLDER, Number
 from engine_app.train_cli import config_of
+from p2p.help_sections import SectionedCommand
 
 MAX_PER_MINUTE = 1_000_000
 
@@ -65,6 +66,13 @@ _OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="News as JSON lines on stdout."),
 )
 
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "The models": ("names", "tokenizer", "gpu_layers", "context"),
+    "What they run on": ("device", "threads", "memory", "sandbox"),
+    "Where it answers, and whom": ("host", "port", "hosts", "require_key"),
+    "How much at a time": ("batch", "batch_wait", "queue", "max_body", "timeout"),
+}
+
 
 def serving_options(command: Callable[..., None]) -> Callable[..., None]:
     """What every server of models takes."""
@@ -73,7 +81,7 @@ def serving_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @click.argument("models", nargs=-1, required=True, type=OLD_FILE_OR_FOLDER)
 @serving_options
 @click.pass_context

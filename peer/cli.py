@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from p2p.help_sections import SectionedCommand
 from p2p.plain import plain
 
 DATA_DIR = "~/.cyxwiz/peer"
@@ -24,7 +25,14 @@ _data_dir = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CYXPEER"})
+_SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "auto_envvar_prefix": "CYXPEER",
+    "max_content_width": 100,
+}
+
+
+@click.group(context_settings=_SETTINGS)
 @click.version_option(package_name="cyxwiz", prog_name="cyxpeer", message="%(prog)s %(version)s")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="As of each command.")
 @click.pass_context
@@ -44,7 +52,16 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
     return value
 
 
-@cli.command()
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "For whom": ("coordinator", "lan", "allow"),
+    "What is offered": ("gpus", "shares", "serving", "stream", "stream_ahead", "prewarmed"),
+    "Money": ("price", "payout", "escrow", "min_claim_window", "settle_grace"),
+    "How it is reached": ("listen", "relay", "serve_relay", "upload_limit", "download_limit"),
+    "What it may cost this machine": ("data_dir", "storage", "limit", "sandbox", "engine_patience"),
+}
+
+
+@cli.command(cls=SectionedCommand, sections=SECTIONS)
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -108,7 +125,11 @@ def _use_config_file(context: click.Context, _: click.Parameter, value: Path) ->
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="One JSON object a line.")
 def start(data_dir: Path, log_level: str, log_json: bool, **flags: Any) -> None:
-    """Runs a peer until interrupted."""
+    """Runs a peer until interrupted.
+
+    With --coordinator it works for whoever pays, with --lan for the Engines of its owner; both may be
+    given. It waits for its workers to load their runtime, and is ready while the coordinator is away, too.
+    """
     from p2p.limits import parse_limits
     from p2p.logs import configure_logging
     from p2p.transfer_rate import parse_bytes

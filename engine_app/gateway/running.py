@@ -250,7 +250,7 @@ class _News:
             print(f"  {plain(each['about'])}", flush=True)
 
     def health(self, member: Member) -> None:
-        what = "answers again" if member.health.is_up else "does not answer: it gets nothing until it does"
+        what = "answers" if member.health.is_up else "does not answer: it gets nothing until it does"
         self._say({"event": "endpoint", "endpoint": member.endpoint.name, "is_up": member.health.is_up}, what)
 
     def loaded(self, model: str, is_loaded: bool) -> None:

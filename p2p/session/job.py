@@ -125,6 +125,8 @@ class Job(Part, frozen=True):
     """To be submitted again: the coordinator waits for its user."""
     state: JobState = JobState.SUBMITTED
     text: Text = ""
+    failed: Text = ""
+    """Why it did, if so."""
     updates: Sequence = 0
     """Newest number of the coordinator's."""
     lease: Lease | None = None

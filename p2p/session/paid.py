@@ -93,11 +93,17 @@ def _updated(job: Job, update: JobUpdate) -> Job:
         lease, messages = update.lease, 0
     elif update.state in LEASE_OVER:
         lease = None
+    text, failed = update.text, job.failed
+    if update.state is JobState.FAILED:
+        failed = failed or text
+    elif update.state is JobState.REFUNDED and failed:
+        text = f"{failed}; {text}"[:4000]
     after = replace(
         job,
         updates=update.sequence,
         state=update.state,
-        text=update.text,
+        text=text,
+        failed=failed,
         lease=lease,
         messages=messages,
         revive=update.state is JobState.WAITING_FOR_USER,

@@ -144,6 +144,7 @@ async def test_a_job_without_any_peer_left_is_over_without_a_model(tmp_path: Pat
         job = await submit(world, engine)
         await to_the_end(engine, job)
         assert engine.job(job).state is JobState.REFUNDED
+        assert engine.job(job).text == "no peer is left; refunded"
         assert world.ledger.tokens == START
         with pytest.raises(JobEndedError, match="has no model"):
             await engine.fetch(job)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from engine_app.cli import main
 from engine_app.deploying import Wanted, _parameters, _Watching, read_order
+from engine_app.entry import CommandError
 from engine_app.show import open_story
 
 
@@ -90,3 +91,12 @@ def test_a_budget_that_is_no_amount_ends_the_command(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         read_order({**options, "replicas": 1})
     assert "served are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("state", "done"), [("refunded", 3), ("cancelled", 0)])
+def test_what_was_not_served_to_its_end_says_why_and_what_came_back(state: str, done: int) -> None:
+    watching = _Watching(as_json=True)
+    text = "no peer could take it over in time; 1.1 CYXWIZ refunded"
+    watching.ended["d"] = {"job_id": "d", "state": state, "segments_done": done, "segments": 7, "text": text}
+    with pytest.raises(CommandError, match=f"deployment d is {state}, {done} of 7 periods served: {text}"):
+        watching.close()
