@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from backend.formats.tensors import Array
 from backend.runtime.base import Runtime
-from backend.serving import body_budget, seats, server
+from backend.serving import body_budget, connection, seats, server
 from backend.serving.app import Route
 from backend.serving.http import Call, Stream
 from backend.serving.messages import ServerLimits
@@ -76,7 +76,7 @@ def test_a_body_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_whoever_takes_nothing_of_a_stream_frees_what_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "WRITE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(connection, "WRITE_TIMEOUT_S", 0.05)
 
     async def work(client: Client, endless: Endless) -> None:
         _, writer = client
@@ -265,7 +265,7 @@ def test_a_full_server_says_so() -> None:
 
 
 def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(connection, "KEEP_ALIVE_S", 0.05)
 
     async def work(client: Client, endless: Endless) -> None:
         reader, writer = client
