@@ -1,8 +1,9 @@
 """One training on several devices of a machine: each rank computes its part of every batch.
 
 Gradients are summed, weighted by what each part is of the batch, so that every rank makes the step
-that one device alone would make of the whole batch; to rounding, and but for two things. Dropout
-draws other masks. BatchNorm on CPUs takes the statistics of a rank's own part, and running averages
+that one device alone would make of the whole batch; to rounding, and but for three things. Dropout
+draws other masks. A loss that weighs or ignores classes takes its mean over a rank's own part, which
+counts by its samples. BatchNorm on CPUs takes the statistics of a rank's own part, and running averages
 are the weighted means of the ranks'; on GPUs they are those of the whole batch (SyncBatchNorm).
 
 The ranks are connected by gloo before their sandboxes close. Orders go to rank 0 alone: the others

@@ -117,7 +117,8 @@ class TrainingSettings:
     keep: str = "last"
     """Whose weights are the result: those of the last epoch, or of the one with the best validation loss."""
     accumulate: int = 1
-    """Batches whose gradients make one step of the optimizer, as one batch of all their samples would."""
+    """Batches whose gradients make one step of the optimizer, as one batch of all their samples would;
+    where a loss weighs or ignores classes, each batch counts by its samples all the same."""
     precision: str = "auto"
     """float32, bfloat16 where that is safe, or auto: what a short trial finds to be faster."""
 

@@ -67,7 +67,6 @@ class Stepper:
         """Gives the weights the layout that ``numerics`` says."""
         self.parts = parts
         self.ranks = ranks
-        self._share = 1.0
         self.numerics = numerics
         self.module = parts.module.to(memory_format=memory_format_of(numerics))  # type: ignore[call-overload]
         self._weights = [weight for weight in self.module.parameters() if weight.requires_grad]
@@ -133,16 +132,17 @@ class Stepper:
         if turn.is_first:
             for weight in self._weights:  # what zero_grad() does, without what it measures
                 weight.grad = None
+        elif self.ranks is not None and self.ranks.rank:
+            self.optimizer.zero_grad(set_to_none=False)  # the first rank has what all have added up
         loss = self.parts.penalties.add_to(outcome.loss)
-        self._share = outcome.share
         if turn.share * outcome.share != 1.0:
             loss = loss * (turn.share * outcome.share)
         _accumulate_gradients(loss)
+        if self.ranks is not None:  # after each batch: any rank's checkpoint then holds all there is
+            self.ranks.sum_gradients(self.module, outcome.share)
         self.is_between_batches = True
 
     def update(self) -> None:
-        if self.ranks is not None:
-            self.ranks.sum_gradients(self.module, self._share)
         self.parts.penalties.limit_gradients()
         self.optimizer.step()
         self.is_between_batches = False

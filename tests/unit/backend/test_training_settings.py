@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from backend.distributed import Ranks
 from backend.errors import CheckpointError, GraphInvalidError, TrainingDivergedError
 from backend.estimate import estimate
 from backend.formats.cyxmodel import CyxModel, read_cyxmodel, write_cyxmodel
@@ -106,26 +110,75 @@ def test_a_training_cut_anywhere_ends_in_the_same_bytes_with_every_setting_on(
     assert equal(cut_and_resumed(ALL_ON, at, tmp_path, rate_at=7), whole.checkpoint())
 
 
-def test_batches_that_add_up_are_one_large_batch() -> None:
-    def task(batch_size: int, accumulate: int) -> Graph:
-        nodes: Nodes = {
-            **data_nodes(sample_shape=[4], target_shape=[2]),
-            "x": ("Input", {}),
-            "d": ("Dense", {"units": 2}),
-            "y": ("Output", {}),
-            "loss": ("MSELoss", {}),
-            "l2": ("L2Regularization", {"l2": 0.1}),
-            "sgd": ("SGD", {"learning_rate": 0.1}),
-        }
-        nodes["loader"] = ("DataLoader", {"batch_size": batch_size})
-        links = """data.dataset > loader.dataset; loader.samples > x; x > d; d > y; y > loss.prediction
-        loader.labels > loss.target; loss.loss > l2.loss; l2.loss > sgd.loss"""
-        return with_settings(graph(nodes, links, epochs=3), accumulate=accumulate)
+def added_up(batch_size: int, accumulate: int) -> Graph:
+    """Of 50 samples the last batch of 8 has 2."""
+    nodes: Nodes = {
+        **data_nodes(sample_shape=[4], target_shape=[2]),
+        "x": ("Input", {}),
+        "d": ("Dense", {"units": 2}),
+        "y": ("Output", {}),
+        "loss": ("MSELoss", {}),
+        "l2": ("L2Regularization", {"l2": 0.1}),
+        "sgd": ("SGD", {"learning_rate": 0.1}),
+    }
+    nodes["loader"] = ("DataLoader", {"batch_size": batch_size})
+    links = """data.dataset > loader.dataset; loader.samples > x; x > d; d > y; y > loss.prediction
+    loader.labels > loss.target; loss.loss > l2.loss; l2.loss > sgd.loss"""
+    return with_settings(graph(nodes, links, epochs=3), accumulate=accumulate)
 
+
+class OneOfTwo(Ranks):
+    """Adds up with the other rank in another thread."""
+
+    def __init__(self, rank: int, meeting: threading.Barrier, given: dict[int, torch.Tensor]) -> None:
+        super().__init__(rank, 2)
+        self._meeting, self._given = meeting, given
+
+    def _add_up(self, values: torch.Tensor) -> None:
+        self._given[self.rank] = values.clone()
+        self._meeting.wait(30)
+        total = self._given[0] + self._given[1]
+        self._meeting.wait(30)
+        values.copy_(total)
+
+
+def run_two(task: Graph, control: Script, checkpoint: CyxModel | None, **data: Array) -> CyxModel:
+    """On two ranks, until it ends or is cut; what the first has then."""
+    meeting, given = threading.Barrier(2), dict[int, torch.Tensor]()
+    two = [
+        trainer_of(task, checkpoint=checkpoint, ranks=OneOfTwo(rank, meeting, given), **data)
+        for rank in range(2)
+    ]
+
+    def run(trainer: Trainer) -> None:
+        with suppress(CutAt):
+            trainer.run_segment(0, control, quiet)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(run, two))
+    return two[0].checkpoint()
+
+
+@pytest.mark.parametrize("at", [2, 7, 8])
+def test_a_checkpoint_of_one_rank_holds_the_gradients_of_all(at: int) -> None:
+    task, data = added_up(8, 3), {"x": RANDOM.randn(50, 4), "y": RANDOM.randn(50, 2)}
+    alone = trainer_of(task, **data)
+    alone.run_segment(0, Script(), quiet)
+    whole = alone.checkpoint().weights["d.weight"]
+    assert np.allclose(run_two(task, Script(), None, **data).weights["d.weight"], whole, atol=1e-6)
+    saved = run_two(task, Script(**{f"step{at}": cut}), None, **data)
+    assert ("gradient.d.weight" in (saved.optimizer or {})) == (at != 7)
+    assert np.allclose(run_two(task, Script(), saved, **data).weights["d.weight"], whole, atol=1e-6)
+    alone = trainer_of(task, checkpoint=saved, **data)
+    alone.run_segment(0, Script(), quiet)
+    assert np.allclose(alone.checkpoint().weights["d.weight"], whole, atol=1e-6)
+
+
+def test_batches_that_add_up_are_one_large_batch() -> None:
     x, y = RANDOM.randn(50, 4), RANDOM.randn(50, 2)
     ends = []
     for batch_size, accumulate in ((24, 1), (8, 3)):
-        trainer = trainer_of(task(batch_size, accumulate), x=x, y=y)
+        trainer = trainer_of(added_up(batch_size, accumulate), x=x, y=y)
         trainer.run_segment(0, Script(), quiet)
         ends.append(trainer.result().weights["d.weight"])
     assert np.allclose(*ends, atol=1e-6)
