@@ -24,6 +24,7 @@ from kivy.graphics import (
     Translate,
 )
 from kivy.graphics.transformation import Matrix
+from kivy.metrics import Metrics
 from kivy.uix.widget import Widget
 
 from backend.graph import Graph, Wiring
@@ -37,7 +38,16 @@ from engine_app.document.search import Found
 from engine_app.document.view import Rect, bounds
 from engine_app.document.wiring import opened
 from engine_app.scene import overlay
-from engine_app.scene.gestures import Button, Gesture, GestureRecognizer, Modifiers, Scrolled
+from engine_app.scene.gestures import (
+    Button,
+    DragCancelled,
+    DragEnded,
+    Dragged,
+    Gesture,
+    GestureRecognizer,
+    Modifiers,
+    Scrolled,
+)
 from engine_app.scene.meshes import QUAD, grid, no_boxes, ribbon_indices
 from engine_app.scene.pulse import Sparks, Training
 from engine_app.scene.render import (
@@ -142,6 +152,8 @@ class GraphCanvas(Widget):
         self._document = document
         self._actions = actions
         self._dp = look.pixels_per_dp
+        self._density = float(Metrics.density)
+        """Pixels of a dp, however large the user wants everything: so many show what is in a node."""
         self._colours = Look(look.palette)
         self._builder = SnapshotBuilder()
         self._gestures = GestureRecognizer(self._dp)
@@ -151,10 +163,13 @@ class GraphCanvas(Widget):
         self._graph = Graph("")
         self._cover: tuple[Rect, float] | None = None
         self._moving: frozenset[int] = frozenset()
-        self._has_fitted = False
+        self._fitted: View | None = None
+        """What ``fit`` came to: as long as nobody looks elsewhere, all stays in sight in other sizes too."""
         self.foot = 0.0
         """Pixels at the bottom that tools lie on: what is fitted stays above them."""
         self._touch: Any = None
+        self._grabbed_at: tuple[float, float] | None = None
+        """Where the mouse was last while it carries what is selected with no button down."""
         self._training = Training()
         self._speed = 0.0
         self._flowed_s = self._flow_wait_s = 0.0
@@ -169,6 +184,7 @@ class GraphCanvas(Widget):
         self.refresh()
 
     def close(self) -> None:
+        self._end_grab()
         self._ticking.cancel()
 
     # -- looking -------------------------------------------------------------------------------
@@ -227,6 +243,7 @@ class GraphCanvas(Widget):
         around = self.scene.bounds()
         if around is not None:
             self.look_at(self.view.fitted(around, 48 * self._dp, self._dp, self.foot))
+            self._fitted = self.view
 
     def fit_selected(self) -> None:
         numbers = [self.scene.index[name] for name in self.state.selected if name in self.scene.index]
@@ -260,6 +277,9 @@ class GraphCanvas(Widget):
         if not self.collide_point(*touch.pos):
             return False
         button = touch.button if "button" in touch.profile else "left"
+        if self._grabbed_at is not None and button not in _WHEEL:
+            self._end_grab(drops=button != "right")
+            return True
         if button in _WHEEL:
             self._take([Scrolled(*self._place(touch), _WHEEL[button], _modifiers())])
             return True
@@ -285,6 +305,32 @@ class GraphCanvas(Widget):
         self._take(self._gestures.up(touch.uid, *self._place(touch), Clock.get_time()))
         return True
 
+    def grab(self) -> None:
+        """What is selected goes with the mouse until a click. The right button, or Escape, calls it off."""
+        if self._grabbed_at is None and self._gestures.is_idle:
+            self._grabbed_at = self._pointer()
+            self.tools = replace(self.tools, action=Moving(self.state.selected), pending=None)
+            Window.bind(mouse_pos=self._carry)
+
+    def _carry(self, *_: Any) -> None:
+        if not isinstance(self.tools.action, Moving):  # an edit from elsewhere let go of it
+            self._end_grab()
+        elif self._grabbed_at is not None:
+            (x, y), before = self._pointer(), self._grabbed_at
+            self._grabbed_at = x, y
+            self._take([Dragged(x, y, x - before[0], y - before[1])])
+
+    def _end_grab(self, drops: bool = False) -> None:
+        if self._grabbed_at is not None:
+            at, self._grabbed_at = self._grabbed_at, None
+            Window.unbind(mouse_pos=self._carry)
+            self._take([DragEnded(*at) if drops else DragCancelled()])
+
+    def _pointer(self) -> tuple[float, float]:
+        """Of the mouse, in pixels from the upper left corner."""
+        x, y = self.to_widget(*Window.mouse_pos)
+        return float(x - self.x), float(self.y + self.height - y)
+
     def hand_over(self) -> Any:
         """The finger that is down, for a menu that opened under it; None if there is none."""
         touch, self._touch = self._touch, None
@@ -300,7 +346,8 @@ class GraphCanvas(Widget):
     def cancel(self) -> bool:
         """Escape: calls off what is going on; False if there was nothing."""
         found = self._gestures.cancel()
-        was_busy = bool(found) or self.tools.pending is not None
+        was_busy = bool(found) or self.tools.pending is not None or self._grabbed_at is not None
+        self._end_grab()
         self._take(found)
         self.tools = ToolState(mode=self.tools.mode)
         self._draw_soon()
@@ -396,9 +443,9 @@ class GraphCanvas(Widget):
         self.canvas.add(ScissorPop())
 
     def _arrange(self, *_: Any) -> None:
+        is_untouched = self._fitted in (None, self.view)
         self.view = self.view.resized(self.width, self.height)
-        if not self._has_fitted and self.width > SMALLEST and len(self.scene.cards):
-            self._has_fitted = True
+        if is_untouched and self.width > SMALLEST:
             self.fit()
         self._draw_soon()
 
@@ -411,7 +458,9 @@ class GraphCanvas(Widget):
         matrix = Matrix().multiply(Matrix().translate(left, top, 0)).multiply(Matrix().scale(zoom, -zoom, 1))
         self._matrix.matrix = matrix
         self._draw_grid(left, top, zoom)
-        picture = Picture(self.scene, self._colours, self._text(zoom), zoom / self._dp, self.state.selected)
+        picture = Picture(
+            self.scene, self._colours, self._text(zoom), zoom / self._density, self.state.selected
+        )
         texture = picture.text.atlas.texture  # type: ignore[attr-defined]
         for sheet in (self._still, self._drawn):
             sheet.zoom(zoom)
@@ -447,7 +496,7 @@ class GraphCanvas(Widget):
         self._map_window.set(window, QUAD)
 
     def _text(self, zoom: float) -> TextLayout:
-        size = font_size(max(TITLE_SIZE * zoom, min(SMALLEST_TEXT * self._dp, LARGEST_TITLE * zoom)))
+        size = font_size(max(TITLE_SIZE * zoom, min(SMALLEST_TEXT * self._density, LARGEST_TITLE * zoom)))
         if size not in self._atlases:
             self._atlases[size] = TextLayout(GlyphAtlas(size))
         return self._atlases[size]

@@ -73,6 +73,10 @@ class Navigation(BoxLayout):
             self.add_widget(item)
 
 
+LEAST_NAME = 64.0
+"""Where there is less room, a dot is all that would be read."""
+
+
 class TopBar(BoxLayout):
     """The document, undo and redo, what is wrong, and training."""
 
@@ -93,6 +97,9 @@ class TopBar(BoxLayout):
         self.add_widget(IconButton(look, "more", "More files: pictures, models", act.show_files))
         self._name = Text(look, "", theme.STRONG, lines=1, pos_hint={"center_y": 0.5})
         self._name.padding = (look.px(theme.STEP), 0)
+        self._name.bind(
+            width=lambda name, width: setattr(name, "opacity", float(width >= look.px(LEAST_NAME)))
+        )
         self.add_widget(self._name)
         self._undo = IconButton(look, "undo", "Undo", desk.undo)
         self._redo = IconButton(look, "redo", "Redo", desk.redo)

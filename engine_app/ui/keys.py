@@ -50,6 +50,8 @@ BINDINGS = (
     _with("ctrl", "a", "select_all"),
     _with("", "a", "select_all"),
     _with("alt", "a", "select_none"),
+    _with("ctrl", "i", "select_others"),
+    _with("", "g", "grab"),
     _with("ctrl", "c", "copy"),
     _with("ctrl", "x", "cut"),
     _with("ctrl", "v", "paste"),
@@ -68,6 +70,7 @@ BINDINGS = (
     _with("", "h", "collapse"),
     _with("alt", "c", "collapse"),
     _with("ctrl", "e", "subgraph"),
+    _with("ctrl alt", "g", "expand"),
     _with("ctrl", "l", "arrange"),
     _with("", "b", "select_mode"),
     _with("", "k", "cut_mode"),
@@ -120,6 +123,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Selection": {
         "select_all": "Select all",
         "select_none": "Select nothing",
+        "select_others": "Select all others",
+        "grab": "Move what is selected, until a click",
         "previous": "Select the node before",
         "next": "Select the node after",
         "nudge_left": NUDGED,
@@ -139,6 +144,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "collapse": "Collapse",
         "group": "Frame as a group",
         "subgraph": "Put into a subgraph",
+        "expand": "Take out of the subgraph",
         "arrange": "Arrange",
     },
 }

@@ -35,7 +35,7 @@ QUICK_S = 0.12
 LONG_PRESS_S = 0.5
 TOAST_S = 4.0
 
-SCALES = (0.85, 1.0, 1.15, 1.3, 1.5)
+SCALES = (0.85, 1.0, 1.15, 1.3, 1.5, 2.0)
 """What a user may multiply all sizes by."""
 
 

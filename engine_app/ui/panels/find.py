@@ -22,7 +22,7 @@ from engine_app.ui.widgets.rows import Entry, LazyRows
 from engine_app.ui.widgets.scroll import Scroll
 
 ROW = theme.TOUCH + theme.STEP
-MOST_ROWS = 3.5
+MOST_ROWS, LEAST_ROWS = 3.5, 1.5
 """In sight: the graph is what is looked at, and a row cut in half says that there are more."""
 MOST_LETTERS = 80
 
@@ -36,6 +36,8 @@ class FindPanel(Column):
         self._context, self._go_to = context, go_to
         self.found: list[Found] = []
         self.at = 0
+        self.room = float("inf")
+        """Pixels that a list may take; where there is no room for rows, the arrows are left."""
         self._searched: Graph | None = None
         paint(self, look.palette.surface, look.px(theme.RADIUS_LARGE), look.palette.border)
         row = Row(look, gap=0)
@@ -79,7 +81,8 @@ class FindPanel(Column):
         self.found = find_in(graph, words) if words else []
         height = self._context.look.px(ROW)
         entries = [Entry(str(at), height, partial(self._row, at)) for at in range(len(self.found))]
-        self._show_parts(bool(words), min(len(entries), MOST_ROWS) * height)
+        seen = min(len(entries), MOST_ROWS, self.room / height)
+        self._show_parts(bool(words), seen * height if seen >= min(len(entries), LEAST_ROWS) else 0)
         self._rows.show(entries, anew=True)
         self.at = min(self.at, max(len(self.found) - 1, 0)) if keeps else 0
         self.told.text = f"{len(self.found)} found" if self.found else "Nothing is called that"

@@ -56,7 +56,8 @@ NUDGE = 8.0
 """By an arrow key, in units of the world."""
 AROUND_NEW = theme.TOUCH + theme.HUGE
 """Between a new node and the canvas's edges: the tools lie there."""
-FIND_WIDTH = 380.0
+FIND_WIDTH, FIND_HEAD = 380.0, 120.0
+"""The head: how high it is without its list, and the gap above."""
 NARROWEST, WIDEST = 0.6, 2.5
 """Of the canvas, as graphs are laid out for it: width over height."""
 
@@ -170,7 +171,7 @@ class Workbench(FloatLayout):
         canvas = self.canvas_widget
         if name == "cancel":
             return canvas.cancel() or self._close_find()
-        if not canvas.state.selected and (name in ("remove", "dissolve") or name.startswith("nudge")):
+        if not canvas.state.selected and (name in ("remove", "dissolve", "grab") or name.startswith("nudge")):
             return False
         action = self._commands().get(name)
         if action is None:
@@ -192,6 +193,8 @@ class Workbench(FloatLayout):
             "fit_selected": canvas.fit_selected,
             "select_all": lambda: canvas.select(frozenset(canvas.scene.index)),
             "select_none": lambda: canvas.select(frozenset()),
+            "select_others": lambda: canvas.select(frozenset(canvas.scene.index) - canvas.state.selected),
+            "grab": canvas.grab,
             "select_mode": partial(self._toggle_mode, tools.Mode.SELECTING),
             "cut_mode": partial(self._toggle_mode, tools.Mode.CUTTING),
             "zoom_in": partial(canvas.zoom_by, 1.25),
@@ -431,6 +434,7 @@ class Workbench(FloatLayout):
         self._crumbs.height = self._context.look.px(theme.TOUCH) if self._shown else 0
         top = self.y + self.height - edge
         if self._find.parent is not None:
+            self._find.room = self.height / 2 - self._context.look.px(FIND_HEAD)
             self._find.width = min(self._context.look.px(FIND_WIDTH), self.width - 2 * edge)
             self._find.pos = (self.x + self.width - edge - self._find.width, top - self._find.height)
             is_above = self._find.x < self.x + 2 * edge + self._crumbs.minimum_width

@@ -46,6 +46,7 @@ def _fresh_window() -> None:
         Window.remove_widget(child)
     if tuple(Window.size) != SIZE:
         Window.size = SIZE
+    Window.mouse_pos = 0, 0
     EventLoop.quit, EventLoop.status = False, "idle"
 
 

@@ -199,3 +199,58 @@ async def test_a_menu_key_turns_back_what_it_did(show: Any) -> None:
             assert bench.graph != MLP
             driver.key(code, modifiers=modifiers)
             assert bench.graph == MLP
+
+
+async def test_g_carries_what_is_selected_with_the_mouse_until_a_click(show: Any) -> None:
+    from kivy.core.window import Window
+
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        driver.key(ord("g"))
+        assert bench.canvas.tools.action is None  # nothing is selected
+        bench.canvas.select(frozenset({"dense", "relu"}))
+        for button, is_moved in (("right", False), ("left", True)):
+            Window.mouse_pos = bench.at((700, 100))
+            driver.key(ord("g"))
+            for place in ((740, 180), (700, 260)):
+                Window.mouse_pos = bench.at(place)
+                await driver.frames(1)
+            await driver.click_at(*bench.at((700, 260)), button)
+            assert (place_of(bench.graph.node("dense")) == (300, 0)) is not is_moved
+        moved = place_of(bench.graph.node("relu"))
+        Window.mouse_pos = bench.at((100, 100))
+        await driver.frames(1)
+        assert moved == place_of(bench.graph.node("relu")) == pytest.approx((600, 160), abs=8)
+        assert bench.undone() and not bench.host.is_asking
+
+
+async def test_escape_and_edits_from_elsewhere_let_go_of_what_g_carries(show: Any) -> None:
+    from kivy.core.window import Window
+
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        bench.canvas.select(frozenset({"relu"}))
+        for let_go in (lambda: driver.key(ESCAPE), lambda: bench.desk.rename("Other")):
+            driver.key(ord("g"))
+            Window.mouse_pos = bench.at((700, 100))
+            await driver.frames(1)
+            let_go()
+            Window.mouse_pos = bench.at((900, 200))
+            await driver.frames(1)
+            await driver.click_at(*bench.at((700, 260)))
+            assert place_of(bench.graph.node("relu")) == (600, 0)
+            bench.canvas.select(frozenset({"relu"}))
+
+
+async def test_ctrl_i_selects_the_others_and_ctrl_alt_g_takes_out_of_a_subgraph(show: Any) -> None:
+    bench = Bench()
+    async with Shown(bench, show) as driver:
+        bench.desk.select("relu")
+        driver.key(ord("i"), modifiers=CONTROL)
+        assert bench.desk.state.selected == {"input", "dense", "output"}
+        bench.canvas.select(frozenset({"dense", "relu"}))
+        driver.key(ord("e"), modifiers=CONTROL)
+        assert len(bench.graph.nodes) == 3
+        bench.canvas.select(frozenset({"subgraph"}))
+        driver.key(ord("g"), modifiers=("ctrl", "alt"))
+        assert {node.id for node in bench.graph.nodes} == {node.id for node in MLP.nodes}

@@ -24,7 +24,7 @@ def test_a_file_that_cannot_be_read_counts_as_none(tmp_path: Path, content: byte
 def test_values_that_are_not_offered_become_the_nearest_that_are(tmp_path: Path) -> None:
     path = tmp_path / "window.json"
     path.write_bytes(b'{"palette": "pink", "scale": 40, "later": 1}')
-    assert load_settings(path) == Settings(palette="dark", scale=1.5)
+    assert load_settings(path) == Settings(palette="dark", scale=2.0)
 
 
 def test_recent_files_are_few_and_named_once() -> None:
