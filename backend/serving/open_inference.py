@@ -6,6 +6,7 @@ the other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,15 +14,18 @@ import numpy as np
 
 from backend.errors import InputError
 from backend.formats.tensors import Array
+from backend.raw_inputs import to_arrays
 from backend.serving.bodies import InferBody, InputTensor, WantedOutput
+from backend.serving.bytes_tensor import BYTES, classes_of, pack_texts, unpack_texts
 from backend.serving.host import ModelHost, Prediction, Resident
 from backend.serving.http import JSON, OCTETS, Call, HttpError, Reply, decode_json, invalid, json_reply
+from backend.serving.items import form_of
 from backend.serving.messages import TensorSpec
 from backend.serving.tensor_body import MAX_DIMENSIONS, unpack_body
 from backend.serving.tensors_in import all_fitted
 
 HEADER_LENGTH = b"inference-header-content-length"
-_EXTENSIONS = ("binary_tensor_data", "model_repository")
+_EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 _DTYPES = {
     "BOOL": "bool",
     "UINT8": "uint8",
@@ -35,7 +39,7 @@ _DTYPES = {
 }
 _HELD = {"f": "fiu", "i": "iu", "u": "iu", "b": "biu"}
 """What lists may hold, as numpy's kinds, for datatypes of a kind."""
-_NAMES = {name: datatype for datatype, name in _DTYPES.items()}
+_NAMES = {name: datatype for datatype, name in _DTYPES.items()} | {"object": BYTES}
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "cyxmodel": "cyxwiz_torch", "gguf": "llama_cpp"}
 _INFER = msgspec.json.Decoder(InferBody)
 
@@ -93,19 +97,40 @@ class OpenInference:
         return json_reply({})
 
     async def infer(self, call: Call) -> Reply:
-        asked = self.direct(call)
+        head, rest = _split(call)
+        request = decode_json(head, _INFER)
+        if any(tensor.datatype == BYTES for tensor in request.inputs):
+            return await self._infer_texts(call, request, rest)
+        asked = _prediction(call.parameters["model"], request, rest)
         return asked.answer(await self._host.predict(asked.name, asked.make, call.deadline))
 
     def direct(self, call: Call) -> Prediction:
-        """Raises HttpError."""
-        name = call.parameters["model"]
+        """Raises HttpError. What it makes of texts is an InputError: they are decoded aside, by ``infer``."""
         head, rest = _split(call)
-        request = decode_json(head, _INFER)
+        return _prediction(call.parameters["model"], decode_json(head, _INFER), rest)
 
-        def make(resident: Resident) -> dict[str, Array]:
-            return all_fitted(_arrays(request.inputs, rest), resident.runtime.inputs)
+    async def _infer_texts(self, call: Call, request: InferBody, rest: memoryview) -> Reply:
+        """Of a model whose preprocessing takes texts. Raises HttpError."""
+        name = call.parameters["model"]
+        async with self._host.use(name, call.deadline) as resident:
+            form = form_of(resident)
+            if form is None or form.kind != "text":
+                raise InputError("this model takes no texts, which BYTES are: send numbers")
+            texts = _texts(request.inputs, rest, form.inputs[0].name)
+            ready = await resident.decode(lambda: to_arrays(form, texts), call.deadline)
+            outputs = await resident.batcher.ask(dict(ready.arrays), call.deadline)
+        return _answer(name, request, outputs, form.notes.class_names)
 
-        return Prediction(name, make, lambda outputs: _answer(name, request, outputs))
+
+def _prediction(name: str, request: InferBody, rest: memoryview) -> Prediction:
+    class_names: list[str] = []
+
+    def make(resident: Resident) -> dict[str, Array]:
+        form = form_of(resident)
+        class_names[:] = form.notes.class_names if form is not None else ()
+        return all_fitted(_arrays(request.inputs, rest), resident.runtime.inputs)
+
+    return Prediction(name, make, lambda outputs: _answer(name, request, outputs, class_names))
 
 
 def _split(call: Call) -> tuple[bytes, memoryview]:
@@ -141,6 +166,20 @@ def _arrays(tensors: list[InputTensor], rest: memoryview) -> dict[str, Array]:
     return arrays
 
 
+def _texts(tensors: list[InputTensor], rest: memoryview, wanted: str) -> list[str]:
+    """Raises InputError."""
+    if len(tensors) != 1 or tensors[0].name != wanted or tensors[0].datatype != BYTES:
+        names = ", ".join(tensor.name[:80] for tensor in tensors[:8])
+        raise InputError(f"inputs {names}, a model of texts takes {wanted!r} alone")
+    (tensor,) = tensors
+    size = tensor.parameters.get("binary_data_size")
+    if size is None:
+        return unpack_texts(wanted, tensor.shape, tensor.data)
+    if size != len(rest):
+        raise InputError(f"binary_data_size {size!r}, {len(rest)} bytes are there")
+    return unpack_texts(wanted, tensor.shape, rest)
+
+
 def _from_list(tensor: InputTensor, dtype: str) -> Array:
     """Flat or nested, row by row. Raises InputError, also for numbers that the datatype does not hold."""
     name = tensor.name[:80]
@@ -161,7 +200,7 @@ def _from_list(tensor: InputTensor, dtype: str) -> Array:
     return array
 
 
-def _answer(name: str, request: InferBody, outputs: dict[str, Array]) -> Reply:
+def _answer(name: str, request: InferBody, outputs: dict[str, Array], class_names: Sequence[str]) -> Reply:
     """In the form that was asked for, output by output. Raises HttpError."""
     binary_by_default = bool(request.parameters.get("binary_data_output", False))
     wanted = request.outputs or [WantedOutput(output) for output in outputs]
@@ -172,13 +211,15 @@ def _answer(name: str, request: InferBody, outputs: dict[str, Array]) -> Reply:
         array = outputs.get(want.name)
         if array is None:
             raise invalid(f"output {want.name[:80]!r}, the model gives {', '.join(outputs)}")
+        if count := want.parameters.get("classification"):
+            array = _classes(array, count, class_names)
         about: dict[str, Any] = {
             "name": want.name,
             "shape": array.shape,
             "datatype": _NAMES.get(array.dtype.name, "FP32"),
         }
         if want.parameters.get("binary_data", binary_by_default):
-            data = array.tobytes()
+            data = pack_texts(array.flat) if array.dtype == object else array.tobytes()
             about["parameters"] = {"binary_data_size": len(data)}
             bodies.append(data)
         else:
@@ -191,6 +232,16 @@ def _answer(name: str, request: InferBody, outputs: dict[str, Array]) -> Reply:
     if not bodies:
         return Reply(head, JSON)
     return Reply(b"".join((head, *bodies)), OCTETS, headers=((HEADER_LENGTH, str(len(head)).encode()),))
+
+
+def _classes(values: Array, count: object, names: Sequence[str]) -> Array:
+    """Raises HttpError."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise invalid(f"classification {str(count)[:20]!r}, must be a number of classes")
+    try:
+        return classes_of(values, count, names)
+    except InputError as error:
+        raise invalid(str(error)) from error
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_EXTENSIONS = ("binary_tensor_data", "model_repository")
+_EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 
 Ready = Mapping[str, bool]
 """By model, in the order of the models: whether an endpoint of it answers."""

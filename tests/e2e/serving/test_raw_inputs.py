@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -12,6 +13,8 @@ from urllib.error import HTTPError
 
 import numpy as np
 import pytest
+import tokenizers
+import tritonclient.http
 from PIL import Image
 
 from backend.checkpoint import capture_weights
@@ -54,6 +57,24 @@ def classifier(path: Path, shape: tuple[int, ...], notes: DataNotes) -> None:
     write_cyxmodel(path, CyxModel(dump_graph(graph), weights, state, notes=notes))
 
 
+def text_classifier(path: Path) -> None:
+    words = tokenizers.models.WordLevel({"?": 0, "good": 1, "bad": 2}, unk_token="?")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    notes = DataNotes(class_names=NAMES, kind="text", tokenizer=tokenizer.to_str())
+    layers = (
+        Node("in", "Input", parameters={"shape": [4], "vocabulary": 3}),
+        Node("table", "Embedding", parameters={"vocabulary": 3, "dimension": 2}),
+        Node("flat", "Flatten"),
+        Node("dense", "Dense", parameters={"units": len(NAMES)}),
+        Node("out", "Output"),
+    )
+    graph = Graph("words", layers, tuple(Link(a.id, "output", b.id, "input") for a, b in pairwise(layers)))
+    weights = capture_weights(compile_graph(graph).module)
+    state = TrainingState(1, 1, 1, 1, 0, 10, (4,), len(NAMES))
+    write_cyxmodel(path, CyxModel(dump_graph(graph), weights, state, notes=notes))
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("raw")
@@ -65,7 +86,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
     command = [sys.executable, "-m", "engine_app.cli", "--data-dir", str(folder / "data"), "export"]
     command += [str(own), "--to", "onnx", "-o", str(onnx)]
     subprocess.run(command, check=True, timeout=120, capture_output=True)
-    with serving(folder / "data", str(own), str(folder / "rows.cyxmodel"), str(onnx)) as running:
+    text_classifier(folder / "words.cyxmodel")
+    models = (own, folder / "rows.cyxmodel", onnx, folder / "words.cyxmodel")
+    with serving(folder / "data", *map(str, models)) as running:
         yield running
 
 
@@ -133,3 +156,40 @@ def test_what_cannot_be_read_is_refused(
     status, text = refusal(server, body, **headers)
     assert status == 400
     assert says in text
+
+
+def test_tritonclient_sends_texts_and_asks_for_classes(server: Running) -> None:
+    client = tritonclient.http.InferenceServerClient(server.url.removeprefix("http://"))
+    texts = np.array([b"good bad", "bad né".encode()], object)
+    given = tritonclient.http.InferInput("input", [2], "BYTES")
+    answers = []
+    for is_binary in (True, False):
+        given.set_data_from_numpy(texts, binary_data=is_binary)
+        answers.append(client.infer("words", [given]).as_numpy("output"))
+    numbers = tritonclient.http.InferInput("input", [2, 4], "INT64")
+    numbers.set_data_from_numpy(np.array([[1, 2, 0, 0], [2, 0, 0, 0]], np.int64))
+    answers.append(client.infer("words", [numbers]).as_numpy("output"))
+    assert np.allclose(answers[0], answers[2], atol=1e-6)
+    assert np.array_equal(answers[0], answers[1])
+    for is_binary in (True, False):
+        wanted = tritonclient.http.InferRequestedOutput("output", binary_data=is_binary, class_count=2)
+        for each in (given, numbers):
+            found = client.infer("words", [each], outputs=[wanted]).as_numpy("output")
+            best = int(answers[0][0].argmax())
+            told = found[0, 0].decode() if isinstance(found[0, 0], bytes) else found[0, 0]
+            assert found.shape == (2, 2)
+            assert told.split(":")[1:] == [str(best), NAMES[best]]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "reason"),
+    [("pets", [1], "takes no texts"), ("words", [2], "holds 1 texts"), ("words", [1, 2], "or .N, 1."),
+     ("words", [1 << 40], "from 1 to 4096")],
+)  # fmt: skip
+def test_texts_that_do_not_fit_are_refused(
+    server: Running, model: str, shape: list[int], reason: str
+) -> None:
+    body = {"inputs": [{"name": "input", "shape": shape, "datatype": "BYTES", "data": ["good"]}]}
+    with pytest.raises(HTTPError) as caught:
+        server.ask(f"/v2/models/{model}/infer", body)
+    assert re.search(reason, caught.value.read().decode())
