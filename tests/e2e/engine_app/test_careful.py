@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -134,18 +135,17 @@ async def test_a_graph_that_is_begun_while_another_is_written_is_no_part_of_that
 async def test_what_is_edited_while_a_file_is_read_is_not_thrown_away(
     open_window: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine_app.document.files import save_graph
-    from engine_app.ui import files
+    from engine_app.document.files import open_graph, save_graph
 
     save_graph(tmp_path / "digits.json", DIGITS)
-    asked, read_on, read = trio.Event(), trio.Event(), files.read_graph
+    asked, read_on = threading.Event(), threading.Event()
 
-    async def slow(path: Path, aspect: float) -> Any:
+    def slow(path: Path, aspect: float) -> Any:
         asked.set()
-        await read_on.wait()
-        return await read(path, aspect)
+        assert read_on.wait(60)
+        return open_graph(path, aspect)
 
-    monkeypatch.setattr(files, "read_graph", slow)
+    monkeypatch.setattr("engine_app.ui.app.open_graph", slow)
     async with open_window() as (window, driver):
         window.open_file(tmp_path / "digits.json")
         await driver.until(asked.is_set)

@@ -100,6 +100,7 @@ async def test_it_is_told_and_called_off(open_window: Any) -> None:
         before = desk.graph
         held = Held(bench)
         await driver.until(lambda: window.host.message.startswith("Removing 60 nodes"))
+        await driver.frames(2)  # until its button has its place
         await driver.tap(button(window, "Cancel"))
         await ended(bench, driver)
         held.go.set()
