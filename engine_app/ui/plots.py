@@ -166,6 +166,9 @@ class Plot(Widget):
         palette, px = self._look.palette, self._look.px
         left, low, wide, high = self._box
         self._ground.clear()
+        if not self._shown:
+            self._say_nothing()
+            return
         self._ground.add(Color(*palette.line))
         rows = log_ticks(values) if self.is_log else ticks(values, max(2, int(high / px(56))))
         columns = ticks(span, max(2, int(wide / px(110))))
@@ -174,9 +177,6 @@ class Plot(Widget):
         for step in columns:
             self._ground.add(Rectangle(pos=(round(self._across(step, span)), low), size=(px(1), high)))
         self._ground.add(Color(1, 1, 1))
-        if not self._shown:
-            self._say_nothing()
-            return
         for value in rows:
             texture = self._text(number_label(value))
             y = float(self._up(value, values)) - texture.height / 2
@@ -188,10 +188,13 @@ class Plot(Widget):
             self._ground.add(Rectangle(texture=texture, pos=place, size=texture.size))
 
     def _say_nothing(self) -> None:
-        """In the middle, where there is no curve: numbers along its edges would mean nothing."""
-        left, low, wide, high = self._box
+        """In the middle, where there is no curve: lines and numbers would mean nothing."""
         texture = self._text(NOTHING)
-        place = (round(left + (wide - texture.width) / 2), round(low + (high - texture.height) / 2))
+        place = (
+            round(self.x + (self.width - texture.width) / 2),
+            round(self.y + (self.height - texture.height) / 2),
+        )
+        self._ground.add(Color(1, 1, 1))
         self._ground.add(Rectangle(texture=texture, pos=place, size=texture.size))
 
     def _draw_cursor(self, span: Span, values: Span) -> None:

@@ -36,11 +36,14 @@ class WalletPage(BoxLayout):
         self._page = Column(look, gap=0)
         self.add_widget(Scroll(look, self._page, size_hint_max_x=look.px(2 * theme.READING_WIDTH)))
         self._stop = purse.listen(self.refresh)
-        if purse.exists and not purse.address:
-            purse.open()
-        elif purse.address:
-            purse.refresh()
         self.refresh()
+
+    def on_parent(self, _: Any, parent: Any) -> None:
+        """Shown, also again: what was paid meanwhile is asked for."""
+        if parent is not None and self._purse.address:
+            self._purse.refresh()
+        elif parent is not None and self._purse.exists:
+            self._purse.open()
 
     def close(self) -> None:
         self._stop()

@@ -201,3 +201,15 @@ async def test_what_a_new_connection_tells_again_is_not_told_twice(open_window: 
             story.tell({"kind": "state", "text": f"line {number}", "number": number})
         story.tell({"kind": "progress", "metrics": {"step": 1, "total_steps": 2, "loss": 1.0}})
         assert (story.last, len(story.lines)) == (2, 2)
+
+
+async def test_a_balance_is_asked_for_whenever_it_is_shown(open_window: Open) -> None:
+    async with open_window() as (window, driver):
+        window.purse.create("")
+        await driver.until(lambda: not window.purse.busy)
+        for _ in range(2):
+            window.show_page("wallet")
+            assert window.purse.busy == "Asking the chain"
+            await driver.until(lambda: not window.purse.busy)
+            window.show_page("build")
+            await driver.frames(2)
