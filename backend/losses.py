@@ -5,6 +5,7 @@ Losses are plain functions ``(prediction, ..., target) -> mean over the batch``;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,12 @@ from typing import TypeAlias
 import torch
 from torch.nn import functional
 
+from backend.errors import DatasetError, GraphInvalidError
 from backend.pipeline import Setting
 
 LossFunction: TypeAlias = Callable[..., torch.Tensor]
+PROBABILISTIC = frozenset({"BCELoss", "BCEWithLogits", "KLDivLoss"})
+_ROUNDING = 1e-3
 
 
 class ClassWeights:
@@ -50,7 +54,7 @@ def build_loss(setting: Setting) -> LossFunction:
         case "NLLLoss":
             return _of_classes(functional.nll_loss, setting)
         case "BCELoss":
-            return _binary(functional.binary_cross_entropy)
+            return _binary(_of_probabilities)
         case "BCEWithLogits":
             return _with_logits(given["positive_weight"])
         case "MSELoss":
@@ -67,6 +71,19 @@ def build_loss(setting: Setting) -> LossFunction:
             return _similarity(given["margin"])
         case unknown:
             raise KeyError(unknown)
+
+
+def check_targets(setting: Setting, target: torch.Tensor) -> None:
+    """Raises DatasetError for numbers that are no probabilities where the loss compares with some."""
+    compares = setting.type in PROBABILISTIC and not setting.parameters.get("log_target", False)
+    if not compares or not target.is_floating_point() or not target.numel():
+        return
+    low, high = (float(each) for each in target.aminmax())
+    most = math.inf if setting.type == "KLDivLoss" else 1.0  # which also takes weights that are not divided
+    if low < -_ROUNDING or high > most + _ROUNDING:
+        raise DatasetError(
+            f"{setting.type} compares with probabilities from 0 to 1, targets go from {low:g} to {high:g}"
+        )
 
 
 def judge(setting: Setting, prediction: torch.Tensor, target: torch.Tensor) -> Judged | None:
@@ -151,6 +168,20 @@ def _binary(function: LossFunction) -> LossFunction:
         return function(prediction, target.to(prediction.dtype).view_as(prediction))
 
     return loss
+
+
+def _of_probabilities(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """NaN where a prediction is, for which torch has an error. Raises GraphInvalidError, DatasetError."""
+    try:
+        return functional.binary_cross_entropy(prediction, target)
+    except RuntimeError as error:
+        low, high = (float(each) for each in prediction.detach().aminmax())
+        if math.isnan(low):
+            return prediction.mean()
+        if low < 0 or high > 1:
+            text = f"BCELoss takes probabilities from 0 to 1, the predictions go from {low:g} to {high:g}"
+            raise GraphInvalidError((f"{text}: put a Sigmoid before the Output",)) from error
+        raise DatasetError(f"BCELoss compares with probabilities from 0 to 1: {error}") from error
 
 
 def _with_logits(positive_weight: float) -> LossFunction:

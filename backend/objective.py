@@ -11,7 +11,7 @@ import torch
 from backend.catalogue.record import LabelsType, PortType, TensorType
 from backend.compiler import CompiledModel, module_name
 from backend.graph import Graph
-from backend.losses import Judged, LossFunction, build_loss, has_classes, judge
+from backend.losses import Judged, LossFunction, build_loss, check_targets, has_classes, judge
 from backend.pipeline import LossTerm, PenaltyTerm, Pipeline
 from backend.shapes import infer_shapes, parameters_of
 
@@ -73,6 +73,11 @@ class Objective:
     def counts_correct(self) -> bool:
         """Whether there are classes to be right about; the first loss that has some is judged."""
         return self._judged is not None
+
+    def check_targets(self, targets: Tensors) -> None:
+        """Raises DatasetError for targets that a loss cannot compare with."""
+        for head, target in zip(self.heads, targets, strict=True):
+            check_targets(head.term.setting, target)
 
     def losses(self, predictions: Tensors, targets: Tensors) -> list[torch.Tensor]:
         """Of each head, without its weight."""

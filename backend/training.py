@@ -44,6 +44,7 @@ from backend.stopping import Watch, is_over, observe
 from backend.tally import Sums, Tally
 from backend.training_data import Batch, Layout, TrainingData
 from backend.training_state import Standing, capture, check_belongs, check_fits_file, put_back, told
+from backend.validate import Severity, diagnose
 
 MAX_HISTORY = 10_000
 MAX_REMEMBERED_BYTES = 256 << 20
@@ -93,6 +94,7 @@ class Trainer:
         """
         document = load_graph(graph)
         compiled = compile_graph(document, for_training=True)
+        self._warnings = [str(each) for each in diagnose(document) if each.severity is Severity.WARNING]
         pipeline = read_pipeline(document)
         self._graph = graph
         self._config = config
@@ -145,6 +147,7 @@ class Trainer:
         self._watch = Watch()
         self._best: Mapping[str, Array] | None = None
         self._step = 0
+        self._has_looked = False
         self._history: list[Metrics] = []
         self._tally = Tally(self._device)
         self._reported = Sums()
@@ -185,6 +188,7 @@ class Trainer:
             found.append(f"{trained} of {self.parameters} parameters are trained")
             if self._taken is None and not self._step:
                 found.append("the others stay random: begin with the weights of a model")
+        found += self._warnings
         pipeline = self._pipeline
         if (pipeline.patience or pipeline.keep_best) and not self._schedule.validation:
             found.append(
@@ -264,6 +268,9 @@ class Trainer:
     # -- how -------------------------------------------------------------------------------------
 
     def _train_step(self, batch: Batch) -> None:
+        if not self._has_looked:  # Targets of another kind show in the first batch.
+            self._objective.check_targets(self._stepper.inputs_of(batch, self._step)[1])
+            self._has_looked = True
         turn = self._turn(len(batch.targets))
         watcher = self._watcher if self._watcher is not None and self._watcher.is_due else None
         outcome = self._stepper.forward(batch, self._step, watcher.run if watcher is not None else None)

@@ -24,6 +24,7 @@ from backend.diagnostics import (
 )
 from backend.graph import Graph, JsonValue, Link, Node, model_nodes, upstream
 from backend.pipeline import Pipeline, nodes_of, preparing_nodes, read_pipeline, target_links
+from backend.score_checks import check_scores
 from backend.shapes import Shapes, node_type, nodes_of_type
 
 MAX_EPOCHS = 1_000_000
@@ -61,6 +62,7 @@ def check_training(graph: Graph, shapes: Shapes) -> Iterator[Diagnostic]:
     yield from _check_data_order(graph)
     yield from _check_ends(graph)
     yield from _check_preparation(graph, shapes)
+    yield from check_scores(graph)
 
 
 def _shown(text: str) -> str:
