@@ -26,6 +26,7 @@ from backend.formats.onnx_check import MAX_MODEL_BYTES, OnnxFacts, OnnxValue, ch
 from backend.formats.sniff import ModelFormat, sniff
 from backend.formats.tensor_header import TensorHeader
 from backend.graph import Graph
+from backend.onnx_node import RANDOM_OPERATORS
 from backend.parity import Certificate
 from backend.reports import Metrics
 from backend.serialize import load_graph
@@ -246,8 +247,17 @@ def _onnx(path: Path) -> Inspection:
     }
     tensors = tuple(Tensor(t.name, t.dtype, t.shape) for t in found.initializers)
     metadata = {key: _shortened(value) for key, value in found.metadata.items()}
-    runs = "onnxruntime: cyxwiz serve; cyxwiz import, as a graph"
+    reason = _why_no_graph(found)
+    runs = "onnxruntime: cyxwiz serve; " + (f"no graph: {reason}" if reason else "cyxwiz import, as a graph")
     return Inspection("ONNX model", size, runs, facts, None, tensors, metadata)
+
+
+def _why_no_graph(found: OnnxFacts) -> str:
+    """As far as it can be told without running anything; empty where nothing speaks against it."""
+    if random := sorted(RANDOM_OPERATORS & found.operators.keys()):
+        return f"{random[0]} draws at random"
+    texts = [value.name for value in found.inputs if value.dtype == "string"]
+    return f"its input {texts[0][:80]!r} is texts" if texts else ""
 
 
 def _described(value: OnnxValue) -> str:

@@ -70,6 +70,58 @@ def _q5_1(blocks: Array) -> Array:
     return np.asarray(_fives(blocks[:, 4:]) * _half(blocks, 0) + _half(blocks, 2))
 
 
+def _q2_k(blocks: Array) -> Array:
+    """Sixteen parts of a block, each with a scale and an offset of four bits."""
+    scales = _half(blocks, 80) * (blocks[:, :16] & 0x0F).astype(np.float32)
+    least = _half(blocks, 82) * (blocks[:, :16] >> 4).astype(np.float32)
+    numbers = _two_bits(blocks[:, 16:80]).astype(np.float32)
+    return np.asarray(scales[:, :, None] * numbers - least[:, :, None])
+
+
+def _q3_k(blocks: Array) -> Array:
+    """Sixteen parts of a block, each with a scale of six bits; a third bit that is 0 stands for minus four."""
+    third = blocks[:, None, :32] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    numbers = _two_bits(blocks[:, 32:96]).astype(np.int8) - 4 * (1 - third.astype(np.int8)).reshape(
+        -1, 16, 16
+    )
+    low = np.concatenate([blocks[:, 96:104] & 0x0F, blocks[:, 96:104] >> 4], axis=1)
+    high = (blocks[:, None, 104:108] >> _PAIRS & 3).reshape(-1, 16)
+    scales = (low | high << 4).astype(np.float32) - 32
+    return np.asarray((_half(blocks, 108) * scales)[:, :, None] * numbers.astype(np.float32))
+
+
+_PAIRS = np.array([0, 2, 4, 6], np.uint8)[:, None]
+
+
+def _two_bits(packed: Array) -> Array:
+    """(blocks, 16, 16): of each 32 bytes the lowest two bits, then the next ones."""
+    return (packed.reshape(-1, 2, 1, 32) >> _PAIRS & 3).reshape(-1, 16, 16)
+
+
+_LEVELS = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
+)  # fmt: skip
+"""What the sixteen numbers of iq4 stand for."""
+
+
+def _iq4_nl(blocks: Array) -> Array:
+    return np.asarray(_half(blocks, 0) * _levels(blocks[:, 2:]))
+
+
+def _iq4_xs(blocks: Array) -> Array:
+    """Eight parts of a block, each with a scale of six bits."""
+    low = np.stack([blocks[:, 4:8] & 0x0F, blocks[:, 4:8] >> 4], axis=2).reshape(-1, 8)
+    high = (blocks[:, 2:4, None] >> _PAIRS[:, 0] & 3).reshape(-1, 8)
+    scales = (low | high << 4).astype(np.float32) - 32
+    numbers = _levels(blocks[:, 8:].reshape(-1, 16)).reshape(-1, 8, 32)
+    return np.asarray((_half(blocks, 0) * scales)[:, :, None] * numbers)
+
+
+def _levels(packed: Array) -> Array:
+    """(blocks, 32), of sixteen bytes each."""
+    return np.asarray(_LEVELS[_nibbles(packed).astype(np.uint8)])
+
+
 def _q4_k(blocks: Array) -> Array:
     return _scaled(blocks, _pairs_of_nibbles(blocks[:, 16:]))
 
@@ -109,8 +161,8 @@ def _bf16(blocks: Array) -> Array:
 
 
 _UNPACKED = {
-    "q8_0": _q8_0, "q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q5_1": _q5_1,
-    "q4_k": _q4_k, "q5_k": _q5_k, "q6_k": _q6_k, "bf16": _bf16,
+    "q8_0": _q8_0, "q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q5_1": _q5_1, "q2_k": _q2_k, "q3_k": _q3_k,
+    "q4_k": _q4_k, "q5_k": _q5_k, "q6_k": _q6_k, "iq4_nl": _iq4_nl, "iq4_xs": _iq4_xs, "bf16": _bf16,
 }  # fmt: skip
 """As ggml's reference does it."""
 READABLE = frozenset({*_PLAIN, *_UNPACKED})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -166,12 +167,51 @@ def test_bfloat16_is_the_upper_half_of_a_float(tmp_path: Path) -> None:
 
 
 def test_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=r"'w' is q2_k, readable are bf16, .* q8_0"):
-        packed(tmp_path, "q2_k", bytes(84), (256,))
+    with pytest.raises(ArchiveError, match=r"'w' is iq2_xxs, readable are bf16, .* q8_0"):
+        packed(tmp_path, "iq2_xxs", bytes(66), (256,))
+
+
+def blocks_of(kind: str) -> np.ndarray[Any, Any]:
+    """Bytes of all sorts, with scales that are numbers."""
+    size = TENSOR_KINDS[KIND_NUMBERS[kind]]
+    raw = np.random.default_rng(0).integers(0, 256, (8, size.block_bytes), np.uint8)
+    for at in SCALES.get(kind, (0,)):
+        raw[:, at : at + 2] = np.linspace(-2, 2, 8, dtype="<f2")[:, None].view(np.uint8)
+    return raw
+
+
+SCALES: Mapping[str, tuple[int, ...]] = {"q6_k": (208,), "q2_k": (80, 82), "q3_k": (108,)} | dict.fromkeys(
+    ("q4_1", "q5_1", "q4_k", "q5_k"), (0, 2)
+)
+"""Where numbers of half precision stand in a block."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [
+        ("q2_k", "e21b963058211a0f"),
+        ("q3_k", "fe7c19deb7f1385d"),
+        ("iq4_nl", "682c21ee1a6f9c14"),
+        ("iq4_xs", "70bb1a463609e60d"),
+        ("q4_k", "4b5c53f3595860b2"),
+        ("q5_k", "df8e2719b96df786"),
+        ("q6_k", "ffaac7ef7dc2d653"),
+    ],
+)
+def test_blocks_are_read_to_the_bit_as_the_gguf_package_reads_them(
+    kind: str, digest: str, tmp_path: Path
+) -> None:
+    """The digests are of what ``gguf.quants`` 0.19 makes of the same bytes."""
+    raw = blocks_of(kind)
+    found = packed(tmp_path, kind, raw.tobytes(), (8, TENSOR_KINDS[KIND_NUMBERS[kind]].block))
+    assert hashlib.sha256(found.astype("<f4").tobytes()).hexdigest()[:16] == digest
 
 
 @pytest.mark.skipif(not HAS_LLAMA, reason="scripts/llama_cpp compiles it")
-@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"])
+@pytest.mark.parametrize(
+    "kind",
+    ["q2_k", "q3_k", "iq4_nl", "iq4_xs", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"],
+)
 def test_blocks_are_read_as_ggml_reads_them(kind: str, tmp_path: Path) -> None:
     """Its own function for each kind, on bytes of all sorts."""
     import llama_cpp
@@ -179,9 +219,7 @@ def test_blocks_are_read_as_ggml_reads_them(kind: str, tmp_path: Path) -> None:
     (library,) = (Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.so")
     read = getattr(ctypes.CDLL(str(library)), f"dequantize_row_{kind.replace('k', 'K')}")
     size = TENSOR_KINDS[KIND_NUMBERS[kind]]
-    raw = np.random.default_rng(0).integers(0, 256, (8, size.block_bytes), np.uint8)
-    for at in {"q6_k": [208]}.get(kind, [0, 2] if kind in ("q4_1", "q5_1", "q4_k", "q5_k") else [0]):
-        raw[:, at : at + 2] = np.linspace(-2, 2, 8, dtype="<f2")[:, None].view(np.uint8)
+    raw = blocks_of(kind)
     wanted = np.zeros(8 * size.block, np.float32)
     read(
         raw.ctypes.data_as(ctypes.c_void_p),

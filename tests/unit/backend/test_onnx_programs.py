@@ -26,6 +26,7 @@ from backend.formats.onnx_write import program_of
 from backend.formats.tensors import Array
 from backend.graph import Graph
 from backend.importing import foreign
+from backend.inspection import inspect
 from backend.onnx_node import OnnxNode, OnnxTensor, read_node, why_not_at_a_peer
 from backend.runtime.base import load_model
 from engine_app.document.view import title_of
@@ -518,3 +519,23 @@ def test_the_title_of_an_operator_is_its_name_in_onnx(tmp_path: Path) -> None:
         "Output",
         "Output",
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (LOOP, "onnxruntime: cyxwiz serve; cyxwiz import, as a graph"),
+        (NAMED, "onnxruntime: cyxwiz serve; cyxwiz import, as a graph"),
+        (
+            branches([node("RandomNormalLike", ["x"], ["a"])], [node("Neg", ["x"], ["b"])]),
+            "onnxruntime: cyxwiz serve; no graph: RandomNormalLike draws at random",
+        ),
+        (
+            model([node("Identity", ["x"], ["y"])], {}, ("n", 1), STRING),
+            "onnxruntime: cyxwiz serve; no graph: its input 'x' is texts",
+        ),
+    ],
+)
+def test_inspect_says_what_opens_as_a_graph(data: bytes, says: str, tmp_path: Path) -> None:
+    found = inspect(_written(tmp_path / "m.onnx", data))
+    assert (found.kind, found.runs_in) == ("ONNX model", says)
