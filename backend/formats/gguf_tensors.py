@@ -79,11 +79,10 @@ def _q2_k(blocks: Array) -> Array:
 
 
 def _q3_k(blocks: Array) -> Array:
-    """Sixteen parts of a block, each with a scale of six bits; a third bit that is 0 stands for minus four."""
+    """Sixteen parts of a block, each with a scale of six bits; a third bit of 0 stands for minus four."""
     third = blocks[:, None, :32] >> np.arange(8, dtype=np.uint8)[:, None] & 1
-    numbers = _two_bits(blocks[:, 32:96]).astype(np.int8) - 4 * (1 - third.astype(np.int8)).reshape(
-        -1, 16, 16
-    )
+    missing = 4 - 4 * third.astype(np.int8).reshape(-1, 16, 16)
+    numbers = _two_bits(blocks[:, 32:96]).astype(np.int8) - missing
     low = np.concatenate([blocks[:, 96:104] & 0x0F, blocks[:, 96:104] >> 4], axis=1)
     high = (blocks[:, None, 104:108] >> _PAIRS & 3).reshape(-1, 16)
     scales = (low | high << 4).astype(np.float32) - 32
