@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from engine_app.ui.curves import Curve, thinned
 from p2p.datadir import write_atomic
 
-KEPT_RUNS = 50
+KEPT_RUNS, LISTED_RUNS = 50, 12
+"""Files that there are, and those that are read: a window does so before its first frame."""
 KEPT_COLUMNS = 1000
 MAX_RUN_BYTES = 16 << 20
 CURVES = ("loss", "validation_loss", "accuracy", "validation_accuracy", "learning_rate", "samples_per_s")
@@ -91,9 +93,9 @@ class RunFiles:
         self._folder = folder
 
     def load(self) -> list[SavedRun]:
-        """Newest first; what cannot be read is passed over."""
-        found = [run for number in reversed(self._numbers()) if (run := self._read(number)) is not None]
-        return found[:KEPT_RUNS]
+        """Those that are listed, newest first; what cannot be read is passed over."""
+        found = map(self._read, reversed(self._numbers()))
+        return list(islice((run for run in found if run is not None), LISTED_RUNS))
 
     def next_number(self) -> int:
         return max(self._numbers(), default=0) + 1

@@ -212,7 +212,7 @@ class TrainPage(BoxLayout):
             card.add_widget(Text(look, "Runs", theme.HEADING))
             text = "Tap one to see its curves beside those that are shown; again to stop."
             card.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
-            for saved in trainer.history[:12]:
+            for saved in trainer.history:
                 row = ListRow(
                     look,
                     f"{saved.number}  {saved.name}",

@@ -39,3 +39,5 @@ def test_the_oldest_runs_give_way_and_damaged_files_are_passed_over(
     (tmp_path / "4.json").write_text("{")
     (tmp_path / "notes.json").write_text("{}")
     assert [run.number for run in files.load()] == [5, 3]
+    monkeypatch.setattr(runs, "LISTED_RUNS", 1)
+    assert [run.number for run in files.load()] == [5]
