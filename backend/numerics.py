@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import torch
 
-from backend.errors import CheckpointError
+from backend.errors import BackendError, CheckpointError
 from backend.optimizers import OPTIMIZER_KINDS
 from backend.pipeline import Pipeline
 from backend.reports import Numerics, NumericsTrial
@@ -139,7 +139,7 @@ class _Trial:
             times = [self._step(stepper, batch)[1] for _ in range(MIN_TIMED_STEPS)]
             while len(times) < MAX_TIMED_STEPS and sum(times) < TIMED_S:
                 times.append(self._step(stepper, batch)[1])
-        except RuntimeError:
+        except (RuntimeError, BackendError):  # such as a loss that cannot take what comes of invented samples
             return None
         finally:
             self._put_back()
