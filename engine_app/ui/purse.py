@@ -37,6 +37,7 @@ class Purse(Observed):
         self.history: list[HistoryEntry] = []
         self.busy = ""
         self.problem = ""
+        self._scope: trio.CancelScope | None = None
 
     @property
     def path(self) -> Path:
@@ -128,4 +129,10 @@ class Purse(Observed):
         if not self.busy:
             self.busy, self.problem = what, ""
             self._tell()
-            self._tasks.start(run)
+            self._scope = self._tasks.start(run)
+
+    def call_off(self) -> None:
+        """What is being done just now; what was sent to the chain by then stays there."""
+        if self.busy and self._scope is not None:
+            self.problem = f"{self.busy}: called off"
+            self._scope.cancel()

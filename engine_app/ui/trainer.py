@@ -127,6 +127,16 @@ class Trainer(Observed):
         self.source, self.preview, self.problem, self.is_reading = source, None, "", False
         self._tell()
 
+    def stop_reading(self) -> None:
+        """It is still what is trained on; only what is in it is not shown."""
+        if self.is_reading and self._look is not None:
+            self._look.cancel()
+            self.is_reading, self.problem = (
+                False,
+                "Reading: called off. Choose it again to see what is in it.",
+            )
+            self._tell()
+
     def look(self) -> None:
         """Somebody wants to see what is in the data."""
         if self.source and self.preview is None and not self.problem and not self.is_reading:

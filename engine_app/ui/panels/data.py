@@ -27,6 +27,7 @@ from engine_app.ui.theme import Look
 from engine_app.ui.trainer import Preview, Trainer
 from engine_app.ui.widgets.box import Card, Column, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
+from engine_app.ui.widgets.facts import show_order
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".npz", ".npy", ".safetensors", ".txt", ".jsonl", ".gz")
 MAX_CLASSES = 12
@@ -76,10 +77,9 @@ class DataCard(Card):
             if self._has_options():
                 row.add_widget(PushButton(look, "How to read it", self._ask_how, Kind.QUIET, "settings"))
             self.add_widget(row)
-        if trainer.is_reading:
-            self.add_widget(Text(look, "Reading it...", theme.SMALL, look.palette.muted))
-        if trainer.problem:
-            self.add_widget(Text(look, brief(trainer.problem), theme.SMALL, look.palette.danger))
+        show_order(
+            look, self, trainer.problem, "Reading it" if trainer.is_reading else "", trainer.stop_reading
+        )
         if fit is not None:
             text = "Set the graph to this data"
             self.add_widget(

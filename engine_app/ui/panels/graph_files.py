@@ -15,6 +15,7 @@ from engine_app.plain import brief, plain
 from engine_app.scene.snapshot import SnapshotBuilder
 from engine_app.scene.svg import svg_of
 from engine_app.ui import theme
+from engine_app.ui.aside import do_aside
 from engine_app.ui.context import Context
 from engine_app.ui.importer import Importer
 from engine_app.ui.panels.pick_file import folder_problem, path_of
@@ -100,18 +101,25 @@ def save_picture(context: Context, path: Path, format: str, scale: float) -> Non
     """What went wrong is shown."""
     host, desk = context.host, context.desk
 
-    async def work() -> None:
-        if format == "svg":
-            scene = SnapshotBuilder().build(desk.wiring, desk.analysis, desk.state.inside)
-            palette, name = context.look.palette, desk.graph.name
-            text = await trio.to_thread.run_sync(svg_of, scene, palette, name)
-            await trio.to_thread.run_sync(write_atomically, path, text.encode())
-            host.toast(f"Saved {path.name}")
-        else:
-            width, height = write_png(path, desk, context.look, scale)
-            host.toast(f"Saved {path.name}, {width} × {height} pixels")
+    wiring, analysis, inside = desk.wiring, desk.analysis, desk.state.inside
+    palette, name = context.look.palette, desk.graph.name
 
-    context.start(work)
+    def draw() -> bytes:
+        return svg_of(SnapshotBuilder().build(wiring, analysis, inside), palette, name).encode()
+
+    async def write(drawn: bytes) -> None:
+        await trio.to_thread.run_sync(write_atomically, path, drawn)
+        host.toast(f"Saved {path.name}")
+
+    async def paint() -> None:
+        width, height = write_png(path, desk, context.look, scale)
+        host.toast(f"Saved {path.name}, {width} × {height} pixels")
+
+    if format == "svg":
+        told = f"Drawing {plain(path.name)} …"
+        do_aside(context, told, draw, lambda drawn: context.start(partial(write, drawn)))
+    else:
+        context.start(paint)
 
 
 def open_picture(context: Context) -> None:

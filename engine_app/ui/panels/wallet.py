@@ -15,7 +15,7 @@ from engine_app.ui.panels.pick_file import FilePicker, ask_path
 from engine_app.ui.purse import Purse
 from engine_app.ui.widgets.box import Card, Column, Gap, Row, Text, flow_of, page_title
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
-from engine_app.ui.widgets.facts import CopyRow, labelled
+from engine_app.ui.widgets.facts import CopyRow, labelled, show_order
 from engine_app.ui.widgets.fields import TextField
 from engine_app.ui.widgets.scroll import Scroll
 from engine_app.wallets import LAMPORTS_PER_SOL
@@ -59,10 +59,7 @@ class WalletPage(BoxLayout):
                 each.parent.remove_widget(each)
         self._page.add_widget(page_title(look, "Wallet"))
         self._page.add_widget(flow_of(look, column, self._second))
-        if purse.problem:
-            column.add_widget(Text(look, plain(purse.problem, lines=True), colour=look.palette.danger))
-        if purse.busy:
-            column.add_widget(Text(look, f"{purse.busy}...", theme.SMALL, look.palette.muted))
+        show_order(look, column, purse.problem, purse.busy, purse.call_off)
         if purse.address:
             self._show_open()
         elif purse.exists:
