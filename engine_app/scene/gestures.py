@@ -158,6 +158,8 @@ class GestureRecognizer:
         self.dp = dp
         self._fingers: dict[object, _Finger] = {}
         self._phase = _Phase.IDLE
+        self._was_looked_at = False
+        """Whether a frame has passed since the finger went down."""
         self._last_tap: tuple[float, float, float] | None = None
 
     @property
@@ -177,7 +179,7 @@ class GestureRecognizer:
             return []
         self._fingers[finger] = _Finger(x, y, x, y, at_s, modifiers, button)
         if len(self._fingers) == 1:
-            self._phase = _Phase.PRESS
+            self._phase, self._was_looked_at = _Phase.PRESS, False
             return [Pressed(x, y)]
         before, self._phase = self._phase, _Phase.PINCH
         return [DragCancelled()] if before is _Phase.DRAG else []
@@ -217,11 +219,16 @@ class GestureRecognizer:
                 return gestures
 
     def tick(self, now_s: float) -> list[Gesture]:
-        """Call it once a frame: a finger that stays becomes a long press."""
+        """Call it once a frame: a finger that stays becomes a long press.
+
+        Not in the first frame after it went down: that may have taken long, and have moved the finger.
+        """
         if self._phase is not _Phase.PRESS:
             return []
+        was_looked_at, self._was_looked_at = self._was_looked_at, True
         (found,) = self._fingers.values()
-        if now_s - found.down_at_s < LONG_PRESS_S or found.button is not Button.PRIMARY:
+        is_short = not was_looked_at or now_s - found.down_at_s < LONG_PRESS_S
+        if is_short or found.button is not Button.PRIMARY:
             return []
         self._phase = _Phase.HELD
         return [Held(found.start_x, found.start_y)]

@@ -55,6 +55,14 @@ def test_a_long_press_is_told_while_the_finger_is_down_and_what_it_does_then_is_
     assert seen.move(1, 50, 5) == []
 
 
+def test_a_frame_that_takes_long_makes_no_long_press_of_a_drag() -> None:
+    seen = GestureRecognizer()
+    seen.down(1, 5, 5, 0)
+    assert seen.tick(2 * LONG_PRESS_S) == []
+    assert seen.move(1, 50, 5) == [DragBegun(5, 5), Dragged(50, 5, 45, 0)]
+    assert seen.tick(3 * LONG_PRESS_S) == []
+
+
 def test_a_second_finger_cancels_a_drag_and_both_move_the_view() -> None:
     seen = GestureRecognizer()
     seen.down(1, 100, 100, 0)
@@ -69,7 +77,7 @@ def test_a_second_finger_cancels_a_drag_and_both_move_the_view() -> None:
 def test_the_right_button_taps_for_the_menu_and_never_holds() -> None:
     seen = GestureRecognizer()
     seen.down(1, 5, 5, 0, button=Button.SECONDARY)
-    assert seen.tick(5) == []
+    assert seen.tick(4) == seen.tick(5) == []
     assert seen.up(1, 5, 5, 6) == [Tapped(5, 5, secondary=True)]
 
 
