@@ -1,4 +1,4 @@
-"""Where an ONNX model decides by the values of its samples what to do next. Needs no onnx.
+"""Where an ONNX model decides by the values of its samples what to do next. Pure.
 
 An If takes one branch, and a Loop turns so often, for all samples of a batch together: what depends on
 the samples' values there keeps them not apart, however a trial comes out.

@@ -1,4 +1,4 @@
-"""Names of values in the nodes of an ONNX model, and in the graphs inside these. Needs no onnx.
+"""Names of values in the nodes of an ONNX model, and in the graphs inside these. Pure: needs no onnx.
 
 Works on onnx's own messages, whose depth ``onnx_check`` has bounded. A graph inside a node reads values
 of what is around it by their names; a name of its own hides one outside.
