@@ -54,15 +54,18 @@ class ReadSheet(Column):
         self._values: dict[str, Any] = {"missing": given.missing.value, "task": given.task.value}
         self._values["channels"] = str(given.channels or "")
         self._fields: dict[str, TextField] = {}
+        self._into: Column = self
         self._wrong = ""
         self.add_widget(Text(look, plain(source.name), theme.STRONG, lines=1))
         found = sections_of(source)
         if found.table:
             self._add_table(given)
-        if found.text:
-            self._add_text(given, is_table=found.table)
         if found.table:
-            self._add_series(given)
+            plainly = ReadOptions()
+            self._fold("Text in a column", lambda: self._add_text(given, is_table=True), bool(given.text))
+            self._fold("Time series", lambda: self._add_series(given), given.window != plainly.window)
+        elif found.text:
+            self._add_text(given, is_table=False)
         if found.images:
             self._add_images(given)
         if found.arrays:
@@ -78,6 +81,23 @@ class ReadSheet(Column):
 
     # -- controls ------------------------------------------------------------------------------
 
+    def _fold(self, title: str, add: Callable[[], None], is_open: bool) -> None:
+        """What few tables need is behind its title until it is asked for; what it says counts as it is."""
+        self._into = part = Column(self._context.look, gap=theme.LARGE)
+        add()
+        self._into = self
+        if is_open:
+            self.add_widget(part)
+            return
+
+        def unfold() -> None:
+            at = self.children.index(button)
+            self.remove_widget(button)
+            self.add_widget(part, index=at)
+
+        button = PushButton(self._context.look, title, unfold, Kind.QUIET, "down")
+        self.add_widget(button)
+
     def _add_table(self, given: ReadOptions) -> None:
         row = Row(self._context.look, gap=theme.LARGE)
         row.add_widget(self._text("target", "Column to predict", ", ".join(given.target), "the last one"))
@@ -88,11 +108,11 @@ class ReadSheet(Column):
 
     def _add_text(self, given: ReadOptions, is_table: bool) -> None:
         if is_table:
-            self.add_widget(self._text("text", "Column of text to cut into tokens", given.text, "none"))
+            self._into.add_widget(self._text("text", "Column of text to cut into tokens", given.text, "none"))
         row = Row(self._context.look, gap=theme.LARGE)
         row.add_widget(self._number("length", "Tokens in a sample", given.length, 1))
         row.add_widget(self._number("vocabulary", "Tokens that there are", given.vocabulary, 259))
-        self.add_widget(row)
+        self._into.add_widget(row)
         self._add_path("tokenizer", "Tokenizer", given.tokenizer, "tokenizer.json; empty: one is trained")
 
     def _add_series(self, given: ReadOptions) -> None:
@@ -100,10 +120,10 @@ class ReadSheet(Column):
         row.add_widget(self._number("window", "Rows in a window", given.window, 0))
         row.add_widget(self._number("horizon", "Rows ahead", given.horizon, 1))
         row.add_widget(self._number("stride", "From one to the next", given.stride, 1))
-        self.add_widget(row)
+        self._into.add_widget(row)
         look = self._context.look
         text = "A window above 0 makes a time series of the table."
-        self.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
+        self._into.add_widget(Text(look, text, theme.SMALL, look.palette.muted))
 
     def _add_images(self, given: ReadOptions) -> None:
         size = "x".join(map(str, given.image_size)) if given.image_size else ""
@@ -116,7 +136,7 @@ class ReadSheet(Column):
         self.add_widget(labelled(look, title, chosen))
 
     def _add_path(self, name: str, title: str, given: Path | None, hint: str) -> None:
-        self.add_widget(self._text(name, title, str(given or ""), hint, path_problem))
+        self._into.add_widget(self._text(name, title, str(given or ""), hint, path_problem))
 
     def _text(
         self,

@@ -155,6 +155,10 @@ async def test_data_is_read_as_the_user_says_and_what_will_not_do_is_told(
         await driver.tap(button(window.content, "How to read it"))
         await driver.frames(8)
         sheet = found(window.host, ReadSheet)
+        window_of_rows = sheet._fields["window"]
+        assert window_of_rows not in sheet.walk(restrict=True)  # folded, as few tables are series
+        await driver.tap(button(sheet, "Time series"))
+        assert window_of_rows in sheet.walk(restrict=True)
         sheet._fields["target"].input.text = "nothing"
         sheet._start()
         await driver.until(lambda: bool(trainer.converter.problem))
