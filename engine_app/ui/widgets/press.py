@@ -73,7 +73,7 @@ class Pressable(Widget):
         self.is_down = True
         self._was_held = False
         if self.tip:
-            self._held = Clock.schedule_once(self._show_tip, theme.LONG_PRESS_S)
+            self._held = Clock.schedule_once(self._begin_hold)
         return True
 
     def on_touch_move(self, touch: Any) -> bool:
@@ -100,6 +100,10 @@ class Pressable(Widget):
         self.is_down = False
         if self._held is not None:
             self._held.cancel()
+
+    def _begin_hold(self, _dt: float) -> None:
+        """Counted from the next frame: this one may take long, and the finger be up at its end."""
+        self._held = Clock.schedule_once(self._show_tip, theme.LONG_PRESS_S)
 
     def _show_tip(self, _dt: float) -> None:
         if self.is_down:

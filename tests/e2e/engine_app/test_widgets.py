@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -181,6 +182,24 @@ async def test_a_long_press_tells_what_a_button_is_for_and_does_not_press_it(sho
         await driver.frames()
         assert host._tip is None
         assert pressed == []
+
+
+async def test_a_tap_in_a_frame_that_takes_long_is_a_tap(show: Any) -> None:
+    from kivy.clock import Clock
+
+    from engine_app.ui.theme import LONG_PRESS_S, Look
+    from engine_app.ui.widgets.buttons import IconButton
+
+    pressed: list[str] = []
+    button = IconButton(Look(), "undo", "Undo the last change", lambda: pressed.append("undo"))
+    async with show(host_with(button)) as driver:
+        Clock.schedule_once(lambda _: time.sleep(1.5 * LONG_PRESS_S))  # before input is told
+        finger = driver.finger(*button.center)
+        finger.down()
+        await driver.frames(1)
+        finger.up()
+        await driver.frames()
+        assert pressed == ["undo"]
 
 
 async def test_a_field_keeps_its_letters_from_shortcuts(show: Any) -> None:
