@@ -50,13 +50,23 @@ SHORTEST_WAIT_S = 0.05
 class JobRunner:
     """The shell around one ``Job``."""
 
-    def __init__(self, services: Services, job: Job, on_end: Callable[[JobRunner], None]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        job: Job,
+        on_end: Callable[[JobRunner], None],
+        take_up: Callable[[JobRunner], None],
+    ) -> None:
+        """``take_up`` runs it again: a voucher may come late, when nothing was left to do."""
         self.job = job
         self.log = ProgressLog()
         self.is_offer_answered = False
         """The coordinator knows that this peer took the job: from here on the lease is renewed."""
         self._services = services
         self._on_end = on_end
+        self._take_up = take_up
+        self._is_running = True
+        """Or about to."""
         self._doing: dict[type[Task], trio.CancelScope] = {}
         self._changed = trio.Event()
         self._feeding = trio.Lock()
@@ -79,6 +89,7 @@ class JobRunner:
                     continue
                 scope = self._doing[type(task)] = trio.CancelScope()
                 nursery.start_soon(self._perform, task, scope)
+            self._is_running = False
             nursery.cancel_scope.cancel()
         if self.job.phase is Phase.CLOSED:
             self._services.artifacts.drop_checkpoints(self.job)
@@ -98,6 +109,9 @@ class JobRunner:
             if before.occupies_device and not after.occupies_device:
                 self._end_work()
             self.wake()
+            if not self._is_running and not after.is_retired:
+                self._is_running = True
+                self._take_up(self)
         await self._follow_up(event, before)
 
     async def wait_changed(self) -> None:

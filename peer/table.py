@@ -133,10 +133,13 @@ class JobTable:
 
     def _start(self, job: Job) -> JobRunner:
         self._forget_retired()
-        runner = JobRunner(self._services, job, self._release)
+        runner = JobRunner(self._services, job, self._release, self._run)
         self._runners[job.lease.lease_id] = runner
-        self._nursery.start_soon(runner.run)
+        self._run(runner)
         return runner
+
+    def _run(self, runner: JobRunner) -> None:
+        self._nursery.start_soon(runner.run)
 
     def _release(self, runner: JobRunner) -> None:
         self.devices = self.devices.release(runner.job.lease.lease_id)

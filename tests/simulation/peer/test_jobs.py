@@ -629,3 +629,33 @@ async def test_two_jobs_cannot_count_on_one_escrow(tmp_path: Path) -> None:
             await second.start(line.escrow, world.chain.accounts[line.escrow].deadline)
             failed = await second.hear(JobFailed)
             assert "in use by job" in failed.text
+
+
+async def test_a_voucher_that_comes_after_the_end_is_settled_all_the_same(tmp_path: Path) -> None:
+    """The Engine checks a segment while its lease is taken back: the peer has earned it."""
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        async with world.line(peer, offer) as line:
+            await start(world, line)
+            await line.hear(SegmentFinished)
+            world.coordinator.order(RevokeLease(offer.lease, offer.job.job_id, "no heartbeat"))
+            await until(lambda: peer.table.jobs()[0].is_retired, "the end of all that is left to do")
+            await line.pay(1)
+            await until(lambda: world.chain.payments, "the settlement")
+        ((_, payment),) = world.chain.payments
+        assert isinstance(payment, Settle) and payment.voucher.segments_done == 1
+        await until(lambda: peer.table.jobs()[0].is_retired, "the end once more")
+
+
+async def test_a_coordinator_that_answers_nonsense_keeps_no_voucher_from_the_chain(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        async with world.line(peer, offer) as line:
+            await run_to_result(world, peer, line)
+            world.coordinator.nonsense = (DeliverVoucher,)
+            await line.pay(3, final=True)
+            await line.hear(JobClosed)
+        await until(lambda: world.chain.payments, "the settlement")
+        await until(lambda: peer.table.jobs()[0].is_retired, "the end")
