@@ -122,9 +122,9 @@ def _factor(schedule: Setting, at: Position, plateaus: Plateaus) -> float:
             return float(given["gamma"] ** at.epoch)
         case "CosineAnnealing":
             cycle = at.step / max(1, at.total_steps) * given["cycles"] % 1.0
-            return _between(1.0, given["minimum"], cycle, "cosine")
+            return _eased(1.0, given["minimum"], cycle, "cosine")
         case "WarmupScheduler":
-            return _between(given["start"], 1.0, min(1.0, at.step / given["steps"]), "linear")
+            return _eased(given["start"], 1.0, min(1.0, at.step / given["steps"]), "linear")
         case "OneCycle":
             return _one_cycle(given, at.share)
         case "ReduceOnPlateau":
@@ -138,11 +138,11 @@ def _one_cycle(given: Mapping[str, Any], share: float) -> float:
     last = first / given["final_divisor"]
     rise: float = given["rise"]
     if share < rise:
-        return _between(first, 1.0, share / rise, given["shape"])
-    return _between(1.0, last, (share - rise) / (1.0 - rise), given["shape"])
+        return _eased(first, 1.0, share / rise, given["shape"])
+    return _eased(1.0, last, (share - rise) / (1.0 - rise), given["shape"])
 
 
-def _between(start: float, end: float, share: float, shape: str) -> float:
+def _eased(start: float, end: float, share: float, shape: str) -> float:
     if shape == "cosine":
         return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
     return start + (end - start) * share

@@ -225,13 +225,13 @@ def write_schedules(pipeline: Pipeline, sheet: Sheet) -> list[str]:
             case "ExponentialLR":
                 factors.append(f"{given['gamma']!r} ** epoch")
             case "CosineAnnealing":
-                sheet.need("schedules", "_between")
+                sheet.need("schedules", "_eased")
                 cycle = f"step / max(1, total_steps) * {given['cycles']!r} % 1.0"
-                factors.append(f'_between(1.0, {given["minimum"]!r}, {cycle}, "cosine")')
+                factors.append(f'_eased(1.0, {given["minimum"]!r}, {cycle}, "cosine")')
             case "WarmupScheduler":
-                sheet.need("schedules", "_between")
+                sheet.need("schedules", "_eased")
                 share = f"min(1.0, step / {given['steps']!r})"
-                factors.append(f'_between({given["start"]!r}, 1.0, {share}, "linear")')
+                factors.append(f'_eased({given["start"]!r}, 1.0, {share}, "linear")')
             case "OneCycle":
                 sheet.need("schedules", "_one_cycle")
                 factors.append(call("_one_cycle", dict(given), Code("step / max(1, total_steps - 1)")))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +24,7 @@ from backend.formats.tensors import Array
 from backend.graph import Graph, Link
 from backend.pytorch_code import training_source
 from backend.pytorch_code.names import Names
-from backend.serialize import dump_graph
+from backend.serialize import dump_graph, load_graph
 from backend.training import Trainer, TrainingConfig
 from tests.unit.backend.test_pytorch_code import HOSTILE, run, shape_of
 from tests.unit.backend.test_training_tasks import (
@@ -34,6 +36,7 @@ from tests.unit.backend.test_training_tasks import (
     samples_of,
 )
 
+EXAMPLES = sorted((Path(__file__).parents[3] / "scripts" / "examples").glob("*.json"))
 SAMPLES = 70
 SAME = 1e-6
 """Relative, of losses; on one thread they are equal to the last bit but for how means are summed up."""
@@ -164,6 +167,14 @@ CASES: dict[str, tuple[Graph, Array, Array]] = {
         IMAGES,
         NUMBERS,
     ),
+    "Augmentation and OneCycle": (
+        task(
+            before=[("Augmentation", AUGMENTED)], data={"sample_shape": [1, 8, 8], "target_shape": [3]},
+            extra={"plan": ("OneCycle", {})}, links="best.optimizer > plan.optimizer",
+        ),
+        IMAGES,
+        NUMBERS,
+    ),
     "Augmentation of vectors": (changed("Augmentation", noise=0.1, contrast=0.2), VECTORS, NUMBERS),
     "OneHotEncode": (task(outputs=2, before=[("OneHotEncode", {})], data={"classes": 2}), VECTORS, CLASSES),
     "OneHotEncode of samples": (
@@ -207,6 +218,14 @@ def theirs(
             loss, _, watched = line.partition(": loss ")[2].partition(", validation loss ")
             told.append((float(loss), float(watched) if watched else None))
     return told, load_file(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_no_name_in_the_script_of_an_example_is_defined_twice(path: Path) -> None:
+    """Copies come from several modules, each with names of its own: the later one would stand for both."""
+    tree = ast.parse(training_source(load_graph(path.read_bytes())))
+    names = [each.name for each in tree.body if isinstance(each, ast.FunctionDef | ast.ClassDef)]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 def test_everything_around_a_model_is_compared() -> None:
