@@ -72,7 +72,10 @@ Parts = Mapping[str, Array]
 def describe(source: DataSource, parts: Parts | None = None) -> Description:
     """``parts`` is the split to look for leaks in. Raises DatasetError."""
     recipe = source.recipe
-    predicted = recipe.notes.target_names if len(recipe.notes.target_names) <= MAX_INPUTS else ()
+    # Names are somebody's word: as many as there are columns, or they name nothing.
+    columns = recipe.y_shape[-1] if recipe.y_shape else 1
+    predicted = recipe.notes.target_names
+    predicted = predicted if len(predicted) == columns <= MAX_INPUTS else ()
     walk = _Walk(math.prod(recipe.x_shape), recipe.y_dtype.kind == "i", max(1, len(predicted)))
     for x, y in source.blocks():
         walk.take(x, y)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from backend.describe import describe
+from backend.facts import DataNotes
 from backend.readers import ReadOptions, open_source
 from backend.readers.arrays import array_source
 from backend.readers.source import Missing
@@ -51,6 +54,14 @@ def test_each_column_to_predict_has_its_own_range(tmp_path: Path) -> None:
     found = describe(open_source(tmp_path / "t.csv", ReadOptions(target=("u", "v"))))
     ranges = [(each.name, each.minimum, each.maximum) for each in found.targets]
     assert ranges == [("target u", 10, 20), ("target v", 0.5, 1.5)]
+
+
+@pytest.mark.parametrize("names", [("u", "v", "w"), ("u",)])
+def test_names_of_other_targets_than_there_are_name_nothing(names: tuple[str, ...]) -> None:
+    source = array_source(np.ones((7, 2)), np.arange(14.0).reshape(7, 2))
+    recipe = replace(source.recipe, notes=DataNotes(target_names=names))
+    (target,) = describe(replace(source, recipe=recipe)).targets
+    assert (target.name, target.minimum, target.maximum) == ("target", 0, 13)
 
 
 def test_samples_of_one_class_are_warned_of() -> None:
