@@ -53,22 +53,18 @@ def check_scores(graph: Graph) -> Iterator[Diagnostic]:
     """A warning for each loss whose prediction is on another scale."""
     nodes, incoming = {node.id: node for node in graph.nodes}, graph.incoming()
     for loss in graph.nodes:
-        if loss.type not in _TAKES:
-            continue
-        for link in incoming[loss.id]:
-            into_output = incoming.get(link.source_node, ())
-            if link.target_port == "prediction" and len(into_output) == 1:
-                last = _last(nodes, incoming, into_output[0])
-                given = _scale(last.type) if last is not None else ""
-                if (
-                    last is not None
-                    and given
-                    and given != _TAKES[loss.type]
-                    and not _is_harmless(loss, given)
-                ):
-                    text = f"takes {_TAKES[loss.type]}, {last.id!r} ({last.type}) gives {given}"
-                    fix = _fix(graph, loss, into_output[0], last, given)
-                    yield Diagnostic(Severity.WARNING, loss.id, text, fix)
+        for link in incoming[loss.id] if loss.type in _TAKES else ():
+            output = nodes.get(link.source_node)
+            if link.target_port != "prediction" or output is None or output.type != "Output":
+                continue
+            into_output = incoming[output.id]
+            last = _last(nodes, incoming, into_output[0]) if len(into_output) == 1 else None
+            given = _scale(last.type) if last is not None else ""
+            if last is None or given in ("", _TAKES[loss.type]) or _is_harmless(loss, given):
+                continue
+            text = f"takes {_TAKES[loss.type]}, {last.id!r} ({last.type}) gives {given}"
+            fix = _fix(graph, loss, into_output[0], last, given)
+            yield Diagnostic(Severity.WARNING, loss.id, text, fix)
 
 
 def _last(nodes: Mapping[str, Node], incoming: Mapping[str, list[Link]], link: Link) -> Node | None:

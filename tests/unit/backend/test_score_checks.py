@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -81,6 +82,14 @@ def test_what_is_right_or_cannot_be_known_is_not_warned_of() -> None:
     assert warnings_of(task("NLLLoss", "LogSoftmax", classes=3)) == []
     assert warnings_of(task("NLLLoss", "ReLU", classes=3)) == []
     assert warnings_of(task("MSELoss", "Sigmoid", target_shape=[3])) == []
+
+
+def test_a_loss_that_is_linked_past_the_output_is_told_of_that_alone() -> None:
+    right = task("NLLLoss", "LogSoftmax", classes=3)
+    links = [replace(each, source_node="l0") if each.source_node == "y" else each for each in right.links]
+    found = diagnose(replace(right, links=tuple(links)))
+    assert any("must come from the Output" in each.text for each in found)
+    assert [each.text for each in found if each.severity is Severity.WARNING] == []
 
 
 def trainer_of(found: Graph, y: np.ndarray) -> Trainer:
