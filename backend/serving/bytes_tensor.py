@@ -16,6 +16,8 @@ from backend.formats.tensors import Array
 
 BYTES = "BYTES"
 MAX_ELEMENTS = 4096
+MAX_CLASS_TEXTS = 1 << 16
+"""Of one answer: a few hundredths of a second."""
 
 
 def unpack_texts(name: str, shape: Sequence[int], data: memoryview | Any) -> list[str]:
@@ -68,10 +70,13 @@ def pack_texts(texts: Iterable[str]) -> bytes:
 def classes_of(values: Array, count: int, names: Sequence[str]) -> Array:
     """(N, classes) to (N, count) texts, the highest first: value:number, and :name where there is one.
 
-    Raises InputError.
+    Raises InputError, also for more texts than a server may make while others wait.
     """
     if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "fiu":
         raise InputError(f"classes of an output shaped {list(values.shape)}, it must be [N, CLASSES]")
+    texts = len(values) * min(count, values.shape[1])
+    if texts > MAX_CLASS_TEXTS:
+        raise InputError(f"classes of {len(values)} answers are {texts} texts, limit {MAX_CLASS_TEXTS}")
     best = np.argsort(-values.astype(np.float64), axis=1, kind="stable")[:, :count]
     labels = names if len(names) == values.shape[1] else ()
     rows = [

@@ -45,3 +45,10 @@ def test_classes_are_told_from_the_likeliest_on() -> None:
     assert classes_of(values, 9, ()).tolist() == [["0.500000:1", "0.250000:0", "0.250000:2"]]
     with pytest.raises(InputError, match="it must be"):
         classes_of(values[0], 1, ())
+
+
+def test_classes_are_no_more_texts_than_may_keep_others_waiting() -> None:
+    values = np.zeros((4096, 17), np.float32)
+    assert classes_of(values, 16, ()).shape == (4096, 16)
+    with pytest.raises(InputError, match="69632 texts, limit 65536"):
+        classes_of(values, 1 << 40, ())
