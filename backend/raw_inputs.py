@@ -162,8 +162,8 @@ def _table_row(form: ModelForm, given: InputForm, row: Mapping[str, Any]) -> Arr
         raise InputError("the model does not know the names of its inputs: send a list of numbers")
     fills = form.notes.input_fills
     used: set[str] = set()
-    row = {column: None if _says_missing(names, column, value) else value for column, value in row.items()}
-    values = [_cell(name, row, fills[at] if fills else None, used) for at, name in enumerate(names)]
+    said = {column: None if _says_missing(names, column, value) else value for column, value in row.items()}
+    values = [_cell(name, said, fills[at] if fills else None, used) for at, name in enumerate(names)]
     strange = [column for column in row if column not in used]
     if strange:
         known = ", ".join(_columns(names, row))[:400]

@@ -127,6 +127,13 @@ def test_a_missing_number_is_refused_where_training_filled_none() -> None:
         to_arrays(form, [{"a=b": 3}])
 
 
+def test_a_refused_word_for_a_missing_text_is_quoted_as_it_came() -> None:
+    graph = network({"sample_shape": [2], "classes": 2}, ("Dense", {"units": 2}))
+    form = read_form(graph, DataNotes(input_names=("colour=blue", "colour=red"), kind="table"))
+    with pytest.raises(InputError, match="column 'colour' is 'n/a', allowed are blue, red"):
+        to_arrays(form, [{"colour": "n/a"}])
+
+
 def test_an_image_file_enters_as_its_pixels_in_training(tmp_path: Path) -> None:
     random = np.random.RandomState(0)
     for name in ("cat", "dog"):
