@@ -106,6 +106,8 @@ def _in_words(foreign: Foreign, types: tuple[OnnxTensor | None, ...]) -> _Descri
     """Raises _NoWordsError."""
     if foreign.domains_used or any(node.op_type in REFUSED_OPERATORS for node in all_nodes(foreign.protos)):
         raise _NoWordsError
+    if _texts(foreign):
+        raise _NoWordsError
     is_whole = foreign.outputs == tuple(foreign.last.output)
     single = foreign.last if len(foreign.protos) == 1 and is_whole else None
     names = [*single.input] if single is not None else [*foreign.entering]
@@ -129,8 +131,7 @@ def _in_words(foreign: Foreign, types: tuple[OnnxTensor | None, ...]) -> _Descri
 
 def _as_program(foreign: Foreign, types: tuple[OnnxTensor | None, ...]) -> _Described:
     """Raises UnsupportedError."""
-    values = {name: each.value for name, each in foreign.entering.items()}
-    texts = {name: each for name, each in values.items() if isinstance(each, np.ndarray) and is_text(each)}
+    texts = _texts(foreign)
     names = [name for name in foreign.entering if name not in texts]
     tensors, flowing, weights = _inputs(foreign, names)
     constants = [
@@ -145,6 +146,12 @@ def _as_program(foreign: Foreign, types: tuple[OnnxTensor | None, ...]) -> _Desc
         operator, foreign.opset, {}, tensors, types, (), size, foreign.domains_used, foreign.alone
     )
     return node, flowing, weights | held
+
+
+def _texts(foreign: Foreign) -> dict[str, Array]:
+    """The constants that are texts."""
+    values = {name: each.value for name, each in foreign.entering.items()}
+    return {name: each for name, each in values.items() if isinstance(each, np.ndarray) and is_text(each)}
 
 
 def is_text(values: Array) -> bool:

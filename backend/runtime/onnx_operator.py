@@ -13,7 +13,7 @@ from backend.errors import DeadlineError, InputError
 from backend.formats.onnx_check import check_onnx
 from backend.formats.onnx_write import input_name, one_node_model
 from backend.formats.tensors import Array
-from backend.onnx_node import PROGRAM_PLACE, OnnxNode, OnnxTensor, weight_place
+from backend.onnx_node import PROGRAM_PLACE, RANDOM_OPERATORS, OnnxNode, OnnxTensor, weight_place
 from backend.runtime.deadlines import check_deadline, deadline_of_run
 
 
@@ -123,7 +123,8 @@ class OnnxOperation(nn.Module):
             if program:
                 if not any(program):
                     raise InputError("its program is with the weights of the model, which are not loaded")
-                check_onnx(model)
+                if random := RANDOM_OPERATORS & check_onnx(model).operators.keys():
+                    raise InputError(f"its program draws at random, by {min(random)}")
             # One thread: every session has threads of its own, and a model may have hundreds of these.
             self._session = open_session(model, 1)
             self._session_of = state

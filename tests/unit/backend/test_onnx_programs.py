@@ -233,6 +233,19 @@ KEPT: dict[str, tuple[bytes, list[str]]] = {
         ),
         ["ArgMax", "LabelEncoder"],
     ),
+    "texts that are compared": (
+        model(
+            [
+                node("ArgMax", ["x"], ["best"], axis=1, keepdims=0),
+                node("Gather", ["names", "best"], ["text"]),
+                node("Equal", ["text", "dog"], ["same"]),
+                node("Cast", ["same"], ["y"], to=FLOAT),
+            ],
+            {"names": np.array(["cat", "dog", "fox", "owl"], object), "dog": np.array(["dog"], object)},
+            ("n", 4),
+        ),
+        ["ArgMax", "Equal", "Cast"],
+    ),
     "lists between tensors": (
         model(
             [
@@ -490,6 +503,7 @@ EXTERNAL.external_data.add(key="location", value="../../etc/passwd")
         (node("If", ["in0"], ["out0"]), "ONNX operator Loop"),
         (node("Constant", [], ["out0"], value=EXTERNAL), "data is in another file"),
         (node("Op", ["in0"], ["out0"], domain="own"), "not built in"),
+        (node("RandomNormalLike", ["in0"], ["out0"]), "draws at random, by RandomNormalLike"),
         (node("Identity", ["elsewhere"], ["out0"]), "ONNX operator Loop"),
     ],
 )
