@@ -172,7 +172,9 @@ class FailureReported:
 
 @dataclass(frozen=True, slots=True)
 class VoucherCollected:
-    pass
+    """The chain has paid it, or never will; None where there was none to collect."""
+
+    voucher: Voucher | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -476,8 +476,8 @@ def _after_the_end(job: Job, event: Event) -> Step:
             return _replace(job, voucher=voucher, collected=False), ()
         case FailureReported():
             return _replace(job, failure_reported=True), ()
-        case VoucherCollected():
-            return _replace(job, collected=True), ()
+        case VoucherCollected(voucher):  # another may have come while this one was on its way
+            return _replace(job, collected=voucher == job.voucher), ()
         case RestReturned():
             return _replace(job, returned=True), ()
         case StartReported():

@@ -311,7 +311,7 @@ class JobWork:
             if leave_time:
                 await self._await_settlement(job, voucher, money)
             await self._settle(voucher, job.start.deadline, money)
-        await self._feed(VoucherCollected())
+        await self._feed(VoucherCollected(voucher))
 
     async def _settle(self, voucher: Voucher, deadline: int, money: Money) -> None:
         """Until the chain has paid it or never can.

@@ -75,13 +75,14 @@ events: st.SearchStrategy[Event] = st.one_of(
             LeaseRevoked("over"),
             WorkFailed("code", "text", True),
             FailureReported(),
-            VoucherCollected(),
+            VoucherCollected(None),
             RestReturned(),
         ]
     ),
     st.builds(SegmentAllowed, segment),
     st.builds(SegmentStored, segment, st.just(make_file("a")), st.just(METRICS), st.just(NOW)),
     st.builds(VoucherReceived, vouchers, st.just(NOW)),
+    st.builds(VoucherCollected, vouchers),
     st.builds(SegmentsConfirmed, st.integers(0, SEGMENTS)),
 )
 PROLOGUE: tuple[Event, ...] = (

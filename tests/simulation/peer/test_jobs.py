@@ -648,6 +648,31 @@ async def test_a_voucher_that_comes_after_the_end_is_settled_all_the_same(tmp_pa
         await until(lambda: peer.table.jobs()[0].is_retired, "the end once more")
 
 
+async def test_a_voucher_that_comes_while_another_is_settled_is_settled_too(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world, world.peer() as peer:
+        offer = world.make_offer()
+        await world.accepted(offer)
+        async with world.line(peer, offer) as line:
+            await start(world, line)
+            await line.hear(SegmentFinished)
+            await line.pay(1)
+            await line.hear(SegmentFinished)
+            world.chain.pays = trio.Event()
+            world.coordinator.order(RevokeLease(offer.lease, offer.job.job_id, "no heartbeat"))
+            await until(lambda: peer.table.jobs()[0].ending is not None, "the end")
+            await line.pay(2)
+            await until(lambda: _paid_segments(peer) == 2, "the later voucher")
+            world.chain.pays.set()
+            await until(lambda: peer.table.jobs()[0].is_retired, "the settlements")
+        last = world.chain.payments[-1][1]
+        assert isinstance(last, Settle) and last.voucher.segments_done == 2
+
+
+def _paid_segments(peer: RunningPeer) -> int:
+    voucher = peer.table.jobs()[0].voucher
+    return 0 if voucher is None else voucher.segments_done
+
+
 async def test_a_coordinator_that_answers_nonsense_keeps_no_voucher_from_the_chain(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world, world.peer() as peer:
         offer = world.make_offer()

@@ -250,6 +250,8 @@ class ScriptedChain:
         """What the outbox concluded of a key, and says again each time it is asked."""
         self.refuses = 0
         """So many new keys are refused."""
+        self.pays = trio.Event()
+        self.pays.set()
 
     def escrow_address(self, user: str, job_id: str, deadline: int) -> str:
         return escrow_address(PROGRAM, user, job_id, deadline)
@@ -259,7 +261,7 @@ class ScriptedChain:
         return self.accounts.get(address)
 
     async def pay(self, key: str, intent: Intent, timeout_s: float) -> Payment:
-        await trio.lowlevel.checkpoint()
+        await self.pays.wait()
         if self.refuses and key not in self.refusals:
             self.refuses -= 1
             self.refusals[key] = "InsufficientFundsForFee"

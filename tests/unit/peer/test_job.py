@@ -185,13 +185,21 @@ def test_late_events_of_a_job_that_is_over_change_nothing() -> None:
 
 
 def test_a_late_voucher_of_a_failed_job_is_still_collected() -> None:
-    job = after(*RUNNING, stored(0), WorkFailed("x", "y", True), VoucherCollected())
+    job = after(*RUNNING, stored(0), WorkFailed("x", "y", True), VoucherCollected(None))
     late = after(vouchered(1), job=job)
     assert late.voucher is not None and not late.collected
 
 
+def test_a_voucher_that_comes_while_the_one_before_is_collected_is_collected_too() -> None:
+    job = after(*RUNNING, stored(0), vouchered(1), LeaseRevoked("no heartbeat"))
+    first, job = job.voucher, after(vouchered(2), job=job)
+    job = after(VoucherCollected(first), RestReturned(), job=job)
+    assert not job.collected and not job.is_retired
+    assert after(VoucherCollected(job.voucher), job=job).is_retired
+
+
 def test_a_failed_job_retires_once_it_is_reported_collected_and_returned() -> None:
-    job = after(*RUNNING, WorkFailed("x", "y", True), VoucherCollected(), RestReturned())
+    job = after(*RUNNING, WorkFailed("x", "y", True), VoucherCollected(None), RestReturned())
     assert not job.is_retired
     assert after(FailureReported(), job=job).is_retired
 
@@ -218,5 +226,5 @@ def test_a_job_survives_being_stored() -> None:
 def test_the_lease_is_renewed_until_the_final_voucher_is_collected() -> None:
     closed = after(vouchered(4, final=True), job=finished())
     assert closed.holds_lease
-    assert not after(VoucherCollected(), job=closed).holds_lease
+    assert not after(VoucherCollected(closed.voucher), job=closed).holds_lease
     assert not after(*RUNNING, StopRequested()).holds_lease

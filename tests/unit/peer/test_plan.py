@@ -108,10 +108,10 @@ def all_tasks(job: Job, moment: Moment = MOMENT) -> list[Task]:
             [ResumeWorker(), WatchEscrow()],
         ),
         ((*RUNNING, StopRequested()), [CollectVoucher(leave_time=False)]),
-        ((*RUNNING, StopRequested(), VoucherCollected()), [ReturnRest()]),
-        ((*RUNNING, StopRequested(), VoucherCollected(), RestReturned()), []),
+        ((*RUNNING, StopRequested(), VoucherCollected(None)), [ReturnRest()]),
+        ((*RUNNING, StopRequested(), VoucherCollected(None), RestReturned()), []),
         ((*RUNNING, WorkFailed("x", "y", True)), [ReportFailure(), CollectVoucher(leave_time=False)]),
-        ((*RUNNING, WorkFailed("x", "y", True), FailureReported(), VoucherCollected()), [ReturnRest()]),
+        ((*RUNNING, WorkFailed("x", "y", True), FailureReported(), VoucherCollected(None)), [ReturnRest()]),
     ],
 )
 def test_the_tasks_of_each_state(events: tuple[Event, ...], tasks: list[Task]) -> None:
