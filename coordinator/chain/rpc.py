@@ -77,20 +77,24 @@ class Rpc:
             return json.dumps(_failure(None, RpcError(-32700, "not JSON"))).encode()
         if self._ledger.tick():
             self._store.put_meta("reserved_slots", str(self._ledger.clock.reserved).encode())
-        self._room = MAX_ANSWER_BYTES
         if not isinstance(request, list):
             if isinstance(request, dict) and request.get("method") == "getSignaturesForAddress":
                 await self._store.flush()
-            answer: Any = self._one(request)
+            answer: Any = self._all([request])[0]
         elif 0 < len(request) <= MAX_BATCH:
             await self._store.flush()
-            answer = [self._one(item) for item in request]
+            answer = self._all(request)
         else:
             answer = _failure(
                 None, RpcError(-32600, f"batch of {len(request)}, allowed are 1 to {MAX_BATCH}")
             )
         await self._store.flush()
         return json.dumps(answer, separators=(",", ":")).encode()
+
+    def _all(self, requests: list[Any]) -> list[dict[str, Any]]:
+        """Without a wait in between: another answer has room of its own."""
+        self._room = MAX_ANSWER_BYTES
+        return [self._one(item) for item in requests]
 
     def open_platform_account(self, wallet: str) -> None:
         """Makes sure that the platform can be paid, and pay fees. The caller flushes."""

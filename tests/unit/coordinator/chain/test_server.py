@@ -32,8 +32,10 @@ from coordinator.chain.server import (
     MAX_REQUESTS_PER_S,
     ChainConfig,
     _Server,
+    open_rpc,
     run_chain,
 )
+from coordinator.chain.store import ChainStore
 from p2p.chain.escrow_codec import TOKEN_PROGRAM, token_account_of
 from p2p.chain.wallet import Wallet
 
@@ -200,6 +202,43 @@ async def test_an_answer_of_accounts_larger_than_memory_is_refused(
         one = json.loads(request("getAccountInfo", str(large.pubkey()), {"encoding": "base64"}))
         batch = (await post(url, json.dumps([one] * 6).encode())).json()
         assert ["result" in answer for answer in batch] == [True] * 5 + [False]
+
+
+class _SlowDisk:
+    """Takes a batch's flush, and ends it when it is told to."""
+
+    def __init__(self, store: ChainStore) -> None:
+        self._store = store
+        self.asked, self.goes_on = trio.Event(), trio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def flush(self) -> None:
+        if not self.asked.is_set():
+            self.asked.set()
+            await self.goes_on.wait()
+
+
+async def test_an_answer_has_its_room_whatever_another_takes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc, "MAX_ANSWER_BYTES", 3 * rpc.ENTRY_BYTES)
+    nobody = str(Keypair().pubkey())
+    one = request("getMultipleAccounts", [nobody] * 3)
+    disk = _SlowDisk(ChainStore(tmp_path / "chain.sqlite"))
+    node, answers = open_rpc(disk, 0.4, lambda: 1e9, lambda: 0.0), list[Any]()  # type: ignore[arg-type]
+
+    async def ask() -> None:
+        answers.append(json.loads(await node.answer(b"[" + one + b"]")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await disk.asked.wait()
+        await node.answer(one)
+        disk.goes_on.set()
+    disk.close()
+    assert answers[0][0]["result"]["value"] == [None] * 3
 
 
 async def test_another_machine_leaves_connections_and_requests_to_this_one() -> None:
