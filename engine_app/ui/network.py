@@ -36,7 +36,7 @@ STATUS_TIMEOUT_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 KEPT_LINES = 200
 KEPT_STORIES = 50
-OVER = frozenset({"settled", "failed", "cancelled", "refunded", "expired"})
+OVER = frozenset({"settled", "completed", "failed", "cancelled", "refunded", "expired"})
 EXPECTED = (P2PError, BackendError, CommandError, FileError, OSError)
 
 

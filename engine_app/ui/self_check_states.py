@@ -91,7 +91,7 @@ def show_many_jobs(network: Network) -> None:
     result = {"blake3": "5c1d" * 16}
     others: list[dict[str, Any]] = [
         {"name": LONG_NAME, "state": "settled", "segments_done": 4, "result": result},
-        {"name": "iris", "state": "waiting_for_user", "text": "the escrow was not funded within 60 s"},
+        {"name": "iris", "state": "waiting for user", "text": "the escrow was not funded within 60 s"},
         {
             "name": "text",
             "state": "failed",

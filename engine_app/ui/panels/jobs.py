@@ -238,7 +238,7 @@ class JobsPage(BoxLayout):
         look, network = self._context.look, self._network
         found = []
         if job["state"] not in OVER:
-            waits = job["paused"] or job["state"] == "waiting_for_user"
+            waits = job["paused"] or job["state"] == "waiting for user"
             name, text, icon = ("resume", "Resume", "play") if waits else ("pause", "Pause", "pause")
             order = partial(network.order, name, job["job_id"])
             found.append(PushButton(look, text, order, Kind.PLAIN, icon))
@@ -296,7 +296,7 @@ def icon_of(job: dict[str, Any]) -> str:
         return "stop"
     if job["state"] == "running":
         return "pause" if job["paused"] else "play"
-    return "warning" if job["state"] == "waiting_for_user" else "jobs"
+    return "warning" if job["state"] == "waiting for user" else "jobs"
 
 
 def _worded(text: str) -> str:

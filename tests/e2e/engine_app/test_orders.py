@@ -245,3 +245,18 @@ def labelled_as(root: Any, title: str) -> Any:
     from engine_app.ui.widgets.box import Text
 
     return found(root, Text, text=title).parent
+
+
+async def test_a_job_is_offered_what_its_state_allows(open_window: Open) -> None:
+    """In the words in which sessions tell states."""
+    from engine_app.ui.network import OVER
+    from engine_app.ui.self_check_models import show_network
+    from p2p.jobs import JobState
+
+    assert {state.value for state in JobState if state.is_final} | {JobState.FAILED.value} == OVER
+    async with open_window() as (window, driver):
+        show_network(window.network, DIGITS, DIGITS_DATA)
+        window.show_page("jobs")
+        await driver.frames(2)
+        job = window.network.jobs[0] | {"state": JobState.WAITING_FOR_USER.value, "paused": False}
+        assert "Resume" in [each.text for each in window.content._buttons(job)]

@@ -35,4 +35,4 @@ def test_one_designs_pays_and_submits_without_any_runtime(tmp_path: Path) -> Non
     assert not [words for words in told["started"] if "workers" in words]
     assert (told["errors"], told["undone"]) == (0, 1)
     assert told["problems"] == ["", ""] and told["units"] == 100 * 10**9
-    assert told["state"] in ("submitted", "matched", "awaiting_funds", "waiting_for_user")
+    assert told["state"] in ("submitted", "matched", "awaiting funds", "waiting for user")
