@@ -83,6 +83,8 @@ class EngineApp(App):
         self._ends: list[Callable[[], Any]] = []
         self._document = object()
         """Another for each document: what was begun for one before it does nothing to this one."""
+        self._reading = trio.CancelScope()
+        """Of the file that is being read: whatever is opened after it is what is wanted."""
         self._writing = trio.Lock()
         """The newest is written last."""
 
@@ -355,7 +357,10 @@ class EngineApp(App):
 
         told = f"Opening {plain(path.name)} …"
         read = partial(open_graph, path, self.desk.aspect)
-        do_aside(self.context, told, read, lambda opened: self.context.start(partial(show_it, opened)))
+        self._reading.cancel()
+        self._reading = do_aside(
+            self.context, told, read, lambda opened: self.context.start(partial(show_it, opened))
+        )
 
     def _show_opened(self, path: Path, opened: Opened) -> None:
         self.path, self._document = path if path.suffix.lower() == ".json" else None, object()
@@ -378,6 +383,7 @@ class EngineApp(App):
 
     def _begin_with(self, graph: Graph) -> None:
         """Something that no file holds yet."""
+        self._reading.cancel()
         self.path, self._document = None, object()
         self.desk.open(graph)
         self.show_page("build")

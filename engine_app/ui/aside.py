@@ -21,7 +21,7 @@ def do_aside(
     work: Callable[[], T],
     done: Callable[[T], Any],
     ended: Callable[[], Any] = lambda: None,
-) -> None:
+) -> trio.CancelScope:
     """``work`` must be pure: called off, it goes on for nothing, and ``done`` is not called.
 
     ``ended`` is called in any case, before ``done``.
@@ -30,6 +30,7 @@ def do_aside(
     async def run() -> None:
         try:
             found = await trio.to_thread.run_sync(work, abandon_on_cancel=True)  # type: ignore[call-arg]
+            await trio.lowlevel.checkpoint_if_cancelled()  # it may have come in the frame of the button
         finally:
             hide()
         done(found)
@@ -49,3 +50,4 @@ def do_aside(
 
     scope = context.start(run)
     showing = Clock.schedule_once(show, TOLD_AFTER_S)
+    return scope

@@ -69,6 +69,6 @@ async def list_folder(path: Path, endings: tuple[str, ...]) -> Folder:
         return Folder(path, tuple(folders[:MAX_SHOWN]), tuple(files[:MAX_SHOWN]), left_out)
 
     try:
-        return await trio.to_thread.run_sync(look)
+        return await trio.to_thread.run_sync(look, abandon_on_cancel=True)  # type: ignore[call-arg]
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error

@@ -122,6 +122,9 @@ class Purse(Observed):
                 self.problem = f"{what}: no answer for {DEADLINE_S:.0f} s"
             except (*EXPECTED, ValueError, CommandError) as error:
                 self.problem = str(error)
+            except trio.Cancelled:
+                self.problem = f"{what}: called off"
+                raise
             finally:
                 self.busy = ""
                 self._tell()
@@ -132,7 +135,6 @@ class Purse(Observed):
             self._scope = self._tasks.start(run)
 
     def call_off(self) -> None:
-        """What is being done just now; what was sent to the chain by then stays there."""
-        if self.busy and self._scope is not None:
-            self.problem = f"{self.busy}: called off"
+        """What is being done just now; what was sent to the chain by then, or is being written, stays."""
+        if self._scope is not None:
             self._scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import trio
 
+from backend.graph import Graph
+from backend.serialize import dump_graph
 from engine_app.config import Config
 
 pytestmark = pytest.mark.e2e
@@ -88,3 +91,73 @@ async def test_opening_a_model_is_called_off(open_window: Any, tmp_path: Path) -
         await driver.frames(3)
         assert window.desk.graph is before and not window.host.is_asking
         assert not list((tmp_path / "engine" / "models").glob("*.cyxmodel"))
+
+
+async def test_what_could_not_be_called_off_any_more_is_told_as_it_is(
+    open_window: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from p2p.chain.wallet import Wallet
+
+    begun, go, make = Event(), Event(), Wallet.create
+
+    def create(*words: Any) -> Wallet:
+        begun.set()
+        go.wait()
+        return make(*words)
+
+    monkeypatch.setattr(Wallet, "create", create)
+    async with open_window() as (window, driver):
+        window.purse.create("")
+        await driver.until(begun.is_set)
+        window.purse.call_off()
+        go.set()
+        await driver.until(lambda: not window.purse.busy)
+        assert window.purse.exists and window.purse.address and window.purse.problem == ""
+
+
+async def test_a_folder_that_answers_late_is_not_shown_over_the_one_wanted_since(
+    open_window: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine_app.ui.panels.pick_file import FilePicker
+
+    slow, fast = tmp_path / "slow", tmp_path / "fast"
+    slow.mkdir()
+    fast.mkdir()
+    looked, answers, left, look = Event(), Event(), Event(), Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path == slow:
+            looked.set()
+            answers.wait()
+            left.set()
+        return iter(list(look(path)))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    async with open_window() as (window, driver):
+        picker = FilePicker(window.context, (".json",), print, fast)
+        try:
+            picker._go(slow)
+            await driver.until(looked.is_set)
+            picker._go(fast)
+            await driver.until(lambda: picker._path.text == str(fast))
+        finally:
+            answers.set()
+        await driver.until(left.is_set)
+        await driver.frames(5)
+        assert picker._path.text == str(fast)
+
+
+async def test_a_file_that_is_read_slowly_is_not_opened_over_the_one_wanted_since(
+    open_window: Any, tmp_path: Path
+) -> None:
+    slow, fast = tmp_path / "slow.json", tmp_path / "fast.json"
+    os.mkfifo(slow)
+    fast.write_bytes(dump_graph(Graph("Fast")))
+    async with open_window() as (window, driver):
+        window.open_file(slow)
+        await driver.until(lambda: window.host.message.startswith("Opening slow.json"))
+        window.open_file(fast)
+        await driver.until(lambda: window.desk.graph.name == "Fast")
+        await trio.to_thread.run_sync(slow.write_bytes, dump_graph(Graph("Slow")))
+        await driver.frames(10)
+        assert window.desk.graph.name == "Fast" and window.path == fast

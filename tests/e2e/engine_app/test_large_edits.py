@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from threading import Event
 from typing import Any
 
 import pytest
+import trio
 
 from backend.graph import Graph, Link, Node
 from engine_app.document import commands
@@ -110,6 +112,33 @@ async def test_it_is_told_and_called_off(open_window: Any) -> None:
         bench.command("mute")  # and then the next one goes through
         await ended(bench, driver)
         assert desk.can_undo
+
+
+class CalledOffAsItComes(trio.abc.Instrument):
+    """Taps a button when the task has its answer, and has not run yet."""
+
+    def __init__(self, tap: Callable[[], Any]) -> None:
+        self._tap, self.was_tapped = tap, False
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if task.coro.cr_code.co_name == "_run" and not self.was_tapped:  # type: ignore[union-attr]
+            self.was_tapped = True
+            self._tap()
+
+
+async def test_what_comes_in_the_frame_in_which_it_is_called_off_changes_nothing(open_window: Any) -> None:
+    async with open_window() as (window, driver):
+        window.desk.open(chain())
+        bench, desk = window.content.bench, window.desk
+        before, held = desk.graph, Held(bench)
+        await driver.until(lambda: window.host.message.startswith("Removing 60 nodes"))
+        calling_off = CalledOffAsItComes(button(window, "Cancel").action)
+        trio.lowlevel.add_instrument(calling_off)
+        held.go.set()
+        await ended(bench, driver)
+        trio.lowlevel.remove_instrument(calling_off)
+        assert calling_off.was_tapped and desk.graph is before
+        assert window.host.message == "Cancelled: nothing has changed."
 
 
 async def test_a_graph_that_changes_meanwhile_keeps_that_change_alone(open_window: Any) -> None:
