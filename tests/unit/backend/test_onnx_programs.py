@@ -462,6 +462,22 @@ def test_functions_of_a_file_are_unfolded(tmp_path: Path) -> None:
     assert operators(found) == ["Add", "ReLU"]
 
 
+def test_numbers_inside_a_function_stand_for_the_texts_that_it_gives(tmp_path: Path) -> None:
+    names = numpy_helper.from_array(np.array([*NAMES, "owl"], object), "names")
+    inside = [
+        node("Constant", [], ["names"], value=names),
+        node("ArgMax", ["a"], ["best"], axis=1, keepdims=0),
+        node("ArrayFeatureExtractor", ["names", "best"], ["c"], domain=ML),
+    ]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(ML, 1)]
+    named = model([node("Named", ["x"], ["y"], domain="own")], {}, ("n", 4), kinds={"y": STRING})
+    data = onnx.load_from_string(of_domains(named, ("own", 1), (ML, 1)))
+    data.functions.append(helper.make_function("own", "Named", ["a"], ["c"], inside, opsets))
+    found, certificate = imported(tmp_path, data.SerializeToString())
+    assert certificate is not None
+    assert operators(found) == ["ArgMax"]
+
+
 def test_texts_as_inputs_are_refused_with_what_to_do(tmp_path: Path) -> None:
     data = model([node("Identity", ["x"], ["y"])], {}, ("n", 1), STRING)
     with pytest.raises(ModelImportError, match=r"input 'x' is texts, .* convert the model from where"):
