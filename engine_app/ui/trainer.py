@@ -143,17 +143,17 @@ class Trainer(Observed):
             self.choose(self.source)
 
     async def _read(self, source: str) -> None:
-        fault = None
+        found, problem, fault = None, "", None
         try:
             found = await trio.to_thread.run_sync(_preview, source, abandon_on_cancel=True)  # type: ignore[call-arg]
         except UnicodeEncodeError:
-            self.problem = "The file's name is not Unicode: give it another one."
+            problem = "The file's name is not Unicode: give it another one."
         except Exception as error:  # a reader's boundary: whatever it was, it is no longer being read
-            self.problem = str(error) or type(error).__name__
+            problem = str(error) or type(error).__name__
             fault = None if is_expected(error) else error
-        else:
-            self.preview = found
-        self.is_reading = False
+        if source != self.source or not self.is_reading:
+            return  # it came in the moment in which it was called off
+        self.preview, self.problem, self.is_reading = found, problem, False
         self._tell()
         if fault is not None:
             raise fault
