@@ -25,7 +25,7 @@ from backend.code_import.building import Building, Ref, Shape, UnsupportedError
 from backend.code_import.modules import need
 from backend.errors import ModelImportError, ShapeMismatchError
 from backend.formats.onnx_check import OnnxValue, check_onnx
-from backend.formats.onnx_names import captured, read_by
+from backend.formats.onnx_names import all_nodes, captured, read_by
 from backend.formats.onnx_schema import ELEMENT_TYPES
 from backend.formats.tensors import Array
 from backend.graph import Graph
@@ -159,6 +159,7 @@ def read_onnx(data: bytes, placers: Mapping[str, Placer], sizes: Mapping[str, in
     Raises ArchiveError for a hostile file, ModelImportError for nodes that have no counterpart."""
     facts = check_onnx(data)
     model = _without_functions(_parsed(data))
+    _check_names(model.graph)
     is_rounded = _in_single_precision(model)
     placing = _Placing(model, facts.opsets, placers)
     made, graph = placing.made, model.graph
@@ -234,6 +235,14 @@ def _parsed(data: bytes) -> onnx.ModelProto:
         return onnx.load_from_string(data)
     except DecodeError as error:
         raise ModelImportError(f"onnx: cannot be read: {error}") from error
+
+
+def _check_names(graph: onnx.GraphProto) -> None:
+    """Raises ModelImportError for names of values that are no texts, which protobuf hands out as bytes."""
+    for node in all_nodes(graph.node):
+        for name in (*node.input, *node.output):
+            if not isinstance(name, str):
+                raise ModelImportError(f"onnx: a node's input or output is named {name[:40]!r}, no UTF-8")
 
 
 def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -478,6 +478,12 @@ def test_numbers_inside_a_function_stand_for_the_texts_that_it_gives(tmp_path: P
     assert operators(found) == ["ArgMax"]
 
 
+def test_a_name_that_is_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    data = model([node("Neg", ["x"], ["nameless"]), node("Det", ["nameless"], ["y"])], {}, ("n", 6))
+    with pytest.raises(ModelImportError, match=r"is named b'\\xffameless', no UTF-8"):
+        imported(tmp_path, data.replace(b"nameless", b"\xffameless"))
+
+
 def test_texts_as_inputs_are_refused_with_what_to_do(tmp_path: Path) -> None:
     data = model([node("Identity", ["x"], ["y"])], {}, ("n", 1), STRING)
     with pytest.raises(ModelImportError, match=r"input 'x' is texts, .* convert the model from where"):
