@@ -67,6 +67,7 @@ class Column:
         """After the walk, when it is known whether all its other values are numbers."""
         if self.is_number and self.rows == self.missing + self.no_numbers:
             self.is_number = not self.no_numbers
+            self.first_text = min(self.texts, default="")
         if self.is_number:
             self.missing += self.no_numbers
 

@@ -163,6 +163,7 @@ def test_several_targets_make_a_vector(tmp_path: Path, out: Path) -> None:
         (FLOWERS, ReadOptions(target=("weight",)), "no column 'weight', there are size, colour, price"),
         (FLOWERS, ReadOptions(target=("size",), drop=("size",)), "to be predicted and to be left out"),
         (FLOWERS, ReadOptions(task=Task.REGRESSION), "target 'price' holds 'cheap', expected numbers"),
+        ("a,y\n1,None\n2,-\n", ReadOptions(task=Task.REGRESSION), "target 'y' holds '-', expected numbers"),
         (FLOWERS, ReadOptions(drop=("size", "colour")), "no column is left"),
         ("a,y\n1,-1\n2,1\n", ReadOptions(task=Task.CLASSIFICATION), "goes from -1 to 1"),
         ("a,y\n", ReadOptions(), "0 rows"),
