@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def _is_dataset(path: Path) -> bool:
     try:
         return read_data_header(path).tensors.keys() == {"x", "y"}
     except DatasetError:
+        return False
+
+
+def holds(what: Callable[[Path], bool], path: Path) -> bool:
+    """``Path.is_dir`` and its like, which raise for names too long and where one may not look."""
+    try:
+        return what(path)
+    except OSError:
         return False
 
 

@@ -13,6 +13,7 @@ from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.exporter import ENDINGS, FORMATS, Exporter
+from engine_app.ui.files import holds
 from engine_app.ui.panels.certificate import certificate_card
 from engine_app.ui.panels.pick_file import folder_problem, path_of
 from engine_app.ui.panels.pick_model import ask_model
@@ -221,7 +222,7 @@ class ExportSheet(Column):
         inside = self._inside and self._format == "onnx"
         tensor_type = self._tensor_type if self._format == "gguf" else "f32"
         order = Order(model, self._format, target, inside, tensor_type, data)
-        if target.exists():
+        if holds(Path.exists, target):
             go = partial(self._exporter.start, order)
             self._context.host.ask("Replace the file?", f"{target.name} is there already.", "Replace", go)
         else:

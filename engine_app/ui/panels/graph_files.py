@@ -17,6 +17,7 @@ from engine_app.scene.svg import svg_of
 from engine_app.ui import theme
 from engine_app.ui.aside import do_aside
 from engine_app.ui.context import Context
+from engine_app.ui.files import holds
 from engine_app.ui.importer import Importer
 from engine_app.ui.panels.pick_file import folder_problem, path_of
 from engine_app.ui.portrait import write_png
@@ -91,7 +92,7 @@ class PictureSheet(Column):
             return
         write = partial(save_picture, self._context, path, self._format, float(self._scale))
         host.close()
-        if path.exists():
+        if holds(Path.exists, path):
             host.ask("Replace the file?", f"{path.name} is there already.", "Replace", write)
         else:
             write()

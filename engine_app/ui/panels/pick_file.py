@@ -12,7 +12,7 @@ import trio
 from engine_app.plain import plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
-from engine_app.ui.files import list_folder
+from engine_app.ui.files import holds, list_folder
 from engine_app.ui.widgets.box import Column, Gap, Panel, Row, Text
 from engine_app.ui.widgets.buttons import Kind, ListRow, PushButton
 from engine_app.ui.widgets.fields import TextField
@@ -60,10 +60,10 @@ class FilePicker(Panel):
         self._scroll.to_top()
         entries: list[Entry] = []
         if self._recent:
-            entries.append(self._heading("RECENT"))
+            entries.append(self._heading("recent", "RECENT"))
             for each in self._recent[:5]:
                 entries.append(self._row(each.name, partial(self._picked, each), "reset", str(each.parent)))
-            entries.append(self._heading(path.name.upper() or "/"))
+            entries.append(self._heading("here", path.name.upper() or "/"))
         if path.parent != path:
             entries.append(self._row("Up", partial(self._go, path.parent), "up"))
         if self._folders:
@@ -85,11 +85,11 @@ class FilePicker(Panel):
         make = partial(ListRow, look, plain(name), plain(note), action, icon=icon)
         return Entry(f"{icon} {name} {note}", look.px(high), make)
 
-    def _heading(self, text: str) -> Entry:
+    def _heading(self, of: str, text: str) -> Entry:
         look = self._context.look
         padding = (look.px(theme.MEDIUM), look.px(theme.STEP))
         make = partial(Text, look, plain(text), theme.LABEL, look.palette.muted, lines=1, padding=padding)
-        return Entry(f"heading {text}", look.px(theme.LABEL.line + 2 * theme.STEP), make)
+        return Entry(f"heading {of}", look.px(theme.LABEL.line + 2 * theme.STEP), make)
 
     def _told(self, text: str) -> Entry:
         look = self._context.look
@@ -98,9 +98,9 @@ class FilePicker(Panel):
 
     def _written(self, text: str) -> None:
         path = path_of(text)
-        if path.is_dir():
+        if holds(Path.is_dir, path):
             self._go(path)
-        elif path.is_file():
+        elif holds(Path.is_file, path):
             self._picked(path)
         else:
             self._context.host.toast(f"There is no {path}", bad=True)
@@ -129,7 +129,7 @@ def ask_path(
             return
         host.close()
         written = [target.with_suffix(each) for each in endings] or [target]
-        there = [each.name for each in written if each.exists()]
+        there = [each.name for each in written if holds(Path.exists, each)]
         if there:
             told = f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} there already."
             host.ask("Replace the file?", told, "Replace", lambda: action(target))
@@ -155,4 +155,4 @@ def folder_problem(text: str) -> str | None:
     path = path_of(text)
     if not path.name:
         return "the name of the file is missing"
-    return None if path.parent.is_dir() else f"there is no folder {path.parent}"
+    return None if holds(Path.is_dir, path.parent) else f"there is no folder {path.parent}"

@@ -14,6 +14,7 @@ from engine_app.plain import brief, plain
 from engine_app.ui import theme
 from engine_app.ui.context import Context
 from engine_app.ui.converter import Converter, sections_of
+from engine_app.ui.files import holds
 from engine_app.ui.panels.pick_file import path_of
 from engine_app.ui.parameters import whole_problem
 from engine_app.ui.widgets.box import Column, Row, Text
@@ -236,7 +237,7 @@ def size_problem(text: str) -> str | None:
 
 def path_problem(text: str) -> str | None:
     path = _path(text.strip())
-    return None if path is None or path.is_file() else f"there is no file {path}"
+    return None if path is None or holds(Path.is_file, path) else f"there is no file {path}"
 
 
 def open_read(context: Context, converter: Converter, source: str, done: Done) -> None:

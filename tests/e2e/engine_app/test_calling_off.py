@@ -134,7 +134,7 @@ async def test_a_folder_that_answers_late_is_not_shown_over_the_one_wanted_since
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
     async with open_window() as (window, driver):
-        picker = FilePicker(window.context, (".json",), print, fast)
+        picker = FilePicker(window.context, (".json",), print, start=fast)
         try:
             picker._go(slow)
             await driver.until(looked.is_set)

@@ -69,6 +69,39 @@ async def test_names_of_files_that_are_not_unicode_are_listed_and_told(
         assert window.host.message == ""
 
 
+async def test_a_folder_that_is_called_recent_is_listed_below_the_recent_files(
+    open_window: Open, tmp_path: Path
+) -> None:
+    from engine_app.ui.panels.pick_file import FilePicker
+    from engine_app.ui.widgets.buttons import ListRow
+
+    folder = tmp_path / "recent"
+    folder.mkdir()
+    (folder / "here.csv").write_text("a,b\n1,0\n")
+    async with open_window() as (window, driver):
+        recent = [tmp_path / "before.csv"]
+        picker = FilePicker(window.context, (".csv",), print, recent, folder)
+        window.host.open("Open", picker, fills=True)
+        await driver.until(lambda: bool(picker._list.made))
+        await driver.frames(2)
+        rows = [each for each in picker._list.children if isinstance(each, ListRow)]
+        assert len(rows) == 3 and window.host.message == ""
+
+
+async def test_a_path_whose_name_is_too_long_is_no_path(open_window: Open) -> None:
+    from engine_app.ui.panels.pick_file import FilePicker, folder_problem
+    from engine_app.ui.panels.read_options import path_problem
+
+    long = "x" * 300
+    assert folder_problem(f"{long}/x") == f"there is no folder {long}"
+    assert path_problem(long) == f"there is no file {long}"
+    async with open_window() as (window, driver):
+        picker = FilePicker(window.context, (".csv",), print)
+        picker._written(long)
+        await driver.frames(2)
+        assert window.host.message == f"There is no {long}"
+
+
 async def test_a_path_of_nobodys_home_is_a_path_like_any_other(show: Any) -> None:
     from engine_app.ui.panels.pick_file import folder_problem, path_of
 
