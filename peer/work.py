@@ -20,6 +20,7 @@ from p2p.errors import (
     ConnectionFailedError,
     DeadlineError,
     RemoteFailureError,
+    RemoteProtocolError,
     StreamResetError,
     TransferError,
 )
@@ -298,7 +299,7 @@ class JobWork:
         call = ReportFailed(job.lease, ending.code, ending.text, ending.retryable)
         try:
             await self._services.link.call(call, Done)
-        except RemoteFailureError as error:
+        except (RemoteFailureError, RemoteProtocolError) as error:
             log.info("failure report refused", job_id=job.job_id, reason=str(error))
         await self._feed(FailureReported())
 
@@ -344,7 +345,7 @@ class JobWork:
             )
             try:
                 await self._services.link.call(call, Done)
-            except RemoteFailureError as error:
+            except (RemoteFailureError, RemoteProtocolError) as error:
                 log.info("coordinator refuses the voucher", job_id=job.job_id, reason=str(error))
             while True:
                 if await money.is_settled(voucher, is_over=False):

@@ -300,6 +300,8 @@ class ScriptedCoordinator:
         self.orders: list[wire.Order] = []
         self.ended: set[str] = set()
         self.revoked: set[str] = set()
+        self.nonsense: tuple[type, ...] = ()
+        """Calls of these kinds get the answer to another question."""
         self._changed = trio.Event()
         serve_calls(network, wire.PROTOCOL_ID, wire.REQUESTS, wire.RESPONSES, wire.LIMITS, self._answer)
 
@@ -324,6 +326,8 @@ class ScriptedCoordinator:
     async def _answer(self, caller: PeerId, call: Any, body: bytes) -> Any:
         if not isinstance(call, wire.PollOrders | wire.Heartbeat):
             self.calls.append(call)
+        if isinstance(call, self.nonsense):
+            return wire.Orders((), 0)
         match call:
             case wire.Hello():
                 return wire.Welcome(PROTOCOL_VERSION, "scripted", CHAIN, 0.1, 1.0, time.time())
