@@ -40,10 +40,14 @@ def split(amount: int) -> tuple[Units, Units]:
 
 
 def remaining_amount(quote: int, first_segment: int, segments: int) -> Units:
-    """What the segments from ``first_segment`` on cost of a quote for all of them, rounded up."""
+    """What the segments from ``first_segment`` on cost of a quote for all of them, rounded up.
+
+    A unit each at least, whatever the price: each is proven by a voucher of more than the one before.
+    """
     if not 0 <= first_segment < segments:
         raise ValueError(f"first segment {first_segment}, must be between 0 and {segments - 1}")
-    return Units(-(-quote * (segments - first_segment) // segments))
+    left = segments - first_segment
+    return Units(max(left, -(-quote * left // segments)))
 
 
 def format_tokens(units: int) -> str:

@@ -317,5 +317,5 @@ def _number_of(frame: Frame, error: MessageInvalidError) -> int:
     """Raises ``error`` where not even the number of the request can be read."""
     try:
         return _NUMBERED.decode(frame.message).id
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise error from None

@@ -330,12 +330,15 @@ class FileStore:
 
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
+        held = sum(held.size for file_hash, held in self._held.items() if self._is_needed(file_hash))
+        needed = held + self._reserved
+        if needed + size > self.quota_bytes:  # nothing is given up for what cannot fit
+            raise TransferError(
+                f"file of {size} bytes does not fit: quota of {self.quota_bytes} bytes, "
+                f"{needed} of them pinned or in use"
+            )
         while self.used_bytes + size > self.quota_bytes:
-            if not self._evict_one():
-                raise TransferError(
-                    f"file of {size} bytes does not fit: quota of {self.quota_bytes} bytes, "
-                    f"{self.used_bytes} of them pinned or in use"
-                )
+            self._evict_one()
         self._reserved += size
         try:
             yield
@@ -350,16 +353,14 @@ class FileStore:
         finally:
             path.unlink(missing_ok=True)
 
-    def _evict_one(self) -> bool:
+    def _evict_one(self) -> None:
+        """Something is there that is not needed."""
         if self._resting:
             self._discard_partial(next(iter(self._resting)))
-            return True
-        for file_hash in self._held:
-            if not self._is_needed(file_hash):
-                log.info("file evicted", blake3=file_hash, size_bytes=self._held[file_hash].size)
-                self.remove(file_hash)
-                return True
-        return False
+            return
+        file_hash = next(file_hash for file_hash in self._held if not self._is_needed(file_hash))
+        log.info("file evicted", blake3=file_hash, size_bytes=self._held[file_hash].size)
+        self.remove(file_hash)
 
     def _is_needed(self, file_hash: str) -> bool:
         if file_hash in self._pins or file_hash in self._settling:

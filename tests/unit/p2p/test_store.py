@@ -108,6 +108,15 @@ async def test_a_file_that_fits_only_in_place_of_pinned_ones_is_refused(tmp_path
     assert path.exists()
 
 
+async def test_for_a_file_that_cannot_fit_no_other_is_given_up(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, 35 * KB)
+    pinned, other = [await store.add_bytes(content(number)) for number in range(2)]
+    store.pin(pinned.blake3)
+    with pytest.raises(TransferError, match="does not fit: quota of 35840 bytes, 10240 of them"):
+        await store.add_bytes(b"".join(content(number) for number in range(2, 5)))
+    assert store.path(other.blake3) is not None
+
+
 async def test_a_pin_holds_over_a_restart_until_its_last_owner_lets_go(tmp_path: Path) -> None:
     store = FileStore(tmp_path, 15 * KB)
     ref = await store.add_bytes(content(1))
