@@ -10,7 +10,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from backend.compiler import End
 from backend.errors import ExportError
 from backend.exporting.onnx_operators import Original, StandIn, put_back
 from backend.formats.onnx_check import MAX_MODEL_BYTES, check_onnx
-from backend.formats.onnx_names import rename
+from backend.formats.onnx_names import moved_aside, rename
 from backend.runtime.onnx_operator import OnnxOperation
 
 _DOOR, _END = "cyxwiz_input_", "cyxwiz_output_"
@@ -111,10 +110,7 @@ def _rename(graph: Any, ends: Mapping[str, str]) -> None:
     """Gives the ends of an ``onnx.GraphProto`` their own names; inner values of that name get another."""
     inner = {name for node in graph.node for name in node.output} | {each.name for each in graph.initializer}
     taken = inner | set(ends.values())
-    names = dict(ends)
-    for name in sorted(inner & set(ends.values())):
-        names[name] = next(new for n in count(2) if (new := f"{name}_{n}") not in taken)
-        taken.add(names[name])
+    names = {**ends, **moved_aside(inner & set(ends.values()), taken)}
     for node in graph.node:
         rename(node, names)
     for each in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):

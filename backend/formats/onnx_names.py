@@ -6,7 +6,7 @@ of what is around it by their names; a name of its own hides one outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -62,13 +62,20 @@ def rename(node: Any, names: Mapping[str, str]) -> None:
         _rename_inside(graph, names)
 
 
+def moved_aside(names: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """Other names for these, such as others shall have; they are ``taken`` from then on."""
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        found[name] = next(new for n in count(2) if (new := f"{name}_{n}") not in taken)
+        taken.add(found[name])
+    return found
+
+
 def _rename_inside(graph: Any, names: Mapping[str, str]) -> None:
     own = _own(graph)
     inside = {old: new for old, new in names.items() if old not in own}
     taken = own | {*inside.values()}
-    for hiding in sorted(own & {*inside.values()}):
-        inside[hiding] = next(new for n in count(2) if (new := f"{hiding}_{n}") not in taken)
-        taken.add(inside[hiding])
+    inside |= moved_aside(own & {*inside.values()}, taken)
     for node in graph.node:
         rename(node, inside)
     for each in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
